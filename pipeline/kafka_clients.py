@@ -1,0 +1,200 @@
+"""Kafka clients as Distillog wants them, and their errors as one line each.
+
+Every client of the project is made here, so that the settings which cost data or speed when forgotten stand in one place.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from kafka import KafkaAdminClient, KafkaConsumer, KafkaProducer
+from kafka import errors as kafka_error
+
+from schemas.errors import BrokerUnavailable, ConfigError, RecordTooLarge
+
+BOOTSTRAP_TIMEOUT_MS = 15_000
+"""How long a client looks for a broker before it gives up."""
+
+_ALIASES = {
+    "sasl_username": "sasl_plain_username",
+    "sasl_password": "sasl_plain_password",
+    "sasl_mechanisms": "sasl_mechanism",
+    "ssl_ca_location": "ssl_cafile",
+    "ssl_certificate_location": "ssl_certfile",
+    "ssl_key_location": "ssl_keyfile",
+    "ssl_key_password": "ssl_password",
+}
+"""Names that other Kafka clients give to the same settings."""
+
+_ALLOWED = {
+    "bootstrap_servers",
+    "security_protocol",
+    "sasl_mechanism",
+    "sasl_plain_username",
+    "sasl_plain_password",
+    "sasl_kerberos_name",
+    "sasl_kerberos_service_name",
+    "sasl_kerberos_domain_name",
+    "ssl_cafile",
+    "ssl_certfile",
+    "ssl_keyfile",
+    "ssl_password",
+    "ssl_crlfile",
+    "ssl_ciphers",
+    "ssl_check_hostname",
+    "client_dns_lookup",
+    "request_timeout_ms",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class KafkaSettings:
+    """Where the cluster is and how to be let in."""
+
+    bootstrap_servers: str
+    """`host:port`, several separated by commas"""
+    options: Mapping[str, Any] = field(default_factory=dict, repr=False)
+    """SASL and TLS settings of kafka-python; kept out of `repr`, since they may hold a password"""
+
+    @classmethod
+    def load(cls, bootstrap_servers: str | None, properties_file: Path | None = None) -> KafkaSettings:
+        """Join the address with a properties file (`name=value` lines, dots or underscores).
+
+        Raises:
+            ConfigError: no address anywhere, or a property that does not exist.
+        """
+        options = _read_properties(properties_file) if properties_file else {}
+        servers = bootstrap_servers or options.pop("bootstrap_servers", None)
+        options.pop("bootstrap_servers", None)
+        if not servers:
+            raise ConfigError(
+                "no Kafka address: give --bootstrap-servers or KAFKA_BOOTSTRAP_SERVERS, "
+                "or start a local broker with `distillog broker start`"
+            )
+        return cls(servers, options)
+
+
+def _read_properties(path: Path) -> dict[str, Any]:
+    """Read a properties file; a bad line is named, its value never shown."""
+    try:
+        text = path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path}: cannot read the Kafka properties: {error}") from None
+    options: dict[str, Any] = {}
+    for number, line in enumerate(text.splitlines(), 1):
+        line = line.strip()
+        if not line or line.startswith(("#", "!")):
+            continue
+        name, equals, value = line.partition("=")
+        key = name.strip().replace(".", "_").replace("-", "_").lower()
+        key = _ALIASES.get(key, key)
+        if not equals:
+            raise ConfigError(f"{path}:{number}: expected `name=value`")
+        if key not in _ALLOWED:
+            near = difflib.get_close_matches(key, _ALLOWED, n=1)
+            hint = f"; did you mean {near[0]}?" if near else ""
+            raise ConfigError(f"{path}:{number}: unknown Kafka property {name.strip()!r}{hint}")
+        options[key] = _typed(key, value.strip(), f"{path}:{number}")
+    return options
+
+
+def _typed(key: str, value: str, where: str) -> Any:
+    if key.endswith("_ms"):
+        if not value.isdigit():
+            raise ConfigError(f"{where}: {key} must be a whole number of milliseconds")
+        return int(value)
+    if key == "ssl_check_hostname":
+        return value.lower() not in ("false", "no", "0", "")
+    return value
+
+
+def _base(settings: KafkaSettings) -> dict[str, Any]:
+    return {
+        "bootstrap_servers": settings.bootstrap_servers.split(","),
+        "bootstrap_timeout_ms": BOOTSTRAP_TIMEOUT_MS,
+        # The default of 30 s would keep a client away from a broker that has long been back.
+        "reconnect_backoff_max_ms": 1_000,
+        "metrics_enabled": False,
+        **settings.options,
+    }
+
+
+def new_admin(settings: KafkaSettings, **overrides: Any) -> KafkaAdminClient:
+    """Make an admin client.
+
+    Raises:
+        BrokerUnavailable: no broker answered within 15 s.
+    """
+    with _connecting(settings):
+        return KafkaAdminClient(**{**_base(settings), **overrides})
+
+
+def new_producer(settings: KafkaSettings, **overrides: Any) -> KafkaProducer:
+    """Make an idempotent producer that waits for all in-sync replicas.
+
+    One order is one record of 2 kB to 2 MB, so batching records gains nothing: a batch is sent as it comes.
+
+    Raises:
+        BrokerUnavailable: no broker answered within 15 s.
+    """
+    defaults = {"acks": "all", "enable_idempotence": True, "linger_ms": 0, "delivery_timeout_ms": 120_000}
+    with _connecting(settings):
+        return KafkaProducer(**{**_base(settings), **defaults, **overrides})
+
+
+def new_consumer(settings: KafkaSettings, **overrides: Any) -> KafkaConsumer:
+    """Make a consumer that never commits by itself and never jumps.
+
+    `auto_offset_reset='none'`: with `earliest` the client steps over trimmed records without a word.
+
+    Raises:
+        BrokerUnavailable: no broker answered within 15 s.
+    """
+    defaults = {"auto_offset_reset": "none", "enable_auto_commit": False}
+    with _connecting(settings):
+        return KafkaConsumer(**{**_base(settings), **defaults, **overrides})
+
+
+@contextmanager
+def _connecting(settings: KafkaSettings) -> Iterator[None]:
+    try:
+        with kafka_errors("connecting", settings):
+            yield
+    except (ValueError, OSError, AssertionError) as error:
+        # kafka-python checks addresses, mechanisms and TLS files with these.
+        raise ConfigError(f"bad Kafka settings for {settings.bootstrap_servers}: {error}") from error
+
+
+@contextmanager
+def kafka_errors(what: str, settings: KafkaSettings) -> Iterator[None]:
+    """Turn an error of kafka-python inside the block into one of ours.
+
+    Raises:
+        BrokerUnavailable: no broker, no answer in time, or an answer that is an error.
+        ConfigError: the cluster refuses the credentials or the rights.
+        RecordTooLarge: a record is over the cluster's limit.
+    """
+    where = settings.bootstrap_servers
+    try:
+        yield
+    except (kafka_error.AuthorizationError, kafka_error.SaslAuthenticationFailedError) as error:
+        raise ConfigError(f"{what}: Kafka at {where} refuses: {_text(error)}; check the Kafka properties") from error
+    except kafka_error.MessageSizeTooLargeError as error:
+        raise RecordTooLarge(f"{what}: {_text(error)}; create the stream with a smaller --order-size") from error
+    except (kafka_error.KafkaTimeoutError, kafka_error.KafkaConnectionError) as error:
+        raise BrokerUnavailable(
+            f"{what}: no answer from Kafka at {where}; is it running? (`distillog broker status`)"
+        ) from error
+    except kafka_error.KafkaError as error:
+        raise BrokerUnavailable(f"{what}: Kafka at {where} answered {_text(error)}") from error
+
+
+def _text(error: BaseException) -> str:
+    text = " ".join(str(error).split())
+    name = type(error).__name__
+    return text if text.startswith(("[Error", name)) else f"{name}: {text}" if text else name

@@ -1,0 +1,88 @@
+"""The topic that says what a stream is: its manifest and one record per teacher.
+
+The topic is not compacted and has one partition: the first record of a key wins, so two writers at once cannot
+overwrite each other; the second one reads the first one's record back and compares.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from kafka import KafkaConsumer, TopicPartition
+
+from pipeline.kafka_clients import KafkaSettings, kafka_errors, new_consumer, new_producer
+from pipeline.names import manifest_topic
+from pipeline.wait import Deadline
+from schemas.errors import BrokerUnavailable
+from schemas.records import Manifest, Teacher
+
+MANIFEST_KEY = b"manifest"
+READ_TIMEOUT = 30.0
+
+
+@dataclass(frozen=True, slots=True)
+class ManifestLog:
+    """What the manifest topic says."""
+
+    manifest: Manifest | None
+    """None: the topic exists, but nothing was written yet"""
+    teachers: dict[str, Teacher]
+    """by name, in the order in which they were added"""
+
+
+def teacher_key(name: str) -> bytes:
+    """Key of a teacher's record."""
+    return b"teacher/" + name.encode()
+
+
+def read_manifest_log(settings: KafkaSettings, stream: str) -> ManifestLog:
+    """Read the whole manifest topic; the topic must exist.
+
+    Raises:
+        BrokerUnavailable: the topic could not be read to its end within 30 s.
+        DecodeError: a record of it is not what its key says.
+    """
+    topic = TopicPartition(manifest_topic(stream), 0)
+    manifest: Manifest | None = None
+    teachers: dict[str, Teacher] = {}
+    consumer = new_consumer(settings, group_id=None)
+    try:
+        with kafka_errors(f"reading the manifest of {stream!r}", settings):
+            for key, value, address in _all_records(consumer, topic):
+                if key == MANIFEST_KEY:
+                    manifest = manifest or Manifest.decode(value, address)
+                elif key.startswith(b"teacher/"):
+                    teacher = Teacher.decode(value, address)
+                    if manifest and teacher.stream_id == manifest.stream_id:
+                        teachers.setdefault(teacher.name, teacher)
+    finally:
+        consumer.close()
+    return ManifestLog(manifest, teachers)
+
+
+def _all_records(consumer: KafkaConsumer, topic: TopicPartition) -> list[tuple[bytes, bytes, str]]:
+    consumer.assign([topic])
+    deadline = Deadline(READ_TIMEOUT)
+    end = consumer.end_offsets([topic])[topic]
+    consumer.seek(topic, consumer.beginning_offsets([topic])[topic])
+    records: list[tuple[bytes, bytes, str]] = []
+    while consumer.position(topic) < end:
+        if deadline.over:
+            raise BrokerUnavailable(f"{topic.topic}: not read to its end (offset {end}) within {READ_TIMEOUT:.0f} s")
+        for batch in consumer.poll(timeout_ms=500).values():
+            records += [(r.key or b"", r.value or b"", f"{r.topic}/{r.partition}@{r.offset}") for r in batch]
+    return records
+
+
+def append(settings: KafkaSettings, stream: str, key: bytes, value: bytes) -> None:
+    """Write one record to the manifest topic and wait until it is acknowledged.
+
+    Raises:
+        BrokerUnavailable: not acknowledged within 30 s.
+    """
+    producer = new_producer(settings)
+    try:
+        with kafka_errors(f"writing the manifest of {stream!r}", settings):
+            producer.send(manifest_topic(stream), key=key, value=value, partition=0).get(timeout=READ_TIMEOUT)
+    finally:
+        producer.close(timeout=5)

@@ -1,0 +1,59 @@
+"""The names of a stream's topics and consumer groups.
+
+Groups carry the stream's random ID, so that a stream deleted and made again inherits no offsets.
+"""
+
+from __future__ import annotations
+
+from schemas.records import Manifest
+
+_MANIFEST = ".manifest"
+_SOFT_TARGETS = ".soft-targets."
+
+
+def manifest_topic(stream: str) -> str:
+    """Topic of the manifest and the teachers' records; one partition."""
+    return stream + _MANIFEST
+
+
+def work_orders_topic(stream: str) -> str:
+    """Topic of the work orders; P partitions."""
+    return stream + ".work-orders"
+
+
+def soft_targets_topic(stream: str, teacher: str) -> str:
+    """Topic of one teacher's soft targets; P partitions."""
+    return stream + _SOFT_TARGETS + teacher
+
+
+def dead_letters_topic(stream: str) -> str:
+    """Topic of what could not be labelled; one partition."""
+    return stream + ".dead-letters"
+
+
+def teacher_group(manifest: Manifest, teacher: str) -> str:
+    """Consumer group of all workers of one teacher."""
+    return f"{group_prefix(manifest.stream)}{manifest.stream_id}.teacher.{teacher}"
+
+
+def run_group(manifest: Manifest, run: str) -> str:
+    """Consumer group under which a run reports its position."""
+    return f"{group_prefix(manifest.stream)}{manifest.stream_id}.run.{run}"
+
+
+def group_prefix(stream: str) -> str:
+    """What the names of all groups of a stream begin with, whatever its ID."""
+    return f"distillog.{stream}."
+
+
+def stream_of_manifest_topic(topic: str) -> str | None:
+    """Name of the stream whose manifest topic this is, or None."""
+    stream = topic.removesuffix(_MANIFEST)
+    return stream if topic.endswith(_MANIFEST) and stream and "." not in stream else None
+
+
+def belongs_to(topic: str, stream: str) -> bool:
+    """Whether a topic is one of this stream's."""
+    return topic in (manifest_topic(stream), work_orders_topic(stream), dead_letters_topic(stream)) or topic.startswith(
+        stream + _SOFT_TARGETS
+    )

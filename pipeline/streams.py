@@ -1,0 +1,177 @@
+"""Streams that exist: open, list, delete, and notice when one is taken away under a running process."""
+
+from __future__ import annotations
+
+import difflib
+import time
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from kafka import KafkaAdminClient
+from kafka import errors as kafka_error
+
+from pipeline.kafka_clients import KafkaSettings, kafka_errors, new_admin
+from pipeline.manifest_log import read_manifest_log
+from pipeline.names import belongs_to, group_prefix, manifest_topic, stream_of_manifest_topic
+from schemas.errors import BrokerUnavailable, StreamChanged, StreamNotFound
+from schemas.records import Manifest, Teacher
+
+
+@dataclass(frozen=True, slots=True)
+class Stream:
+    """A stream as its manifest topic describes it."""
+
+    manifest: Manifest
+    teachers: dict[str, Teacher]
+
+    def teacher(self, name: str) -> Teacher:
+        """Look up a teacher.
+
+        Raises:
+            StreamNotFound: no teacher of that name was added.
+        """
+        if name not in self.teachers:
+            there = ", ".join(self.teachers) or "none"
+            raise StreamNotFound(
+                f"stream {self.manifest.stream!r} has no teacher {name!r} (there: {there}); "
+                f"add it with `distillog topics add-teacher {self.manifest.stream} {name} MODEL.onnx`"
+            )
+        return self.teachers[name]
+
+
+def open_stream(settings: KafkaSettings, name: str) -> Stream:
+    """Read what a stream is.
+
+    Raises:
+        StreamNotFound: no such stream, or one whose creation was cut short.
+        BrokerUnavailable: no answer from Kafka.
+    """
+    admin = new_admin(settings)
+    try:
+        with kafka_errors("listing the topics", settings):
+            topics = admin.list_topics()
+    finally:
+        admin.close()
+    if manifest_topic(name) not in topics:
+        streams = sorted(filter(None, map(stream_of_manifest_topic, topics)))
+        near = difflib.get_close_matches(name, streams, n=1)
+        hint = f"did you mean {near[0]!r}?" if near else f"there: {', '.join(streams) or 'none'}"
+        raise StreamNotFound(f"no stream {name!r} at {settings.bootstrap_servers} ({hint}); see `distillog topics list`")
+    log = read_manifest_log(settings, name)
+    if log.manifest is None:
+        raise StreamNotFound(f"stream {name!r} has no manifest: its creation was cut short; run the same create again")
+    return Stream(log.manifest, log.teachers)
+
+
+def list_streams(settings: KafkaSettings) -> list[str]:
+    """Names of all streams of the cluster, sorted."""
+    admin = new_admin(settings)
+    try:
+        with kafka_errors("listing the topics", settings):
+            return sorted(filter(None, map(stream_of_manifest_topic, admin.list_topics())))
+    finally:
+        admin.close()
+
+
+@dataclass(frozen=True, slots=True)
+class Deleted:
+    """What a delete removed, and what it could not."""
+
+    topics: list[str]
+    groups: list[str]
+    groups_in_use: list[str]
+    """they still have members; their names carry the old stream's ID, so nothing inherits their offsets"""
+
+
+def delete_stream(settings: KafkaSettings, name: str) -> Deleted:
+    """Remove a stream's topics and consumer groups, whole or half made.
+
+    Raises:
+        StreamNotFound: nothing of that name is there.
+    """
+    admin = new_admin(settings)
+    try:
+        with kafka_errors(f"deleting stream {name!r}", settings):
+            topics = sorted(topic for topic in admin.list_topics() if belongs_to(topic, name))
+            groups = sorted(g["group_id"] for g in admin.list_groups() if g["group_id"].startswith(group_prefix(name)))
+            if not topics and not groups:
+                raise StreamNotFound(f"no stream {name!r} at {settings.bootstrap_servers}; see `distillog topics list`")
+            # The manifest goes last: what is left of a delete that was cut short is still listed, and can be deleted.
+            for topic in sorted(topics, key=lambda topic: topic == manifest_topic(name)):
+                admin.delete_topics([topic])
+            results = admin.delete_groups(groups) if groups else {}
+    finally:
+        admin.close()
+    gone = [g for g in groups if results[g] in ("OK", "GroupIdNotFoundError")]
+    return Deleted(topics, gone, sorted(set(groups) - set(gone)))
+
+
+class TopicGuard:
+    """Notices that a topic was deleted or made again: kafka-python reads on in a new topic without a word.
+
+    Call `check` often: it asks the cluster at most every `interval` seconds.
+    """
+
+    def __init__(self, settings: KafkaSettings, topics: Iterable[str], interval: float = 5.0) -> None:
+        self._settings = settings
+        self._topics = sorted(topics)
+        self._interval = interval
+        self._admin: KafkaAdminClient = new_admin(settings)
+        try:
+            self._first = self._identities()
+            missing = [topic for topic, identity in self._first.items() if identity is None]
+            if missing:
+                raise StreamChanged(f"topic {missing[0]} does not exist; was the stream deleted just now?")
+        except BaseException:
+            self._admin.close()
+            raise
+        self._checked = time.monotonic()
+
+    def num_partitions(self, topic: str) -> int:
+        """Partitions that the topic had at the start."""
+        identity = self._first[topic]
+        assert identity is not None  # the constructor refused a missing topic
+        return identity[1]
+
+    def check(self, *, now: bool = False) -> None:
+        """Compare topic IDs and partition counts with those of the start.
+
+        Raises:
+            StreamChanged: a topic is gone, another one, or has another number of partitions.
+        """
+        if not now and time.monotonic() - self._checked < self._interval:
+            return
+        try:
+            identities = self._identities()
+        except BrokerUnavailable:
+            return  # a broker that is away says nothing about its topics; whoever needs it has deadlines of its own
+        self._checked = time.monotonic()
+        for topic, first in self._first.items():
+            there = identities[topic]
+            if there is None:
+                raise StreamChanged(f"topic {topic} was deleted while this process used it; stopping")
+            if there[0] != first[0]:  # type: ignore[index]
+                raise StreamChanged(f"topic {topic} was deleted and made again while this process used it; start anew")
+            if there != first:
+                raise StreamChanged(
+                    f"topic {topic} has {there[1]} partitions now; the sequence needs the number that it began with"
+                )
+
+    def _identities(self) -> dict[str, tuple[str, int] | None]:
+        with kafka_errors("describing topics", self._settings):
+            described = {t["name"]: t for t in self._admin.describe_topics(self._topics)}
+        found: dict[str, tuple[str, int] | None] = {}
+        for topic in self._topics:
+            answer = described.get(topic)
+            code = answer["error_code"] if answer else kafka_error.UnknownTopicOrPartitionError.errno
+            if code == kafka_error.UnknownTopicOrPartitionError.errno:
+                found[topic] = None
+            elif code or answer is None:
+                raise BrokerUnavailable(f"describing topic {topic}: {kafka_error.for_code(code).__name__}")
+            else:
+                found[topic] = (str(answer["topic_id"]), len(answer["partitions"]))
+        return found
+
+    def close(self) -> None:
+        """Close the guard's client."""
+        self._admin.close()

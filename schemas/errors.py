@@ -1,0 +1,120 @@
+"""Every error that Distillog raises on purpose.
+
+DistillogError                  the CLI prints it as one line and exits with `exit_code`, no traceback
+├── ConfigError                 a setting, a run file or an argument is wrong
+├── EncodeError                 a value does not fit its codec or record
+├── DecodeError                 bytes that are not what their address says they should be
+├── BrokerUnavailable           no answer from Kafka within the deadline
+├── RecordTooLarge              a record is over the limit of the topic
+├── StreamNotFound              no stream, teacher or run of that name
+├── StreamConflict              a stream, teacher or run of that name exists and differs
+├── StreamChanged               the stream was deleted, or deleted and made again, under a running process
+├── ManifestMismatch            local data, views or model differ from what the manifest pins
+├── TeacherRejected             an ONNX file that cannot serve as this teacher
+├── SequenceGap                 a sequence that is proven missing from a log
+├── LogTrimmed                  records below a cursor were removed by retention
+├── DataUnavailable             the data set cannot be read now (I/O), after retries
+├── BadSamples                  too many samples of the data set cannot be decoded
+├── DeliveryFailed              Kafka did not acknowledge a record in time
+├── WorkerHung                  loading, inference or publishing exceeded its deadline
+├── CheckpointError             a checkpoint is missing, damaged or of another run
+├── RunLocked                   another process trains in this run folder
+└── Starved                     no label came for `starve_timeout`; exit code 3
+"""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+
+class DistillogError(Exception):
+    """Base of all errors below; its text is one line that says what, where and what to do."""
+
+    exit_code: ClassVar[int] = 1
+
+
+class ConfigError(DistillogError):
+    """A setting, a run file or an argument is wrong."""
+
+
+class EncodeError(DistillogError):
+    """A value does not fit its codec or record."""
+
+
+class DecodeError(DistillogError):
+    """Bytes that are not what their address says they should be.
+
+    Keeps the bytes, so that a dead letter can carry them.
+    """
+
+    def __init__(self, address: str, reason: str, raw: bytes = b"") -> None:
+        super().__init__(f"{address}: {reason}")
+        self.address = address
+        self.reason = reason
+        self.raw = raw
+
+
+class BrokerUnavailable(DistillogError):
+    """No answer from Kafka within the deadline."""
+
+
+class RecordTooLarge(DistillogError):
+    """A record is over the limit of the topic."""
+
+
+class StreamNotFound(DistillogError):
+    """No stream, teacher or run of that name."""
+
+
+class StreamConflict(DistillogError):
+    """A stream, teacher or run of that name exists and differs."""
+
+
+class StreamChanged(DistillogError):
+    """The stream was deleted, or deleted and made again, under a running process."""
+
+
+class ManifestMismatch(DistillogError):
+    """Local data, views or model differ from what the manifest pins."""
+
+
+class TeacherRejected(DistillogError):
+    """An ONNX file that cannot serve as this teacher."""
+
+
+class SequenceGap(DistillogError):
+    """A sequence that is proven missing from a log."""
+
+
+class LogTrimmed(DistillogError):
+    """Records below a cursor were removed by retention."""
+
+
+class DataUnavailable(DistillogError):
+    """The data set cannot be read now (I/O), after retries."""
+
+
+class BadSamples(DistillogError):
+    """Too many samples of the data set cannot be decoded."""
+
+
+class DeliveryFailed(DistillogError):
+    """Kafka did not acknowledge a record in time."""
+
+
+class WorkerHung(DistillogError):
+    """Loading, inference or publishing exceeded its deadline."""
+
+
+class CheckpointError(DistillogError):
+    """A checkpoint is missing, damaged or of another run."""
+
+
+class RunLocked(DistillogError):
+    """Another process trains in this run folder."""
+
+
+class Starved(DistillogError):
+    """No label came for `starve_timeout`."""
+
+    exit_code = 3
