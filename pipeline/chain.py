@@ -133,3 +133,24 @@ def offset_of(
         if (owner, found) == (stream_id, sequence):
             return offset
     return int(end)
+
+
+def sequence_at(
+    consumer: KafkaConsumer,
+    partition: TopicPartition,
+    stream_id: str,
+    stride: int,
+    offset: int,
+    timeout: float = 300.0,
+) -> int:
+    """Sequence of the first work order at or behind an offset, or the one that comes after the partition's end.
+
+    Raises:
+        BrokerUnavailable: not found within `timeout` seconds.
+    """
+    consumer.assign([partition])
+    end = consumer.end_offsets([partition])[partition]
+    for _, owner, sequence in _records(consumer, partition, offset, end, work_order_sequence, timeout):
+        if owner == stream_id:
+            return sequence
+    return chain_end(consumer, partition, stream_id, stride, work_order_sequence, timeout)

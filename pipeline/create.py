@@ -176,7 +176,7 @@ def _manifest(name: str, fetcher: Fetcher, dataset_uri: str, options: StreamOpti
 
 def _check_record_size(admin: KafkaAdminClient, manifest: Manifest) -> int:
     """Return the `max.message.bytes` that the stream's topics need."""
-    node = admin.describe_cluster()["brokers"][0]["node_id"]
+    node = admin.describe_cluster()["brokers"][0]["broker_id"]
     described = admin.describe_configs([ConfigResource(ConfigResourceType.BROKER, str(node))], config_filter="all")
     limit = int(_config_values(described).get("message.max.bytes", _DEFAULT_MAX_MESSAGE))
     if manifest.max_record_bytes > limit:

@@ -6,7 +6,8 @@ Every client of the project is made here, so that the settings which cost data o
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterator, Mapping
+import os
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -17,8 +18,8 @@ from kafka import errors as kafka_error
 
 from schemas.errors import BrokerUnavailable, ConfigError, RecordTooLarge
 
-BOOTSTRAP_TIMEOUT_MS = 15_000
-"""How long a client looks for a broker before it gives up."""
+BOOTSTRAP_TIMEOUT = 15.0
+"""Seconds for which a client looks for a broker before it gives up; `DISTILLOG_BOOTSTRAP_TIMEOUT` sets another."""
 
 _ALIASES = {
     "sasl_username": "sasl_plain_username",
@@ -30,6 +31,8 @@ _ALIASES = {
     "ssl_key_password": "ssl_password",
 }
 """Names that other Kafka clients give to the same settings."""
+
+_PROTOCOLS = ("PLAINTEXT", "SSL", "SASL_PLAINTEXT", "SASL_SSL")
 
 _ALLOWED = {
     "bootstrap_servers",
@@ -45,7 +48,6 @@ _ALLOWED = {
     "ssl_keyfile",
     "ssl_password",
     "ssl_crlfile",
-    "ssl_ciphers",
     "ssl_check_hostname",
     "client_dns_lookup",
     "request_timeout_ms",
@@ -62,15 +64,22 @@ class KafkaSettings:
     """SASL and TLS settings of kafka-python; kept out of `repr`, since they may hold a password"""
 
     @classmethod
-    def load(cls, bootstrap_servers: str | None, properties_file: Path | None = None) -> KafkaSettings:
+    def load(
+        cls,
+        bootstrap_servers: str | None,
+        properties_file: Path | None = None,
+        default: Callable[[], str | None] = lambda: None,
+    ) -> KafkaSettings:
         """Join the address with a properties file (`name=value` lines, dots or underscores).
+
+        `default` is asked for an address when neither has one.
 
         Raises:
             ConfigError: no address anywhere, or a property that does not exist.
         """
         options = _read_properties(properties_file) if properties_file else {}
-        servers = bootstrap_servers or options.pop("bootstrap_servers", None)
-        options.pop("bootstrap_servers", None)
+        in_file = options.pop("bootstrap_servers", None)
+        servers = bootstrap_servers or in_file or default()
         if not servers:
             raise ConfigError(
                 "no Kafka address: give --bootstrap-servers or KAFKA_BOOTSTRAP_SERVERS, "
@@ -108,18 +117,35 @@ def _typed(key: str, value: str, where: str) -> Any:
         if not value.isdigit():
             raise ConfigError(f"{where}: {key} must be a whole number of milliseconds")
         return int(value)
+    if key == "security_protocol" and value.upper() not in _PROTOCOLS:
+        raise ConfigError(f"{where}: security_protocol must be one of {', '.join(_PROTOCOLS)}")
+    if key.startswith("ssl_") and key.endswith("file") and not Path(value).is_file():
+        # kafka-python would retry until it times out, and say only that nobody answered.
+        raise ConfigError(f"{where}: {key}: no such file: {value}")
+    if key == "security_protocol":
+        return value.upper()
     if key == "ssl_check_hostname":
         return value.lower() not in ("false", "no", "0", "")
     return value
 
 
+def _bootstrap_timeout_ms() -> int:
+    text = os.environ.get("DISTILLOG_BOOTSTRAP_TIMEOUT", str(BOOTSTRAP_TIMEOUT))
+    try:
+        milliseconds = int(float(text) * 1000)
+    except (ValueError, OverflowError):
+        milliseconds = 0
+    if milliseconds <= 0:
+        raise ConfigError(f"DISTILLOG_BOOTSTRAP_TIMEOUT must be a positive number of seconds, not {text!r}")
+    return milliseconds
+
+
 def _base(settings: KafkaSettings) -> dict[str, Any]:
     return {
         "bootstrap_servers": settings.bootstrap_servers.split(","),
-        "bootstrap_timeout_ms": BOOTSTRAP_TIMEOUT_MS,
+        "bootstrap_timeout_ms": _bootstrap_timeout_ms(),
         # The default of 30 s would keep a client away from a broker that has long been back.
         "reconnect_backoff_max_ms": 1_000,
-        "metrics_enabled": False,
         **settings.options,
     }
 
@@ -128,7 +154,7 @@ def new_admin(settings: KafkaSettings, **overrides: Any) -> KafkaAdminClient:
     """Make an admin client.
 
     Raises:
-        BrokerUnavailable: no broker answered within 15 s.
+        BrokerUnavailable: no broker answered in time.
     """
     with _connecting(settings):
         return KafkaAdminClient(**{**_base(settings), **overrides})
@@ -140,9 +166,15 @@ def new_producer(settings: KafkaSettings, **overrides: Any) -> KafkaProducer:
     One order is one record of 2 kB to 2 MB, so batching records gains nothing: a batch is sent as it comes.
 
     Raises:
-        BrokerUnavailable: no broker answered within 15 s.
+        BrokerUnavailable: no broker answered in time.
     """
-    defaults = {"acks": "all", "enable_idempotence": True, "linger_ms": 0, "delivery_timeout_ms": 120_000}
+    defaults = {
+        "acks": "all",
+        "enable_idempotence": True,
+        "linger_ms": 0,
+        "delivery_timeout_ms": 120_000,
+        "metrics_enabled": False,
+    }
     with _connecting(settings):
         return KafkaProducer(**{**_base(settings), **defaults, **overrides})
 
@@ -153,9 +185,9 @@ def new_consumer(settings: KafkaSettings, **overrides: Any) -> KafkaConsumer:
     `auto_offset_reset='none'`: with `earliest` the client steps over trimmed records without a word.
 
     Raises:
-        BrokerUnavailable: no broker answered within 15 s.
+        BrokerUnavailable: no broker answered in time.
     """
-    defaults = {"auto_offset_reset": "none", "enable_auto_commit": False}
+    defaults = {"auto_offset_reset": "none", "enable_auto_commit": False, "metrics_enabled": False}
     with _connecting(settings):
         return KafkaConsumer(**{**_base(settings), **defaults, **overrides})
 
@@ -186,6 +218,8 @@ def kafka_errors(what: str, settings: KafkaSettings) -> Iterator[None]:
         raise ConfigError(f"{what}: Kafka at {where} refuses: {_text(error)}; check the Kafka properties") from error
     except kafka_error.MessageSizeTooLargeError as error:
         raise RecordTooLarge(f"{what}: {_text(error)}; create the stream with a smaller --order-size") from error
+    except kafka_error.KafkaConfigurationError as error:
+        raise ConfigError(f"{what}: bad Kafka settings for {where}: {_text(error)}") from error
     except (kafka_error.KafkaTimeoutError, kafka_error.KafkaConnectionError) as error:
         raise BrokerUnavailable(
             f"{what}: no answer from Kafka at {where}; is it running? (`distillog broker status`)"

@@ -109,14 +109,19 @@ def delete_stream(settings: KafkaSettings, name: str) -> Deleted:
 class TopicGuard:
     """Notices that a topic was deleted or made again: kafka-python reads on in a new topic without a word.
 
-    Call `check` often: it asks the cluster at most every `interval` seconds.
+    Call `check` often: it asks the cluster at most every `interval` seconds. It is also what gives up on a cluster that
+    does not answer for `patience` seconds, since a poll without records looks the same with and without a broker.
     """
 
-    def __init__(self, settings: KafkaSettings, topics: Iterable[str], interval: float = 5.0) -> None:
+    def __init__(
+        self, settings: KafkaSettings, topics: Iterable[str], interval: float = 5.0, patience: float = 300.0
+    ) -> None:
         self._settings = settings
         self._topics = sorted(topics)
         self._interval = interval
-        self._admin: KafkaAdminClient = new_admin(settings)
+        self._patience = patience
+        # A short time-out: the thread that asks has more to do.
+        self._admin: KafkaAdminClient = new_admin(settings, request_timeout_ms=5_000)
         try:
             self._first = self._identities()
             missing = [topic for topic, identity in self._first.items() if identity is None]
@@ -125,7 +130,7 @@ class TopicGuard:
         except BaseException:
             self._admin.close()
             raise
-        self._checked = time.monotonic()
+        self._asked = self._answered = time.monotonic()
 
     def num_partitions(self, topic: str) -> int:
         """Partitions that the topic had at the start."""
@@ -138,14 +143,19 @@ class TopicGuard:
 
         Raises:
             StreamChanged: a topic is gone, another one, or has another number of partitions.
+            BrokerUnavailable: no answer for `patience` seconds.
         """
-        if not now and time.monotonic() - self._checked < self._interval:
+        if not now and time.monotonic() - self._asked < self._interval:
             return
+        self._asked = time.monotonic()
         try:
             identities = self._identities()
-        except BrokerUnavailable:
-            return  # a broker that is away says nothing about its topics; whoever needs it has deadlines of its own
-        self._checked = time.monotonic()
+        except BrokerUnavailable as error:
+            silent = time.monotonic() - self._answered
+            if silent > self._patience:
+                raise BrokerUnavailable(f"{error}; silent for {silent:.0f} s, giving up") from None
+            return  # a broker that is away says nothing about its topics
+        self._answered = time.monotonic()
         for topic, first in self._first.items():
             there = identities[topic]
             if there is None:

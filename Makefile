@@ -1,0 +1,87 @@
+# `make` prints its targets. Needs a Python >= 3.11 with its venv module, and nothing else.
+
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+LOG := $(VENV)/install.log
+EXTRAS := teacher,student,data,broker,dev
+
+# make setup PYTHON=/path/to/python3.12                                   another Python
+# make setup TORCH_INDEX_URL=https://download.pytorch.org/whl/cpu         PyTorch without CUDA: 1 GB instead of 6
+# make test ARGS='-k broker'                                              more arguments for pytest, demo or benchmarks
+PYTHON ?=
+TORCH_INDEX_URL ?=
+ARGS ?=
+
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+.PHONY: help setup demo test faults faults-short bench compose-test lint types check clean
+
+help: ## print these targets
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-13s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+setup: $(STAMP) ## make the virtual environment .venv and install everything into it
+
+demo: setup ## distil a teacher into a small student over a real Kafka, and print the table
+	@$(BIN)/python examples/digits/demo.py $(ARGS)
+
+test: setup ## run every test but the long fault battery
+	@$(BIN)/python -m pytest -m 'not faults' $(ARGS)
+
+faults: setup ## run the fault battery: kills, freezes, broken data, wrong models
+	@$(BIN)/python -m pytest -m faults $(ARGS)
+
+# pytest ends with 5 when it selected no test.
+faults-short: setup ## run the short form of the fault battery
+	@$(BIN)/python -m pytest -m 'faults and short' $(ARGS) || [ $$? -eq 5 ]
+
+bench: setup ## measure worker, student and data plane against bare loops
+	@$(BIN)/python -m benchmarks $(ARGS)
+
+compose-test: ## run the docker compose set-up, where a Docker engine answers
+	@docker/test.sh
+
+lint: setup ## ruff
+	@$(BIN)/ruff check .
+	@$(BIN)/ruff format --check .
+
+types: setup ## mypy --strict
+	@$(BIN)/mypy
+
+check: lint types test ## what has to pass: lint, types and tests
+
+clean: ## remove all that make made, but not runs/
+	@rm -rf $(VENV) build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis
+	@find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+# Runs again when pyproject.toml has changed. Whatever cannot be done is said in one line.
+$(STAMP): pyproject.toml
+	@fail() { echo "make setup: $$1" >&2; exit 1; }; \
+	fits='import sys; sys.exit(sys.version_info < (3, 11))'; \
+	if ! $(BIN)/python -c "$$fits" 2>/dev/null; then \
+	    old=; bare=; found=; \
+	    for python in $(or $(PYTHON),python3.13 python3.12 python3.11 python3); do \
+	        if ! "$$python" -c 'pass' 2>/dev/null; then continue; fi; \
+	        if ! "$$python" -c "$$fits"; then old=$$python; continue; fi; \
+	        if ! "$$python" -c 'import venv, ensurepip' 2>/dev/null; then bare=$$python; continue; fi; \
+	        found=$$python; break; \
+	    done; \
+	    if [ -z "$$found" ]; then \
+	        if [ -n "$$bare" ]; then fail "$$bare has no venv module (Debian, Ubuntu: apt install $$("$$bare" -c \
+	            'import sys; print("python%d.%d-venv" % sys.version_info[:2])'))"; fi; \
+	        if [ -n "$$old" ]; then fail "needs Python >= 3.11, $$old is $$("$$old" -c \
+	            'import platform; print(platform.python_version())') (PYTHON=... names another one)"; fi; \
+	        fail "no Python >= 3.11 found (PYTHON=... names one)"; \
+	    fi; \
+	    echo "making $(VENV) with $$found"; \
+	    problem=$$("$$found" -m venv --clear $(VENV) 2>&1) || fail "cannot make $(VENV): $$(echo "$$problem" | tail -n 1)"; \
+	fi; \
+	case '$(TORCH_INDEX_URL)' in *cpu*) needed=3;; *) needed=8;; esac; \
+	$(BIN)/python -c 'import importlib.util, shutil, sys; sys.exit(importlib.util.find_spec("torch") is None \
+	    and shutil.disk_usage(".").free < int(sys.argv[1]) * 10**9)' $$needed \
+	    || fail "needs $$needed GB of free disk space here for PyTorch and the rest"; \
+	echo "installing into $(VENV): some minutes the first time (log: $(LOG))"; \
+	$(BIN)/python -m pip install --disable-pip-version-check --no-input \
+	    $(if $(TORCH_INDEX_URL),--extra-index-url '$(TORCH_INDEX_URL)') -e '.[$(EXTRAS)]' >$(LOG) 2>&1 \
+	    || fail "no network or no disk? pip says: $$(grep -o 'ERROR: .*' $(LOG) | head -n 1) (all of it: $(LOG))"; \
+	touch $(STAMP)

@@ -1,0 +1,117 @@
+"""The `distillog` command. Importing it, and every `--help`, loads neither Kafka nor NumPy nor a framework.
+
+Commands import what they need inside their bodies. Errors end here: one line for those that are meant.
+"""
+
+from __future__ import annotations
+
+import importlib
+import logging
+import traceback
+from pathlib import Path
+from typing import Any, ClassVar
+
+import click
+
+from schemas.errors import DistillogError
+
+OUR_PACKAGES = ("schemas", "pipeline", "teacher_service", "student_trainer")
+
+
+class Distillog(click.Group):
+    """The main group: loads a command's module when it is called, and turns errors into exit codes."""
+
+    LAZY: ClassVar[dict[str, tuple[str, str]]] = {
+        "broker": ("pipeline.cli.broker:broker", "Run a local Kafka for development."),
+        "topics": ("pipeline.cli.topics:topics", "Make, inspect, repair and delete streams."),
+        "feed": ("pipeline.cli.feed:feed", "Publish a stream's work orders."),
+        "teach": ("pipeline.cli.teach:teach", "Label work orders with an ONNX model."),
+        "runs": ("pipeline.cli.runs:runs", "Train, inspect, evaluate and export students."),
+    }
+    """name -> where the command is, and its short help, so that `--help` imports none of them"""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        """Names in the order in which a user meets them."""
+        return list(self.LAZY)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        """Import a command."""
+        if cmd_name not in self.LAZY:
+            return None
+        module, _, attribute = self.LAZY[cmd_name][0].partition(":")
+        command: click.Command = getattr(importlib.import_module(module), attribute)
+        return command
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """Write the list of commands without importing them."""
+        with formatter.section("Commands"):
+            formatter.write_dl([(name, text) for name, (_, text) in self.LAZY.items()])
+
+    def invoke(self, ctx: click.Context) -> Any:
+        """Run a command; its errors become one line on stderr and an exit code."""
+        verbose = bool(ctx.params.get("verbose"))
+        try:
+            return super().invoke(ctx)
+        except DistillogError as error:
+            if verbose:
+                click.echo(traceback.format_exc().rstrip(), err=True)
+            click.echo(f"error: {' '.join(str(error).split())}", err=True)
+            ctx.exit(error.exit_code)
+        except KeyboardInterrupt:
+            ctx.exit(130)
+        except click.Abort as error:
+            if isinstance(error.__context__, KeyboardInterrupt):  # Ctrl-C at a question
+                ctx.exit(130)
+            raise
+        except (click.ClickException, click.exceptions.Exit, BrokenPipeError):
+            raise  # click prints these, or is quiet about them
+        except Exception as error:
+            text = " ".join(str(error).split())
+            click.echo(f"error: unexpected {type(error).__name__}: {text}; this is a bug, please report it", err=True)
+            click.echo(traceback.format_exc().rstrip(), err=True)
+            ctx.exit(1)
+
+
+class _Stderr(logging.Handler):
+    """Writes `warning: text`; looks stderr up each time, since a live display replaces it."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Write one record."""
+        click.echo(f"{record.levelname.lower()}: {self.format(record)}", err=True)
+
+
+def _configure_logging(verbose: bool) -> None:
+    root = logging.getLogger()
+    for handler in [handler for handler in root.handlers if isinstance(handler, _Stderr)]:
+        root.removeHandler(handler)
+    root.addHandler(_Stderr())
+    for name in OUR_PACKAGES:
+        logging.getLogger(name).setLevel(logging.DEBUG if verbose else logging.WARNING)
+    # kafka-python warns about each reconnection; what matters of it is raised, and printed as one line.
+    logging.getLogger("kafka").setLevel(logging.INFO if verbose else logging.CRITICAL)
+
+
+@click.group(
+    "distillog",
+    cls=Distillog,
+    context_settings={"auto_envvar_prefix": "DISTILLOG", "help_option_names": ["-h", "--help"], "max_content_width": 120},
+)
+@click.option(
+    "--bootstrap-servers",
+    metavar="HOST:PORT[,...]",
+    envvar=["DISTILLOG_BOOTSTRAP_SERVERS", "KAFKA_BOOTSTRAP_SERVERS"],
+    help="The Kafka cluster; without it the local broker, if one runs. [env: KAFKA_BOOTSTRAP_SERVERS]",
+)
+@click.option(
+    "--kafka-config",
+    type=click.Path(dir_okay=False, path_type=Path),
+    help="Properties file with the cluster's SASL and TLS settings.",
+)
+@click.option("--verbose", is_flag=True, help="Log what happens, and show tracebacks.")
+@click.version_option(package_name="distillog")
+def main(bootstrap_servers: str | None, kafka_config: Path | None, verbose: bool) -> None:
+    """Knowledge distillation over a durable log.
+
+    Every option can be set in the environment: DISTILLOG_<COMMAND>_<OPTION>.
+    """
+    _configure_logging(verbose)

@@ -1,0 +1,55 @@
+"""What several commands share: the cluster's address and the form of what they print."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import click
+
+if TYPE_CHECKING:
+    from pipeline.kafka_clients import KafkaSettings
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+
+def json_option(command: F) -> F:
+    """Add `--json`, passed on as `as_json`."""
+    return click.option("--json", "as_json", is_flag=True, help="Print JSON instead of text.")(command)
+
+
+def quiet_option(command: F) -> F:
+    """Add `--quiet`."""
+    return click.option("--quiet", is_flag=True, help="Print no progress.")(command)
+
+
+def kafka_settings() -> KafkaSettings:
+    """Address and access of the cluster, from the main command's options, or the local broker that runs.
+
+    Raises:
+        ConfigError: no address anywhere, or a bad properties file.
+    """
+    from pipeline.broker.folder import running_broker_address
+    from pipeline.kafka_clients import KafkaSettings
+
+    options = click.get_current_context().find_root().params
+    return KafkaSettings.load(
+        options.get("bootstrap_servers"), options.get("kafka_config"), default=running_broker_address
+    )
+
+
+def print_json(value: Any) -> None:
+    """Print a JSON document, indented where a person reads it."""
+    click.echo(json.dumps(value, indent=2 if sys.stdout.isatty() else None, ensure_ascii=False))
+
+
+def print_table(rows: Sequence[Sequence[object]]) -> None:
+    """Print rows in columns; the first row is the header, numbers stand at the right."""
+    texts = [["-" if cell is None else str(cell) for cell in row] for row in rows]
+    widths = [max(map(len, column)) for column in zip(*texts, strict=True)]
+    numeric = [all(isinstance(row[i], int | float | None) for row in rows[1:]) for i in range(len(widths))]
+    for row in texts:
+        cells = zip(row, widths, numeric, strict=True)
+        click.echo("  ".join(c.rjust(w) if n else c.ljust(w) for c, w, n in cells).rstrip())

@@ -1,0 +1,84 @@
+"""`distillog teach`: one teacher worker."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from pipeline.cli.options import kafka_settings, quiet_option
+
+
+@click.command()
+@click.argument("stream")
+@click.argument("model", type=click.Path(dir_okay=False, path_type=Path))
+@click.option("--teacher", metavar="NAME", help="Which teacher of the stream; found by the file's content if not said.")
+@click.option("--dataset", metavar="URI", help="The stream's data set at another place than the manifest says.")
+@click.option("--provider", default="auto", show_default=True, help="ONNX execution provider: auto, cpu, cuda, ...")
+@click.option("--threads", type=click.IntRange(0), default=0, show_default=True, help="Of one inference; 0: all cores.")
+@click.option("--worker", metavar="NAME", help="Name of this worker; host and process ID if not said.")
+@click.option(
+    "--session-timeout",
+    type=click.FloatRange(min=1.0),
+    default=6.0,
+    show_default=True,
+    help="Seconds until a dead worker is replaced; 6 is the lowest that a default broker allows.",
+)
+@click.option("--until-idle", is_flag=True, help="End when every work order that there is has been labelled.")
+@quiet_option
+def teach(
+    stream: str,
+    model: Path,
+    teacher: str | None,
+    dataset: str | None,
+    provider: str,
+    threads: int,
+    worker: str | None,
+    session_timeout: float,
+    until_idle: bool,
+    quiet: bool,
+) -> None:
+    """Label the work orders of STREAM with MODEL, an ONNX file that was added to it as a teacher.
+
+    Start as many as there are machines; each takes its share of the partitions. SIGTERM or Ctrl-C finishes the order
+    in hand and leaves.
+    """
+    import time
+
+    from pipeline.cli.signals import on_stop
+    from pipeline.progress import Progress
+    from teacher_service.serve import TeachOptions, prepare_worker
+    from teacher_service.worker import WorkerOptions, WorkerReport
+
+    behaviour = WorkerOptions(session_timeout=session_timeout, until_idle=until_idle)
+    if worker:
+        behaviour = WorkerOptions(worker, session_timeout, until_idle)
+    with Progress(title=f"teach {stream}", quiet=quiet) as progress:
+        began = time.monotonic()
+
+        def show(report: WorkerReport, partitions: int) -> None:
+            seconds = time.monotonic() - began
+            progress.update(
+                partitions=partitions,
+                orders=report.orders,
+                samples=report.samples,
+                samples_per_s=report.samples / seconds,
+                dead_letters=report.faults + report.not_orders or None,
+            )
+
+        loop = prepare_worker(
+            kafka_settings(),
+            stream,
+            model,
+            TeachOptions(teacher, dataset, provider, threads, behaviour),
+            progress.message,
+            show,
+        )
+        began = time.monotonic()
+        with on_stop(loop.stop):
+            report = loop.run()
+        progress.message(
+            f"labelled {report.orders} orders, {report.samples} samples in {time.monotonic() - began:.1f} s; "
+            f"to the dead letters: {report.faults} samples, {report.not_orders} records; "
+            f"repetitions dropped: {report.repetitions}; rebalances: {report.rebalances}"
+        )

@@ -1,0 +1,49 @@
+"""Data sets by URI: `digits?split=train`, `npy:/data/mnist?split=test`, `my_package.my_module:factory?size=3`.
+
+A new one is a function `(path, params) -> Dataset` and a line in DATASETS.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from urllib.parse import parse_qsl
+
+from pipeline.datasets.base import Dataset, Field, Samples
+from pipeline.datasets.digits import digits
+from pipeline.datasets.image_folder import image_folder
+from pipeline.datasets.mnist1d import mnist1d
+from pipeline.datasets.npy_folder import npy_folder
+from pipeline.datasets.params import nearest
+from pipeline.datasets.user import user_dataset
+from schemas.errors import ConfigError
+
+__all__ = ["DATASETS", "Dataset", "Field", "Samples", "open_dataset"]
+
+DATASETS: dict[str, Callable[[str, dict[str, str]], Dataset]] = {
+    "digits": digits,
+    "images": image_folder,
+    "mnist1d": mnist1d,
+    "npy": npy_folder,
+}
+
+
+def open_dataset(uri: str) -> Dataset:
+    """The data set that a URI names: `name[:path][?param=value&...]`, or `module:factory[?...]` for one's own.
+
+    Raises ConfigError for an unknown name or parameter, a missing package, or a folder that is not there.
+    """
+    place, _, query = uri.partition("?")
+    name, colon, path = place.partition(":")
+    try:
+        pairs = parse_qsl(query, keep_blank_values=True, strict_parsing=bool(query))
+    except ValueError as error:
+        raise ConfigError(f"data set {uri!r}: after the ? write name=value, joined by &") from error
+    params = dict(pairs)
+    if len(params) != len(pairs):
+        raise ConfigError(f"data set {uri!r} gives a parameter twice")
+    if name in DATASETS:
+        return DATASETS[name](path, params)
+    known = nearest(name, list(DATASETS))
+    if colon and path.isidentifier() and all(part.isidentifier() for part in name.split(".")):
+        return user_dataset(uri, name, path, params, known)
+    raise ConfigError(f"no data set {name!r}: {known}, or my_package.my_module:factory")

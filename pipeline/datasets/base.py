@@ -1,0 +1,114 @@
+"""What a data set is: samples addressed by an integer ID.
+
+N: samples asked for; M: those that could be read.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Protocol, runtime_checkable
+
+import numpy as np
+import numpy.typing as npt
+
+Ints = npt.NDArray[np.int64]
+Arrays = dict[str, npt.NDArray[Any]]
+Faults = tuple[tuple[int, str], ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Field:
+    """One named array of every sample."""
+
+    shape: tuple[int | None, ...]
+    """Of one sample; None where samples differ."""
+    dtype: str
+    """NumPy's name of it: "float32"."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Samples:
+    """What `Dataset.read` gives."""
+
+    fields: Arrays
+    """name -> [M, ...]"""
+    kept_rows: Ints
+    """[M] int64, rising: which rows of the request could be read."""
+    faults: Faults = ()
+    """(row, reason) of each row left out: data that cannot be decoded, now or later."""
+
+
+class Dataset(Protocol):
+    """Samples with IDs in [0, num_samples), the same on every machine."""
+
+    @property
+    def uri(self) -> str:
+        """Where it comes from, as the user wrote it."""
+
+    @property
+    def num_samples(self) -> int:
+        """How many samples it has."""
+
+    @property
+    def num_classes(self) -> int:
+        """How many classes its labels have; 0 when unknown."""
+
+    @property
+    def class_names(self) -> tuple[str, ...]:
+        """One name a class, or nothing."""
+
+    @property
+    def fields(self) -> dict[str, Field]:
+        """The arrays of each sample."""
+
+    def read(self, sample_ids: Ints) -> Samples:
+        """The samples of [N] int64 IDs, repeats allowed.
+
+        A sample that can never be decoded is a fault of its row. Raises OSError for what may pass: a mount that is
+        away, a file that cannot be opened. Whoever calls tries again.
+        """
+
+    def labels(self, sample_ids: Ints) -> Ints:
+        """[N] int64 class IDs; -1 is unlabelled."""
+
+
+@runtime_checkable
+class HasRaw(Protocol):
+    """A data set whose stored bytes, not its decoded arrays, say what it contains.
+
+    Decoders differ between versions (JPEG does), and a fingerprint must not.
+    """
+
+    def raw(self, sample_id: int) -> bytes:
+        """The stored bytes of a sample. Raises OSError."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class ArrayDataset:
+    """A data set that lies in memory, or in memory-mapped files: `read` indexes the arrays."""
+
+    uri: str
+    arrays: Arrays
+    """name -> [n, ...]"""
+    label_array: Ints
+    """[n] int64"""
+    class_names: tuple[str, ...] = ()
+    num_classes: int = 0
+
+    @property
+    def num_samples(self) -> int:
+        """The common length of the arrays."""
+        return len(self.label_array)
+
+    @property
+    def fields(self) -> dict[str, Field]:
+        """Shapes and dtypes of the arrays' rows."""
+        return {name: Field(array.shape[1:], array.dtype.name) for name, array in self.arrays.items()}
+
+    def read(self, sample_ids: Ints) -> Samples:
+        """Copies the rows; none can fail."""
+        return Samples({name: array[sample_ids] for name, array in self.arrays.items()}, np.arange(len(sample_ids)))
+
+    def labels(self, sample_ids: Ints) -> Ints:
+        """[N] int64"""
+        return self.label_array[sample_ids]

@@ -1,0 +1,43 @@
+"""The parameters of a data set's URI, read by name; what nobody reads is refused."""
+
+from __future__ import annotations
+
+from difflib import get_close_matches
+
+from schemas.errors import ConfigError
+
+
+def nearest(word: str, known: list[str]) -> str:
+    """A hint for an unknown name: the one that was probably meant, then all that there are."""
+    close = get_close_matches(word, known, n=1, cutoff=0.5)
+    meant = f"did you mean {close[0]!r}? " if close else ""
+    return f"{meant}Known: {', '.join(sorted(known)) or 'none'}"
+
+
+class Params:
+    """Takes parameters by name and type; `done` refuses the rest. Raises ConfigError."""
+
+    def __init__(self, dataset: str, params: dict[str, str]) -> None:
+        self._dataset = dataset
+        self._left = dict(params)
+        self._known: list[str] = []
+
+    def text(self, name: str, default: str, choices: tuple[str, ...] = ()) -> str:
+        """A parameter as it was written, one of `choices` where some are given."""
+        self._known.append(name)
+        value = self._left.pop(name, default)
+        if choices and value not in choices:
+            raise ConfigError(f"data set {self._dataset}: {name} is {value!r}: {nearest(value, list(choices))}")
+        return value
+
+    def number(self, name: str, default: int, low: int, high: int) -> int:
+        """A whole number within [low, high]."""
+        value = self.text(name, str(default))
+        if not (value.isascii() and value.isdigit() and low <= int(value) <= high):
+            raise ConfigError(f"data set {self._dataset}: {name} is {value!r}: give a whole number, {low} to {high}")
+        return int(value)
+
+    def done(self) -> None:
+        """Refuses parameters that were not taken."""
+        for name in self._left:
+            raise ConfigError(f"data set {self._dataset} has no parameter {name!r}: {nearest(name, self._known)}")

@@ -1,0 +1,149 @@
+"""Credit for the feeder: how far the work orders may run ahead of the runs that train on them.
+
+The followed runs' own reports are the only source. A report is judged by whether it changes, never by its time: the
+clocks of two machines differ.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from pipeline.positions import Position
+from schemas.errors import ConfigError, StreamNotFound
+
+log = logging.getLogger(__name__)
+
+REFRESH = 0.5
+"""seconds between two looks at the runs' reports"""
+
+DEFAULT_LEAD = (4, 8)
+"""thresholds if none are asked for, in orders per partition"""
+
+
+@dataclass(frozen=True, slots=True)
+class Lead:
+    """Thresholds of the flow control, in orders."""
+
+    low: int
+    """publishing goes on when fewer lie ready"""
+    high: int
+    """publishing stops when as many lie ready"""
+
+    @classmethod
+    def of(cls, lead: tuple[int, int] | None, partitions: int) -> Lead:
+        """Check the thresholds asked for.
+
+        Raises:
+            ConfigError: not 1 <= low < high, or high below 2 orders a partition.
+        """
+        low, high = lead or (DEFAULT_LEAD[0] * partitions, DEFAULT_LEAD[1] * partitions)
+        if not 1 <= low < high:
+            raise ConfigError(f"--lead {low}:{high}: LOW must be at least 1 and less than HIGH")
+        if high < 2 * partitions:
+            # A partition's worker needs its next order while the one in hand is on its way back.
+            raise ConfigError(
+                f"--lead {low}:{high}: HIGH must be at least {2 * partitions}, two orders for each of the stream's "
+                f"{partitions} partitions"
+            )
+        return cls(low, high)
+
+
+@dataclass(slots=True)
+class _Run:
+    position: Position | None
+    changed: float
+    """when the last new report was seen, on the monotonic clock"""
+
+
+class Followers:
+    """The followed runs: who is still there, and how far the fastest is."""
+
+    def __init__(
+        self,
+        runs: tuple[str, ...],
+        lead: Lead,
+        num_orders: int,
+        read: Callable[[str], Position | None],
+        follow_timeout: float,
+        appear_timeout: float,
+        say: Callable[[str], None],
+    ) -> None:
+        now = time.monotonic()
+        self._runs = {run: _Run(None, now) for run in runs}
+        self._asked = ", ".join(runs)
+        self._lead = lead
+        self._num_orders = num_orders
+        self._read = read
+        self._follow_timeout = follow_timeout
+        self._appear_timeout = appear_timeout
+        self._say = say
+        self._read_at = float("-inf")
+        self._paused = False
+        self._seen = False
+        self._why_gone = ""
+
+    @property
+    def fastest(self) -> int:
+        """The highest sequence that a followed run trains on next; 0 while none has reported."""
+        positions = [run.position for run in self._runs.values() if run.position]
+        # A run in a later pass has been over the whole stream.
+        return max((self._num_orders if p.pass_number else p.sequence for p in positions), default=0)
+
+    @property
+    def gone(self) -> str:
+        """Why nobody is left to follow; empty while somebody is."""
+        return "" if self._runs else self._why_gone
+
+    def allow(self, sequence: int) -> bool:
+        """Whether this order may be published now; looks at the reports when it must.
+
+        Raises:
+            StreamNotFound: none of the runs has ever reported, and none did in time.
+        """
+        if time.monotonic() - self._read_at >= REFRESH:
+            self._refresh()
+        if not self._runs:
+            return False
+        ahead = sequence - self.fastest
+        # Two thresholds: with one, feeder and teachers would wake for every single order.
+        self._paused = ahead >= self._lead.low if self._paused else ahead >= self._lead.high
+        return not self._paused
+
+    def _refresh(self) -> None:
+        first = self._read_at == float("-inf")
+        for name, run in list(self._runs.items()):
+            position = self._read(name)
+            now = time.monotonic()
+            if position is not None and position != run.position:
+                if run.position is None and not first:
+                    self._say(f"run {name} is here, at order {position.sequence:,}")
+                run.position, run.changed = position, now
+                self._seen = True
+            elif position is None and first:
+                self._say(f"run {name} has not reported yet: waiting for it up to {self._appear_timeout:.0f} s")
+            self._judge(name, run, now)
+        self._read_at = time.monotonic()
+
+    def _judge(self, name: str, run: _Run, now: float) -> None:
+        """Take a run that is done or silent off the list."""
+        silent = now - run.changed
+        if run.position is None and silent >= self._appear_timeout:
+            del self._runs[name]
+            self._why_gone = f"run {name} did not report within {silent:.0f} s"
+            log.warning("%s: following it no longer", self._why_gone)
+            if not self._runs and not self._seen:
+                raise StreamNotFound(
+                    f"none of the runs to follow ({self._asked}) reported within {self._appear_timeout:.0f} s; "
+                    "start it with `distillog runs start`, or check its name"
+                )
+        elif run.position is not None and run.position.state == "done":
+            del self._runs[name]
+            self._why_gone = f"run {name} is done"
+            self._say(self._why_gone)
+        elif run.position is not None and silent >= self._follow_timeout:
+            del self._runs[name]
+            self._why_gone = f"run {name} is silent for {silent:.0f} s, at order {run.position.sequence:,}"
+            log.warning("%s: following it no longer", self._why_gone)

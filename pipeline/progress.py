@@ -1,0 +1,106 @@
+"""Progress of long work: a live line on a terminal, a plain line every 10 s elsewhere."""
+
+from __future__ import annotations
+
+import sys
+import time
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, Self
+
+if TYPE_CHECKING:
+    from rich.console import Console
+    from rich.live import Live
+
+PLAIN_INTERVAL = 10.0
+"""seconds between two lines that are not on a terminal"""
+
+
+class Progress:
+    """Shows named figures of a long work; a context manager, so that the terminal is left clean.
+
+    Safe to call from one thread at a time.
+    """
+
+    def __init__(self, console: Console | None = None, *, title: str = "", quiet: bool = False) -> None:
+        """`console` is stderr's if not given; `quiet` shows nothing at all."""
+        self._title = title
+        self._quiet = quiet
+        self._fields: dict[str, object] = {}
+        self._shown: dict[str, object] = {}
+        self._last = float("-inf")
+        self._console = console
+        self._live: Live | None = None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def update(self, **fields: Any) -> None:
+        """Set figures; those not named keep their value, None removes one. `sample_ids=3` shows `sample ids 3`."""
+        if self._quiet:
+            return
+        self._fields = {key: value for key, value in {**self._fields, **fields}.items() if value is not None}
+        if self._terminal():
+            self._show_live()
+        elif time.monotonic() - self._last >= PLAIN_INTERVAL:
+            self._print_plain()
+
+    def message(self, text: str) -> None:
+        """Print a line of its own, at once."""
+        if self._quiet:
+            return
+        if self._terminal():
+            assert self._console is not None  # a terminal was found
+            self._console.print(text, markup=False, highlight=False, soft_wrap=True)
+        else:
+            self._write(text)
+
+    def close(self) -> None:
+        """End the live line; print the last figures if they were not."""
+        if self._live is not None:
+            self._live.stop()
+            self._live = None
+        elif not self._quiet and self._fields != self._shown:
+            self._print_plain()
+
+    def line(self) -> str:
+        """What is shown now."""
+        figures = (f"{key.replace('_', ' ')} {_text(value)}" for key, value in self._fields.items())
+        return "  ".join(filter(None, (self._title, *figures)))
+
+    def _terminal(self) -> bool:
+        if self._console is None and sys.stderr.isatty():
+            from rich.console import Console
+
+            self._console = Console(stderr=True)
+        return self._console is not None and self._console.is_terminal
+
+    def _show_live(self) -> None:
+        from rich.live import Live
+        from rich.text import Text
+
+        if self._live is None:
+            self._live = Live(console=self._console, refresh_per_second=4)
+            self._live.start()
+        self._live.update(Text(self.line(), overflow="ellipsis", no_wrap=True))
+
+    def _print_plain(self) -> None:
+        self._last = time.monotonic()
+        self._shown = dict(self._fields)
+        self._write(self.line())
+
+    def _write(self, text: str) -> None:
+        if self._console is not None:
+            self._console.print(text, markup=False, highlight=False, soft_wrap=True)
+        else:
+            print(text, file=sys.stderr, flush=True)
+
+
+def _text(value: object) -> str:
+    if isinstance(value, float):
+        return f"{value:,.1f}"
+    return f"{value:,}" if isinstance(value, int) and not isinstance(value, bool) else str(value)

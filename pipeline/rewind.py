@@ -1,0 +1,71 @@
+"""The repair for a sequence gap: let a teacher's group label again from a given work order on."""
+
+from __future__ import annotations
+
+import json
+
+from kafka import TopicPartition
+from kafka import errors as kafka_error
+from kafka.structs import OffsetAndMetadata
+
+from pipeline.chain import offset_of
+from pipeline.kafka_clients import KafkaSettings, kafka_errors, new_admin, new_consumer
+from pipeline.names import teacher_group, work_orders_topic
+from pipeline.sequence import Sequence
+from pipeline.streams import Stream
+from schemas.errors import ConfigError, StreamConflict
+
+
+def rewind(settings: KafkaSettings, stream: Stream, teacher: str, sequence: int) -> int:
+    """Set the committed offset of the partition of a work order to that order.
+
+    The workers publish again from there; readers drop what they have already.
+
+    Returns:
+        The offset.
+
+    Raises:
+        StreamNotFound: no such teacher.
+        ConfigError: no such order in the stream or not fed yet, or one ahead of the group: skipping would make a gap.
+        StreamConflict: the group has members; Kafka lets nobody else change its offsets then.
+        SequenceGap: retention removed the order.
+    """
+    manifest = stream.manifest
+    stream.teacher(teacher)
+    orders = Sequence.of(manifest)
+    if not 0 <= sequence < orders.num_orders:
+        raise ConfigError(f"stream {manifest.stream!r} has the orders 0 to {orders.num_orders - 1}, not {sequence}")
+    partition = TopicPartition(work_orders_topic(manifest.stream), orders.partition(sequence))
+    group = teacher_group(manifest, teacher)
+    in_use = StreamConflict(
+        f"group {group} has members: stop all workers of teacher {teacher!r}, then rewind "
+        "(a killed worker counts until its session ends, some seconds later)"
+    )
+    admin = new_admin(settings)
+    try:
+        with kafka_errors(f"rewinding teacher {teacher!r}", settings):
+            if admin.describe_groups([group])[group]["members"]:
+                raise in_use
+            consumer = new_consumer(settings, group_id=None)
+            try:
+                offset = offset_of(consumer, partition, manifest.stream_id, manifest.partitions, sequence)
+                end = consumer.end_offsets([partition])[partition]
+            finally:
+                consumer.close()
+            if offset >= end:
+                raise ConfigError(f"order {sequence} is not fed yet, so there is nothing to rewind to")
+            committed = admin.list_group_offsets({group: [partition]})[group].get(partition)
+            if committed is not None and 0 <= committed.offset < offset:
+                raise ConfigError(
+                    f"teacher {teacher!r} stands at offset {committed.offset} of {partition.topic}/"
+                    f"{partition.partition}, order {sequence} comes later, at {offset}: skipping orders would make a gap"
+                )
+            commit = OffsetAndMetadata(offset, json.dumps({"next_sequence": sequence}), -1)
+            answer = admin.alter_group_offsets(group, {partition: commit})[partition]
+            if answer is kafka_error.UnknownMemberIdError:
+                raise in_use  # one joined meanwhile
+            if answer is not kafka_error.NoError:
+                raise answer()
+    finally:
+        admin.close()
+    return offset

@@ -1,0 +1,213 @@
+"""How a stream stands: what it is, how far it is fed and labelled, who works on it. Plain dicts that are JSON as is.
+
+Figures come from offsets and commits alone; no record is read but the manifest.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from typing import Any
+
+from kafka import KafkaAdminClient, TopicPartition
+from kafka.admin import OffsetSpec
+
+from pipeline.kafka_clients import KafkaSettings, kafka_errors, new_admin
+from pipeline.names import dead_letters_topic, group_prefix, soft_targets_topic, teacher_group, work_orders_topic
+from pipeline.positions import read_position
+from pipeline.sequence import Sequence
+from pipeline.streams import Stream
+from schemas.records import Manifest, Teacher
+
+RATE_INTERVAL = 1.0
+"""seconds between the two readings that give a rate"""
+
+
+def describe(settings: KafkaSettings, stream: Stream) -> dict[str, Any]:
+    """Everything about a stream: its manifest's facts, its teachers' declarations, and all of `lag`.
+
+    Raises:
+        BrokerUnavailable: no answer from Kafka.
+    """
+    now = lag(settings, stream)
+    declared = {teacher.name: _declaration(teacher) for teacher in stream.teachers.values()}
+    teachers = [{**declared[teacher["name"]], **teacher} for teacher in now["teachers"]]
+    return {**_facts(stream.manifest), **now, "teachers": teachers}
+
+
+def lag(settings: KafkaSettings, stream: Stream, rates: bool = False) -> dict[str, Any]:
+    """How far a stream is fed, labelled and trained on.
+
+    Args:
+        settings: the cluster.
+        stream: the stream, as opened just now.
+        rates: read twice, a second apart, and add orders per second.
+
+    Raises:
+        BrokerUnavailable: no answer from Kafka.
+    """
+    admin = new_admin(settings)
+    try:
+        with kafka_errors(f"reading the state of stream {stream.manifest.stream!r}", settings):
+            first = _read(admin, stream)
+            if not rates:
+                return first
+            begun = time.monotonic()
+            time.sleep(RATE_INTERVAL)
+            second = _read(admin, stream)
+            return with_rates(first, second, time.monotonic() - begun)
+    finally:
+        admin.close()
+
+
+def with_rates(first: dict[str, Any], second: dict[str, Any], seconds: float) -> dict[str, Any]:
+    """Add `*_per_second` to the second of two readings: orders fed, labelled and trained on."""
+
+    def rate(before: int, after: int) -> float:
+        return round((after - before) / seconds, 1)
+
+    teachers = {teacher["name"]: teacher for teacher in first["teachers"]}
+    runs = {run["name"]: run for run in first["runs"]}
+    return {
+        **second,
+        "fed_per_second": rate(first["fed"], second["fed"]),
+        "teachers": [
+            {**now, "labelled_per_second": rate(teachers.get(now["name"], now)["labelled"], now["labelled"])}
+            for now in second["teachers"]
+        ],
+        "runs": [
+            {**now, "orders_per_second": rate(_trained(runs.get(now["name"], now), second), _trained(now, second))}
+            for now in second["runs"]
+        ],
+    }
+
+
+def _trained(run: dict[str, Any], reading: dict[str, Any]) -> int:
+    return int(run["pass"] * reading["orders"] + run["sequence"])
+
+
+def _facts(manifest: Manifest) -> dict[str, Any]:
+    return {
+        "dataset": manifest.dataset,
+        "dataset_fingerprint": manifest.dataset_fingerprint,
+        "samples": manifest.num_samples,
+        "classes": manifest.num_classes,
+        "class_names": list(manifest.class_names),
+        "view": {"name": manifest.view.name, "params": dict(manifest.view.params), "version": manifest.view.version},
+        "order_size": manifest.order_size,
+        "epochs": manifest.epochs,
+        "seed": manifest.seed,
+        "partitions": manifest.partitions,
+        "codec": str(manifest.codec),
+        "max_record_bytes": manifest.max_record_bytes,
+    }
+
+
+def _declaration(teacher: Teacher) -> dict[str, Any]:
+    return {
+        "model_file": teacher.model_file,
+        "sha256": teacher.sha256,
+        "output": teacher.output,
+        "kind": teacher.kind,
+        "classes": teacher.num_classes,
+        "inference_batch": teacher.inference_batch,
+        "inputs": {one.input: one.field for one in teacher.inputs},
+    }
+
+
+def _read(admin: KafkaAdminClient, stream: Stream) -> dict[str, Any]:
+    manifest = stream.manifest
+    # Commits first: an end that is read before them could lie below them.
+    groups = {name: teacher_group(manifest, name) for name in stream.teachers}
+    committed = admin.list_group_offsets({group: None for group in groups.values()}) if groups else {}
+    described = admin.describe_groups(list(groups.values())) if groups else {}
+    runs = _runs(admin, manifest)
+    ends = _ends(admin, work_orders_topic(manifest.stream), manifest.partitions)
+    return {
+        "stream": manifest.stream,
+        "stream_id": manifest.stream_id,
+        "orders": Sequence.of(manifest).num_orders,
+        "fed": sum(ends),
+        "teachers": [
+            {
+                "name": name,
+                **_members(described[group]),
+                **_progress(manifest, ends, committed.get(group, {})),
+                "published": sum(_ends(admin, soft_targets_topic(manifest.stream, name), manifest.partitions)),
+            }
+            for name, group in groups.items()
+        ],
+        "runs": runs,
+        "dead_letters": _ends(admin, dead_letters_topic(manifest.stream), 1)[0],
+    }
+
+
+def _ends(admin: KafkaAdminClient, topic: str, partitions: int) -> list[int]:
+    """[P] end offsets."""
+    wanted = [TopicPartition(topic, partition) for partition in range(partitions)]
+    found = admin.list_partition_offsets({partition: OffsetSpec.LATEST for partition in wanted})
+    return [int(found[partition].offset) for partition in wanted]
+
+
+def _members(group: dict[str, Any]) -> dict[str, Any]:
+    # A group that nobody has joined yet is an error to Kafka, and "Dead".
+    members = [
+        {
+            "client_id": member["client_id"],
+            "host": member["client_host"].lstrip("/"),
+            "partitions": sum(len(topic["partitions"]) for topic in _assigned(member)),
+        }
+        for member in group["members"]
+    ]
+    return {"state": group["group_state"], "members": sorted(members, key=lambda member: str(member["client_id"]))}
+
+
+def _assigned(member: dict[str, Any]) -> list[dict[str, Any]]:
+    # During a rebalance it is empty text.
+    assignment = member["member_assignment"]
+    return assignment["assigned_partitions"] if isinstance(assignment, dict) else []
+
+
+def _progress(manifest: Manifest, ends: list[int], committed: dict[TopicPartition, Any]) -> dict[str, Any]:
+    """Committed against end offsets, and how many orders are labelled."""
+    topic = work_orders_topic(manifest.stream)
+    rows = []
+    labelled = 0
+    for partition, end in enumerate(ends):
+        commit = committed.get(TopicPartition(topic, partition))
+        offset = commit.offset if commit is not None and commit.offset >= 0 else 0
+        labelled += _labelled(manifest, partition, offset, commit.metadata if commit else "")
+        rows.append({"partition": partition, "committed": offset, "end": end, "lag": max(0, end - offset)})
+    return {"labelled": labelled, "lag": sum(row["lag"] for row in rows), "offsets": rows}
+
+
+def _labelled(manifest: Manifest, partition: int, offset: int, metadata: str | None) -> int:
+    """Orders of a partition that a group has labelled: exact by the commit's metadata, else as many as records."""
+    try:
+        return max(0, int(json.loads(metadata or "")["next_sequence"]) - partition) // manifest.partitions
+    except (ValueError, TypeError, KeyError):
+        return offset
+
+
+def _runs(admin: KafkaAdminClient, manifest: Manifest) -> list[dict[str, Any]]:
+    prefix = f"{group_prefix(manifest.stream)}{manifest.stream_id}.run."
+    names = sorted(
+        group["group_id"].removeprefix(prefix) for group in admin.list_groups() if group["group_id"].startswith(prefix)
+    )
+    runs = []
+    for name in names:
+        position = read_position(admin, manifest, name)
+        if position is not None:
+            runs.append(
+                {
+                    "name": name,
+                    "state": position.state,
+                    "pass": position.pass_number,
+                    "sequence": position.sequence,
+                    "checkpointed": position.checkpointed,
+                    "age": round(max(0.0, time.time() - position.time), 1),
+                    "host": position.host,
+                    "run_id": position.run_id,
+                }
+            )
+    return runs

@@ -1,0 +1,119 @@
+"""Views by name: the augmentation of a sample as a pure function of (sample, view seed).
+
+A new one is a function of the signature of `Apply` and a line in VIEWS; raise its version when its result changes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from pipeline.datasets.base import Arrays, Ints
+from pipeline.datasets.params import nearest
+from pipeline.views import user
+from pipeline.views.affine import affine
+from pipeline.views.crop_flip import crop_flip
+from pipeline.views.plain import plain
+from pipeline.views.signal import signal
+from schemas.errors import ConfigError
+from schemas.records import ViewSpec
+
+__all__ = ["VIEWS", "View", "evaluation_view", "find_view", "view_spec"]
+
+Apply = Callable[[Arrays, Ints, int, dict[str, Any], tuple[int, ...] | None], Arrays]
+"""(samples name -> [N, ...], sample IDs [N], view seed, params, spatial size or None) -> views name -> [N, ...]"""
+
+Value = float | int | str | bool
+
+
+@dataclass(frozen=True, slots=True)
+class View:
+    """One way to look at samples."""
+
+    apply: Apply
+    defaults: Mapping[str, Value]
+    """Every parameter and its default; defaults change nothing about a sample."""
+    version: int
+    """Pinned by manifests."""
+    draws: Mapping[str, int] = field(default_factory=dict)
+    """Name and count of its draws a sample, which a probe pins exactly."""
+    limits: Mapping[str, tuple[float, float]] = field(default_factory=dict)
+    """Lowest and highest value of numbers; 0 to infinity where not said."""
+    formatting: tuple[str, ...] = ()
+    """Parameters that say how a network wants its input: an evaluation keeps them."""
+    open_ended: bool = False
+    """Takes parameters that `defaults` does not name (a user's function with **params)."""
+
+
+VIEWS: dict[str, View] = {
+    "none": View(plain, {}, 1),
+    "affine": View(
+        affine,
+        {"intensity": 0.0, "scale": 0.0, "shear": 0.0, "rotation": 0.0, "shift": 0.0, "noise": 0.0},
+        1,
+        {"affine": 6},
+        {"intensity": (0, 1), "scale": (0, 0.95), "rotation": (0, 180), "shift": (0, 1)},
+    ),
+    "crop_flip": View(
+        crop_flip,
+        {"min_area": 1.0, "ratio": 0.0, "flip": 0.0, "mean": "", "std": ""},
+        1,
+        {"crop_flip": 6},
+        {"min_area": (1e-4, 1), "flip": (0, 1)},
+        ("mean", "std"),
+    ),
+    "signal": View(
+        signal, {"shift": 0.0, "scale": 0.0, "noise": 0.0}, 1, {"signal": 2}, {"shift": (0, 1), "scale": (0, 1)}
+    ),
+}
+
+
+def find_view(name: str) -> View:
+    """A built-in view, or the user's own at `module:function`. Raises ConfigError."""
+    if name in VIEWS:
+        return VIEWS[name]
+    if ":" not in name:
+        raise ConfigError(f"no view {name!r}: {nearest(name, list(VIEWS))}, or my_package.my_module:function")
+    function, defaults, version, open_ended = user.load(name)
+    return View(user.per_sample(function), defaults, version, open_ended=open_ended)
+
+
+def view_spec(name: str, params: Mapping[str, Any]) -> ViewSpec:
+    """A checked view with every parameter named, as manifests and run files keep it.
+
+    Raises ConfigError for an unknown view or parameter, and for a value of the wrong type or out of its limits.
+    """
+    view = find_view(name)
+    full: dict[str, Value] = dict(view.defaults)
+    for key, value in params.items():
+        if key not in full and not view.open_ended:
+            raise ConfigError(f"view {name} has no parameter {key!r}: {nearest(key, list(full))}")
+        full[key] = _checked(name, key, value, full.get(key, value), view.limits)
+    return ViewSpec(name=name, params=full, version=view.version)
+
+
+def evaluation_view(spec: ViewSpec) -> ViewSpec:
+    """The view without its randomness: the same normalisation, no augmentation ("none" for a user's own)."""
+    if spec.name not in VIEWS:
+        return view_spec("none", {})
+    kept = VIEWS[spec.name].formatting
+    return view_spec(spec.name, {key: value for key, value in spec.params.items() if key in kept})
+
+
+def _checked(view: str, key: str, value: Any, default: Value, limits: Mapping[str, tuple[float, float]]) -> Value:
+    if not isinstance(value, bool | int | float | str):
+        raise ConfigError(f"view {view}: {key} is {value!r}: give a number, a text or true/false")
+    if isinstance(default, str):
+        return str(value)
+    if isinstance(default, bool) or isinstance(value, bool):
+        if isinstance(value, bool) and isinstance(default, bool):
+            return value
+        wanted = "true or false" if isinstance(default, bool) else "a number"
+        raise ConfigError(f"view {view}: {key} is {value!r}: give {wanted}")
+    if isinstance(value, str):
+        raise ConfigError(f"view {view}: {key} is {value!r}: give a number")
+    low, high = limits.get(key, (0.0, float("inf"))) if view in VIEWS else (float("-inf"), float("inf"))
+    if not low <= value <= high:
+        raise ConfigError(f"view {view}: {key} is {value}: give a number from {low:g} to {high:g}")
+    return float(value) if isinstance(default, float) else value

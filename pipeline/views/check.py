@@ -1,0 +1,38 @@
+"""Is the local data what a stream's manifest says it is?"""
+
+from __future__ import annotations
+
+from pipeline.datasets import open_dataset
+from pipeline.datasets.fingerprint import fingerprint
+from pipeline.views.fetch import Fetcher
+from pipeline.views.probe import check_probe
+from schemas.errors import ManifestMismatch
+from schemas.records import Manifest
+
+
+def check_data(manifest: Manifest, dataset_uri: str | None = None) -> Fetcher:
+    """Opens the stream's data set, or the same data at another place, and proves that it is the same.
+
+    Raises ManifestMismatch, naming what differs and both values: samples, classes, content, view or its draws.
+    ConfigError for a data set or view that cannot be opened, OSError where it cannot be read now.
+    """
+    uri = dataset_uri or manifest.dataset
+    dataset = open_dataset(uri)
+    _compare(manifest, uri, "num_samples", manifest.num_samples, dataset.num_samples)
+    # 0 is "unknown": the stream's class count then comes from its teachers.
+    if manifest.num_classes and dataset.num_classes:
+        _compare(manifest, uri, "num_classes", manifest.num_classes, dataset.num_classes)
+    if manifest.class_names and dataset.class_names:
+        _compare(manifest, uri, "class_names", list(manifest.class_names), list(dataset.class_names))
+    _compare(manifest, uri, "fingerprint", manifest.dataset_fingerprint, fingerprint(dataset))
+    fetcher = Fetcher(dataset, manifest.view)
+    check_probe(fetcher, manifest.view_probe)
+    return fetcher
+
+
+def _compare(manifest: Manifest, uri: str, what: str, pinned: object, found: object) -> None:
+    if pinned != found:
+        raise ManifestMismatch(
+            f"data set {uri}: {what} is {found} here, {pinned} in the manifest of stream {manifest.stream}: "
+            "point at the data that the stream was created from, or create another stream"
+        )

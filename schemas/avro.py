@@ -1,0 +1,153 @@
+"""Avro single-object encoding: C3 01, the schema's CRC-64-AVRO fingerprint, the body.
+
+A registry is a folder of `<name>.<version>.avsc`. Writers use the newest version of a name; readers know all of them
+and resolve what they read to the newest, so a field that a version adds needs a default.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any, NoReturn, TypeVar
+
+import fastavro
+from fastavro.schema import fingerprint as avro_fingerprint
+from fastavro.schema import to_parsing_canonical_form
+
+from schemas.errors import ConfigError, DecodeError, EncodeError
+from schemas.names import did_you_mean
+
+Datum = dict[str, Any]
+T = TypeVar("T")
+
+_MARKER = b"\xc3\x01"
+_HEADER = 10
+"""Bytes before the body: the marker and the fingerprint."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Version:
+    name: str
+    version: int
+    fingerprint: bytes
+    parsed: Any
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Schemas:
+    by_name: dict[str, dict[int, _Version]]
+    newest: dict[str, _Version]
+    by_fingerprint: dict[bytes, _Version]
+
+
+class Registry:
+    """All versions of all schemas in `folder`; read at first use."""
+
+    def __init__(self, folder: Path = Path(__file__).parent / "avsc") -> None:
+        self.folder = folder
+
+    @cached_property
+    def _schemas(self) -> _Schemas:
+        by_name: dict[str, dict[int, _Version]] = {}
+        by_fingerprint: dict[bytes, _Version] = {}
+        for path in sorted(self.folder.glob("*.avsc")):
+            name, _, number = path.stem.partition(".")
+            if not name or not number.isdecimal():
+                raise ConfigError(f"{path}: the name of a schema file is <name>.<version>.avsc")
+            schema = json.loads(path.read_text(encoding="utf-8"))
+            crc = bytes.fromhex(avro_fingerprint(to_parsing_canonical_form(schema), "CRC-64-AVRO"))
+            version = _Version(name, int(number), crc, fastavro.parse_schema(schema))
+            if crc in by_fingerprint:
+                raise ConfigError(f"{path}: a reader cannot tell it from version {by_fingerprint[crc].version}")
+            by_fingerprint[crc] = version
+            by_name.setdefault(name, {})[version.version] = version
+        newest = {name: versions[max(versions)] for name, versions in by_name.items()}
+        return _Schemas(by_name, newest, by_fingerprint)
+
+    def _newest(self, name: str) -> _Version:
+        try:
+            return self._schemas.newest[name]
+        except KeyError:
+            raise ConfigError(f"no schema {name!r}: {did_you_mean(name, self._schemas.newest)}") from None
+
+    def fingerprint(self, name: str, version: int | None = None) -> bytes:
+        """Return the 8 bytes, little-endian, of one version (None: the newest); an unknown one raises ConfigError."""
+        newest = self._newest(name)
+        if version is None:
+            return newest.fingerprint
+        try:
+            return self._schemas.by_name[name][version].fingerprint
+        except KeyError:
+            raise ConfigError(f"no version {version} of schema {name!r}; the newest is {newest.version}") from None
+
+    def fingerprints(self) -> dict[str, str]:
+        """Return the newest fingerprint of each name in hex: what a manifest pins."""
+        return {name: version.fingerprint.hex() for name, version in sorted(self._schemas.newest.items())}
+
+    def encode(self, name: str, datum: Datum) -> bytes:
+        """Return the record's bytes in the newest version; a datum that does not fit it raises EncodeError."""
+        schema = self._newest(name)
+        out = io.BytesIO()
+        out.write(_MARKER + schema.fingerprint)
+        try:
+            fastavro.schemaless_writer(out, schema.parsed, datum)
+        except Exception as error:  # fastavro names no errors of its own: a wrong datum raises whatever it meets first
+            raise EncodeError(f"{name}: {_reason(error)}") from error
+        return out.getvalue()
+
+    def decode(self, name: str, raw: bytes, address: str) -> Datum:
+        """Return the datum of a record of any known version, resolved to the newest.
+
+        Anything else than one whole record of that name raises DecodeError and nothing but it. `address` says where
+        the bytes lay (topic, partition and offset, or a file).
+        """
+        newest = self._newest(name)
+        written = self._schemas.by_fingerprint.get(raw[2:_HEADER]) if raw and raw[:2] == _MARKER else None
+        if written is None or written.name != name:
+            _refuse_header(name, raw, address, written)
+        body = io.BytesIO(raw)
+        body.seek(_HEADER)
+        try:
+            datum: Datum = fastavro.schemaless_reader(
+                body, written.parsed, None if written is newest else newest.parsed
+            )
+        except Exception as error:  # corrupt bytes raise whatever fastavro meets first, MemoryError included
+            raise DecodeError(address, f"the {name} is cut or corrupt ({_reason(error)})", raw) from error
+        if body.tell() != len(raw):
+            raise DecodeError(address, f"{len(raw) - body.tell()} bytes too many behind the {name}", raw)
+        return datum
+
+    def decode_as(self, name: str, build: Callable[[Datum], T], raw: bytes, address: str) -> T:
+        """Return `build(datum)` of the decoded record; whatever `build` raises becomes a DecodeError."""
+        datum = self.decode(name, raw, address)
+        try:
+            return build(datum)
+        except Exception as error:  # `build` meets values that no writer of ours wrote: none may escape as a crash
+            raise DecodeError(address, f"the {name} is corrupt: {_reason(error)}", raw) from error
+
+
+def _refuse_header(name: str, raw: bytes, address: str, written: _Version | None) -> NoReturn:
+    """Raise the DecodeError that says what stands where the header of a `name` was expected."""
+    if not raw:
+        reason = f"an empty value, not a {name}"
+    elif raw[:2] != _MARKER[: len(raw)]:
+        reason = f"no Avro record: it does not begin with C3 01, so it is not a {name}"
+    elif len(raw) < _HEADER:
+        reason = f"the {name} is cut: {len(raw)} bytes, less than a header"
+    elif written is None:
+        reason = f"unknown schema {raw[2:_HEADER].hex()}, written by a newer or a foreign program; expected a {name}"
+    else:
+        reason = f"a {written.name}, not a {name}"
+    raise DecodeError(address, reason, raw or b"")
+
+
+def _reason(error: Exception) -> str:
+    """Return an error as one line; some of fastavro's have no text."""
+    return " ".join(str(error).split())[:200] or type(error).__name__
+
+
+REGISTRY = Registry()

@@ -1,0 +1,255 @@
+"""Records of the log: work orders, soft targets, dead letters. Letters: N samples in an order, M kept rows, C classes.
+
+Each knows its bytes: `encode()` refuses wrong values with EncodeError, `decode(raw, address)` with DecodeError. Equal
+values are equal bytes, so times and worker names travel in Kafka's headers. The manifest's records are in manifest.py.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Self
+
+from schemas.avro import REGISTRY, Datum
+from schemas.codecs import CODECS, CodecSpec, Dense, TopK, encode_values
+from schemas.columns import (
+    Columns,
+    FloatArray,
+    IntArray,
+    pack_columns,
+    pack_ids,
+    pack_sha256,
+    unpack_columns,
+    unpack_ids,
+)
+from schemas.errors import ConfigError, EncodeError
+from schemas.manifest import Manifest, Probe, Teacher, TeacherInput, ViewSpec
+from schemas.names import did_you_mean
+
+__all__ = [
+    "DeadLetter",
+    "Manifest",
+    "Output",
+    "Probe",
+    "SoftTargets",
+    "Teacher",
+    "TeacherInput",
+    "ViewSpec",
+    "WorkOrder",
+]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class WorkOrder:
+    """N samples that the teachers are asked to label."""
+
+    stream_id: str
+    sequence: int
+    epoch: int
+    sample_ids: IntArray
+    """[N] int64"""
+    view_seed: int
+    """In [0, 2^63)."""
+
+    def encode(self) -> bytes:
+        """Return the record's bytes; EncodeError where a value does not fit."""
+        if problem := _order_problem(self.sequence, self.epoch, self.view_seed):
+            raise EncodeError(problem)
+        return REGISTRY.encode("work_order", _order_datum(self))
+
+    @classmethod
+    def decode(cls, raw: bytes, address: str) -> Self:
+        """Return the work order; anything else raises DecodeError with `address`."""
+        return REGISTRY.decode_as("work_order", cls._of, raw, address)
+
+    @classmethod
+    def _of(cls, datum: Datum) -> Self:
+        return cls(**_order_fields(datum))
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Output:
+    """One named output of a teacher for the kept rows of an order, as its codec stores it."""
+
+    name: str
+    codec: str
+    num_classes: int
+    columns: Columns
+
+    @classmethod
+    def of(cls, name: str, values: FloatArray, spec: CodecSpec) -> Self:
+        """Return the output that stores [M, C] float32 by `spec`; unfit values raise EncodeError."""
+        columns = encode_values(values, spec)
+        return cls(name, spec.name, values.shape[1], columns)
+
+    def values(self) -> Dense | TopK:
+        """Return the M rows, decoded; arrays may be read-only views of the record's bytes."""
+        return CODECS[self.codec].decode(self.columns, self.num_classes)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class SoftTargets:
+    """A teacher's outputs for one work order."""
+
+    stream_id: str
+    sequence: int
+    epoch: int
+    sample_ids: IntArray
+    """[N] int64: all samples of the order, also those left out."""
+    view_seed: int
+    kept_rows: IntArray | None
+    """[M] int64, strictly increasing rows of `sample_ids` that the outputs are of; None: all N."""
+    teacher: str
+    teacher_sha256: str
+    """64 lower-case hex digits."""
+    outputs: tuple[Output, ...]
+
+    @property
+    def num_kept(self) -> int:
+        """M."""
+        return len(self.sample_ids) if self.kept_rows is None else len(self.kept_rows)
+
+    @property
+    def kept_sample_ids(self) -> IntArray:
+        """[M] int64."""
+        return self.sample_ids if self.kept_rows is None else self.sample_ids[self.kept_rows]
+
+    def output(self, name: str) -> Output:
+        """Return the output of that name; a missing one raises ConfigError."""
+        for output in self.outputs:
+            if output.name == name:
+                return output
+        known = [output.name for output in self.outputs]
+        raise ConfigError(f"teacher {self.teacher!r} has no output {name!r}: {did_you_mean(name, known)}")
+
+    def encode(self) -> bytes:
+        """Return the record's bytes; EncodeError where a value does not fit."""
+        if problem := _order_problem(self.sequence, self.epoch, self.view_seed) or self._problem():
+            raise EncodeError(problem)
+        kept = self.kept_rows
+        datum = _order_datum(self)
+        # All rows have one form on the wire, or equal records would differ.
+        datum["kept_rows"] = None if kept is None or len(kept) == len(self.sample_ids) else pack_ids("kept_rows", kept)
+        datum["teacher"] = self.teacher
+        datum["teacher_sha256"] = pack_sha256(self.teacher_sha256)
+        datum["outputs"] = [
+            {
+                "name": output.name,
+                "codec": output.codec,
+                "num_classes": output.num_classes,
+                "columns": pack_columns(output.columns),
+            }
+            for output in self.outputs
+        ]
+        return REGISTRY.encode("soft_targets", datum)
+
+    @classmethod
+    def decode(cls, raw: bytes, address: str) -> Self:
+        """Return the soft targets; anything else raises DecodeError with `address`."""
+        return REGISTRY.decode_as("soft_targets", cls._of, raw, address)
+
+    @classmethod
+    def _of(cls, datum: Datum) -> Self:
+        kept = datum["kept_rows"]
+        targets = cls(
+            **_order_fields(datum),
+            kept_rows=None if kept is None else unpack_ids("kept_rows", kept),
+            teacher=datum["teacher"],
+            teacher_sha256=datum["teacher_sha256"].hex(),
+            outputs=tuple(
+                Output(output["name"], output["codec"], output["num_classes"], unpack_columns(output["columns"]))
+                for output in datum["outputs"]
+            ),
+        )
+        if problem := targets._problem():
+            raise ValueError(problem)
+        return targets
+
+    def _problem(self) -> str:
+        kept, num_samples = self.kept_rows, len(self.sample_ids)
+        if kept is not None and len(kept):
+            if kept[0] < 0 or kept[-1] >= num_samples:
+                return f"kept rows reach beyond the {num_samples} of the order"
+            if not (kept[1:] > kept[:-1]).all():
+                return "kept rows are not strictly increasing"
+        if len({output.name for output in self.outputs}) < len(self.outputs):
+            return "two outputs have one name"
+        for output in self.outputs:
+            codec = CODECS.get(output.codec)
+            if codec is None:
+                return f"output {output.name!r} has the unknown codec {output.codec!r}"
+            if output.num_classes < 1:
+                return f"output {output.name!r} has {output.num_classes} classes"
+            try:
+                codec.check(output.columns, output.num_classes, self.num_kept)
+            except ValueError as error:
+                return f"output {output.name!r}: {error}"
+        return ""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class DeadLetter:
+    """A copy of what could not be labelled: one row of an order, or a record that is no work order at all."""
+
+    stream_id: str
+    teacher: str
+    topic: str
+    partition: int
+    offset: int
+    """Address of the record that the letter is about."""
+    sequence: int | None
+    row: int | None
+    sample_id: int | None
+    reason: str
+    raw: bytes | None
+    """The record itself, where it is none of ours."""
+
+    def encode(self) -> bytes:
+        """Return the record's bytes; EncodeError where a value does not fit."""
+        if problem := self._problem():
+            raise EncodeError(problem)
+        return REGISTRY.encode("dead_letter", {name: getattr(self, name) for name in self.__slots__})
+
+    @classmethod
+    def decode(cls, raw: bytes, address: str) -> Self:
+        """Return the dead letter; anything else raises DecodeError with `address`."""
+        return REGISTRY.decode_as("dead_letter", cls._of, raw, address)
+
+    @classmethod
+    def _of(cls, datum: Datum) -> Self:
+        letter = cls(**datum)
+        if problem := letter._problem():
+            raise ValueError(problem)
+        return letter
+
+    def _problem(self) -> str:
+        numbers = (self.partition, self.offset, self.sequence, self.row, self.sample_id)
+        return "a number is negative" if any(number is not None and number < 0 for number in numbers) else ""
+
+
+def _order_datum(order: WorkOrder | SoftTargets) -> Datum:
+    return {
+        "stream_id": order.stream_id,
+        "sequence": order.sequence,
+        "epoch": order.epoch,
+        "sample_ids": pack_ids("sample_ids", order.sample_ids),
+        "view_seed": order.view_seed,
+    }
+
+
+def _order_fields(datum: Datum) -> dict[str, Any]:
+    sequence, epoch, view_seed = datum["sequence"], datum["epoch"], datum["view_seed"]
+    if problem := _order_problem(sequence, epoch, view_seed):
+        raise ValueError(problem)
+    return {
+        "stream_id": datum["stream_id"],
+        "sequence": sequence,
+        "epoch": epoch,
+        "sample_ids": unpack_ids("sample_ids", datum["sample_ids"]),
+        "view_seed": view_seed,
+    }
+
+
+def _order_problem(sequence: int, epoch: int, view_seed: int) -> str:
+    if sequence < 0 or epoch < 0 or view_seed < 0:
+        return f"sequence {sequence}, epoch {epoch} and view seed {view_seed} must not be negative"
+    return ""

@@ -1,0 +1,230 @@
+"""Checkpoints: `checkpoints/step-00002000/` with `state.pt` (tensors) and `checkpoint.json` (all else).
+
+A checkpoint is written under another name, flushed to disk and renamed into place last, so that a folder of the right
+name is whole, unless the disk itself damaged it: both files carry a SHA-256.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+import logging
+import os
+import platform
+import shutil
+from dataclasses import asdict, dataclass
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from schemas.errors import CheckpointError
+from student_trainer.source import Cursor
+
+logger = logging.getLogger(__name__)
+
+_MATTERS = ("source", "data", "student", "teachers", "losses", "optimizer", "schedule")
+"""Sections of a run file that say what is learned."""
+_TRAIN_MATTERS = ("batch_size", "seed", "precision")
+_WARNS = ("steps", "passes", "threads", "device")
+"""Keys of [train] that may change the result, but not what is learned."""
+
+
+@dataclass(frozen=True, slots=True)
+class Checkpoint:
+    """What a bit-identical resume needs, beside the tensors."""
+
+    step: int
+    """Optimiser steps that were taken."""
+    cursor: dict[str, Any]
+    """Where the next batch starts (`Cursor.as_dict`)."""
+    metrics_bytes: int
+    """Length of metrics.jsonl; what lies beyond is of steps that will be taken again."""
+    settings: dict[str, Any]
+    """`RunSettings.as_dict`."""
+    settings_sha256: str
+    source: dict[str, Any]
+    """`OrderSource.describe`: fingerprints of dataset or manifest, teachers' hashes."""
+    network: dict[str, Any]
+    """`Network` as a dict: what the student is built for, so that it loads without its data."""
+    machine: dict[str, str]
+    """`machine()`: what may change the bits of a result."""
+
+    def at(self) -> Cursor:
+        """Return the cursor."""
+        return Cursor.from_dict(self.cursor)
+
+
+def machine(threads: int) -> dict[str, str]:
+    """Return versions, CPU capability (torch's and NumPy's) and threads: what the bits of a result hang on."""
+    versions = {}
+    for package in ("torch", "numpy", "onnxruntime"):
+        try:
+            versions[package] = metadata.version(package)
+        except metadata.PackageNotFoundError:
+            versions[package] = "absent"
+    extensions = np.show_config(mode="dicts")["SIMD Extensions"]
+    return versions | {
+        "cpu": platform.machine(),
+        "torch_cpu_capability": torch.backends.cpu.get_cpu_capability(),
+        "numpy_cpu_features": " ".join(extensions["baseline"] + extensions["found"]),
+        "threads": str(threads),
+    }
+
+
+def save_checkpoint(folder: Path, checkpoint: Checkpoint, state: dict[str, Any], keep: int) -> Path:
+    """Write a checkpoint and remove all but the newest `keep`.
+
+    Args:
+        folder: `checkpoints/` of a run.
+        checkpoint: all but the tensors.
+        state: name -> state dict of the model (with buffers), the optimizer, the GradScaler.
+        keep: at least 1.
+
+    Raises:
+        CheckpointError: it could not be written.
+    """
+    place = folder / f"step-{checkpoint.step:08d}"
+    try:
+        written = _write(place, checkpoint, state)
+        for old in _newest_first(folder)[keep:]:
+            shutil.rmtree(old)
+    except OSError as error:
+        raise CheckpointError(f"{place}: cannot be written: {error.strerror}; free the disk and resume") from error
+    return written
+
+
+def _write(place: Path, checkpoint: Checkpoint, state: dict[str, Any]) -> Path:
+    place.parent.mkdir(parents=True, exist_ok=True)
+    fresh, stale = place.with_name(f".{place.name}.new"), place.with_name(f".{place.name}.old")
+    for left_over in (fresh, stale):
+        shutil.rmtree(left_over, ignore_errors=True)
+    fresh.mkdir()
+    tensors = io.BytesIO()
+    torch.save(state, tensors)
+    body = asdict(checkpoint) | {"state_sha256": hashlib.sha256(tensors.getbuffer()).hexdigest()}
+    text = json.dumps({"checkpoint": body, "sha256": _digest(body)}, indent=1)
+    _write_through(fresh / "state.pt", tensors.getbuffer())
+    _write_through(fresh / "checkpoint.json", text.encode())
+    _flush_folder(fresh)
+    if place.exists():  # the damaged one that this run had to go back behind: a folder is not renamed over another
+        place.rename(stale)
+    fresh.rename(place)
+    _flush_folder(place.parent)
+    shutil.rmtree(stale, ignore_errors=True)
+    return place
+
+
+def _write_through(path: Path, content: bytes | memoryview) -> None:
+    with path.open("wb") as file:
+        file.write(content)
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def _flush_folder(folder: Path) -> None:
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _digest(body: dict[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(body, sort_keys=True).encode()).hexdigest()
+
+
+def _newest_first(folder: Path) -> list[Path]:
+    return sorted(folder.glob("step-*"), reverse=True)
+
+
+def has_checkpoints(folder: Path) -> bool:
+    """Return whether there is any, whole or not."""
+    return bool(_newest_first(folder))
+
+
+def load_checkpoint(folder: Path) -> tuple[Checkpoint, dict[str, Any]]:
+    """Return the newest whole checkpoint and its state dicts; a damaged one is passed over with a warning.
+
+    Raises:
+        CheckpointError: there is none, or none whole.
+    """
+    places = _newest_first(folder)
+    for place in places:
+        try:
+            return _read(place)
+        except (OSError, ValueError, KeyError, TypeError, RuntimeError, EOFError) as error:
+            logger.warning("checkpoint %s is damaged and passed over: %s", place, error)
+    if places:
+        raise CheckpointError(f"{folder}: all {len(places)} checkpoints are damaged; start the run anew")
+    raise CheckpointError(f"{folder}: there is no checkpoint; start the run anew")
+
+
+def _read(place: Path) -> tuple[Checkpoint, dict[str, Any]]:
+    document = json.loads((place / "checkpoint.json").read_bytes())
+    body = document["checkpoint"]
+    if _digest(body) != document["sha256"]:
+        raise ValueError("checkpoint.json does not match its SHA-256")
+    content = (place / "state.pt").read_bytes()
+    if hashlib.sha256(content).hexdigest() != body.pop("state_sha256"):
+        raise ValueError(f"state.pt ({len(content)} bytes) does not match its SHA-256")
+    state = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
+    return Checkpoint(**body), state
+
+
+def check_resume(saved: Checkpoint, now: Checkpoint, origin: Path) -> None:
+    """Refuse to resume what would learn something else; warn where the bits may differ.
+
+    Args:
+        saved: what was loaded.
+        now: made of the settings, source and machine of this process.
+        origin: the run's folder, for messages.
+
+    Raises:
+        CheckpointError: names each difference in student, losses, optimizer, schedule, data, batch size, seed,
+            dataset, manifest or teachers.
+    """
+    before, after = _flat(saved.settings), _flat(now.settings)
+    differing = [key for key in sorted(before.keys() | after.keys()) if before.get(key) != after.get(key)]
+    # Where the data lies may change: its fingerprint, in `source`, says that it is the same.
+    refused = [
+        _difference(key, before, after)
+        for key in differing
+        if key != "data.dataset"
+        and (key.split(".")[0] in _MATTERS or key in {f"train.{each}" for each in _TRAIN_MATTERS})
+    ]
+    was, is_now = _flat(saved.source), _flat(now.source)
+    refused += [
+        _difference(key, was, is_now) for key in sorted(was.keys() | is_now.keys()) if was.get(key) != is_now.get(key)
+    ]
+    if refused:
+        raise CheckpointError(f"{origin}: cannot resume a run that differs: {'; '.join(refused)}; start another run")
+    for key in differing:
+        if key in {f"train.{each}" for each in _WARNS}:
+            logger.warning("%s: resumes with another %s", origin, _difference(key, before, after))
+    for key, value in now.machine.items():
+        if saved.machine.get(key) != value:
+            logger.warning(
+                "%s: resumes with another %s; the weights may differ in their last bits",
+                origin,
+                _difference(key, saved.machine, now.machine),
+            )
+
+
+def _difference(key: str, before: dict[str, Any], after: dict[str, Any]) -> str:
+    return f"{key} was {before.get(key)!r}, is {after.get(key)!r}"
+
+
+def _flat(value: Any, key: str = "") -> dict[str, Any]:
+    if isinstance(value, dict):
+        entries = value.items()
+    elif isinstance(value, list) and any(isinstance(each, dict) for each in value):
+        entries = {str(index): each for index, each in enumerate(value)}.items()
+    else:
+        return {key: value}
+    return {
+        name: leaf for part, each in entries for name, leaf in _flat(each, f"{key}.{part}" if key else part).items()
+    }

@@ -1,0 +1,92 @@
+"""source = "dataset": the same sequence and views as a stream's, without any teacher.
+
+This is how a teacher is trained, how the hard-label baseline is, and the in-memory loop that benchmarks compare with.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+
+from pipeline.datasets import open_dataset
+from pipeline.datasets.fingerprint import fingerprint
+from pipeline.sequence import Sequence
+from pipeline.views import view_spec
+from pipeline.views.fetch import Fetcher
+from schemas.errors import ConfigError
+from student_trainer.fetching import FaultBudget, fetch_patiently
+from student_trainer.hard_labels import HardLabels, labelled_ids
+from student_trainer.settings import RunSettings
+from student_trainer.source import Cursor, ReadyOrder
+
+
+class DatasetSource:
+    """An `OrderSource` over a dataset alone.
+
+    Raises:
+        ConfigError: a dataset, view or label budget that does not fit, or a dataset without classes.
+    """
+
+    num_teachers = 0
+    available = frozenset({"labels"})
+    temperatures: tuple[float, ...] | None = None
+
+    def __init__(self, settings: RunSettings) -> None:
+        data = settings.data
+        dataset = open_dataset(data.dataset)
+        if not dataset.num_classes:
+            raise ConfigError(
+                f"[data] dataset {data.dataset} has no labels; without a teacher there is nothing to learn"
+            )
+        self.fetcher = Fetcher(dataset, view_spec(data.view.name, data.view.params))
+        self.num_classes = dataset.num_classes
+        self._size = settings.student.size
+        self._passes = settings.train.passes
+        self._labels = HardLabels.of(dataset, data.labelled, data.label_seed)
+        if not self._labels.fraction:
+            raise ConfigError('[data] no sample shows a label; source = "dataset" learns from nothing else')
+        # Indices of the sequence are positions in here: with only_labelled it runs over the labelled samples.
+        self._ids = labelled_ids(dataset, self._labels) if data.only_labelled else None
+        self.labelled_fraction = 1.0 if data.only_labelled else self._labels.fraction
+        num_samples = dataset.num_samples if self._ids is None else len(self._ids)
+        needed = -(-settings.train.steps * settings.train.batch_size // num_samples)
+        epochs = data.epochs or -(-needed // self._passes)
+        self.sequence = Sequence(num_samples, data.order_size, epochs, data.seed, partitions=1)
+        self._closed = threading.Event()
+
+    def orders(self, cursor: Cursor) -> Iterator[ReadyOrder]:
+        """Yield every order from the cursor's on, pass after pass."""
+        sequence = self.sequence
+        faults = FaultBudget(self.fetcher.dataset.uri)
+        first = cursor.sequence
+        for pass_number in range(cursor.pass_number, self._passes):
+            for number in range(first, sequence.num_orders):
+                if self._closed.is_set():
+                    return
+                sample_ids = sequence.sample_ids(number)
+                if self._ids is not None:
+                    sample_ids = self._ids[sample_ids]
+                view_seed = sequence.view_seed(sequence.epoch_of(number))
+                fetched = fetch_patiently(self.fetcher, sample_ids, view_seed, self._size, self._closed)
+                faults.add(sample_ids, fetched.faults)
+                labels = self._labels.hide(sample_ids[fetched.kept_rows], fetched.labels)
+                yield ReadyOrder(pass_number, number, fetched.inputs, labels, (), ())
+            first = 0
+
+    def describe(self) -> dict[str, Any]:
+        """Return the dataset's fingerprint and what was made of it."""
+        view = self.fetcher.view
+        shown = np.empty(0, np.int64) if self._ids is None else self._ids
+        return {
+            "fingerprint": fingerprint(self.fetcher.dataset),
+            "view": {"name": view.name, "params": dict(view.params), "version": view.version},
+            "num_samples": self.sequence.num_samples,
+            "num_only_labelled": len(shown),
+        }
+
+    def close(self) -> None:
+        """End `orders` and its wait for storage."""
+        self._closed.set()

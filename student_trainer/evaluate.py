@@ -1,0 +1,190 @@
+"""How good a student is, on a dataset of its own, and how near to its teacher.
+
+Letters: N samples, C classes. Accuracy alone misleads (a student of the teacher's argmax has the best accuracy and the
+worst probabilities), so NLL and calibration stand beside it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnxruntime
+import torch
+from numpy.typing import NDArray
+from torch import nn
+
+from pipeline.views.fetch import Fetcher
+from schemas.errors import ConfigError
+from student_trainer.fetching import FaultBudget, fetch_patiently
+
+Inputs = dict[str, NDArray[Any]]
+Predict = Callable[[Inputs], NDArray[np.float32]]
+"""Field -> [N, ...] to logits [N, C] (log-probabilities do as well)."""
+
+NUM_BINS = 15
+"""Equal-width bins of confidence of the expected calibration error (Guo et al. 2017)."""
+
+
+def predictor(model: nn.Module | Path | Predict, field: str = "") -> Predict:
+    """Return what gives logits for the dataset's fields.
+
+    Args:
+        model: a PyTorch module, the path of an ONNX file whose inputs are named as the fields, or a function.
+        field: which field a PyTorch module takes; "": the only one.
+    """
+    if isinstance(model, nn.Module):
+        module, device = model, next(model.parameters()).device
+
+        def forward(inputs: Inputs) -> NDArray[np.float32]:
+            values = inputs[field or sole_field(inputs)]
+            with torch.inference_mode():
+                logits: NDArray[np.float32] = module(torch.tensor(values, device=device)).float().cpu().numpy()
+            return logits
+
+        return forward
+    if isinstance(model, Path):
+        session = open_session(model)
+        names = [each.name for each in session.get_inputs()]
+        return lambda inputs: session.run(["logits"], {name: inputs[name] for name in names})[0]
+    return model
+
+
+def sole_field(inputs: Inputs) -> str:
+    """Return the only field.
+
+    Raises:
+        ConfigError: there are several.
+    """
+    if len(inputs) != 1:
+        raise ConfigError(f"[student] input is missing; the dataset has the fields {', '.join(sorted(inputs))}")
+    return next(iter(inputs))
+
+
+def open_session(path: Path, threads: int = 1) -> Any:
+    """Open an exported student in ONNX Runtime on the CPU.
+
+    Raises:
+        ConfigError: the file cannot be opened.
+    """
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = threads
+    try:
+        return onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+    except Exception as error:  # ONNX Runtime's errors share no public base
+        raise ConfigError(f"{path}: is no ONNX file that opens: {str(error).splitlines()[0]}") from error
+
+
+def evaluate(
+    model: nn.Module | Path | Predict,
+    fetcher: Fetcher,
+    batch_size: int,
+    teacher_logits: Predict | None = None,
+    *,
+    field: str = "",
+    size: tuple[int, ...] = (),
+    teacher_size: tuple[int, ...] = (),
+) -> dict[str, float]:
+    """Run a student over a whole dataset.
+
+    Args:
+        model: as `predictor`'s; a module is set to evaluation mode meanwhile.
+        fetcher: the dataset under a view without randomness (`evaluation_view`).
+        batch_size: samples at once.
+        teacher_logits: the teacher, on the same samples.
+        field: which field a PyTorch module takes.
+        size: the spatial size that the student asks of the view.
+        teacher_size: the one that the teacher asks for.
+
+    Returns:
+        num_samples; where there are labels: num_labelled, accuracy, nll (natural log), ece; with a teacher:
+        agreement_top1 (same likeliest class), agreement_top5 (the teacher's likeliest class is among the student's
+        five), kl (mean KL(teacher || student) at T = 1, natural log), teacher_accuracy.
+
+    Raises:
+        ConfigError: the student's class count differs from the dataset's or the teacher's.
+    """
+    predict = predictor(model, field)
+    was_training = isinstance(model, nn.Module) and model.training
+    if isinstance(model, nn.Module):
+        model.eval()
+    try:
+        return _evaluate(predict, fetcher, batch_size, teacher_logits, size, teacher_size)
+    finally:
+        if was_training and isinstance(model, nn.Module):
+            model.train()
+
+
+def _evaluate(
+    predict: Predict,
+    fetcher: Fetcher,
+    batch_size: int,
+    teacher_logits: Predict | None,
+    size: tuple[int, ...],
+    teacher_size: tuple[int, ...],
+) -> dict[str, float]:
+    dataset = fetcher.dataset
+    sums: dict[str, float] = {}
+    bins = np.zeros((3, NUM_BINS))  # count, sum of confidence, sum of hits
+    num_samples = num_labelled = 0
+    faults = FaultBudget(dataset.uri)
+
+    def add(name: str, values: NDArray[Any]) -> None:
+        sums[name] = sums.get(name, 0.0) + float(values.sum(dtype=np.float64))
+
+    for start in range(0, dataset.num_samples, batch_size):
+        sample_ids = np.arange(start, min(start + batch_size, dataset.num_samples))
+        fetched = fetch_patiently(fetcher, sample_ids, 0, size)
+        faults.add(sample_ids, fetched.faults)
+        log_probs = log_softmax(predict(fetched.inputs))
+        num_samples += len(log_probs)
+        best = log_probs.argmax(axis=1)
+        labels = fetched.labels
+        rows = np.flatnonzero(labels >= 0)
+        if len(rows):
+            if dataset.num_classes > log_probs.shape[1]:
+                raise ConfigError(
+                    f"dataset {dataset.uri} has {dataset.num_classes} classes, the student {log_probs.shape[1]}; "
+                    "evaluate on a dataset of the same classes"
+                )
+            num_labelled += len(rows)
+            hits = best[rows] == labels[rows]
+            add("accuracy", hits)
+            add("nll", -log_probs[rows, labels[rows]])
+            confidence = np.exp(log_probs[rows, best[rows]])
+            place = np.minimum((confidence * NUM_BINS).astype(np.int64), NUM_BINS - 1)
+            for row, weights in enumerate((np.ones(len(rows)), confidence, hits)):
+                bins[row] += np.bincount(place, weights, NUM_BINS)
+        if teacher_logits is not None:
+            seen = fetched if size == teacher_size else fetch_patiently(fetcher, sample_ids, 0, teacher_size)
+            teacher = log_softmax(teacher_logits(seen.inputs))
+            if teacher.shape != log_probs.shape:
+                raise ConfigError(
+                    f"the teacher gives {teacher.shape[1]} classes, the student {log_probs.shape[1]}; "
+                    "compare those of one task"
+                )
+            teacher_best = teacher.argmax(axis=1)
+            likeliest = np.argsort(-log_probs, axis=1, kind="stable")[:, :5]
+            add("agreement_top1", best == teacher_best)
+            add("agreement_top5", (likeliest == teacher_best[:, None]).any(axis=1))
+            add("kl", (np.exp(teacher) * (teacher - log_probs)).sum(axis=1))
+            add("teacher_accuracy", teacher_best[rows] == labels[rows])
+    result: dict[str, float] = {"num_samples": num_samples, "num_labelled": num_labelled}
+    of_labelled = {"accuracy", "nll", "teacher_accuracy"}
+    for name, total in sums.items():
+        count = num_labelled if name in of_labelled else num_samples
+        if count:
+            result[name] = total / count
+    if num_labelled:
+        result["ece"] = float(np.abs(bins[1] - bins[2]).sum() / num_labelled)
+    return result
+
+
+def log_softmax(logits: NDArray[np.float32]) -> NDArray[np.float64]:
+    """Return [N, C] float64 log-probabilities, none below -700, so that 0 * log 0 cannot arise."""
+    values = logits.astype(np.float64)
+    values -= values.max(axis=1, keepdims=True)
+    values -= np.log(np.exp(values).sum(axis=1, keepdims=True))
+    return np.maximum(values, -700.0)

@@ -1,0 +1,136 @@
+"""A student as one ONNX file that can be served, or teach in turn."""
+
+from __future__ import annotations
+
+import hashlib
+import time
+import warnings
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import nn
+
+from schemas.errors import ConfigError
+from student_trainer.evaluate import open_session
+from student_trainer.run_folder import replace_file
+
+TOLERANCE = 1e-4
+"""Largest difference between ONNX Runtime's and PyTorch's logits, as a share of the logits' range."""
+
+
+@dataclass(frozen=True, slots=True)
+class Exported:
+    """What was written."""
+
+    path: Path
+    sha256: str
+    file_bytes: int
+    parameters: int
+    difference: float
+    """Largest difference from PyTorch's logits on the inputs given, as a share of their range."""
+
+
+def export_student(model: nn.Module, inputs: NDArray[np.float32], field: str, path: Path) -> Exported:
+    """Write a student to ONNX, in one file, after checking it against PyTorch.
+
+    Args:
+        model: on any device; exported in evaluation mode.
+        inputs: [N, ...] real samples, N >= 2, to compare on.
+        field: the dataset's field: the ONNX input's name. The output is `logits`, the batch is dynamic.
+        path: replaced only by a file that passed.
+
+    Raises:
+        ConfigError: the student cannot be exported, or the file's logits differ by more than TOLERANCE of their range.
+    """
+    was_training, device = model.training, next(model.parameters()).device
+    model.eval().to("cpu")
+    samples = torch.tensor(inputs)
+    with torch.inference_mode():
+        expected = model(samples).numpy()
+    difference = 0.0
+
+    def write(fresh: Path) -> None:
+        nonlocal difference
+        _export(model, samples[:2], field, fresh)
+        session = open_session(fresh)
+        actual = session.run(["logits"], {field: inputs})[0]
+        single = session.run(["logits"], {field: inputs[:1]})[0]  # a batch that was baked in shows here
+        span = float(np.ptp(expected)) or 1.0
+        difference = float(max(np.abs(actual - expected).max(), np.abs(single - expected[:1]).max())) / span
+        if not difference <= TOLERANCE:
+            raise ConfigError(
+                f"{path}: not written: ONNX Runtime's logits differ from PyTorch's by {difference:.2g} of their range, "
+                f"more than {TOLERANCE:g}; look for operations that PyTorch does not export faithfully"
+            )
+
+    try:
+        replace_file(path, write)
+    finally:
+        model.train(was_training).to(device)
+    content = path.read_bytes()
+    return Exported(path, hashlib.sha256(content).hexdigest(), len(content), num_parameters(model), difference)
+
+
+def _export(model: nn.Module, samples: torch.Tensor, field: str, path: Path) -> None:
+    with warnings.catch_warnings():
+        # The exporter warns of its own deprecated inner calls; nothing of that is the student's.
+        warnings.simplefilter("ignore", DeprecationWarning)
+        warnings.simplefilter("ignore", FutureWarning)
+        try:
+            torch.onnx.export(
+                model,
+                (samples,),
+                path,
+                dynamo=True,
+                input_names=[field],
+                output_names=["logits"],
+                dynamic_shapes=({0: torch.export.Dim("batch")},),
+                external_data=False,  # else large weights land in a second file that gets lost
+                verbose=False,
+            )
+        except (RuntimeError, torch.onnx.errors.OnnxExporterError) as error:
+            raise ConfigError(f"{path}: the student cannot be exported: {str(error).splitlines()[0]}") from error
+
+
+def num_parameters(model: nn.Module) -> int:
+    """Return how many numbers the student learns."""
+    return sum(each.numel() for each in model.parameters())
+
+
+@dataclass(frozen=True, slots=True)
+class Latency:
+    """How fast an ONNX file runs on this machine's CPU."""
+
+    p50_ms: float
+    """Median milliseconds at batch 1."""
+    p95_ms: float
+    samples_per_s: float
+    """At the batch of the inputs given."""
+    threads: int
+
+
+def latency(path: Path, inputs: dict[str, NDArray[Any]], threads: int = 1, seconds: float = 1.0) -> Latency:
+    """Measure an ONNX file: half of the time at batch 1, half at the inputs' own batch."""
+    session = open_session(path, threads)
+    names = [each.name for each in session.get_inputs()]
+    whole = {name: inputs[name] for name in names}
+    one = {name: values[:1] for name, values in whole.items()}
+    num_rows = len(next(iter(whole.values())))
+
+    def times(feed: dict[str, NDArray[Any]]) -> list[float]:
+        for _ in range(3):  # the first calls allocate
+            session.run(None, feed)
+        taken: list[float] = []
+        end = time.perf_counter() + seconds / 2
+        while len(taken) < 20 or time.perf_counter() < end:
+            since = time.perf_counter()
+            session.run(None, feed)
+            taken.append(time.perf_counter() - since)
+        return taken
+
+    p50, p95 = np.percentile(times(one), [50, 95]) * 1000
+    return Latency(float(p50), float(p95), num_rows / float(np.median(times(whole))), threads)

@@ -1,0 +1,167 @@
+"""A thread that asks Kafka about the teachers while a reader waits, so that the reader itself never blocks on an answer.
+
+Every 5 s it compares the topics' identities; while the reader waits it looks, once a second, at the teacher groups'
+commits, at the ends of the logs behind them, and at how many members the groups have.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import threading
+from collections.abc import Sequence
+from typing import Any
+
+from kafka import KafkaAdminClient, TopicPartition
+from kafka.admin import OffsetSpec
+
+from pipeline.kafka_clients import KafkaSettings, new_admin
+from pipeline.names import soft_targets_topic, teacher_group, work_orders_topic
+from pipeline.streams import Stream, TopicGuard
+from schemas.errors import DistillogError
+from student_trainer.rule import Look
+
+log = logging.getLogger(__name__)
+
+LOOK_EVERY = 1.0
+"""Seconds between two looks while the reader waits."""
+_GUARD_EVERY = 5.0
+_ANSWER_MS = 5_000
+"""How long one question may take; the default of 30 s would let a broker that is back wait for an old question."""
+
+Place = tuple[str, int]
+"""Teacher and partition."""
+
+
+class Lookout:
+    """Answers lie in `looks`, `members` and `trouble`; what ends the run is raised by `check`.
+
+    Raises:
+        StreamChanged: a topic of the teachers does not exist.
+        BrokerUnavailable: no broker answered.
+    """
+
+    def __init__(self, settings: KafkaSettings, stream: Stream, teachers: Sequence[str]) -> None:
+        self._stream = stream
+        self._teachers = tuple(teachers)
+        quick = KafkaSettings(settings.bootstrap_servers, {"request_timeout_ms": _ANSWER_MS, **settings.options})
+        topics = [soft_targets_topic(stream.manifest.stream, teacher) for teacher in teachers]
+        self._guard = TopicGuard(quick, topics, _GUARD_EVERY)
+        try:
+            self._admin: KafkaAdminClient = new_admin(quick)
+        except BaseException:
+            self._guard.close()
+            raise
+        self._changed = threading.Condition()
+        self._wanted: tuple[Place, ...] = ()
+        self._fresh = False
+        self._suspicious = False
+        self._closed = False
+        self._error: DistillogError | None = None
+        self._looks: dict[Place, Look] = {}
+        self.members: dict[str, int] = {}
+        """Teacher -> members of its group, as far as they are known."""
+        self.trouble = ""
+        """Why the last question got no answer; empty if it did."""
+        self._thread = threading.Thread(target=self._run, name="lookout", daemon=True)
+        self._thread.start()
+
+    def want(self, places: Sequence[Place]) -> dict[Place, Look]:
+        """Say what the reader waits for, and take what is known about it; () when it waits no longer."""
+        wanted = tuple(places)
+        with self._changed:
+            if wanted != self._wanted:
+                # A look at an earlier wait says nothing: the group may have been rewound since.
+                self._wanted, self._looks, self._fresh = wanted, {}, bool(wanted)
+                self._changed.notify()
+            return dict(self._looks)
+
+    def suspect(self) -> None:
+        """Compare the topics' identities now: a record of another stream was met."""
+        with self._changed:
+            self._suspicious = True
+            self._changed.notify()
+
+    def check(self) -> None:
+        """Raise what the thread found.
+
+        Raises:
+            StreamChanged: a topic was deleted, or deleted and made again.
+        """
+        if self._error is not None:
+            raise self._error
+
+    def check_now(self) -> None:
+        """Compare the topics' identities in the caller's thread, which may wait for seconds; raises StreamChanged."""
+        self._guard.check(now=True)
+
+    def close(self) -> None:
+        """End the thread; it closes its clients itself, since it may be in the middle of a question."""
+        with self._changed:
+            self._closed = True
+            self._changed.notify()
+        self._thread.join(timeout=0.3)
+
+    def _run(self) -> None:
+        try:
+            while self._wait():
+                self._look()
+        except DistillogError as error:
+            self._error = error
+        finally:
+            self._guard.close()
+            self._admin.close()
+
+    def _wait(self) -> bool:
+        """Sleep until there is something to ask; False when closed."""
+        with self._changed:
+            if not (self._fresh or self._suspicious or self._closed):
+                self._changed.wait(LOOK_EVERY)
+            self._fresh = False
+            return not self._closed
+
+    def _look(self) -> None:
+        with self._changed:
+            wanted, suspicious, self._suspicious = self._wanted, self._suspicious, False
+        try:
+            self._guard.check(now=suspicious)
+            looks = self._ask(wanted) if wanted else {}
+        except DistillogError:
+            raise
+        except Exception as error:
+            # A broker that is away, restarting or half-informed answers with much more than KafkaError, and none of it
+            # says anything about the log: the reader's own deadline ends the wait, and quotes this.
+            self.trouble = f"{type(error).__name__}: {' '.join(str(error).split())}".rstrip(": ")
+            log.debug("asking about %s: %s", wanted, self.trouble)
+            return
+        self.trouble = ""
+        with self._changed:
+            if wanted == self._wanted:
+                self._looks = looks
+
+    def _ask(self, wanted: Sequence[Place]) -> dict[Place, Look]:
+        manifest = self._stream.manifest
+        groups = {teacher_group(manifest, teacher): teacher for teacher, _ in wanted}
+        orders = work_orders_topic(manifest.stream)
+        committed = self._admin.list_group_offsets(
+            {group: [TopicPartition(orders, p) for t, p in wanted if t == teacher] for group, teacher in groups.items()}
+        )
+        commits: dict[Place, int] = {}
+        for group, teacher in groups.items():
+            for partition, commit in committed.get(group, {}).items():
+                commits[(teacher, partition.partition)] = _next_sequence(commit.metadata)
+        # After the commits: only then does the end cover what they count.
+        topics = {TopicPartition(soft_targets_topic(manifest.stream, t), p): (t, p) for t, p in commits}
+        ends = self._admin.list_partition_offsets(dict.fromkeys(topics, OffsetSpec.LATEST)) if topics else {}
+        described = self._admin.describe_groups(list(groups))
+        self.members = {teacher: len(described[group].get("members") or ()) for group, teacher in groups.items()}
+        return {place: Look(commits[place], int(ends[partition].offset)) for partition, place in topics.items()}
+
+
+def _next_sequence(metadata: Any) -> int:
+    """The sequence that a worker's commit expects next; -1 where it does not say, which proves nothing."""
+    try:
+        value = json.loads(metadata)["next_sequence"]
+    except (ValueError, TypeError, KeyError, RecursionError):
+        return -1
+    return value if type(value) is int else -1

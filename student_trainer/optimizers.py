@@ -1,0 +1,58 @@
+"""Optimizers, built by name; fused, since a small student's step costs less than a loop over its tensors."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import nn
+
+from schemas.errors import ConfigError
+from student_trainer.settings import OptimizerSettings
+from student_trainer.students import check_parameters
+from student_trainer.toml_tables import unknown
+
+Parameters = list[nn.Parameter]
+
+
+def sgd(
+    parameters: Parameters, lr: float, momentum: float = 0.0, weight_decay: float = 0.0, nesterov: bool = False
+) -> torch.optim.Optimizer:
+    """Stochastic gradient descent; weight decay is added to the gradient (L2)."""
+    return torch.optim.SGD(
+        parameters, lr=lr, momentum=momentum, weight_decay=weight_decay, nesterov=nesterov, fused=True
+    )
+
+
+def adamw(
+    parameters: Parameters,
+    lr: float,
+    weight_decay: float = 0.01,
+    betas: tuple[float, float] = (0.9, 0.999),
+    eps: float = 1e-8,
+) -> torch.optim.Optimizer:
+    """Adam with decoupled weight decay: weights shrink by lr * weight_decay a step."""
+    return torch.optim.AdamW(
+        parameters, lr=lr, weight_decay=weight_decay, betas=(betas[0], betas[1]), eps=eps, fused=True
+    )
+
+
+OPTIMIZERS: dict[str, Callable[..., torch.optim.Optimizer]] = {"sgd": sgd, "adamw": adamw}
+
+
+def build_optimizer(settings: OptimizerSettings, model: nn.Module) -> torch.optim.Optimizer:
+    """Build the optimizer of all parameters that learn.
+
+    Raises:
+        ConfigError: no such optimizer, or a parameter that it does not take.
+    """
+    if settings.name not in OPTIMIZERS:
+        raise ConfigError(f"[optimizer]: {unknown('optimizer', settings.name, OPTIMIZERS)}")
+    function = OPTIMIZERS[settings.name]
+    check_parameters(function, 2, settings.params, f"[optimizer] {settings.name}")
+    params: dict[str, Any] = settings.params
+    try:
+        return function([each for each in model.parameters() if each.requires_grad], settings.lr, **params)
+    except (TypeError, ValueError) as error:
+        raise ConfigError(f"[optimizer] {settings.name}: {error}") from error

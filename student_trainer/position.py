@@ -1,0 +1,159 @@
+"""The run's report to others: once a second, whatever the training thread is doing.
+
+P partitions. Commits to the run's group, which has no members: offsets of the soft targets, and beside one of them a
+`Position`. Never read back by the run: the checkpoint is the truth.
+"""
+
+from __future__ import annotations
+
+import logging
+import secrets
+import socket
+import threading
+import time
+from collections.abc import Callable, Sequence
+from types import TracebackType
+from typing import Self
+
+from kafka import KafkaAdminClient, TopicPartition
+from kafka import errors as kafka_error
+from kafka.structs import OffsetAndMetadata
+
+from pipeline.kafka_clients import KafkaSettings, new_admin
+from pipeline.names import run_group, soft_targets_topic
+from pipeline.positions import STATES, Position, read_position
+from pipeline.streams import Stream
+from schemas.errors import DistillogError, RunLocked
+from student_trainer.source import Cursor
+
+log = logging.getLogger(__name__)
+
+EVERY = 1.0
+"""Seconds between two commits."""
+_ANSWER_MS = 5_000
+_FAREWELL = 5.0
+"""Seconds for which `close` waits for the last commit."""
+
+
+class PositionReporter:
+    """A `Reporter` with a thread of its own.
+
+    Two processes that report under one run's name notice each other and both stop: the files of a run folder are
+    locked, but the same run may have been started on another machine. One that is silent is taken over from.
+
+    Use as a context manager: an error inside the block makes the last report "failed".
+
+    Raises:
+        BrokerUnavailable: no broker answered.
+    """
+
+    def __init__(
+        self,
+        settings: KafkaSettings,
+        stream: Stream,
+        run: str,
+        teachers: Sequence[str],
+        starving: Callable[[], bool] = lambda: False,
+        run_id: str | None = None,
+    ) -> None:
+        self.run_id = run_id or secrets.token_hex(8)
+        """Random for each process."""
+        self._manifest = stream.manifest
+        self._run = run
+        self._group = run_group(stream.manifest, run)
+        self._topics = [soft_targets_topic(stream.manifest.stream, teacher) for teacher in teachers]
+        self._starving = starving
+        self._host = socket.gethostname()
+        self._cursor = Cursor.start(len(teachers), stream.manifest.partitions)
+        self._checkpointed = 0
+        self._state = "training"
+        self._committed: dict[TopicPartition, int] = {}
+        self._error: RunLocked | None = None
+        self._closed = threading.Event()
+        quick = KafkaSettings(settings.bootstrap_servers, {"request_timeout_ms": _ANSWER_MS, **settings.options})
+        self._admin: KafkaAdminClient = new_admin(quick)
+        self._thread = threading.Thread(target=self._report, name="position", daemon=True)
+        self._thread.start()
+
+    def trained(self, cursor: Cursor) -> None:
+        """Take note of where the next step starts.
+
+        Raises:
+            RunLocked: another process reports under this run's name.
+        """
+        self._cursor = cursor
+        if self._error is not None:
+            raise self._error
+
+    def checkpointed(self, cursor: Cursor) -> None:
+        """Take note that a checkpoint with this cursor is on disk."""
+        self._cursor = cursor
+        self._checkpointed = cursor.sequence
+
+    def state(self, state: str) -> None:
+        """Take note of what the run does: one of STATES."""
+        assert state in STATES, state
+        self._state = state
+
+    def close(self) -> None:
+        """Commit a last time, in the state that was told last, and end the thread; waits 5 s at most."""
+        self._closed.set()
+        self._thread.join(timeout=_FAREWELL)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None) -> None:
+        if error is not None:
+            self._state = "failed"
+        self.close()
+
+    def _report(self) -> None:
+        try:
+            while self._error is None:
+                last = self._closed.wait(EVERY if self._committed else 0)
+                self._tick()
+                if last:
+                    return
+        finally:
+            self._admin.close()
+
+    def _tick(self) -> None:
+        try:
+            other = read_position(self._admin, self._manifest, self._run)
+            # Before the first commit it is the run's earlier process; should it still live, it will find ours.
+            if self._committed and other is not None and other.run_id != self.run_id:
+                self._state = "failed"
+                self._commit()  # so that the other one notices, even if it was the later one
+                self._error = RunLocked(
+                    f"run {self._run!r} of stream {self._manifest.stream!r} is being trained by {other.host} too "
+                    f"(run ID {other.run_id}); both stop: give one of them another name, then resume"
+                )
+                return
+            self._commit()
+        except DistillogError:
+            raise
+        except Exception as error:
+            # Nothing that Kafka answers, or fails to answer, may end a training: the report is late, no more.
+            log.debug("reporting the position of run %s: %s: %s", self._run, type(error).__name__, error)
+
+    def _commit(self) -> None:
+        cursor, state = self._cursor, self._state
+        if state == "training" and self._starving():
+            state = "starving"
+        report = Position(
+            cursor.pass_number, cursor.sequence, self._checkpointed, time.time(), self.run_id, self._host, state
+        )
+        offsets: dict[TopicPartition, OffsetAndMetadata] = {}
+        for topic, each in zip(self._topics, cursor.offsets, strict=True):
+            for number, offset in enumerate(each):
+                partition = TopicPartition(topic, number)
+                if self._committed.get(partition) != offset:
+                    offsets[partition] = OffsetAndMetadata(offset, "", -1)
+        first = TopicPartition(self._topics[0], 0)
+        offsets[first] = OffsetAndMetadata(cursor.offsets[0][0], report.encode(), -1)
+        answers = self._admin.alter_group_offsets(self._group, offsets)
+        for partition, answer in answers.items():
+            if answer is not kafka_error.NoError:
+                raise answer(f"committing {partition}")
+        self._committed |= {partition: commit.offset for partition, commit in offsets.items()}

@@ -1,0 +1,118 @@
+"""What a run settles before its first step: how long it is, what its student takes, where it computes."""
+
+from __future__ import annotations
+
+import threading
+from contextlib import suppress
+
+import torch
+
+from pipeline.datasets import open_dataset
+from pipeline.views import evaluation_view, view_spec
+from pipeline.views.fetch import Fetcher
+from schemas.errors import ConfigError
+from student_trainer.evaluate import sole_field
+from student_trainer.fetching import fetch_patiently
+from student_trainer.settings import RunSettings
+from student_trainer.source import OrderSource
+from student_trainer.students import STUDENTS, Network
+
+_PROBED = 64
+"""Samples of the first order that are looked at for their shape; some may be undecodable."""
+
+
+def plan(settings: RunSettings, source: OrderSource) -> tuple[int, int]:
+    """Return the steps of a run, and the rows left at its end that fill no batch.
+
+    Raises:
+        ConfigError: the run is longer than its passes over the stream, or they hold no batch.
+    """
+    train, sequence = settings.train, source.sequence
+    rows = sequence.num_samples * sequence.epochs * train.passes
+    most = rows // train.batch_size
+    if not most:
+        raise ConfigError(
+            f"[train] batch_size {train.batch_size} is more than the {rows} rows of {_passes(train.passes)}"
+        )
+    if train.steps > most:
+        raise ConfigError(
+            f"[train] steps {train.steps} of {train.batch_size} need {train.steps * train.batch_size} rows, but "
+            f"{_passes(train.passes)} over {sequence.epochs} epochs of {sequence.num_samples} samples hold {rows}: "
+            f"at most {most} steps; raise passes or epochs"
+        )
+    return (train.steps, 0) if train.steps else (most, rows % train.batch_size)
+
+
+def _passes(count: int) -> str:
+    return "1 pass" if count == 1 else f"{count} passes"
+
+
+def inspect_network(settings: RunSettings, source: OrderSource) -> Network:
+    """Look at a few samples and return what the student has to take and give.
+
+    Raises:
+        ConfigError: no such field, samples of differing shape, integers for a student of ours, or no class count.
+        DataUnavailable: the dataset cannot be read.
+    """
+    num_samples = source.fetcher.dataset.num_samples
+    ids = source.sequence.sample_ids(0)[:_PROBED] % num_samples
+    inputs = fetch_patiently(source.fetcher, ids, 0, settings.student.size, threading.Event()).inputs
+    field = settings.student.input or sole_field(inputs)
+    if field not in inputs:
+        raise ConfigError(
+            f"[student] input {field!r} is no field of the dataset, which has {', '.join(sorted(inputs))}"
+        )
+    values = inputs[field]
+    if not len(values):
+        raise ConfigError(f"dataset {source.fetcher.dataset.uri}: none of its first samples can be decoded")
+    if settings.student.name in STUDENTS and values.dtype.kind != "f":
+        raise ConfigError(
+            f"[student] {settings.student.name} takes floats, but field {field!r} is {values.dtype}; "
+            "take a view that makes floats of it"
+        )
+    if not source.num_classes:
+        raise ConfigError(f"dataset {source.fetcher.dataset.uri} does not say how many classes it has")
+    return Network(field, tuple(values.shape[1:]), source.num_classes)
+
+
+def choose_device(settings: RunSettings) -> torch.device:
+    """Return where the student trains.
+
+    Raises:
+        ConfigError: no CUDA where it is asked for, or fp16 without it.
+    """
+    name = settings.train.device
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    if name == "cuda" and not torch.cuda.is_available():
+        raise ConfigError("[train] device: PyTorch finds no CUDA device; set cpu or auto")
+    if settings.train.precision == "fp16" and name == "cpu":
+        raise ConfigError("[train] precision: fp16 needs CUDA; set bf16 or float32")
+    return torch.device(name)
+
+
+def evaluation_fetcher(settings: RunSettings, source: OrderSource) -> Fetcher | None:
+    """Open the evaluation dataset, under the training view without its randomness unless another is asked for.
+
+    Raises:
+        ConfigError: it cannot be opened, or has more classes than the student.
+    """
+    evaluation = settings.evaluation
+    if not evaluation.dataset:
+        return None
+    dataset = open_dataset(evaluation.dataset)
+    if dataset.num_classes > source.num_classes:
+        raise ConfigError(
+            f"[evaluation] dataset {evaluation.dataset} has {dataset.num_classes} classes, the student "
+            f"{source.num_classes}; evaluate on a dataset of the same classes"
+        )
+    view = evaluation.view
+    spec = view_spec(view.name, view.params) if view else evaluation_view(source.fetcher.view)
+    return Fetcher(dataset, spec)
+
+
+def set_threads(count: int) -> None:
+    """Fix PyTorch's threads: another number gives other bits."""
+    torch.set_num_threads(count)
+    with suppress(RuntimeError):  # too late once anything ran in parallel, and then it is no matter
+        torch.set_num_interop_threads(1)

@@ -1,0 +1,140 @@
+"""Students: small networks, built by name from the shape of a sample and the number of classes."""
+
+from __future__ import annotations
+
+import importlib
+import inspect
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+from math import prod
+from typing import Any
+
+import torch
+from torch import nn
+
+from schemas.errors import ConfigError
+from student_trainer.settings import StudentSettings
+from student_trainer.toml_tables import unknown
+
+Build = Callable[..., nn.Module]
+"""(input_shape without the batch, num_classes, **params) -> a module: [B, *input_shape] float32 -> [B, C] logits."""
+
+
+def linear(input_shape: tuple[int, ...], num_classes: int) -> nn.Module:
+    """Logistic regression on the flattened sample."""
+    return nn.Sequential(nn.Flatten(), nn.Linear(prod(input_shape), num_classes))
+
+
+def mlp(
+    input_shape: tuple[int, ...], num_classes: int, hidden: Sequence[int] = (64,), dropout: float = 0.0
+) -> nn.Module:
+    """Fully connected layers with ReLU (and dropout, where asked) on the flattened sample."""
+    layers: list[nn.Module] = [nn.Flatten()]
+    for width, following in pairwise([prod(input_shape), *hidden]):
+        layers += [nn.Linear(width, following), nn.ReLU()]
+        if dropout:
+            layers.append(nn.Dropout(dropout))
+    return nn.Sequential(*layers, nn.Linear([prod(input_shape), *hidden][-1], num_classes))
+
+
+def cnn(
+    input_shape: tuple[int, ...],
+    num_classes: int,
+    channels: Sequence[int] = (32, 32, 64),
+    hidden: int = 128,
+    dropout: float = 0.0,
+) -> nn.Module:
+    """3-wide convolutions with ReLU, halved after every one but the first, then one hidden layer with dropout.
+
+    Samples are [channels, length] or [channels, height, width]. On 8x8 digits the default is conv 32-32-pool-64-pool
+    and 62,250 parameters.
+    """
+    if len(input_shape) not in (2, 3):
+        raise ConfigError(f"[student] cnn takes [channels, length] or [channels, height, width], not {input_shape}")
+    flat = len(input_shape) == 2
+    convolution: type[nn.Module] = nn.Conv1d if flat else nn.Conv2d
+    pool: type[nn.Module] = nn.MaxPool1d if flat else nn.MaxPool2d
+    layers: list[nn.Module] = []
+    for index, (width, following) in enumerate(pairwise([input_shape[0], *channels])):
+        layers += [convolution(width, following, 3, padding=1), nn.ReLU()]
+        if index:
+            layers.append(pool(2))
+    sides = [side >> max(len(channels) - 1, 0) for side in input_shape[1:]]
+    if not all(sides):
+        raise ConfigError(f"[student] cnn: {len(channels)} channels halve {input_shape[1:]} to nothing; name fewer")
+    features = (list(channels) or [input_shape[0]])[-1] * prod(sides)
+    layers += [nn.Flatten(), nn.Linear(features, hidden), nn.ReLU()]
+    if dropout:
+        layers.append(nn.Dropout(dropout))
+    return nn.Sequential(*layers, nn.Linear(hidden, num_classes))
+
+
+STUDENTS: dict[str, Build] = {"linear": linear, "mlp": mlp, "cnn": cnn}
+
+
+def import_function(path: str, section: str) -> Callable[..., Any]:
+    """Return the function that `my_package.my_module:my_function` names.
+
+    Raises:
+        ConfigError: it cannot be imported or called; names the section and the reason.
+    """
+    module, _, name = path.partition(":")
+    try:
+        function = getattr(importlib.import_module(module), name)
+    except (ImportError, AttributeError, ValueError) as error:
+        raise ConfigError(f"{section} {path!r} cannot be imported: {error}") from error
+    if not callable(function):
+        raise ConfigError(f"{section} {path!r} is no function")
+    return function  # type: ignore[no-any-return]
+
+
+def check_parameters(function: Callable[..., Any], skip: int, params: dict[str, Any], section: str) -> None:
+    """Refuse parameters that a function does not take; its first `skip` are given by us."""
+    parameters = list(inspect.signature(function).parameters.values())[skip:]
+    if any(parameter.kind is inspect.Parameter.VAR_KEYWORD for parameter in parameters):
+        return
+    for key in params:
+        if key not in (known := {parameter.name for parameter in parameters}):
+            raise ConfigError(f"{section}: {unknown('key', key, known | {'name'})}")
+
+
+@dataclass(frozen=True, slots=True)
+class Network:
+    """What a student is built for."""
+
+    field: str
+    """The dataset's field that it takes."""
+    input_shape: tuple[int, ...]
+    """Of one sample."""
+    num_classes: int
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return plain values for JSON."""
+        return {"field": self.field, "input_shape": list(self.input_shape), "num_classes": self.num_classes}
+
+    @classmethod
+    def from_dict(cls, values: dict[str, Any]) -> Network:
+        """Undo `as_dict`."""
+        return cls(str(values["field"]), tuple(values["input_shape"]), int(values["num_classes"]))
+
+
+def build_student(settings: StudentSettings, network: Network, seed: int) -> nn.Module:
+    """Build a student whose initial weights depend on the seed alone.
+
+    Raises:
+        ConfigError: no such student, or one that does not take these parameters or this shape.
+    """
+    if ":" in settings.name:
+        function: Build = import_function(settings.name, "[student]")
+    elif settings.name in STUDENTS:
+        function = STUDENTS[settings.name]
+    else:
+        raise ConfigError(f"[student]: {unknown('student', settings.name, STUDENTS)}")
+    check_parameters(function, 2, settings.params, f"[student] {settings.name}")
+    torch.manual_seed(seed)
+    try:
+        return function(network.input_shape, network.num_classes, **settings.params)
+    except (TypeError, ValueError, RuntimeError) as error:
+        shape = network.input_shape
+        raise ConfigError(f"[student] {settings.name} cannot be built for samples of {shape}: {error}") from error

@@ -1,0 +1,168 @@
+"""TOML tables to frozen dataclasses and back, with errors that name the key and its nearest neighbour.
+
+A dataclass with a field `params` takes the keys that it does not declare; any other refuses them.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import tomllib
+import types
+import typing
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, TypeVar
+
+from schemas.errors import ConfigError
+from schemas.names import did_you_mean
+
+_KINDS = {str: "a text", int: "an integer", float: "a number", bool: "true or false"}
+
+
+def unknown(what: str, name: str, known: Iterable[str]) -> str:
+    """Return one line that says `name` is unknown and which known name is nearest."""
+    return f"{what} {name!r} is unknown: {did_you_mean(name, known)}"
+
+
+T = TypeVar("T")
+
+
+def build(cls: type[T], table: Mapping[str, Any], where: str) -> T:
+    """Make a dataclass of a TOML table.
+
+    Raises:
+        ConfigError: an unknown key, a missing key, a value of another type or one that the dataclass refuses;
+            the text begins with `where`.
+    """
+    fields = {field.name: field for field in dataclasses.fields(cls)}  # type: ignore[arg-type]
+    hints = typing.get_type_hints(cls)
+    values: dict[str, Any] = {}
+    extra: dict[str, Any] = {}
+    for key, value in table.items():
+        if key in fields and key != "params":
+            values[key] = _convert(hints[key], value, where, key)
+        elif "params" in fields:
+            extra[key] = value
+        else:
+            raise ConfigError(f"{where}: {unknown('key', key, fields)}")
+    if "params" in fields:
+        values["params"] = extra
+    for name, field in fields.items():
+        if name not in values and field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING:
+            raise ConfigError(f"{where}: {name!r} is missing")
+    try:
+        return cls(**values)
+    except ConfigError as error:
+        raise ConfigError(f"{where}: {error}") from None
+
+
+def _convert(hint: Any, value: Any, where: str, key: str) -> Any:
+    origin = typing.get_origin(hint)
+    if origin in (typing.Union, types.UnionType):  # only `T | None` is used: TOML knows no null
+        (hint,) = (arg for arg in typing.get_args(hint) if arg is not type(None))
+        return _convert(hint, value, where, key)
+    if origin is tuple:
+        inner = typing.get_args(hint)[0]
+        if not isinstance(value, list):
+            raise ConfigError(f"{where}: {key} must be a list, is {value!r}")
+        return tuple(_convert(inner, each, where, f"{key}.{index}") for index, each in enumerate(value))
+    if dataclasses.is_dataclass(hint):
+        if isinstance(value, str) and any(field.name == "name" for field in dataclasses.fields(hint)):
+            value = {"name": value}  # `view = "none"` is short for `view = {name = "none"}`
+        if not isinstance(value, dict):
+            raise ConfigError(f"{where}: {key} must be a table, is {value!r}")
+        return build(typing.cast(type[Any], hint), value, f"{where} [{key}]")
+    if hint is float and type(value) is int:
+        return float(value)
+    if type(value) is not hint:
+        raise ConfigError(f"{where}: {key} must be {_KINDS[hint]}, is {value!r}")
+    return value
+
+
+def flatten(value: Any) -> Any:
+    """Turn dataclasses back into the tables they came from: `build`'s inverse (None is left out)."""
+    if dataclasses.is_dataclass(value):
+        table = {field.name: flatten(getattr(value, field.name)) for field in dataclasses.fields(value)}
+        table |= table.pop("params", {})
+        return {key: each for key, each in table.items() if each is not None}
+    if isinstance(value, tuple | list):
+        return [flatten(each) for each in value]
+    if isinstance(value, Mapping):
+        return {key: flatten(each) for key, each in value.items()}
+    return value
+
+
+def override(document: dict[str, Any], assignments: Sequence[str]) -> None:
+    """Apply `a.b=value` assignments, each value read as TOML (a bare word counts as text), to a document in place.
+
+    A number addresses a list's entry: `losses.0.weight=0.5`.
+
+    Raises:
+        ConfigError: no `=`, or a path through something that is no table.
+    """
+    for assignment in assignments:
+        path, equals, text = assignment.partition("=")
+        keys = path.strip().split(".")
+        if not equals or not all(keys):
+            raise ConfigError(f"--set {assignment}: write it as section.key=value")
+        try:
+            value = tomllib.loads(f"value = {text}")["value"]
+        except tomllib.TOMLDecodeError:
+            value = text.strip()
+        table: Any = document
+        for depth, key in enumerate(keys):
+            place = f"--set {assignment}: {'.'.join(keys[:depth])}"
+            last = depth == len(keys) - 1
+            if isinstance(table, list):
+                if not key.isdecimal() or int(key) >= len(table):
+                    raise ConfigError(f"{place} is a list of {len(table)}; name one by its number, from 0")
+                if last:
+                    table[int(key)] = value
+                else:
+                    table = table[int(key)]
+            elif isinstance(table, dict):
+                if last:
+                    table[key] = value
+                else:
+                    table = table.setdefault(key, {})
+            else:
+                raise ConfigError(f"{place} is no table")
+
+
+def dump(document: Mapping[str, Any]) -> str:
+    """Write a document as TOML: scalars first, then tables, then lists of tables."""
+    lines = [f"{_key(key)} = {_inline(value)}" for key, value in document.items() if not _is_section(value)]
+    for key, value in document.items():
+        if not _is_section(value):
+            continue
+        many = isinstance(value, list)
+        for table in value if many else [value]:
+            lines += ["", f"[[{_key(key)}]]" if many else f"[{_key(key)}]"]
+            lines += [f"{_key(name)} = {_inline(each)}" for name, each in table.items()]
+    return "\n".join(lines) + "\n"
+
+
+def _is_section(value: Any) -> bool:
+    return isinstance(value, Mapping) or (
+        isinstance(value, list) and bool(value) and all(isinstance(each, Mapping) for each in value)
+    )
+
+
+def _key(key: str) -> str:
+    bare = key.isascii() and key.replace("-", "_").replace("_", "a").isalnum()
+    return key if bare else json.dumps(key)
+
+
+def _inline(value: Any) -> str:
+    match value:
+        case bool():
+            return "true" if value else "false"
+        case Mapping():
+            return "{" + ", ".join(f"{_key(key)} = {_inline(each)}" for key, each in value.items()) + "}"
+        case list() | tuple():
+            return "[" + ", ".join(_inline(each) for each in value) + "]"
+        case str():
+            # JSON's escapes are TOML's, but for the one character that JSON leaves as it is.
+            return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")
+        case _:
+            return repr(value)

@@ -1,0 +1,40 @@
+"""A student as its newest checkpoint holds it, ready to evaluate or export; needs neither its stream nor its data."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from torch import nn
+
+from student_trainer.checkpoint import load_checkpoint
+from student_trainer.run_folder import read_run
+from student_trainer.settings import RunSettings, run_settings
+from student_trainer.students import Network, build_student
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Trained:
+    """A run's student."""
+
+    model: nn.Module
+    """On the CPU, in evaluation mode."""
+    network: Network
+    settings: RunSettings
+    step: int
+
+
+def load_student(run: Path) -> Trained:
+    """Load the newest whole checkpoint of a run folder, which may be training meanwhile.
+
+    Raises:
+        ConfigError: there is no run in the folder, or its student cannot be built.
+        CheckpointError: no checkpoint, or none whole.
+    """
+    read_run(run)
+    checkpoint, state = load_checkpoint(run / "checkpoints")
+    settings = run_settings(checkpoint.settings, str(run))
+    network = Network.from_dict(checkpoint.network)
+    model = build_student(settings.student, network, settings.train.seed)
+    model.load_state_dict(state["model"])
+    return Trained(model.eval(), network, settings, checkpoint.step)

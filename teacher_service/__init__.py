@@ -1,0 +1,1 @@
+"""Teachers: ONNX models that label work orders as members of a Kafka consumer group."""

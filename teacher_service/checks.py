@@ -1,0 +1,125 @@
+"""What a worker finds out about its model before it labels anything.
+
+A label may depend on its sample and view alone. Dropout left on, batch statistics left on and dynamically quantised
+weights break that without an error, so the checks provoke it: the same rows again, in another order, and beside
+different, rescaled rows (the last one alone sees dynamic quantisation: up to 0.24 logits measured).
+Letters: M rows, C classes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+import numpy.typing as npt
+
+from schemas.errors import TeacherRejected
+from teacher_service.model import Inputs, OnnxTeacher
+
+TOLERANCE = 1e-4
+"""largest change allowed, as a fraction of the range of the logits"""
+
+_RESCALE = 4.0
+_MIN_ROWS_FOR_ACCURACY = 50
+
+Model = Callable[[Inputs], npt.NDArray[np.float32]]
+
+
+def check_model(model: OnnxTeacher, inputs: Inputs) -> None:
+    """Run all checks on the rows of one order.
+
+    Raises:
+        TeacherRejected: labels depend on their neighbours or on chance, are no numbers, or are not of their kind.
+    """
+    values = model.raw(inputs)
+    if values.shape[1] != model.teacher.num_classes:
+        raise TeacherRejected(
+            f"{model.path}: gives {values.shape[1]} classes, its record says {model.teacher.num_classes}"
+        )
+    check_kind(values, model.teacher.kind)
+    problem = check_independence(model.logits, inputs)
+    if problem:
+        raise TeacherRejected(f"{model.path}: {problem}")
+
+
+def check_kind(values: npt.NDArray[np.float32], kind: str) -> None:
+    """Compare outputs [M, C] with what they are declared to be.
+
+    Raises:
+        TeacherRejected: no finite row, rows that sum to 1 declared as logits, or rows that do not as probabilities.
+    """
+    finite = values[np.isfinite(values).all(axis=1)].astype(np.float64)
+    if not len(finite):
+        raise TeacherRejected("the model's outputs are not finite (NaN or infinity) on the stream's first samples")
+    if values.shape[1] < 2:
+        raise TeacherRejected(f"the model's output has {values.shape[1]} class; soft targets need at least 2")
+    sums_to_one = bool((finite >= 0).all() and np.allclose(finite.sum(axis=1), 1.0, atol=1e-3))
+    if kind == "logits" and sums_to_one:
+        raise TeacherRejected(
+            "declared as logits, but its rows are positive and sum to 1: they are probabilities; "
+            "add the teacher with --kind probabilities"
+        )
+    if kind == "probabilities" and not sums_to_one:
+        raise TeacherRejected("declared as probabilities, but its rows do not sum to 1; add it with --kind logits")
+    if kind == "log_probabilities" and not np.allclose(np.exp(finite).sum(axis=1), 1.0, atol=1e-3):
+        raise TeacherRejected(
+            "declared as log_probabilities, but its rows' exponentials do not sum to 1; add it with --kind logits"
+        )
+
+
+def check_independence(model: Model, inputs: Inputs) -> str:
+    """Provoke labels that depend on chance or on their neighbours.
+
+    Returns:
+        What is wrong in words, or nothing.
+    """
+    first = model(inputs)
+    spread = float(np.ptp(first[np.isfinite(first)])) or 1.0
+    num_rows = len(first)
+
+    def changed(rows: npt.NDArray[np.float32], against: npt.NDArray[np.float32]) -> float:
+        return float(np.nanmax(np.abs(rows - against), initial=0.0)) / spread
+
+    change = changed(model(inputs), first)
+    if change > TOLERANCE:
+        return (
+            f"the same rows give other labels each time ({change:.1e} of the logit range): is dropout left on? "
+            "Export the model in evaluation mode"
+        )
+    reverse = np.arange(num_rows)[::-1]
+    change = changed(model({field: values[reverse] for field, values in inputs.items()}), first[reverse])
+    if change <= TOLERANCE:
+        kept = np.arange(0, num_rows, 2)
+        change = changed(model({f: _other_neighbours(v) for f, v in inputs.items()})[kept], first[kept])
+    if change > TOLERANCE:
+        return (
+            f"labels depend on their neighbours in the batch ({change:.1e} of the logit range): batch statistics left "
+            "on, or weights quantised dynamically? Export in evaluation mode, quantise statically"
+        )
+    return ""
+
+
+def _other_neighbours(values: npt.NDArray[np.generic]) -> npt.NDArray[np.generic]:
+    """Every second row replaced by another sample, rescaled where numbers may be."""
+    others = values.copy()
+    strangers = np.roll(values[1::2], 1, axis=0)
+    others[1::2] = strangers * values.dtype.type(_RESCALE) if values.dtype.kind == "f" else strangers
+    return others
+
+
+def accuracy_notice(logits: npt.NDArray[np.float32], labels: npt.NDArray[np.int64]) -> str:
+    """Say how often the teacher is right on the rows with labels; a teacher at chance level is probably mapped wrongly.
+
+    Args:
+        logits: [M, C]
+        labels: [M] int64, -1 = unlabelled
+    """
+    labelled = labels >= 0
+    count = int(labelled.sum())
+    if not count:
+        return ""
+    accuracy = float((logits[labelled].argmax(axis=1) == labels[labelled]).mean())
+    text = f"top-1 accuracy of the teacher on the first {count} labelled views: {accuracy:.1%}"
+    if count >= _MIN_ROWS_FOR_ACCURACY and accuracy < 1.5 / logits.shape[1]:
+        text += " (chance level: are the classes in the data set's order, the inputs scaled as in its training?)"
+    return text

@@ -1,0 +1,203 @@
+"""From an ONNX file that somebody made to a teacher's record: names, dtypes, layout, batch, classes."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable, Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from pipeline.sequence import Sequence
+from pipeline.views.fetch import Fetcher
+from schemas.errors import ConfigError, DataUnavailable, TeacherRejected
+from schemas.names import check_name
+from schemas.records import Manifest, Teacher, TeacherInput
+from teacher_service.checks import check_kind
+from teacher_service.model import ONNX_DTYPES, OnnxTeacher, open_session, static_shape
+from teacher_service.model_files import model_sha256
+
+DEFAULT_BATCH = 256
+
+
+def describe_model(
+    path: Path,
+    name: str,
+    manifest: Manifest,
+    fetcher: Fetcher,
+    *,
+    output: str | None = None,
+    kind: str | None = None,
+    inputs: Mapping[str, str] | None = None,
+    scale: Mapping[str, float] | None = None,
+    layout: str | None = None,
+    batch: int | None = None,
+) -> Teacher:
+    """Make the record of a teacher from its file, a few real samples and what the user declares.
+
+    Args:
+        inputs: field of the data set -> ONNX input; found by itself where names or counts leave no choice.
+        scale: field -> factor on the view's values before they become the input's dtype.
+        kind: what the output holds; `logits` if not said, and refused where the rows say otherwise.
+        batch: rows of each call; the model's own where it is fixed, else the order size or 256.
+
+    Raises:
+        TeacherRejected: the file cannot serve this stream.
+        ConfigError: a field, input or output that does not exist.
+        DataUnavailable: the samples that it is tried on cannot be read.
+    """
+    check_name("teacher", name)
+    sha256 = model_sha256(path)
+    session = open_session(path)
+    there = {one.name: one for one in session.get_inputs()}
+    pairs = _pair(path, dict(inputs or {}), list(fetcher.dataset.fields), list(there))
+    fixed = {static_shape(one.shape)[0] for one in there.values() if one.shape} - {None}
+    inference_batch = _batch(path, fixed, batch, manifest.order_size)
+    sequence = Sequence.of(manifest)
+    ids, view_seed = sequence.sample_ids(0)[: max(inference_batch, 64)], sequence.view_seed(0)
+
+    sizes = {field: static_shape(there[one].shape) for field, one in pairs.items()}
+    size = _spatial(fetcher, ids, view_seed, sizes, layout)
+    samples = _fetch(fetcher, ids, view_seed, size or None)
+    records = tuple(
+        _input(path, one, there[one], field, samples[field], (scale or {}).get(field, 1.0), layout, size)
+        for field, one in pairs.items()
+    )
+    names = [one.name for one in session.get_outputs()]
+    if output is not None and output not in names:
+        raise ConfigError(f"{path} has no output {output!r}; it has {', '.join(names)}{_near(output, names)}")
+    if output is None and len(names) > 1:
+        raise ConfigError(f"{path} has several outputs ({', '.join(names)}): say which with --output")
+    teacher = Teacher(
+        manifest.stream_id, name, sha256, path.name, records, output or names[0], kind or "logits", 1, inference_batch
+    )
+    values = _first_answer(path, teacher, samples)
+    check_kind(values, teacher.kind)
+    return replace(teacher, num_classes=values.shape[1])
+
+
+def _pair(path: Path, declared: dict[str, str], fields: list[str], inputs: list[str]) -> dict[str, str]:
+    """Field -> ONNX input, for every input of the model."""
+    for field, one in declared.items():
+        if field not in fields:
+            raise ConfigError(f"the data set has no field {field!r}; it has {', '.join(fields)}{_near(field, fields)}")
+        if one not in inputs:
+            raise ConfigError(f"{path} has no input {one!r}; it has {', '.join(inputs)}{_near(one, inputs)}")
+    pairs = dict(declared)
+    free_fields = [field for field in fields if field not in pairs]
+    free_inputs = [one for one in inputs if one not in pairs.values()]
+    for one in list(free_inputs):
+        if one in free_fields:
+            pairs[one] = one
+            free_fields.remove(one)
+            free_inputs.remove(one)
+    if len(free_inputs) == 1 and len(free_fields) == 1:
+        pairs[free_fields[0]] = free_inputs[0]
+    elif free_inputs:
+        raise ConfigError(
+            f"{path}: nothing says which field feeds input {free_inputs[0]!r} "
+            f"(fields: {', '.join(fields)}): say it with --input FIELD={free_inputs[0]}"
+        )
+    return pairs
+
+
+def _batch(path: Path, fixed: set[int | None], asked: int | None, order_size: int) -> int:
+    if len(fixed) > 1:
+        raise TeacherRejected(f"{path}: its inputs have different fixed batches: {sorted(map(str, fixed))}")
+    own = next(iter(fixed), None)
+    if own is not None and asked not in (None, own):
+        raise TeacherRejected(f"{path} has a fixed batch of {own}; --batch {asked} cannot be had")
+    if asked is not None and asked < 1:
+        raise ConfigError(f"--batch must be at least 1, not {asked}")
+    return own or asked or min(order_size, DEFAULT_BATCH)
+
+
+def _spatial(
+    fetcher: Fetcher,
+    ids: npt.NDArray[np.int64],
+    view_seed: int,
+    shapes: Mapping[str, tuple[int | None, ...]],
+    layout: str | None,
+) -> tuple[int, ...]:
+    """Spatial size to ask of the view: where an image input is fixed to another size than the view's own."""
+    samples = _fetch(fetcher, ids[:2], view_seed, None)
+    for field, shape in shapes.items():
+        values = samples[field]
+        if values.ndim != 4 or len(shape) != 4:
+            continue
+        nhwc = layout == "nhwc" or (layout is None and shape[-1] == values.shape[1] != shape[1])
+        wanted = shape[1:3] if nhwc else shape[2:4]
+        if None not in wanted and wanted != values.shape[2:]:
+            return tuple(size for size in wanted if size is not None)
+    return ()
+
+
+def _input(
+    path: Path,
+    name: str,
+    declared: Any,
+    field: str,
+    values: npt.NDArray[Any],
+    scale: float,
+    layout: str | None,
+    size: tuple[int, ...],
+) -> TeacherInput:
+    if declared.type not in ONNX_DTYPES:
+        raise TeacherRejected(f"{path}: input {name!r} takes {declared.type}, which no field of a data set gives")
+    dtype = np.dtype(ONNX_DTYPES[declared.type])
+    if dtype.kind in "iub" and values.dtype.kind == "f" and scale == 1.0:
+        raise TeacherRejected(
+            f"{path}: input {name!r} takes {dtype}, field {field!r} gives {values.dtype}: "
+            f"declare a factor, such as --input {field}={name}*255"
+        )
+    wanted = static_shape(declared.shape)[1:]
+    given = values.shape[1:]
+    if len(given) == 3 and layout != "nchw" and (layout == "nhwc" or not _fits(given, wanted)):
+        moved = (*given[1:], given[0])
+        if _fits(moved, wanted):
+            return TeacherInput(name, field, dtype.name, "nhwc", scale, size)
+    if not _fits(given, wanted) or layout == "nhwc":
+        raise TeacherRejected(
+            f"{path}: input {name!r} takes samples of shape {_show(wanted)}, field {field!r} gives {_show(given)}"
+        )
+    return TeacherInput(name, field, dtype.name, "nchw" if len(given) == 3 else "", scale, size)
+
+
+def _fits(given: tuple[int, ...], wanted: tuple[int | None, ...]) -> bool:
+    return len(given) == len(wanted) and all(w in (None, g) for g, w in zip(given, wanted, strict=True))
+
+
+def _show(shape: Iterable[int | None]) -> str:
+    return "x".join("?" if size is None else str(size) for size in shape) or "scalar"
+
+
+def _fetch(
+    fetcher: Fetcher, ids: npt.NDArray[np.int64], view_seed: int, size: tuple[int, ...] | None
+) -> dict[str, npt.NDArray[Any]]:
+    try:
+        fetched = fetcher.fetch(ids, view_seed, size)
+    except OSError as error:
+        raise DataUnavailable(f"data set {fetcher.dataset.uri}: cannot be read: {error}") from None
+    if not len(fetched.kept_rows):
+        raise DataUnavailable(f"data set {fetcher.dataset.uri}: none of {len(ids)} samples can be decoded")
+    return fetched.inputs
+
+
+def _first_answer(path: Path, teacher: Teacher, samples: Mapping[str, npt.NDArray[Any]]) -> npt.NDArray[np.float32]:
+    try:
+        values = OnnxTeacher(path, teacher).raw(samples)
+    except Exception as error:  # ONNX Runtime's exceptions have no common base
+        raise TeacherRejected(f"{path}: fails on the stream's samples: {' '.join(str(error).split())[:300]}") from None
+    if values.ndim != 2:
+        raise TeacherRejected(
+            f"{path}: output {teacher.output!r} has shape {_show(values.shape)}, wanted one row of classes per sample"
+        )
+    return values
+
+
+def _near(name: str, known: list[str]) -> str:
+    near = difflib.get_close_matches(name, known, n=1)
+    return f"; did you mean {near[0]}?" if near else ""

@@ -1,0 +1,223 @@
+"""Whose partitions are whose: the worker's side of its consumer group.
+
+kafka-python may resume a partition from a stale position after a rebalance (docs/kafka.md). So nothing that a poll
+returned is believed until the membership under which it came is the one that the ledgers were made under, and every
+position is set by hand from the group's committed offset.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Callable, Iterable
+from contextlib import AbstractContextManager
+
+from kafka import KafkaAdminClient, KafkaConsumer, OffsetAndMetadata, TopicPartition
+from kafka import errors as kafka_error
+
+from pipeline.chain import chain_end, offset_of, sequence_at, soft_targets_sequence
+from pipeline.kafka_clients import KafkaSettings, kafka_errors, new_admin, new_consumer
+from pipeline.names import soft_targets_topic, teacher_group, work_orders_topic
+from schemas.records import Manifest, Teacher
+from teacher_service.ledger import Mark, PartitionLedger
+
+log = logging.getLogger(__name__)
+
+NOWHERE = Mark(-1, -1)
+
+
+def commit_metadata(mark: Mark) -> str:
+    """What travels beside a committed offset: the sequence expected there."""
+    return json.dumps({"next_sequence": mark.sequence}, separators=(",", ":"))
+
+
+class Membership:
+    """Ledgers of the partitions that this worker owns, kept true to the group."""
+
+    def __init__(
+        self,
+        settings: KafkaSettings,
+        consumer: KafkaConsumer,
+        manifest: Manifest,
+        teacher: Teacher,
+        unhurried: Callable[[], AbstractContextManager[None]],
+    ) -> None:
+        self.ledgers: dict[int, PartitionLedger] = {}
+        self.generation = -1
+        self._settings = settings
+        self._unhurried = unhurried
+        """around what may take long and is no hang"""
+        self._consumer = consumer
+        self._manifest = manifest
+        self._group = teacher_group(manifest, teacher.name)
+        self._orders = work_orders_topic(manifest.stream)
+        self._targets = soft_targets_topic(manifest.stream, teacher.name)
+        self._admin: KafkaAdminClient = new_admin(settings)
+        self._member: tuple[int, str] | None = None
+        self._leases = 0
+        self._pending: dict[int, Mark] = {}
+        """commits under way: they may have succeeded although nobody said so"""
+
+    @property
+    def partitions(self) -> set[int]:
+        """Partitions owned according to the client, right now."""
+        return {topic_partition.partition for topic_partition in self._consumer.assignment()}
+
+    def is_current(self, partition: int, lease: int) -> bool:
+        """Whether a job's partition is still held under the job's lease; callable from any thread."""
+        ledger = self.ledgers.get(partition)
+        return ledger is not None and ledger.lease == lease
+
+    def settled(self) -> bool:
+        """Bring the ledgers in line after a poll.
+
+        Returns:
+            False: the membership changed, so the records of that poll must be dropped.
+        """
+        metadata = self._consumer.group_metadata()
+        member = (metadata.generation_id, metadata.member_id)
+        owned = self.partitions
+        for partition in set(self.ledgers) - owned:
+            del self.ledgers[partition]
+        if member[0] < 0 or not member[1]:
+            return False
+        if member == self._member and set(self.ledgers) == owned:
+            return True
+        self._rewind(owned, keep=True)
+        self._member, self.generation = member, member[0]
+        return False
+
+    def rewind(self, partitions: Iterable[int]) -> None:
+        """Go back to the committed offsets, under new leases."""
+        self._rewind(set(partitions), keep=False)
+
+    def _rewind(self, partitions: set[int], *, keep: bool) -> None:
+        """Take up partitions at their committed offsets; with `keep` leave alone those whose commit is our own last."""
+        topic_partitions = [TopicPartition(self._orders, partition) for partition in sorted(partitions)]
+        with kafka_errors(f"reading the committed offsets of {self._group}", self._settings):
+            committed = self._admin.list_group_offsets({self._group: topic_partitions})[self._group]
+        fresh: dict[int, Mark | None] = {}
+        for topic_partition in topic_partitions:
+            partition = topic_partition.partition
+            there = committed.get(topic_partition)
+            ledger = self.ledgers.get(partition)
+            offset = there.offset if there is not None else -1
+            if keep and ledger and offset in self._own_commits(partition, ledger):
+                self._seek(partition, ledger.read.offset)  # a stale position may lie ahead
+            else:
+                fresh[partition] = _mark(there) if there is not None and offset >= 0 else None
+        with self._unhurried():
+            found = self._found(fresh)
+        for partition, mark in found.items():
+            self._leases += 1
+            ledger = PartitionLedger(self._leases, mark, self._manifest.partitions)
+            if fresh[partition] is None:
+                ledger.committed = NOWHERE  # commit it soon: groups without offsets begin at the chain's end each time
+            self.ledgers[partition] = ledger
+            self._seek(partition, mark.offset)
+
+    def _own_commits(self, partition: int, ledger: PartitionLedger) -> set[int]:
+        """Offsets that the group may show if nobody but this worker committed."""
+        pending = self._pending.get(partition)
+        return {ledger.committed.offset} | ({pending.offset} if pending else set())
+
+    def _seek(self, partition: int, offset: int) -> None:
+        try:
+            self._consumer.seek(TopicPartition(self._orders, partition), offset)
+        except kafka_error.IllegalStateError:  # revoked a moment ago: the next poll says so
+            self.ledgers.pop(partition, None)
+
+    def _found(self, marks: dict[int, Mark | None]) -> dict[int, Mark]:
+        """Complete marks that the commits do not tell in full.
+
+        Groups' offsets expire (7 days on a default broker), so no committed offset is not "the beginning": the soft
+        targets that are there say how far the group came.
+        """
+        whole = {partition: mark for partition, mark in marks.items() if mark is not None and mark.sequence >= 0}
+        if len(whole) == len(marks):
+            return whole
+        manifest = self._manifest
+        num_continued = 0
+        consumer = new_consumer(self._settings, group_id=None)
+        try:
+            with kafka_errors("finding the end of the soft targets", self._settings):
+                for partition, mark in marks.items():
+                    if partition in whole:
+                        continue
+                    orders = TopicPartition(self._orders, partition)
+                    if mark is not None:  # committed by a tool that knows no sequences
+                        sequence = sequence_at(consumer, orders, manifest.stream_id, manifest.partitions, mark.offset)
+                        whole[partition] = Mark(mark.offset, sequence)
+                        continue
+                    targets = TopicPartition(self._targets, partition)
+                    sequence = chain_end(
+                        consumer, targets, manifest.stream_id, manifest.partitions, soft_targets_sequence
+                    )
+                    offset = offset_of(consumer, orders, manifest.stream_id, manifest.partitions, sequence)
+                    num_continued += sequence != partition
+                    whole[partition] = Mark(offset, sequence)
+        finally:
+            consumer.close()
+        if num_continued:
+            log.warning(
+                "group %s has no committed offset for %d partitions that have soft targets: going on behind those",
+                self._group,
+                num_continued,
+            )
+        return whole
+
+    def commit(self, timeout: float, *, wait: bool = False) -> bool:
+        """Commit the contiguous acknowledged prefix of every partition that has a new one.
+
+        The commit is fenced by membership: one of an older generation is refused by the broker, and the next poll
+        finds out why. It is always true, whoever makes it: what it covers is acknowledged in the log.
+
+        Args:
+            wait: try until the deadline (a worker that leaves) instead of once.
+
+        Returns:
+            Whether everything is committed.
+
+        Raises:
+            ConfigError: the cluster refuses this group to the user.
+        """
+        marks = {partition: ledger.done for partition, ledger in self.ledgers.items() if ledger.dirty}
+        if not marks:
+            return True
+        self._pending = marks
+        offsets = {
+            TopicPartition(self._orders, partition): OffsetAndMetadata(mark.offset, commit_metadata(mark), -1)
+            for partition, mark in marks.items()
+        }
+        try:
+            self._consumer.commit(offsets, timeout_ms=int(timeout * 1000))
+        except kafka_error.AuthorizationError:
+            with kafka_errors("committing", self._settings):
+                raise
+        except (kafka_error.KafkaError, AssertionError) as error:
+            log.log(logging.WARNING if wait else logging.DEBUG, "commit not taken (%s)", error)
+            return False
+        for partition, mark in marks.items():
+            if partition in self.ledgers:
+                self.ledgers[partition].committed = mark
+        self._pending = {}
+        return True
+
+    def group_is_done(self, all_partitions: Callable[[], Iterable[int]]) -> bool:
+        """Whether the whole group has committed every record of the work orders."""
+        orders = [TopicPartition(self._orders, partition) for partition in all_partitions()]
+        with kafka_errors("comparing committed with end offsets", self._settings):
+            ends = self._consumer.end_offsets(orders)
+            committed = self._admin.list_group_offsets({self._group: orders})[self._group]
+        return all(not ends[tp] or (tp in committed and committed[tp].offset >= ends[tp]) for tp in orders)
+
+    def close(self) -> None:
+        """Close the client beside the consumer."""
+        self._admin.close()
+
+
+def _mark(there: OffsetAndMetadata) -> Mark:
+    try:
+        return Mark(there.offset, int(json.loads(there.metadata)["next_sequence"]))
+    except (ValueError, TypeError, KeyError):
+        return Mark(there.offset, -1)

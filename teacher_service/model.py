@@ -1,0 +1,169 @@
+"""An ONNX session that answers as its manifest says, whatever the file calls its inputs and outputs.
+
+Letters: M rows asked for, C classes.
+"""
+
+from __future__ import annotations
+
+import difflib
+import warnings
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import onnxruntime as ort
+
+from schemas.errors import ConfigError, TeacherRejected
+from schemas.records import Teacher, TeacherInput
+
+Inputs = Mapping[str, npt.NDArray[Any]]
+"""field of the view -> [M, ...]"""
+
+PROVIDERS = {
+    "cpu": "CPUExecutionProvider",
+    "cuda": "CUDAExecutionProvider",
+    "tensorrt": "TensorrtExecutionProvider",
+    "rocm": "ROCMExecutionProvider",
+    "openvino": "OpenVINOExecutionProvider",
+    "coreml": "CoreMLExecutionProvider",
+    "directml": "DmlExecutionProvider",
+}
+"""names of `--provider`, fastest family first is `auto`'s order below"""
+
+_AUTO = ("cuda", "rocm", "coreml", "directml", "cpu")
+
+ONNX_DTYPES = {
+    "tensor(float)": "float32",
+    "tensor(float16)": "float16",
+    "tensor(double)": "float64",
+    "tensor(int8)": "int8",
+    "tensor(uint8)": "uint8",
+    "tensor(int16)": "int16",
+    "tensor(uint16)": "uint16",
+    "tensor(int32)": "int32",
+    "tensor(uint32)": "uint32",
+    "tensor(int64)": "int64",
+    "tensor(bool)": "bool",
+}
+
+_MIN_PROBABILITY = 1e-12
+
+
+def choose_providers(name: str) -> list[str]:
+    """Execution providers for `--provider NAME`, the CPU always last as the fallback for single operators.
+
+    Raises:
+        ConfigError: unknown, or not in the installed ONNX Runtime.
+    """
+    available = ort.get_available_providers()
+    if name == "auto":
+        return [PROVIDERS[known] for known in _AUTO if PROVIDERS[known] in available]
+    if name not in PROVIDERS:
+        near = difflib.get_close_matches(name, [*PROVIDERS, "auto"], n=1)
+        raise ConfigError(
+            f"unknown execution provider {name!r}" + (f"; did you mean {near[0]}?" if near else f": {[*PROVIDERS]}")
+        )
+    if PROVIDERS[name] not in available:
+        raise ConfigError(f"this ONNX Runtime has no {PROVIDERS[name]}; it has {', '.join(available)}")
+    return list(dict.fromkeys([PROVIDERS[name], PROVIDERS["cpu"]]))
+
+
+def open_session(path: Path, provider: str = "cpu", threads: int = 0) -> ort.InferenceSession:
+    """Open an ONNX file; `threads` 0 = as many as there are cores.
+
+    The optimisation level is fixed, since another one gives other bits. Threads do not spin: several workers may share
+    a machine, and a spinning one takes the others' cores.
+
+    Raises:
+        TeacherRejected: ONNX Runtime cannot load it.
+    """
+    options = ort.SessionOptions()
+    options.intra_op_num_threads = threads
+    options.inter_op_num_threads = 1
+    options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_ENABLE_ALL
+    options.log_severity_level = 4
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            return ort.InferenceSession(str(path), sess_options=options, providers=choose_providers(provider))
+    except ConfigError:
+        raise
+    except Exception as error:  # ONNX Runtime's exceptions have no common base
+        raise TeacherRejected(f"{path}: ONNX Runtime cannot load it: {' '.join(str(error).split())[:300]}") from None
+
+
+def prepare_input(values: npt.NDArray[Any], spec: TeacherInput) -> npt.NDArray[Any]:
+    """Bring a field [M, ...] into the dtype and layout of an ONNX input; integers are rounded and clipped."""
+    if spec.layout == "nhwc":
+        values = np.moveaxis(values, 1, -1)
+    dtype = np.dtype(spec.dtype)
+    if spec.scale != 1.0:
+        values = values * np.asarray(spec.scale, dtype=np.result_type(values.dtype, np.float32))
+    if dtype.kind in "iu" and values.dtype.kind == "f":
+        limits = np.iinfo(dtype)
+        values = np.clip(np.rint(values), limits.min, limits.max)
+    return np.ascontiguousarray(values.astype(dtype, copy=False))
+
+
+class OnnxTeacher:
+    """A teacher ready to label: fixed batches in, logits or log-probabilities out."""
+
+    def __init__(self, path: Path, teacher: Teacher, provider: str = "cpu", threads: int = 0) -> None:
+        self.teacher = teacher
+        self.path = path
+        self._session = open_session(path, provider, threads)
+
+    @property
+    def provider(self) -> str:
+        """Execution provider in use."""
+        return str(self._session.get_providers()[0])
+
+    @property
+    def size(self) -> tuple[int, ...] | None:
+        """Spatial size that it asks of the view; None: as it comes."""
+        return self.teacher.inputs[0].size or None
+
+    def raw(self, inputs: Inputs) -> npt.NDArray[np.float32]:
+        """Run the model as it is: [M, C] float32 of whatever kind the teacher declares.
+
+        Every call of the session has `inference_batch` rows, the last padded with its own last row: another shape may
+        give other bits.
+        """
+        batch = self.teacher.inference_batch
+        feeds = {spec.input: prepare_input(inputs[spec.field], spec) for spec in self.teacher.inputs}
+        num_rows = len(next(iter(feeds.values())))
+        parts = []
+        for start in range(0, num_rows, batch):
+            part = {name: _padded(values[start : start + batch], batch) for name, values in feeds.items()}
+            (answer,) = self._session.run([self.teacher.output], part)
+            parts.append(np.asarray(answer, dtype=np.float32)[: num_rows - start])
+        if not parts:
+            return np.empty((0, self.teacher.num_classes), dtype=np.float32)
+        return parts[0] if len(parts) == 1 else np.concatenate(parts)
+
+    def logits(self, inputs: Inputs) -> npt.NDArray[np.float32]:
+        """Label rows: [M, C] float32 logits, or log-probabilities where that is what the teacher has.
+
+        Probabilities become `log(max(p, 1e-12))`.
+        """
+        return to_log_space(self.raw(inputs), self.teacher.kind)
+
+
+def to_log_space(raw: npt.NDArray[np.float32], kind: str) -> npt.NDArray[np.float32]:
+    """[M, C] float32 of a declared kind -> [M, C] float32 that a softmax turns into the teacher's probabilities."""
+    if kind == "probabilities":
+        return np.log(np.maximum(raw, np.float32(_MIN_PROBABILITY)))
+    return raw
+
+
+def _padded(values: npt.NDArray[Any], batch: int) -> npt.NDArray[Any]:
+    missing = batch - len(values)
+    return np.concatenate([values, np.repeat(values[-1:], missing, axis=0)]) if missing else values
+
+
+def static_shape(shape: Sequence[Any]) -> tuple[int | None, ...]:
+    """ONNX shape with None for every symbolic or unknown dimension."""
+    return tuple(size if isinstance(size, int) and size > 0 else None for size in shape)

@@ -1,0 +1,76 @@
+"""An ONNX model as files: the model itself and the external data that it names."""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+
+import onnx
+
+from schemas.errors import TeacherRejected
+
+_CHUNK = 1 << 20
+
+
+def external_data(path: Path) -> list[Path]:
+    """Files beside the model that hold its large tensors, in the order in which the model names them.
+
+    Raises:
+        TeacherRejected: not an ONNX file, a file that is missing, or one outside the model's folder.
+    """
+    try:
+        model = onnx.load(str(path), load_external_data=False)
+    except FileNotFoundError:
+        raise TeacherRejected(f"{path}: no such file") from None
+    except OSError as error:
+        raise TeacherRejected(f"{path}: cannot be read: {error.strerror or error}") from None
+    except Exception as error:  # protobuf's own errors, which differ between its implementations
+        raise TeacherRejected(f"{path}: not an ONNX model: {_line(error)}") from None
+    if not model.graph.output:
+        raise TeacherRejected(f"{path}: not an ONNX model: it has no outputs")
+    folder = path.resolve().parent
+    names: dict[str, None] = {}
+    for tensor in _tensors(model.graph):
+        if tensor.data_location == onnx.TensorProto.EXTERNAL:
+            location = next((entry.value for entry in tensor.external_data if entry.key == "location"), "")
+            names[location] = None
+    files = []
+    for name in names:
+        file = (folder / name).resolve()
+        if not name or not file.is_relative_to(folder):
+            raise TeacherRejected(f"{path}: names external data outside its folder: {name!r}")
+        if not file.is_file():
+            raise TeacherRejected(f"{path}: its external data {name!r} is missing in {folder}")
+        files.append(file)
+    return files
+
+
+def model_sha256(path: Path) -> str:
+    """SHA-256 over the model file and each external-data file that it names, in order: 64 hex digits.
+
+    Raises:
+        TeacherRejected: as `external_data`.
+    """
+    digest = hashlib.sha256()
+    for file in [path, *external_data(path)]:
+        with file.open("rb") as stream:
+            while chunk := stream.read(_CHUNK):
+                digest.update(chunk)
+    return digest.hexdigest()
+
+
+def _tensors(graph: onnx.GraphProto) -> list[onnx.TensorProto]:
+    """All tensors of a graph, those in attributes and subgraphs too."""
+    found = list(graph.initializer)
+    for sparse in graph.sparse_initializer:
+        found += [sparse.values, sparse.indices]
+    for node in graph.node:
+        for attribute in node.attribute:
+            found += [attribute.t, *attribute.tensors]
+            for subgraph in [attribute.g, *attribute.graphs]:
+                found += _tensors(subgraph)
+    return found
+
+
+def _line(error: BaseException) -> str:
+    return " ".join(str(error).split())[:200] or type(error).__name__

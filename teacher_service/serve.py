@@ -1,0 +1,101 @@
+"""Everything between `distillog teach` and the work loop: find the teacher, check the data and the model, work."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from pipeline.kafka_clients import KafkaSettings
+from pipeline.sequence import Sequence
+from pipeline.streams import Stream, open_stream
+from pipeline.views.check import check_data
+from pipeline.views.fetch import Fetcher
+from schemas.errors import DataUnavailable, ManifestMismatch
+from schemas.records import Teacher
+from teacher_service.checks import accuracy_notice, check_model
+from teacher_service.model import OnnxTeacher
+from teacher_service.model_files import model_sha256
+from teacher_service.worker import Worker, WorkerOptions, WorkerReport
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class TeachOptions:
+    """What a user may say about one worker."""
+
+    teacher: str | None = None
+    """name of the teacher; found by the file's hash if not said"""
+    dataset: str | None = None
+    """where the stream's data set lies on this machine, if elsewhere than the manifest says"""
+    provider: str = "auto"
+    threads: int = 0
+    """threads of one inference; 0 = as many as there are cores"""
+    worker: WorkerOptions = field(default_factory=WorkerOptions)
+
+
+def prepare_worker(
+    settings: KafkaSettings,
+    stream_name: str,
+    model_path: Path,
+    options: TeachOptions,
+    message: Callable[[str], None] = log.info,
+    progress: Callable[[WorkerReport, int], None] = lambda report, partitions: None,
+) -> Worker:
+    """Check everything that can be checked before joining the group, the model warmed up by it.
+
+    Raises:
+        StreamNotFound, ManifestMismatch, TeacherRejected, DataUnavailable, ConfigError, BrokerUnavailable: as named.
+    """
+    stream = open_stream(settings, stream_name)
+    teacher = find_teacher(stream, model_path, options.teacher)
+    fetcher = check_data(stream.manifest, options.dataset)
+    model = OnnxTeacher(model_path, teacher, options.provider, options.threads)
+    notice = _check_on_first_order(stream, fetcher, model)
+    message(f"teacher {teacher.name!r} of stream {stream_name!r} on {model.provider}; worker {options.worker.name}")
+    if notice:
+        message(notice)
+    return Worker(settings, stream, fetcher, model, options.worker, progress)
+
+
+def find_teacher(stream: Stream, model_path: Path, name: str | None) -> Teacher:
+    """Find the teacher whose model this file is, by name or by content.
+
+    Raises:
+        ManifestMismatch: the file is not the model that the stream's record names.
+        StreamNotFound: no teacher of that name.
+    """
+    sha256 = model_sha256(model_path)
+    if name is None:
+        found = [teacher for teacher in stream.teachers.values() if teacher.sha256 == sha256]
+        if len(found) == 1:
+            return found[0]
+        if found:
+            names = ", ".join(teacher.name for teacher in found)
+            raise ManifestMismatch(f"{model_path} is the model of several teachers ({names}): say which with --teacher")
+        there = ", ".join(f"{t.name} ({t.model_file}, {t.sha256[:12]})" for t in stream.teachers.values()) or "none"
+        raise ManifestMismatch(
+            f"{model_path} ({sha256[:12]}) is no teacher of stream {stream.manifest.stream!r} (there: {there}); "
+            f"add it with `distillog topics add-teacher {stream.manifest.stream} NAME {model_path}`"
+        )
+    teacher = stream.teacher(name)
+    if teacher.sha256 != sha256:
+        raise ManifestMismatch(
+            f"{model_path} ({sha256[:12]}) is not the model of teacher {name!r} ({teacher.sha256[:12]}); "
+            "another model is another teacher: add it under a name of its own"
+        )
+    return teacher
+
+
+def _check_on_first_order(stream: Stream, fetcher: Fetcher, model: OnnxTeacher) -> str:
+    sequence = Sequence.of(stream.manifest)
+    try:
+        fetched = fetcher.fetch(sequence.sample_ids(0), sequence.view_seed(0), model.size)
+    except OSError as error:
+        raise DataUnavailable(f"data set {fetcher.dataset.uri}: cannot be read: {error}") from None
+    if not len(fetched.kept_rows):
+        raise DataUnavailable(f"data set {fetcher.dataset.uri}: no sample of the first order can be decoded")
+    check_model(model, fetched.inputs)
+    return accuracy_notice(model.logits(fetched.inputs), fetched.labels)

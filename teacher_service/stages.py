@@ -1,0 +1,212 @@
+"""Loading the next order, running the model on this one, publishing the last: threads beside the polling thread.
+
+The lowest sequence goes first, since a student waits for the lowest. A job whose partition was taken away meanwhile is
+dropped at the next stage.
+"""
+
+from __future__ import annotations
+
+import heapq
+import logging
+import queue
+import threading
+import time
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+from pipeline.views.fetch import Fetched, Fetcher
+from schemas.codecs import CodecSpec
+from schemas.errors import DataUnavailable, DecodeError
+from schemas.records import DeadLetter, Output, SoftTargets, WorkOrder
+from teacher_service.model import OnnxTeacher
+from teacher_service.publisher import Job
+
+log = logging.getLogger(__name__)
+
+DATA_RETRY = 60.0
+"""Seconds for which a data set that cannot be read is tried again."""
+
+_MAX_RAW = 65_536
+"""Bytes of a record that is no work order which its dead letter carries."""
+
+
+class Clock:
+    """Since when a stage has been busy with one order; what the watchdog looks at."""
+
+    def __init__(self) -> None:
+        self.since: float | None = None
+        self.smoothed = 0.0
+        """seconds per order, exponentially smoothed"""
+
+    def start(self) -> None:
+        """An order begins, or makes progress by itself (a retry)."""
+        self.since = time.monotonic()
+
+    def stop(self) -> None:
+        """The order is done."""
+        if self.since is not None:
+            took = time.monotonic() - self.since
+            self.smoothed = took if not self.smoothed else 0.9 * self.smoothed + 0.1 * took
+            self.since = None
+
+
+class Stages:
+    """Two threads: one loads, one infers and encodes; results go to `publish`."""
+
+    def __init__(
+        self,
+        fetcher: Fetcher,
+        model: OnnxTeacher,
+        codec: CodecSpec,
+        work_orders: str,
+        is_current: Callable[[Job], bool],
+        publish: Callable[[Job], None],
+    ) -> None:
+        self.failure: BaseException | None = None
+        self.loading = Clock()
+        self.inferring = Clock()
+        self._fetcher = fetcher
+        self._model = model
+        self._codec = codec
+        self._work_orders = work_orders
+        self._is_current = is_current
+        self._publish = publish
+        self._heap: list[tuple[int, int, Job]] = []
+        self._ready = threading.Condition()
+        self._loaded: queue.Queue[tuple[Job, Fetched | None]] = queue.Queue(maxsize=1)
+        self._stop = threading.Event()
+        self._threads = [
+            threading.Thread(target=self._guard, args=(target,), name=name, daemon=True)
+            for name, target in (("loader", self._load_all), ("inference", self._infer_all))
+        ]
+
+    def start(self) -> None:
+        """Start both threads."""
+        for thread in self._threads:
+            thread.start()
+
+    def add(self, jobs: list[Job]) -> None:
+        """Queue jobs; within a partition in the log's order."""
+        with self._ready:
+            for job in jobs:
+                heapq.heappush(self._heap, (job.sequence, job.offset, job))
+            self._ready.notify()
+
+    def clear(self) -> list[Job]:
+        """Take back what was not begun."""
+        with self._ready:
+            jobs = [job for _, _, job in self._heap]
+            self._heap.clear()
+        return jobs
+
+    def stop(self) -> None:
+        """Let both threads end after the order in hand; waits 2 s for them."""
+        self._stop.set()
+        for thread in self._threads:
+            thread.join(2.0)
+
+    def _guard(self, target: Callable[[], None]) -> None:
+        try:
+            target()
+        except BaseException as error:
+            self.failure = self.failure or error
+            self._stop.set()
+
+    def _next(self) -> Job | None:
+        with self._ready:
+            if not self._heap:
+                self._ready.wait(0.2)
+            return heapq.heappop(self._heap)[2] if self._heap else None
+
+    def _load_all(self) -> None:
+        while not self._stop.is_set():
+            job = self._next()
+            if job is None or not self._is_current(job):
+                continue
+            fetched = None
+            if isinstance(job.order, WorkOrder):
+                self.loading.start()
+                fetched = self._fetch(job.order)
+                self.loading.stop()
+            self._hand_over(job, fetched)
+
+    def _hand_over(self, job: Job, fetched: Fetched | None) -> None:
+        while not self._stop.is_set():
+            try:
+                return self._loaded.put((job, fetched), timeout=0.2)
+            except queue.Full:
+                continue
+
+    def _fetch(self, order: WorkOrder) -> Fetched:
+        """Fetch an order's views; I/O errors are no faults of the data, so they are tried again."""
+        first = time.monotonic()
+        wait = 0.1
+        while True:
+            try:
+                return self._fetcher.fetch(order.sample_ids, order.view_seed, self._model.size)
+            except OSError as error:
+                if time.monotonic() - first + wait > DATA_RETRY or self._stop.is_set():
+                    raise DataUnavailable(
+                        f"data set {self._fetcher.dataset.uri}: order {order.sequence} cannot be read "
+                        f"({error}); tried for {DATA_RETRY:.0f} s; nothing of it was committed, start the worker again "
+                        "when the data are back"
+                    ) from None
+                log.warning("order %d cannot be read (%s); trying again", order.sequence, error)
+            self._stop.wait(wait)
+            wait = min(2 * wait, 5.0)
+            self.loading.start()
+
+    def _infer_all(self) -> None:
+        while not self._stop.is_set():
+            try:
+                job, fetched = self._loaded.get(timeout=0.2)
+            except queue.Empty:
+                continue
+            if not self._is_current(job):
+                continue
+            if isinstance(job.order, DecodeError):
+                job.letters = [self._letter(job, None, None, job.order.reason, job.order.raw)]
+            elif fetched is not None:
+                self.inferring.start()
+                self._label(job, job.order, fetched)
+                self.inferring.stop()
+            self._publish(job)
+
+    def _label(self, job: Job, order: WorkOrder, fetched: Fetched) -> None:
+        logits = self._model.logits(fetched.inputs)
+        faults = list(fetched.faults)
+        kept = fetched.kept_rows
+        finite = np.isfinite(logits).all(axis=1)
+        if not finite.all():
+            faults += [(int(row), "the teacher's output is not finite") for row in kept[~finite]]
+            kept, logits = kept[finite], logits[finite]
+        teacher = self._model.teacher
+        job.num_rows, job.num_faults = len(order.sample_ids), len(faults)
+        job.letters = [self._letter(job, row, int(order.sample_ids[row]), reason, None) for row, reason in faults]
+        job.value = SoftTargets(
+            stream_id=order.stream_id,
+            sequence=order.sequence,
+            epoch=order.epoch,
+            sample_ids=order.sample_ids,
+            view_seed=order.view_seed,
+            kept_rows=None if len(kept) == len(order.sample_ids) else kept,
+            teacher=teacher.name,
+            teacher_sha256=teacher.sha256,
+            outputs=(Output.of("logits", logits, self._codec),),
+        ).encode()
+
+    def _letter(self, job: Job, row: int | None, sample_id: int | None, reason: Any, raw: bytes | None) -> bytes:
+        return DeadLetter(
+            stream_id=self._model.teacher.stream_id,
+            teacher=self._model.teacher.name,
+            topic=self._work_orders,
+            partition=job.partition,
+            offset=job.offset,
+            sequence=job.sequence if row is not None else None,
+            row=row,
+            sample_id=sample_id,
+            reason=str(reason),
+            raw=raw[:_MAX_RAW] if raw is not None else None,
+        ).encode()

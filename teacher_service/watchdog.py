@@ -1,0 +1,71 @@
+"""Notices a worker that hangs although it polls and sends heartbeats.
+
+A stage that is busy with one order for 10 times the smoothed time of an order hangs. The polling thread then leaves
+the group at once, so that others take over. If the polling thread itself is held up (C code that keeps the GIL),
+`faulthandler` ends the process 2 s later: it needs no GIL.
+"""
+
+from __future__ import annotations
+
+import faulthandler
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import TracebackType
+
+from schemas.errors import WorkerHung
+from teacher_service.stages import Clock, Stages
+
+FACTOR = 10.0
+MIN_DEADLINE = 30.0
+"""seconds; below it, a slow disk or a busy machine would be taken for a hang"""
+BACKSTOP = 2.0
+REARM_EVERY = 1.0
+
+
+class Watchdog:
+    """Watches the stages; `check` is called by the polling thread, at least once a second."""
+
+    def __init__(self, stages: Stages) -> None:
+        self._clocks = {"loading": stages.loading, "inference": stages.inferring}
+        self._armed = 0.0
+
+    def __enter__(self) -> Watchdog:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        faulthandler.cancel_dump_traceback_later()
+
+    def check(self) -> None:
+        """Compare the stages with their deadlines and push the backstop back.
+
+        Raises:
+            WorkerHung: a stage is busy with one order for longer than its deadline.
+        """
+        now = time.monotonic()
+        for stage, clock in self._clocks.items():
+            since, deadline = clock.since, self._deadline(clock)
+            if since is not None and now - since > deadline:
+                raise WorkerHung(
+                    f"{stage} of one order takes longer than {deadline:.0f} s "
+                    f"(orders before it: {clock.smoothed:.2f} s); leaving the group so that others take over"
+                )
+        if now - self._armed > REARM_EVERY:
+            self._armed = now
+            longest = max(self._deadline(clock) for clock in self._clocks.values())
+            faulthandler.dump_traceback_later(longest + BACKSTOP, exit=True)
+
+    @contextmanager
+    def disarmed(self) -> Iterator[None]:
+        """Around work of the polling thread that may take long and is no hang, such as reading a log to its end."""
+        faulthandler.cancel_dump_traceback_later()
+        try:
+            yield
+        finally:
+            self._armed = 0.0
+
+    @staticmethod
+    def _deadline(clock: Clock) -> float:
+        return max(MIN_DEADLINE, FACTOR * clock.smoothed)

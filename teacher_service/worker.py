@@ -1,0 +1,410 @@
+"""The work loop of a teacher: poll, label, publish, commit, in that order and never another.
+
+The main thread polls and commits at least every 100 ms, so a rebalance never waits for an order; loading, inference
+and publishing run beside it (stages.py, publisher.py). What may be committed is decided by the ledgers (ledger.py),
+whose partitions are whose by membership.py.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import queue
+import socket
+import threading
+import time
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from kafka import ConsumerRebalanceListener, KafkaConsumer, TopicPartition
+from kafka import errors as kafka_error
+
+from pipeline.kafka_clients import KafkaSettings, kafka_errors, new_consumer
+from pipeline.names import dead_letters_topic, soft_targets_topic, teacher_group, work_orders_topic
+from pipeline.sequence import Sequence
+from pipeline.streams import Stream, TopicGuard
+from pipeline.views.fetch import Fetcher
+from pipeline.wait import Deadline
+from schemas.errors import (
+    BadSamples,
+    BrokerUnavailable,
+    DecodeError,
+    DeliveryFailed,
+    LogTrimmed,
+    RecordTooLarge,
+    SequenceGap,
+    WorkerHung,
+)
+from schemas.records import WorkOrder
+from teacher_service.assignor import EqualShares
+from teacher_service.ledger import PartitionLedger, Verdict
+from teacher_service.membership import Membership
+from teacher_service.model import OnnxTeacher
+from teacher_service.publisher import DELIVERY_TIMEOUT, Job, Publisher
+from teacher_service.stages import Stages
+from teacher_service.watchdog import Watchdog
+
+log = logging.getLogger(__name__)
+
+POLL_MS = 100
+IN_HAND_HIGH = 512
+"""work orders taken before polling pauses; they are small"""
+IN_HAND_LOW = 128
+COMMIT_EVERY = 0.1
+"""seconds between commits"""
+BYTES_IN_FLIGHT = 32 << 20
+MAX_FAILED_DELIVERIES = 3
+"""producers in a row that failed before anything was acknowledged"""
+IDLE_SECONDS = 2.0
+FAULT_LIMIT = 0.01
+FAULT_WINDOW = 10_000
+"""rows among which at most 1 % may fail (of at least 1,000: a single small order proves nothing)"""
+
+
+@dataclass(frozen=True, slots=True)
+class WorkerOptions:
+    """How one worker behaves; what it labels is the manifest's business."""
+
+    name: str = field(default_factory=lambda: f"{socket.gethostname()}-{os.getpid()}")
+    """shown in group listings and written into the headers of what it publishes"""
+    session_timeout: float = 6.0
+    """seconds until a frozen or dead worker is replaced; 6 is the lowest that a default broker allows"""
+    until_idle: bool = False
+    """end when every work order that there is has been labelled"""
+
+
+@dataclass(slots=True)
+class WorkerReport:
+    """What a worker did."""
+
+    orders: int = 0
+    samples: int = 0
+    faults: int = 0
+    """rows that went to the dead letters"""
+    not_orders: int = 0
+    """records that went there whole"""
+    repetitions: int = 0
+    rebalances: int = 0
+
+
+class Worker:
+    """One member of a teacher's consumer group."""
+
+    def __init__(
+        self,
+        settings: KafkaSettings,
+        stream: Stream,
+        fetcher: Fetcher,
+        model: OnnxTeacher,
+        options: WorkerOptions,
+        progress: Callable[[WorkerReport, int], None] = lambda report, partitions: None,
+    ) -> None:
+        manifest = stream.manifest
+        self.report = WorkerReport()
+        self._settings = settings
+        self._manifest = manifest
+        self._teacher = model.teacher
+        self._options = options
+        self._progress = progress
+        self._sequence = Sequence.of(manifest)
+        self._orders = work_orders_topic(manifest.stream)
+        self._stop = threading.Event()
+        self._finished: queue.SimpleQueue[Job] = queue.SimpleQueue()
+        self._jobs_in_flight = max(2, min(32, BYTES_IN_FLIGHT // manifest.max_record_bytes))
+        self._recent: deque[tuple[int, int]] = deque()
+        self._rewound: set[int] = set()
+        """partitions that went back once because a higher sequence came than expected"""
+        self._failed_deliveries = 0
+        self._stages = Stages(fetcher, model, manifest.codec, self._orders, self._is_current, self._publish)
+
+    def stop(self) -> None:
+        """Finish the order in hand, commit, leave; callable from a signal handler."""
+        self._stop.set()
+
+    def run(self) -> WorkerReport:
+        """Work until stopped, idle (if asked to), or failed.
+
+        Raises:
+            StreamChanged, LogTrimmed, SequenceGap, BadSamples, DataUnavailable, DeliveryFailed, WorkerHung,
+            BrokerUnavailable: as their names say; what was acknowledged is committed, the rest is not.
+        """
+        topics = [
+            self._orders,
+            soft_targets_topic(self._manifest.stream, self._teacher.name),
+            dead_letters_topic(self._manifest.stream),
+        ]
+        guard = TopicGuard(self._settings, topics)
+        watchdog = Watchdog(self._stages)
+        self._publisher = self._new_publisher()
+        consumer = self._subscribe()
+        self._membership = Membership(self._settings, consumer, self._manifest, self._teacher, watchdog.disarmed)
+        self._stages.start()
+        hung = False
+        try:
+            with watchdog:
+                self._loop(consumer, guard, watchdog)
+                self._finish(consumer, watchdog)
+        except WorkerHung:
+            hung = True
+            raise
+        finally:
+            # Even a failed worker commits what is acknowledged, and leaves, so that the others need not wait.
+            if not hung:
+                self._stages.stop()
+                self._settle_finished()
+                self._membership.commit(5.0, wait=True)
+            consumer.close(autocommit=False, timeout_ms=5_000)
+            self._publisher.close()
+            self._membership.close()
+            guard.close()
+        return self.report
+
+    def _subscribe(self) -> KafkaConsumer:
+        assignor = EqualShares()
+        session_ms = int(self._options.session_timeout * 1000)
+        consumer = new_consumer(
+            self._settings,
+            group_id=teacher_group(self._manifest, self._teacher.name),
+            client_id=self._options.name,
+            partition_assignment_strategy=[assignor],
+            session_timeout_ms=session_ms,
+            # A cooperative move takes two rounds of at most one heartbeat each.
+            heartbeat_interval_ms=min(500, session_ms // 3),
+            max_poll_interval_ms=max(60_000, 2 * session_ms),
+            max_poll_records=IN_HAND_LOW,
+            max_partition_fetch_bytes=max(65_536, 16 * self._manifest.order_size * 8),
+        )
+        consumer.subscribe([self._orders], listener=_Forgetting(assignor))
+        return consumer
+
+    def _loop(self, consumer: KafkaConsumer, guard: TopicGuard, watchdog: Watchdog) -> None:
+        committed = shown = time.monotonic()
+        idle_since: float | None = None
+        paused = False
+        while not self._stop.is_set():
+            watchdog.check()
+            self._raise_failures()
+            paused = self._balance(consumer, paused)
+            try:
+                self._take(self._poll(consumer))
+                self._settle_finished()
+                if time.monotonic() - committed >= COMMIT_EVERY:
+                    committed = time.monotonic()
+                    self._membership.commit(1.0)
+            except BrokerUnavailable as error:
+                log.warning("%s; trying again", error)
+            guard.check()
+            if time.monotonic() - shown >= 1.0:
+                shown = time.monotonic()
+                self._progress(self.report, len(self._membership.ledgers))
+                if self._options.until_idle:
+                    if not self._is_idle():
+                        idle_since = None
+                    elif idle_since is None:
+                        idle_since = shown
+                    elif shown - idle_since >= IDLE_SECONDS:
+                        return
+
+    def _poll(self, consumer: KafkaConsumer) -> dict[TopicPartition, list[Any]]:
+        """Poll, and return records only where they continue what the ledgers know."""
+        records: dict[TopicPartition, list[Any]] = {}
+        try:
+            records = consumer.poll(timeout_ms=POLL_MS)
+        except kafka_error.NoOffsetForPartitionError:
+            pass  # a partition of a group without offsets: `settled` gives it a position
+        except kafka_error.OffsetOutOfRangeError as error:
+            raise LogTrimmed(
+                f"{self._orders}: work orders that were not labelled yet were removed by retention ({error}); "
+                "the stream has lost them: make it again"
+            ) from None
+        except kafka_error.KafkaError as error:
+            with kafka_errors("polling work orders", self._settings):
+                raise error
+        generation = self._membership.generation
+        if self._membership.settled():
+            return records
+        self.report.rebalances += self._membership.generation != generation
+        return {}
+
+    def _take(self, polled: dict[TopicPartition, list[Any]]) -> None:
+        """Apply the reader's rule to what was polled, and queue what it accepts."""
+        jobs: list[Job] = []
+        for topic_partition, records in polled.items():
+            for record in records:
+                ledger = self._membership.ledgers.get(topic_partition.partition)
+                if ledger is None or record.offset < ledger.read.offset:
+                    continue
+                if not self._take_record(topic_partition.partition, ledger, record, jobs):
+                    break
+        if jobs:
+            self._stages.add(jobs)
+
+    def _take_record(self, partition: int, ledger: PartitionLedger, record: Any, jobs: list[Job]) -> bool:
+        address = f"{record.topic}/{partition}@{record.offset}"
+        raw = record.value or b""
+        try:
+            order = WorkOrder.decode(raw, address)
+            self._check_identity(order, address)
+        except DecodeError as error:
+            log.error("%s: no work order of this stream; moved to the dead letters", error)
+            jobs.append(Job(partition, ledger.lease, record.offset, ledger.read.sequence, error))
+            ledger.take(record.offset, is_order=False)
+            return True
+        verdict = ledger.judge(order.sequence)
+        if verdict is Verdict.ACCEPT:
+            jobs.append(Job(partition, ledger.lease, record.offset, order.sequence, order))
+            ledger.take(record.offset)
+            self._rewound.discard(partition)
+        elif verdict is Verdict.DROP:
+            self.report.repetitions += 1
+            ledger.drop(record.offset)
+        else:
+            if partition in self._rewound:
+                raise SequenceGap(
+                    f"{address}: holds sequence {order.sequence}, but {ledger.read.sequence} comes first: the work "
+                    f"orders have a hole; run `distillog feed {self._manifest.stream}` again, or make the stream anew"
+                )
+            self._rewound.add(partition)
+            self._membership.rewind([partition])
+            return False
+        return True
+
+    def _check_identity(self, order: WorkOrder, address: str) -> None:
+        """A work order that its manifest does not imply is none, whoever wrote it."""
+        if order.stream_id != self._manifest.stream_id:
+            raise DecodeError(address, f"is of another stream ({order.stream_id})")
+        if order.sequence >= self._sequence.num_orders:
+            raise DecodeError(address, f"sequence {order.sequence} lies behind the stream's end")
+        epoch = self._sequence.epoch_of(order.sequence)
+        if (order.epoch, order.view_seed) != (epoch, self._sequence.view_seed(epoch)) or not np.array_equal(
+            order.sample_ids, self._sequence.sample_ids(order.sequence)
+        ):
+            raise DecodeError(address, f"sequence {order.sequence} holds other samples or views than the manifest says")
+
+    def _settle_finished(self) -> None:
+        """Count what was acknowledged, so that it may be committed."""
+        while not self._finished.empty():
+            job = self._finished.get()
+            self._failed_deliveries = 0
+            if not self._is_current(job):
+                continue
+            self._membership.ledgers[job.partition].settle()
+            if job.value is None:
+                self.report.not_orders += 1
+            else:
+                self.report.orders += 1
+                self.report.samples += job.num_rows - job.num_faults
+                self.report.faults += job.num_faults
+
+    def _publish(self, job: Job) -> None:
+        """Hand a labelled job to the present publisher; runs in the inference thread."""
+        if job.num_rows:
+            self._recent.append((job.num_rows, job.num_faults))
+            rows = sum(rows for rows, _ in self._recent)
+            while rows - self._recent[0][0] >= FAULT_WINDOW:
+                rows -= self._recent.popleft()[0]
+            faults = sum(faults for _, faults in self._recent)
+            if faults > FAULT_LIMIT * max(rows, 1_000):
+                raise BadSamples(
+                    f"{faults} of the last {rows} samples cannot be labelled: that is no matter of single samples "
+                    f"(a broken mount? another version of the data?); stopped before order {job.sequence}"
+                )
+        self._publisher.submit(job)
+
+    def _is_current(self, job: Job) -> bool:
+        return self._membership.is_current(job.partition, job.lease)
+
+    def _balance(self, consumer: KafkaConsumer, paused: bool) -> bool:
+        """Pause all partitions at once while the hands are full; the poll itself goes on."""
+        in_hand = sum(ledger.num_flying for ledger in self._membership.ledgers.values())
+        if paused and in_hand <= IN_HAND_LOW:
+            consumer.resume(*consumer.paused())
+            return False
+        if in_hand >= IN_HAND_HIGH:
+            consumer.pause(*consumer.assignment())
+            return True
+        return paused
+
+    def _raise_failures(self) -> None:
+        if self._stages.failure is not None:
+            raise self._stages.failure
+        error = self._publisher.failure
+        if error is None:
+            return
+        if isinstance(error, (RecordTooLarge, kafka_error.MessageSizeTooLargeError)):
+            raise RecordTooLarge(f"{error}; create the stream with a smaller --order-size or a topk codec")
+        self._failed_deliveries += 1
+        if self._failed_deliveries >= MAX_FAILED_DELIVERIES:
+            raise DeliveryFailed(
+                f"Kafka at {self._settings.bootstrap_servers} did not acknowledge soft targets "
+                f"{MAX_FAILED_DELIVERIES} times within {DELIVERY_TIMEOUT:.0f} s each ({error}); nothing of them was "
+                "committed, start the worker again when Kafka is well"
+            )
+        log.warning("soft targets not acknowledged (%s): going back to the committed offsets", error)
+        self._publisher.close()
+        self._publisher = self._new_publisher()
+        self._membership.rewind(list(self._membership.ledgers))
+
+    def _new_publisher(self) -> Publisher:
+        return Publisher(
+            self._settings,
+            soft_targets_topic(self._manifest.stream, self._teacher.name),
+            dead_letters_topic(self._manifest.stream),
+            [("worker", self._options.name.encode())],
+            self._manifest.max_record_bytes,
+            self._jobs_in_flight,
+            self._is_current,
+            self._finished,
+        )
+
+    def _is_idle(self) -> bool:
+        ledgers = self._membership.ledgers.values()
+        if any(ledger.num_flying or ledger.dirty for ledger in ledgers):
+            return False
+        try:
+            return self._membership.group_is_done(lambda: range(self._manifest.partitions))
+        except BrokerUnavailable:
+            return False
+
+    def _finish(self, consumer: KafkaConsumer, watchdog: Watchdog) -> None:
+        """Let the orders that were begun end, so that nobody needs to repeat them."""
+        num_left = len(self._stages.clear())
+        deadline = Deadline(30.0)
+
+        def waiting() -> bool:
+            flying = sum(ledger.num_flying for ledger in self._membership.ledgers.values())
+            return flying > num_left
+
+        while waiting() and not deadline.over and self._stages.failure is None and self._publisher.failure is None:
+            watchdog.check()
+            self._settle_finished()
+            self._poll_quietly(consumer)
+        self._settle_finished()
+
+    def _poll_quietly(self, consumer: KafkaConsumer) -> None:
+        """Stay a member while the last orders end; what comes meanwhile is for others."""
+        try:
+            consumer.pause(*consumer.assignment())
+            consumer.poll(timeout_ms=20)
+        except kafka_error.KafkaError as error:
+            log.debug("polling while leaving: %s", error)
+
+
+class _Forgetting(ConsumerRebalanceListener):  # type: ignore[misc]
+    """After lost membership the assignor must claim nothing; runs on the client's IO thread."""
+
+    def __init__(self, assignor: EqualShares) -> None:
+        self._assignor = assignor
+
+    def on_partitions_revoked(self, revoked: Any) -> None:
+        """Nothing to do: the poll that follows compares the assignment."""
+
+    def on_partitions_assigned(self, assigned: Any) -> None:
+        """Nothing to do: the poll that follows compares the assignment."""
+
+    def on_partitions_lost(self, lost: Any) -> None:
+        """Claim nothing at the next join."""
+        self._assignor.forget()

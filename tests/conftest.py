@@ -1,0 +1,76 @@
+"""What tests share: one real Kafka for the whole session, names nobody else uses, and waits with an end."""
+
+from __future__ import annotations
+
+import os
+import secrets
+import shutil
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Protocol, TypeVar
+
+import pytest
+
+from pipeline.broker.local import LocalBroker
+from pipeline.kafka_clients import KafkaSettings
+
+T = TypeVar("T")
+
+
+class Eventually(Protocol):
+    """`eventually(predicate, timeout=10.0, what="...")` polls until the predicate is true, and returns what it gave."""
+
+    def __call__(self, predicate: Callable[[], T], timeout: float = ..., what: str = ...) -> T: ...
+
+
+def poll_until(predicate: Callable[[], T], timeout: float = 10.0, what: str = "the condition") -> T:
+    """Call `predicate` every 20 ms until it gives something true; AssertionError after `timeout` seconds."""
+    deadline = time.monotonic() + timeout
+    while True:
+        if value := predicate():
+            return value
+        if time.monotonic() > deadline:
+            raise AssertionError(f"{what} did not come true within {timeout:g} s, last: {value!r}")
+        time.sleep(0.02)
+
+
+@pytest.fixture(scope="session")
+def eventually() -> Eventually:
+    return poll_until
+
+
+@pytest.fixture(scope="session")
+def broker(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LocalBroker]:
+    """The session's own Kafka; a test that kills its broker starts one for itself (`own_broker`)."""
+    local = LocalBroker(tmp_path_factory.mktemp("broker"))
+    local.start()
+    yield local
+    local.stop()
+    # pytest keeps the folders of three sessions: the log may be read later, the records will not.
+    shutil.rmtree(local.folder.data)
+
+
+@pytest.fixture(scope="session")
+def kafka_settings(request: pytest.FixtureRequest) -> KafkaSettings:
+    """The cluster of KAFKA_BOOTSTRAP_SERVERS where that is set, else the session's own."""
+    servers = os.environ.get("KAFKA_BOOTSTRAP_SERVERS")
+    if not servers:
+        own: LocalBroker = request.getfixturevalue("broker")
+        servers = own.bootstrap_servers
+    return KafkaSettings(servers)
+
+
+@pytest.fixture
+def own_broker(tmp_path: Path) -> Iterator[LocalBroker]:
+    """A running broker that the test may kill, freeze and restart."""
+    local = LocalBroker(tmp_path / "own-broker")
+    local.start()
+    yield local
+    local.kill()
+
+
+@pytest.fixture
+def fresh_name() -> Callable[[str], str]:
+    """`fresh_name("stream")` is a name that no other test has, good for streams, teachers, runs and topics."""
+    return lambda kind="t": f"{kind}-{secrets.token_hex(4)}"

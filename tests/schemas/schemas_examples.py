@@ -1,0 +1,210 @@
+"""One record of each kind, fixed for ever, and strategies that draw others."""
+
+from __future__ import annotations
+
+import hashlib
+from typing import Any
+
+import numpy as np
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as hnp
+
+from schemas.codecs import CodecSpec
+from schemas.manifest import Manifest, Probe, Teacher, TeacherInput, ViewSpec
+from schemas.records import DeadLetter, Output, SoftTargets, WorkOrder
+
+RECORDS = (WorkOrder, SoftTargets, DeadLetter, Teacher, Manifest)
+STREAM_ID = "0123456789abcdef"
+SHA256 = "a5" * 32
+SPECS = ("float32", "float16", "topk:k=2,temperatures=1|2")
+
+
+def ids(*numbers: int) -> Any:
+    return np.array(numbers, np.int64)
+
+
+def logits(num_rows: int, num_classes: int, seed: int = 0) -> Any:
+    return np.random.default_rng(seed).normal(0, 4, (num_rows, num_classes)).astype(np.float32)
+
+
+def soft_targets(spec: str = "float32", kept_rows: Any = None, values: Any = None) -> SoftTargets:
+    num_kept = 3 if kept_rows is None else len(kept_rows)
+    exact = np.arange(num_kept * 4, dtype=np.float32).reshape(num_kept, 4) if values is None else values
+    output = Output.of("logits", exact, CodecSpec.parse(spec))
+    return SoftTargets(STREAM_ID, 7, 2, ids(5, 300, 0), 2**63 - 1, kept_rows, "vit", SHA256, (output,))
+
+
+def examples() -> dict[str, Any]:
+    """A record of each kind whose bytes do not depend on the machine's floating point."""
+    probe = Probe(
+        ids(1, 2), ids(2**62, 0), SHA256, np.arange(6).reshape(2, 3), np.arange(6, dtype=np.float32).reshape(2, 3) / 4
+    )
+    return {
+        "work_order": WorkOrder(STREAM_ID, 7, 2, ids(5, 300, 0), 2**63 - 1),
+        "soft_targets float32": soft_targets(),
+        "soft_targets float16": soft_targets("float16", kept_rows=ids(0, 2)),
+        "soft_targets topk": soft_targets("topk:k=1,temperatures=1|2", values=np.zeros((3, 2), np.float32)),
+        "dead_letter": DeadLetter(STREAM_ID, "vit", "digits.work-orders", 3, 12, 7, 1, 300, "cannot decode", None),
+        "dead_letter of no order": DeadLetter(STREAM_ID, "vit", "t", 3, 12, None, None, None, "no Avro", b"\x00junk"),
+        "teacher": Teacher(
+            STREAM_ID,
+            "vit",
+            SHA256,
+            "model.onnx",
+            (
+                TeacherInput("x", "image", "int32", "nhwc", 255.0, (32, 32)),
+                TeacherInput("m", "mask", "uint8", "", 1.0, ()),
+            ),
+            "probs",
+            "probabilities",
+            10,
+            64,
+        ),
+        "manifest": Manifest(
+            stream="digits",
+            stream_id=STREAM_ID,
+            dataset="digits?split=train",
+            dataset_fingerprint=SHA256,
+            num_samples=1297,
+            num_classes=2,
+            class_names=("zero", "öne"),
+            view=ViewSpec("affine", {"rotation": 15.0, "antialias": True, "mode": "zéro", "count": 3}, 1),
+            view_probe=probe,
+            order_size=256,
+            epochs=40,
+            seed=1,
+            partitions=64,
+            codec=CodecSpec("topk", 2, (1.0, 2.5)),
+            max_record_bytes=1 << 20,
+            schema_fingerprints={"work_order": "00" * 8, "soft_targets": "11" * 8},
+        ),
+    }
+
+
+def plain(value: Any) -> Any:
+    """A record as nested tuples that compare by value, bit by bit."""
+    if isinstance(value, np.ndarray):
+        return value.dtype.str, value.shape, value.tobytes()
+    if isinstance(value, dict):
+        return {key: plain(one) for key, one in value.items()}
+    if isinstance(value, tuple):
+        return tuple(plain(one) for one in value)
+    if hasattr(value, "__slots__"):
+        return type(value).__name__, {name: plain(getattr(value, name)) for name in value.__slots__}
+    return type(value).__name__, value
+
+
+text = st.text(st.characters(codec="utf-8"), max_size=20)
+names = st.from_regex(r"[a-zA-Z0-9][a-zA-Z0-9_-]{0,63}", fullmatch=True)
+longs = st.integers(0, 2**63 - 1)
+positive = st.integers(1, 2**63 - 1)
+sha256 = st.binary(max_size=8).map(lambda data: hashlib.sha256(data).hexdigest())
+finite = st.floats(allow_nan=False, allow_infinity=False)
+
+
+@st.composite
+def id_arrays(draw: st.DrawFn, min_size: int = 0, max_size: int = 40) -> Any:
+    width = draw(st.sampled_from((8, 16, 32, 63)))
+    return np.array(draw(st.lists(st.integers(0, 2**width - 1), min_size=min_size, max_size=max_size)), np.int64)
+
+
+def float_arrays(num_rows: int, num_classes: int, limit: float = 60_000.0) -> Any:
+    return hnp.arrays(np.float32, (num_rows, num_classes), elements=st.floats(-limit, limit, width=32))
+
+
+work_orders = st.builds(WorkOrder, text, longs, longs, id_arrays(), longs)
+
+
+@st.composite
+def soft_target_records(draw: st.DrawFn) -> SoftTargets:
+    sample_ids = draw(id_arrays(max_size=8))
+    kept = None
+    if draw(st.booleans()):
+        kept = np.flatnonzero(draw(hnp.arrays(np.bool_, len(sample_ids))))
+    num_kept = len(sample_ids) if kept is None else len(kept)
+    outputs = []
+    for name in draw(st.lists(text, unique=True, max_size=3)):
+        num_classes = draw(st.integers(2, 5))
+        # Log-probabilities of topk travel in float16 too: keep the logits of a row within its reach.
+        values = draw(float_arrays(num_kept, num_classes, 30_000.0))
+        outputs.append(Output.of(name, values, CodecSpec.parse(draw(st.sampled_from(SPECS)))))
+    return SoftTargets(
+        draw(text), draw(longs), draw(longs), sample_ids, draw(longs), kept, draw(text), draw(sha256), tuple(outputs)
+    )
+
+
+dead_letters = st.builds(
+    DeadLetter,
+    text,
+    text,
+    text,
+    longs,
+    longs,
+    st.none() | longs,
+    st.none() | longs,
+    st.none() | longs,
+    text,
+    st.none() | st.binary(max_size=20),
+)
+teacher_inputs = st.builds(
+    TeacherInput,
+    text,
+    text,
+    text,
+    st.sampled_from(("", "nchw", "nhwc")),
+    finite,
+    st.lists(positive, max_size=3).map(tuple),
+)
+teachers = st.builds(
+    Teacher,
+    text,
+    names,
+    sha256,
+    st.from_regex(r"[a-z]{1,9}\.onnx", fullmatch=True),
+    st.lists(teacher_inputs, min_size=1, max_size=3).map(tuple),
+    text,
+    st.sampled_from(("logits", "probabilities", "log_probabilities")),
+    positive,
+    positive,
+)
+
+
+@st.composite
+def manifests(draw: st.DrawFn) -> Manifest:
+    num_probes, num_positions = draw(st.integers(0, 3)), draw(st.integers(0, 3))
+    probe = Probe(
+        draw(id_arrays(num_probes, num_probes)),
+        draw(id_arrays(num_probes, num_probes)),
+        draw(text),
+        draw(hnp.arrays(np.int64, (num_probes, num_positions))),
+        draw(hnp.arrays(np.float32, (num_probes, num_positions))),
+    )
+    class_names = tuple(draw(st.lists(text, max_size=3)))
+    codec = st.sampled_from((*SPECS, "topk:k=1", "topk:k=999,temperatures=0.25|1|2|4")).map(CodecSpec.parse)
+    return Manifest(
+        draw(names),
+        draw(text),
+        draw(text),
+        draw(text),
+        draw(positive),
+        len(class_names) or draw(longs),
+        class_names,
+        ViewSpec(draw(text), draw(st.dictionaries(text, finite | st.integers() | text | st.booleans())), draw(longs)),
+        probe,
+        draw(positive),
+        draw(positive),
+        draw(longs),
+        draw(positive),
+        draw(codec),
+        draw(positive),
+        draw(st.dictionaries(text, text, max_size=3)),
+    )
+
+
+STRATEGIES: dict[str, st.SearchStrategy[Any]] = {
+    "work_order": work_orders,
+    "soft_targets": soft_target_records(),
+    "dead_letter": dead_letters,
+    "teacher": teachers,
+    "manifest": manifests(),
+}
