@@ -52,16 +52,14 @@ def chain_end(
     end = consumer.end_offsets([partition])[partition]
     first = partition.partition
     if end == 0:
-        return first
+        return int(first)
     if begin < end:
         tail = _records(consumer, partition, end - 1, end, sequence_of, timeout)
         expected, last = _walk(tail, None, stream_id, stride)
         if expected is not None and last == end - 1 and expected - stride == first + last * stride:
             return expected
     start = first if begin == 0 else None  # trimmed: the chain begins with what is left
-    expected, _ = _walk(
-        _records(consumer, partition, begin, end, sequence_of, timeout), start, stream_id, stride
-    )
+    expected, _ = _walk(_records(consumer, partition, begin, end, sequence_of, timeout), start, stream_id, stride)
     if expected is None:
         raise SequenceGap(
             f"{partition.topic}/{partition.partition}: retention removed all {end} records, so nothing says where to "

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import secrets
-from collections.abc import Iterable
-from dataclasses import dataclass, fields, replace
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields, replace
 from typing import Any
 
 from kafka import KafkaAdminClient
@@ -46,7 +46,7 @@ class StreamOptions:
     epochs: int = 1
     seed: int = 0
     partitions: int = DEFAULT_PARTITIONS
-    codec: CodecSpec = CodecSpec("float16")
+    codec: CodecSpec = field(default_factory=lambda: CodecSpec("float16"))
     num_classes: int = 0
     """0: as many as the data set says"""
     retention_ms: int = KEEP_FOR_EVER
@@ -126,8 +126,8 @@ def add_teacher(settings: KafkaSettings, stream: Stream, teacher: Teacher) -> bo
         return False
     if soft_target_bytes(manifest.codec, manifest.order_size, teacher.num_classes) > manifest.max_record_bytes:
         raise RecordTooLarge(
-            f"teacher {teacher.name!r}: {teacher.num_classes} classes x {manifest.order_size} samples as {manifest.codec} "
-            f"are more than the stream's records hold ({manifest.max_record_bytes} bytes); "
+            f"teacher {teacher.name!r}: {teacher.num_classes} classes x {manifest.order_size} samples as "
+            f"{manifest.codec} are more than the stream's records hold ({manifest.max_record_bytes} bytes); "
             f"create the stream with --classes {teacher.num_classes}, a smaller --order-size or a topk codec"
         )
     admin = new_admin(settings)
@@ -138,7 +138,7 @@ def add_teacher(settings: KafkaSettings, stream: Stream, teacher: Teacher) -> bo
                 [ConfigResource(ConfigResourceType.TOPIC, work_orders_topic(manifest.stream))], config_filter="all"
             )
             there = _config_values(described)
-            configs = {key: there[key] for key in ("retention.ms", "max.message.bytes") if key in there}
+            configs: dict[str, str] = {key: there[key] for key in ("retention.ms", "max.message.bytes") if key in there}
             _make_topic(admin, topic, manifest.partitions, -1, configs)
     finally:
         admin.close()
@@ -189,8 +189,8 @@ def _check_record_size(admin: KafkaAdminClient, manifest: Manifest) -> int:
                 f"message.max.bytes ({limit}); use a topk codec"
             )
         raise RecordTooLarge(
-            f"an order of {manifest.order_size} samples needs records of {manifest.max_record_bytes} bytes, this cluster "
-            f"takes {limit} (message.max.bytes); use --order-size {fitting} or less"
+            f"an order of {manifest.order_size} samples needs records of {manifest.max_record_bytes} bytes, this "
+            f"cluster takes {limit} (message.max.bytes); use --order-size {fitting} or less"
         )
     return max(_DEFAULT_MAX_MESSAGE, manifest.max_record_bytes)
 
@@ -224,22 +224,29 @@ def _make_topic(
 
 def _refuse_difference(asked: Manifest, there: Manifest) -> None:
     """Compare what a user can choose; the ID is random, and a probe's draws follow from the view."""
-    derived = ("stream_id", "view_probe", "schema_fingerprints", "max_record_bytes")
-    unlike = _unlike(asked, there, (f.name for f in fields(Manifest) if f.name not in derived))
+    unlike = _unlike(_chosen(asked), _chosen(there))
+    if not unlike and asked.view != there.view:  # the parameters of two views do not compare
+        params = (asked.view.params, there.view.params)
+        unlike = [f"view parameter {text}" for text in _unlike(*params)]
     if unlike:
         raise StreamConflict(f"stream {asked.stream!r} exists and differs: " + "; ".join(unlike))
 
 
 def _refuse_teacher(asked: Teacher, there: Teacher) -> None:
     same = replace(asked, model_file=there.model_file)  # a file may be called anything
-    unlike = _unlike(same, there, (f.name for f in fields(Teacher)))
+    unlike = _unlike(*({f.name: getattr(one, f.name) for f in fields(Teacher)} for one in (same, there)))
     if unlike:
         raise StreamConflict(f"teacher {asked.name!r} exists and differs: " + "; ".join(unlike))
 
 
-def _unlike(asked: object, there: object, names: Iterable[str]) -> list[str]:
+def _chosen(manifest: Manifest) -> dict[str, object]:
+    derived = ("stream_id", "view", "view_probe", "schema_fingerprints", "max_record_bytes")
+    chosen = {f.name: getattr(manifest, f.name) for f in fields(Manifest) if f.name not in derived}
+    return {**chosen, "view": manifest.view.name, "view version": manifest.view.version}
+
+
+def _unlike(asked: Mapping[str, object], there: Mapping[str, object]) -> list[str]:
+    names = dict.fromkeys((*there, *asked))
     return [
-        f"{name} is {getattr(there, name)}, asked {getattr(asked, name)}"
-        for name in names
-        if getattr(asked, name) != getattr(there, name)
+        f"{name} is {there.get(name)}, asked {asked.get(name)}" for name in names if asked.get(name) != there.get(name)
     ]

@@ -9,7 +9,6 @@ from __future__ import annotations
 import logging
 import threading
 from collections import deque
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -268,5 +267,3 @@ class _Feeder:
             ahead=None if fastest is None else self._next - fastest,
             **fields,
         )
-
-

@@ -1,6 +1,7 @@
 """Kafka clients as Distillog wants them, and their errors as one line each.
 
-Every client of the project is made here, so that the settings which cost data or speed when forgotten stand in one place.
+Every client of the project is made here, so that the settings which cost data or speed when forgotten stand in one
+place.
 """
 
 from __future__ import annotations

@@ -58,7 +58,7 @@ def rewind(settings: KafkaSettings, stream: Stream, teacher: str, sequence: int)
             if committed is not None and 0 <= committed.offset < offset:
                 raise ConfigError(
                     f"teacher {teacher!r} stands at offset {committed.offset} of {partition.topic}/"
-                    f"{partition.partition}, order {sequence} comes later, at {offset}: skipping orders would make a gap"
+                    f"{partition.partition}; order {sequence} comes later, at {offset}: skipping orders makes a gap"
                 )
             commit = OffsetAndMetadata(offset, json.dumps({"next_sequence": sequence}), -1)
             answer = admin.alter_group_offsets(group, {partition: commit})[partition]

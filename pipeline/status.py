@@ -23,13 +23,13 @@ RATE_INTERVAL = 1.0
 """seconds between the two readings that give a rate"""
 
 
-def describe(settings: KafkaSettings, stream: Stream) -> dict[str, Any]:
+def describe(settings: KafkaSettings, stream: Stream, rates: bool = False) -> dict[str, Any]:
     """Everything about a stream: its manifest's facts, its teachers' declarations, and all of `lag`.
 
     Raises:
         BrokerUnavailable: no answer from Kafka.
     """
-    now = lag(settings, stream)
+    now = lag(settings, stream, rates)
     declared = {teacher.name: _declaration(teacher) for teacher in stream.teachers.values()}
     teachers = [{**declared[teacher["name"]], **teacher} for teacher in now["teachers"]]
     return {**_facts(stream.manifest), **now, "teachers": teachers}

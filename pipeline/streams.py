@@ -56,7 +56,8 @@ def open_stream(settings: KafkaSettings, name: str) -> Stream:
         streams = sorted(filter(None, map(stream_of_manifest_topic, topics)))
         near = difflib.get_close_matches(name, streams, n=1)
         hint = f"did you mean {near[0]!r}?" if near else f"there: {', '.join(streams) or 'none'}"
-        raise StreamNotFound(f"no stream {name!r} at {settings.bootstrap_servers} ({hint}); see `distillog topics list`")
+        where = settings.bootstrap_servers
+        raise StreamNotFound(f"no stream {name!r} at {where} ({hint}); see `distillog topics list`")
     log = read_manifest_log(settings, name)
     if log.manifest is None:
         raise StreamNotFound(f"stream {name!r} has no manifest: its creation was cut short; run the same create again")

@@ -1,4 +1,4 @@
-"""A thread that asks Kafka about the teachers while a reader waits, so that the reader itself never blocks on an answer.
+"""A thread that asks Kafka about the teachers while a reader waits, so that the reader never blocks on an answer.
 
 Every 5 s it compares the topics' identities; while the reader waits it looks, once a second, at the teacher groups'
 commits, at the ends of the logs behind them, and at how many members the groups have.

@@ -112,7 +112,8 @@ def cross_entropy(
     a whole loss, and its expectation is that of the mean over labelled rows. Ignores temperature and target: the hard
     loss is not multiplied by T^2.
     """
-    return functional.cross_entropy(logits, labels, ignore_index=-1, reduction="none") / labelled_fraction
+    rows = functional.cross_entropy(logits, labels, ignore_index=-1, reduction="none")
+    return rows if labelled_fraction == 1 else rows / labelled_fraction
 
 
 def teacher_argmax(logits: Tensor, target: Target | None, labels: Tensor, temperature: float) -> Tensor:

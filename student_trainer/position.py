@@ -21,9 +21,9 @@ from kafka.structs import OffsetAndMetadata
 
 from pipeline.kafka_clients import KafkaSettings, new_admin
 from pipeline.names import run_group, soft_targets_topic
-from pipeline.positions import STATES, Position, read_position
+from pipeline.positions import STATES, Position
 from pipeline.streams import Stream
-from schemas.errors import DistillogError, RunLocked
+from schemas.errors import RunLocked
 from student_trainer.source import Cursor
 
 log = logging.getLogger(__name__)
@@ -36,7 +36,7 @@ _FAREWELL = 5.0
 
 
 class PositionReporter:
-    """A `Reporter` with a thread of its own.
+    """A `Reporter` with a thread of its own; it reports from the first `trained` on, to be called before the first step.
 
     Two processes that report under one run's name notice each other and both stop: the files of a run folder are
     locked, but the same run may have been started on another machine. One that is silent is taken over from.
@@ -62,13 +62,17 @@ class PositionReporter:
         self._run = run
         self._group = run_group(stream.manifest, run)
         self._topics = [soft_targets_topic(stream.manifest.stream, teacher) for teacher in teachers]
+        self._first = TopicPartition(self._topics[0], 0)
         self._starving = starving
         self._host = socket.gethostname()
-        self._cursor = Cursor.start(len(teachers), stream.manifest.partitions)
+        # Nothing is reported before it is known: a resumed run that seems to stand at 0 would stop the feeder, whose
+        # orders it may need.
+        self._cursor: Cursor | None = None
         self._checkpointed = 0
         self._state = "training"
         self._committed: dict[TopicPartition, int] = {}
-        self._error: RunLocked | None = None
+        self.error: RunLocked | None = None
+        """Why the run must stop: what `trained` raises; to be looked at where no step is taken."""
         self._closed = threading.Event()
         quick = KafkaSettings(settings.bootstrap_servers, {"request_timeout_ms": _ANSWER_MS, **settings.options})
         self._admin: KafkaAdminClient = new_admin(quick)
@@ -82,13 +86,13 @@ class PositionReporter:
             RunLocked: another process reports under this run's name.
         """
         self._cursor = cursor
-        if self._error is not None:
-            raise self._error
+        if self.error is not None:
+            raise self.error
 
     def checkpointed(self, cursor: Cursor) -> None:
         """Take note that a checkpoint with this cursor is on disk."""
-        self._cursor = cursor
         self._checkpointed = cursor.sequence
+        self.trained(cursor)
 
     def state(self, state: str) -> None:
         """Take note of what the run does: one of STATES."""
@@ -110,35 +114,39 @@ class PositionReporter:
 
     def _report(self) -> None:
         try:
-            while self._error is None:
-                last = self._closed.wait(EVERY if self._committed else 0)
+            last = False
+            while not last and self.error is None:
+                last = self._closed.is_set()
                 self._tick()
-                if last:
-                    return
+                self._closed.wait(EVERY)
         finally:
             self._admin.close()
 
     def _tick(self) -> None:
+        if self._cursor is None:
+            return
         try:
-            other = read_position(self._admin, self._manifest, self._run)
+            other = self._read()
             # Before the first commit it is the run's earlier process; should it still live, it will find ours.
             if self._committed and other is not None and other.run_id != self.run_id:
                 self._state = "failed"
-                self._commit()  # so that the other one notices, even if it was the later one
-                self._error = RunLocked(
+                self._commit(self._cursor)  # so that the other one notices, even if it was the later one
+                self.error = RunLocked(
                     f"run {self._run!r} of stream {self._manifest.stream!r} is being trained by {other.host} too "
                     f"(run ID {other.run_id}); both stop: give one of them another name, then resume"
                 )
                 return
-            self._commit()
-        except DistillogError:
-            raise
+            self._commit(self._cursor)
         except Exception as error:
             # Nothing that Kafka answers, or fails to answer, may end a training: the report is late, no more.
             log.debug("reporting the position of run %s: %s: %s", self._run, type(error).__name__, error)
 
-    def _commit(self) -> None:
-        cursor, state = self._cursor, self._state
+    def _read(self) -> Position | None:
+        committed = self._admin.list_group_offsets({self._group: [self._first]}).get(self._group, {}).get(self._first)
+        return Position.decode(committed.metadata) if committed is not None and committed.metadata else None
+
+    def _commit(self, cursor: Cursor) -> None:
+        state = self._state
         if state == "training" and self._starving():
             state = "starving"
         report = Position(
@@ -150,8 +158,7 @@ class PositionReporter:
                 partition = TopicPartition(topic, number)
                 if self._committed.get(partition) != offset:
                     offsets[partition] = OffsetAndMetadata(offset, "", -1)
-        first = TopicPartition(self._topics[0], 0)
-        offsets[first] = OffsetAndMetadata(cursor.offsets[0][0], report.encode(), -1)
+        offsets[self._first] = OffsetAndMetadata(cursor.offsets[0][0], report.encode(), -1)
         answers = self._admin.alter_group_offsets(self._group, offsets)
         for partition, answer in answers.items():
             if answer is not kafka_error.NoError:

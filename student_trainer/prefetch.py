@@ -34,6 +34,9 @@ class Prefetcher(Generic[T]):
         """CPU seconds that the thread spent on them: its waits for labels or for room do not count."""
         self._make = make
         self._depth = depth
+        # A full queue is refilled once half of it is taken: a thread that wakes for every item fights the training
+        # thread for the interpreter at every step.
+        self._low = depth // 2
         self._stop = stop
         self._items: deque[T] = deque()
         self._changed = threading.Condition()
@@ -72,7 +75,7 @@ class Prefetcher(Generic[T]):
             item = self._items.popleft()  # atomic: no lock while items lie ready
         except IndexError:
             return self._wait(interrupted)
-        if len(self._items) + 1 >= self._depth:  # it was full: the thread may wait for room
+        if len(self._items) == self._low:
             with self._changed:
                 self._changed.notify_all()
         return item
@@ -87,7 +90,6 @@ class Prefetcher(Generic[T]):
                     if self._ended or interrupted():
                         return None
                     self._changed.wait(_WAKE)
-                self._changed.notify_all()
                 return self._items.popleft()
         finally:
             waited = time.perf_counter() - since
@@ -103,8 +105,9 @@ class Prefetcher(Generic[T]):
                 self.busy = time.thread_time()
                 self.produced += 1
                 with self._changed:
-                    while len(self._items) >= self._depth and not self._closed:
-                        self._changed.wait(_WAKE)
+                    if len(self._items) >= self._depth:
+                        while len(self._items) > self._low and not self._closed:
+                            self._changed.wait(_WAKE)
                     if self._closed:
                         return
                     self._items.append(item)

@@ -163,9 +163,7 @@ class StreamSource:
             return ReadyOrder(pass_number, first.sequence, {}, np.empty(0, np.int64), (), next_offsets)
         if any(len(each) != len(rows) for each in kept):
             # A row that one teacher could not decode is no row of the zip.
-            targets = [
-                _take(target, np.searchsorted(each, rows)) for target, each in zip(targets, kept, strict=True)
-            ]
+            targets = [_take(target, np.searchsorted(each, rows)) for target, each in zip(targets, kept, strict=True)]
         sample_ids = first.sample_ids[rows]
         fetched = fetch_patiently(self.fetcher, sample_ids, first.view_seed, self._size, self._stop)
         if fetched.faults:

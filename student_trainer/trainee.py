@@ -17,6 +17,7 @@ from student_trainer.settings import RunSettings
 from student_trainer.students import Network, build_student
 
 _STEP = tag("student_trainer.step")
+_MASK = (1 << 63) - 1
 _HALVES = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
 
@@ -41,7 +42,7 @@ class Trainee:
         self._loss = total_loss(settings, labelled_fraction)
         self._half = _HALVES.get(train.precision)
         self._lr = settings.optimizer.lr
-        self._seed = train.seed
+        self._seeds = hash_int(train.seed, _STEP)
 
     def lr(self, step: int) -> float:
         """Return the learning rate of a step."""
@@ -52,7 +53,7 @@ class Trainee:
         if self.device.type != "cpu":
             batch = batch.to(self.device)
         # Dropout's randomness is a function of (seed, step), so that a resumed run needs no generator's state.
-        seed = hash_int(self._seed, _STEP, step) >> 1
+        seed = (self._seeds + step) & _MASK
         torch.default_generator.manual_seed(seed)  # torch.manual_seed looks at every backend first: 60 us
         if self.device.type == "cuda":
             torch.cuda.manual_seed(seed)
@@ -66,9 +67,13 @@ class Trainee:
             with torch.autocast(self.device.type, self._half):
                 logits = self.model(batch.inputs[self.field])
         loss, terms = self._loss(logits, batch.targets, batch.labels)
-        self.scaler.scale(loss).backward()  # type: ignore[no-untyped-call]
-        self.scaler.step(self.optimizer)
-        self.scaler.update()
+        if self._half is torch.float16:
+            self.scaler.scale(loss).backward()  # type: ignore[no-untyped-call]
+            self.scaler.step(self.optimizer)
+            self.scaler.update()
+        else:
+            loss.backward()  # type: ignore[no-untyped-call]
+            self.optimizer.step()
         return loss, terms
 
     def state(self) -> dict[str, Any]:

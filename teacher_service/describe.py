@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Iterable, Mapping
-from dataclasses import replace
+from dataclasses import dataclass, replace
+from dataclasses import field as attribute
 from pathlib import Path
 from typing import Any
 
@@ -49,31 +50,59 @@ def describe_model(
         ConfigError: a field, input or output that does not exist.
         DataUnavailable: the samples that it is tried on cannot be read.
     """
+    sequence = Sequence.of(manifest)
+    declared = Declared(output, kind, inputs or {}, scale or {}, layout, batch)
+    ids, view_seed = sequence.sample_ids(0), sequence.view_seed(0)
+    return describe_on(path, name, fetcher, ids, view_seed, manifest.order_size, manifest.stream_id, declared)
+
+
+@dataclass(frozen=True, slots=True)
+class Declared:
+    """What a user says of an ONNX file; see `describe_model`."""
+
+    output: str | None = None
+    kind: str | None = None
+    inputs: Mapping[str, str] = attribute(default_factory=dict)
+    scale: Mapping[str, float] = attribute(default_factory=dict)
+    layout: str | None = None
+    batch: int | None = None
+
+
+def describe_on(
+    path: Path,
+    name: str,
+    fetcher: Fetcher,
+    sample_ids: npt.NDArray[np.int64],
+    view_seed: int,
+    order_size: int,
+    stream_id: str,
+    declared: Declared,
+) -> Teacher:
+    """As `describe_model`, on samples of one's own: for a teacher that is compared with, without any stream."""
     check_name("teacher", name)
     sha256 = model_sha256(path)
     session = open_session(path)
     there = {one.name: one for one in session.get_inputs()}
-    pairs = _pair(path, dict(inputs or {}), list(fetcher.dataset.fields), list(there))
+    pairs = _pair(path, dict(declared.inputs), list(fetcher.dataset.fields), list(there))
     fixed = {static_shape(one.shape)[0] for one in there.values() if one.shape} - {None}
-    inference_batch = _batch(path, fixed, batch, manifest.order_size)
-    sequence = Sequence.of(manifest)
-    ids, view_seed = sequence.sample_ids(0)[: max(inference_batch, 64)], sequence.view_seed(0)
+    inference_batch = _batch(path, fixed, declared.batch, order_size)
+    ids = sample_ids[: max(inference_batch, 64)]
 
-    sizes = {field: static_shape(there[one].shape) for field, one in pairs.items()}
-    size = _spatial(fetcher, ids, view_seed, sizes, layout)
+    sizes = {fed: static_shape(there[one].shape) for fed, one in pairs.items()}
+    size = _spatial(fetcher, ids, view_seed, sizes, declared.layout)
     samples = _fetch(fetcher, ids, view_seed, size or None)
     records = tuple(
-        _input(path, one, there[one], field, samples[field], (scale or {}).get(field, 1.0), layout, size)
-        for field, one in pairs.items()
+        _input(path, one, there[one], fed, samples[fed], declared.scale.get(fed, 1.0), declared.layout, size)
+        for fed, one in pairs.items()
     )
     names = [one.name for one in session.get_outputs()]
+    output = declared.output
     if output is not None and output not in names:
         raise ConfigError(f"{path} has no output {output!r}; it has {', '.join(names)}{_near(output, names)}")
     if output is None and len(names) > 1:
         raise ConfigError(f"{path} has several outputs ({', '.join(names)}): say which with --output")
-    teacher = Teacher(
-        manifest.stream_id, name, sha256, path.name, records, output or names[0], kind or "logits", 1, inference_batch
-    )
+    kind = declared.kind or "logits"
+    teacher = Teacher(stream_id, name, sha256, path.name, records, output or names[0], kind, 1, inference_batch)
     values = _first_answer(path, teacher, samples)
     check_kind(values, teacher.kind)
     return replace(teacher, num_classes=values.shape[1])

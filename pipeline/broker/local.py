@@ -81,14 +81,22 @@ class LocalBroker:
         command = [str(java), *JVM_OPTIONS, f"-Dlog4j2.configurationFile={TEMPLATES / 'log4j2.properties'}"]
         command += ["-cp", os.pathsep.join(str(jar) for jar in jars)]
         deadline = Deadline(timeout)
-        with self.folder.hold() as lock:
-            if lock is None:
-                return self._join(timeout)
-            self.folder.choose_ports(self._port)
-            self._write_properties()
-            self._format(command, deadline)
-            self._spawn(command, lock)
-        self._wait_until_ready(deadline)
+        try:
+            with self.folder.hold() as lock:
+                if lock is None:
+                    return self._join(timeout)
+                self.folder.choose_ports(self._port)
+                self._write_properties()
+                self._format(command, deadline)
+                self._spawn(command, lock)
+        except OSError as error:
+            raise ConfigError(f"cannot start a broker in {self.folder.path}: {error}") from error
+        try:
+            self._wait_until_ready(deadline)
+        except BaseException:
+            # Also on Ctrl-C: whoever could not wait for the broker does not know that one runs.
+            self.kill()
+            raise
         return True
 
     def stop(self, timeout: float = 20.0) -> bool:

@@ -94,7 +94,11 @@ def _configure_logging(verbose: bool) -> None:
 @click.group(
     "distillog",
     cls=Distillog,
-    context_settings={"auto_envvar_prefix": "DISTILLOG", "help_option_names": ["-h", "--help"], "max_content_width": 120},
+    context_settings={
+        "auto_envvar_prefix": "DISTILLOG",
+        "help_option_names": ["-h", "--help"],
+        "max_content_width": 120,
+    },
 )
 @click.option(
     "--bootstrap-servers",

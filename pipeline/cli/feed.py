@@ -1,0 +1,109 @@
+"""`distillog feed`: publish a stream's work orders."""
+
+from __future__ import annotations
+
+import signal
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import click
+
+from pipeline.cli.options import json_option, kafka_settings, print_json, quiet_option
+
+
+def _lead(ctx: click.Context, param: click.Parameter, value: str | None) -> tuple[int, int] | None:
+    """Parse `LOW:HIGH`."""
+    if value is None:
+        return None
+    low, colon, high = value.partition(":")
+    if not (colon and low.isdecimal() and high.isdecimal()):
+        raise click.BadParameter(f"{value!r} is not LOW:HIGH, as in 256:512", ctx, param)
+    return int(low), int(high)
+
+
+@click.command()
+@click.argument("stream")
+@click.option("--follow", metavar="RUN", multiple=True, help="Stay ahead of this run (repeatable: of the fastest).")
+@click.option(
+    "--lead",
+    metavar="LOW:HIGH",
+    callback=_lead,
+    help="Publish until HIGH orders lie ahead of the run, go on below LOW.  [default: 4 and 8 for each partition]",
+)
+@click.option(
+    "--follow-timeout",
+    type=click.FloatRange(min=1.0),
+    default=60.0,
+    show_default=True,
+    help="Seconds without a report after which a run is no longer followed.",
+)
+@click.option(
+    "--appear-timeout",
+    type=click.FloatRange(min=1.0),
+    default=600.0,
+    show_default=True,
+    help="Seconds to wait for a run that has not reported yet.",
+)
+@quiet_option
+@json_option
+def feed(
+    stream: str,
+    follow: tuple[str, ...],
+    lead: tuple[int, int] | None,
+    follow_timeout: float,
+    appear_timeout: float,
+    quiet: bool,
+    as_json: bool,
+) -> None:
+    """Publish the work orders of STREAM, going on where the topic ends.
+
+    Without --follow all of them are published. Ends when all are fed or no followed run is left.
+    """
+    from pipeline import feed as feeder
+    from pipeline.progress import Progress
+    from pipeline.streams import open_stream
+
+    settings = kafka_settings()
+    opened = open_stream(settings, stream)
+    with _stop_on_signal() as (stop, signals), Progress(title=f"feed {stream}", quiet=quiet) as progress:
+        fed = feeder.feed(
+            settings,
+            opened,
+            follow,
+            lead,
+            progress,
+            stop,
+            follow_timeout=follow_timeout,
+            appear_timeout=appear_timeout,
+        )
+    if as_json:
+        print_json({"published": fed.published, "next": fed.next_sequence, "orders": fed.total, "why": fed.why})
+    else:
+        click.echo(f"{stream}: {fed.why}; published {fed.published}, {fed.next_sequence} of {fed.total} orders are fed")
+    if signal.SIGINT in signals:
+        click.get_current_context().exit(130)
+
+
+@contextmanager
+def _stop_on_signal() -> Iterator[tuple[threading.Event, list[int]]]:
+    """Give an event that SIGTERM and Ctrl-C set, and the signals that came; the second one acts as ever."""
+    stop = threading.Event()
+    came: list[int] = []
+    before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
+
+    def restore() -> None:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+    def handle(number: int, frame: object) -> None:
+        came.append(number)
+        stop.set()
+        restore()
+
+    for number in before:
+        signal.signal(number, handle)
+    try:
+        yield stop, came
+    finally:
+        restore()

@@ -1,0 +1,206 @@
+"""`distillog runs`: train, inspect, evaluate and export students."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from pipeline.cli.options import json_option, kafka_settings, print_json, print_table, quiet_option
+
+if TYPE_CHECKING:
+    from student_trainer.run_folder import RunFolder
+    from student_trainer.settings import RunSettings
+    from student_trainer.train import TrainResult
+
+NAME = click.argument("name")
+FOLDER = click.option(
+    "--folder",
+    type=click.Path(file_okay=False, path_type=Path),
+    default=Path("runs"),
+    show_default=True,
+    help="Where runs live, each in a folder of its own name.",
+)
+
+
+@click.group()
+def runs() -> None:
+    """Train, inspect, evaluate and export students."""
+
+
+@runs.command()
+@click.argument("run_file", type=click.Path(dir_okay=False, path_type=Path))
+@click.option("--set", "assignments", metavar="NAME=VALUE", multiple=True, help="Override a setting: train.steps=100.")
+@FOLDER
+@quiet_option
+def start(run_file: Path, assignments: tuple[str, ...], folder: Path, quiet: bool) -> None:
+    """Train the student that RUN_FILE (TOML) describes."""
+    from student_trainer.run_folder import RunFolder
+    from student_trainer.settings import load_run
+
+    settings = load_run(run_file, assignments)
+    with RunFolder.create(folder / settings.name, settings) as run:
+        _train(settings, run, quiet, resume=False)
+
+
+@runs.command()
+@NAME
+@click.option("--set", "assignments", metavar="NAME=VALUE", multiple=True, help="Override a setting: train.steps=100.")
+@FOLDER
+@quiet_option
+def resume(name: str, assignments: tuple[str, ...], folder: Path, quiet: bool) -> None:
+    """Go on with run NAME from its newest checkpoint."""
+    from student_trainer.run_folder import RunFolder, read_settings
+
+    settings = read_settings(folder / name, assignments)
+    with RunFolder.open(folder / name) as run:
+        _train(settings, run, quiet, resume=True)
+
+
+def _train(settings: RunSettings, run: RunFolder, quiet: bool, *, resume: bool) -> None:
+    from pipeline.progress import Progress
+    from student_trainer.launch import launch
+
+    with Progress(title=f"run {settings.name}", quiet=quiet) as progress:
+
+        def show(line: dict[str, Any]) -> None:
+            if "evaluation" in line:
+                progress.message(f"step {line['step']}: {_scores(line['evaluation'])}")
+                return
+            timing = line["timing"]
+            progress.update(
+                step=f"{line['step']:,}/{line['total_steps']:,}",
+                loss=f"{line['loss']:.4f}",
+                samples_per_s=timing["samples_per_s"],
+                waited_s=timing["waited_s"],
+            )
+
+        result = launch(settings, run, kafka_settings, show, resume=resume)
+    click.echo(_conclusion(run.path, result))
+
+
+def _conclusion(path: Path, result: TrainResult) -> str:
+    state = "finished" if result.finished else f"stopped; go on with `distillog runs resume {path.name}`"
+    return (
+        f"{path}: {state} at step {result.step} after {result.seconds:.1f} s; longest wait "
+        f"{result.longest_wait_s:.1f} s; weights {result.weights_sha256[:16]}"
+        + (f"; {_scores(result.metrics)}" if result.metrics else "")
+    )
+
+
+def _scores(scores: dict[str, float]) -> str:
+    return "  ".join(f"{name} {value:.4f}" for name, value in scores.items() if not name.startswith("num_"))
+
+
+@runs.command("list")
+@FOLDER
+@json_option
+def list_(folder: Path, as_json: bool) -> None:
+    """List the runs in the folder."""
+    from student_trainer.launch import summaries
+
+    found = summaries(folder)
+    if as_json:
+        print_json(found)
+        return
+    if not found:
+        click.echo(f"no runs in {folder}; start one with `distillog runs start RUN.toml`")
+        return
+    columns = ("name", "state", "source", "student", "step", "accuracy")
+    print_table([columns, *(tuple(run[column] for column in columns) for run in found)])
+
+
+@runs.command()
+@NAME
+@FOLDER
+@json_option
+def show(name: str, folder: Path, as_json: bool) -> None:
+    """Show run NAME: its settings, state and last figures."""
+    from student_trainer.launch import summary
+    from student_trainer.run_folder import read_settings
+
+    path = folder / name
+    found, settings = summary(path), read_settings(path)
+    if as_json:
+        print_json({**found, "settings": settings.as_dict()})
+        return
+    print_table([("what", "value"), *((key, value) for key, value in found.items() if value is not None)])
+    click.echo(f"\n{settings.as_toml().rstrip()}")
+
+
+@runs.command()
+@NAME
+@click.option("--dataset", metavar="URI", help="Evaluate on this data set.  [default: the run file's]")
+@click.option("--teacher", type=click.Path(dir_okay=False, path_type=Path), help="ONNX teacher to compare with.")
+@click.option(
+    "--kind",
+    type=click.Choice(["logits", "probabilities", "log_probabilities"]),
+    help="What the teacher's output holds.  [default: logits]",
+)
+@click.option("--output", metavar="NAME", help="The teacher's ONNX output.  [default: the only one]")
+@FOLDER
+@json_option
+def evaluate(
+    name: str,
+    dataset: str | None,
+    teacher: Path | None,
+    kind: str | None,
+    output: str | None,
+    folder: Path,
+    as_json: bool,
+) -> None:
+    """Evaluate the newest checkpoint of run NAME, and compare it with a teacher."""
+    import numpy as np
+
+    from student_trainer.evaluate import evaluate as evaluate_student
+    from student_trainer.launch import evaluation_data
+    from student_trainer.trained import load_student
+
+    trained = load_student(folder / name)
+    fetcher = evaluation_data(trained.settings, dataset)
+    teacher_logits = None
+    teacher_size: tuple[int, ...] = ()
+    if teacher is not None:
+        from teacher_service.describe import Declared, describe_on
+        from teacher_service.model import OnnxTeacher
+
+        ids = np.arange(min(64, fetcher.dataset.num_samples))
+        declared = Declared(output=output, kind=kind)
+        model = OnnxTeacher(teacher, describe_on(teacher, "teacher", fetcher, ids, 0, 256, "", declared))
+        teacher_logits, teacher_size = model.logits, model.size or ()
+    scores = evaluate_student(
+        trained.model,
+        fetcher,
+        trained.settings.evaluation.batch_size,
+        teacher_logits,
+        field=trained.network.field,
+        size=trained.settings.student.size,
+        teacher_size=teacher_size,
+    )
+    scores = {"step": trained.step, **scores}
+    if as_json:
+        print_json(scores)
+    else:
+        print_table([("metric", "value"), *((key, f"{value:.6g}") for key, value in scores.items())])
+
+
+@runs.command()
+@NAME
+@click.option("--output", type=click.Path(dir_okay=False, path_type=Path), help="[default: student.onnx in its folder]")
+@click.option("--dataset", metavar="URI", help="Compare with PyTorch on this data set.  [default: the run file's]")
+@FOLDER
+@json_option
+def export(name: str, output: Path | None, dataset: str | None, folder: Path, as_json: bool) -> None:
+    """Export the newest checkpoint of run NAME to one ONNX file, checked against PyTorch on real inputs."""
+    from student_trainer.launch import export_run
+
+    exported = export_run(folder / name, output, dataset)
+    if as_json:
+        print_json({**exported, "path": str(exported["path"])})
+        return
+    click.echo(
+        f"{exported['path']}: {exported['file_bytes']:,} bytes, {exported['parameters']:,} parameters, differs from "
+        f"PyTorch by at most {exported['difference']:.1e} of the logits' range; one sample {exported['p50_ms']:.3f} ms "
+        f"(p95 {exported['p95_ms']:.3f}), {exported['samples_per_s']:,.0f} samples/s on one core"
+    )

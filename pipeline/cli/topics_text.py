@@ -1,0 +1,63 @@
+"""What `distillog topics describe` and `lag` print for people."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import click
+
+from pipeline.cli.options import print_table
+
+
+def print_description(described: dict[str, Any]) -> None:
+    """Print all that `status.describe` found."""
+    view = described["view"]
+    params = " ".join(f"{name}={value}" for name, value in view["params"].items())
+    classes = described["classes"] or "unknown"
+    facts = {
+        "stream": f"{described['stream']} ({described['stream_id']})",
+        "dataset": f"{described['dataset']} ({described['samples']} samples, {classes} classes)",
+        "fingerprint": described["dataset_fingerprint"],
+        "view": f"{view['name']} {params}".rstrip(),
+        "orders": f"{described['orders']} of {described['order_size']} samples, {described['epochs']} epochs, "
+        f"seed {described['seed']}",
+        "partitions": described["partitions"],
+        "codec": f"{described['codec']} (records up to {described['max_record_bytes']} bytes)",
+    }
+    for name, value in facts.items():
+        click.echo(f"{name:<12} {value}")
+    for teacher in described["teachers"]:
+        inputs = ", ".join(f"{field} -> {name}" for name, field in teacher["inputs"].items())
+        click.echo(f"\nteacher      {teacher['name']}: {teacher['model_file']} (sha256 {teacher['sha256']})")
+        click.echo(f"{'':12} {inputs}; output {teacher['output']}, {teacher['kind']}, {teacher['classes']} classes")
+    click.echo()
+    print_lag(described, partitions=False)
+
+
+def print_lag(reading: dict[str, Any], partitions: bool) -> None:
+    """Print what `status.lag` found; with `partitions` also committed against end offsets of each."""
+    rate = _rate(reading, "fed_per_second")
+    click.echo(f"fed {reading['fed']} of {reading['orders']} orders{rate}, {reading['dead_letters']} dead letters")
+    for teacher in reading["teachers"]:
+        rate = _rate(teacher, "labelled_per_second")
+        click.echo(
+            f"teacher {teacher['name']}: {teacher['labelled']} orders labelled{rate}, lag {teacher['lag']}, "
+            f"group {teacher['state']}, {len(teacher['members'])} members"
+        )
+        for member in teacher["members"]:
+            click.echo(f"  {member['client_id']} on {member['host']}: {member['partitions']} partitions")
+        if partitions:
+            header = ["PARTITION", "COMMITTED", "END", "LAG"]
+            print_table([header, *([row[name.lower()] for name in header] for row in teacher["offsets"])])
+    if not reading["teachers"]:
+        click.echo("no teachers")
+    for run in reading["runs"]:
+        rate = _rate(run, "orders_per_second")
+        click.echo(
+            f"run {run['name']}: {run['state']} on {run['host']}, pass {run['pass']}, order {run['sequence']}{rate}, "
+            f"checkpoint at {run['checkpointed']}, reported {run['age']} s ago"
+        )
+
+
+def _rate(values: dict[str, Any], name: str) -> str:
+    return f" ({values[name]} per second)" if name in values else ""

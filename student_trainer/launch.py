@@ -1,0 +1,149 @@
+"""From a run file to a trained student: open the source, train, report."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from pipeline.datasets import open_dataset
+from pipeline.kafka_clients import KafkaSettings
+from pipeline.views import evaluation_view, view_spec
+from pipeline.views.fetch import Fetcher
+from schemas.errors import ConfigError
+from student_trainer.dataset_source import DatasetSource
+from student_trainer.export import export_student, latency, num_parameters
+from student_trainer.fetching import fetch_patiently
+from student_trainer.position import PositionReporter
+from student_trainer.run_folder import RunFolder, read_run, read_settings
+from student_trainer.settings import RunSettings
+from student_trainer.stream_source import StreamSource
+from student_trainer.train import Progress, TrainResult, train
+from student_trainer.trained import load_student
+
+_CHECKED = 256
+"""samples on which an export is compared with PyTorch"""
+
+
+def launch(
+    settings: RunSettings,
+    folder: RunFolder,
+    kafka: Callable[[], KafkaSettings],
+    progress: Progress | None = None,
+    *,
+    resume: bool = False,
+) -> TrainResult:
+    """Train a run in its locked folder and write its `report.json`.
+
+    Args:
+        kafka: asked for the cluster only where the source is a stream.
+        progress: is given each line of metrics.
+        resume: go on from the newest checkpoint.
+
+    Raises:
+        DistillogError: as `train`, and as the source that the run file names.
+    """
+    if settings.source == "stream":
+        cluster = kafka()
+        source = StreamSource(cluster, settings)
+        names = [teacher.name for teacher in source.teachers]
+        with PositionReporter(cluster, source.stream, settings.name, names, lambda: source.starving) as reporter:
+            result = train(settings, folder, source, reporter, progress, resume)
+        folder.write_report(_report(settings, result) | {"stream": source.statistics()})
+    else:
+        result = train(settings, folder, DatasetSource(settings), None, progress, resume)
+        folder.write_report(_report(settings, result))
+    return result
+
+
+def _report(settings: RunSettings, result: TrainResult) -> dict[str, Any]:
+    """What a run came to; whatever depends on the clock stands under "timing" alone."""
+    return {
+        "name": settings.name,
+        "finished": result.finished,
+        "steps": result.step,
+        "parameters": num_parameters(result.model),
+        "weights_sha256": result.weights_sha256,
+        "cursor": {key: value for key, value in result.cursor.as_dict().items() if key != "offsets"},
+        "dropped_rows": result.dropped_rows,
+        "evaluation": result.metrics,
+        "timing": {
+            "seconds": result.seconds,
+            "first_wait_s": result.first_wait_s,
+            "longest_wait_s": result.longest_wait_s,
+            "waited_s": result.waited_s,
+            "views_per_s": result.views_per_s,
+        },
+    }
+
+
+def summary(path: Path) -> dict[str, Any]:
+    """What `runs list` and `runs show` say of a run; needs no lock.
+
+    Raises:
+        ConfigError: there is no run in this folder.
+    """
+    info, settings = read_run(path), read_settings(path)
+    step, accuracy = _last_figures(path / "metrics.jsonl")
+    return {
+        "name": settings.name,
+        "state": info["state"],
+        "run_id": info["run_id"],
+        "source": settings.data.stream if settings.source == "stream" else settings.data.dataset,
+        "student": settings.student.name,
+        "step": step,
+        "accuracy": accuracy,
+    }
+
+
+def summaries(folder: Path) -> list[dict[str, Any]]:
+    """Summaries of all runs below a folder, by name."""
+    return [summary(path.parent) for path in sorted(folder.glob("*/run.toml"))]
+
+
+def _last_figures(metrics: Path) -> tuple[int, float | None]:
+    """Last step and last accuracy of a metrics file."""
+    step, accuracy = 0, None
+    if metrics.exists():
+        for line in metrics.read_text(encoding="utf-8").splitlines():
+            try:
+                values = json.loads(line)
+            except ValueError:
+                continue  # the line that is being written
+            step = values["step"]
+            accuracy = values.get("evaluation", {}).get("accuracy", accuracy)
+    return step, accuracy
+
+
+def evaluation_data(settings: RunSettings, dataset: str | None = None) -> Fetcher:
+    """Data to evaluate or check a run's student on: the one asked for, else its [evaluation], else its training data.
+
+    Raises:
+        ConfigError: the run file names none, and none is asked for.
+    """
+    uri = dataset or settings.evaluation.dataset or settings.data.dataset
+    if not uri:
+        raise ConfigError(f"run {settings.name!r} has no [evaluation] dataset: give one with --dataset")
+    view = settings.evaluation.view or settings.data.view
+    spec = view_spec(view.name, view.params)
+    return Fetcher(open_dataset(uri), spec if settings.evaluation.view else evaluation_view(spec))
+
+
+def export_run(path: Path, output: Path | None = None, dataset: str | None = None) -> dict[str, Any]:
+    """Export a run's newest checkpoint to ONNX and measure the file; see `export_student` and `latency`.
+
+    Raises:
+        ConfigError: nothing to check it on, or it differs from PyTorch.
+        CheckpointError: no whole checkpoint.
+    """
+    trained = load_student(path)
+    fetcher = evaluation_data(trained.settings, dataset)
+    ids = np.arange(min(_CHECKED, fetcher.dataset.num_samples))
+    fetched = fetch_patiently(fetcher, ids, 0, trained.settings.student.size)
+    field = trained.network.field
+    exported = export_student(trained.model, fetched.inputs[field], field, output or path / "student.onnx")
+    return asdict(exported) | asdict(latency(exported.path, {field: fetched.inputs[field]}))

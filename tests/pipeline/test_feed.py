@@ -1,0 +1,191 @@
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import threading
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+from kafka import TopicPartition
+from small_streams import accepted, read_orders, small_stream
+
+from pipeline.feed import feed
+from pipeline.kafka_clients import KafkaSettings, new_admin, new_consumer
+from pipeline.names import work_orders_topic
+from pipeline.sequence import Sequence
+from pipeline.streams import Stream, delete_stream, open_stream
+from schemas.errors import ConfigError, StreamChanged
+
+pytestmark = pytest.mark.kafka
+Name = Callable[[str], str]
+
+
+def whole(stream: Stream) -> dict[int, list[int]]:
+    sequence = Sequence.of(stream.manifest)
+    return {p: list(range(p, sequence.num_orders, sequence.partitions)) for p in range(sequence.partitions)}
+
+
+def numbers(settings: KafkaSettings, stream: Stream) -> dict[int, list[int]]:
+    return {p: [order.sequence for order in orders] for p, orders in read_orders(settings, stream).items()}
+
+
+def end(settings: KafkaSettings, stream: Stream) -> int:
+    consumer = new_consumer(settings, group_id=None)
+    try:
+        topic = work_orders_topic(stream.manifest.stream)
+        return sum(consumer.end_offsets([TopicPartition(topic, p) for p in range(stream.manifest.partitions)]).values())
+    finally:
+        consumer.close()
+
+
+def start_feeder(settings: KafkaSettings, stream: Stream) -> subprocess.Popen[str]:
+    command = "from pipeline.cli import main; main()"
+    return subprocess.Popen(
+        [sys.executable, "-c", command, "feed", stream.manifest.stream],
+        env={**os.environ, "KAFKA_BOOTSTRAP_SERVERS": settings.bootstrap_servers},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+def test_every_order_is_published_once_to_its_partition_in_order(
+    kafka_settings: KafkaSettings, fresh_name: Name
+) -> None:
+    stream = small_stream(kafka_settings, fresh_name("feed"), epochs=3)
+    fed = feed(kafka_settings, stream)
+    assert (fed.published, fed.next_sequence, fed.total, fed.why) == (60, 60, 60, "all orders are fed")
+    assert numbers(kafka_settings, stream) == whole(stream)
+
+
+def test_orders_hold_what_the_sequence_says(kafka_settings: KafkaSettings, fresh_name: Name) -> None:
+    stream = small_stream(kafka_settings, fresh_name("feed"), epochs=2)
+    feed(kafka_settings, stream)
+    sequence = Sequence.of(stream.manifest)
+    for orders in read_orders(kafka_settings, stream).values():
+        for order in orders:
+            assert order.stream_id == stream.manifest.stream_id
+            assert order.epoch == sequence.epoch_of(order.sequence)
+            assert order.view_seed == sequence.view_seed(order.epoch)
+            np.testing.assert_array_equal(order.sample_ids, sequence.sample_ids(order.sequence))
+
+
+def test_feeding_a_fed_stream_publishes_nothing(kafka_settings: KafkaSettings, fresh_name: Name) -> None:
+    stream = small_stream(kafka_settings, fresh_name("feed"))
+    feed(kafka_settings, stream)
+    assert feed(kafka_settings, stream).published == 0
+    assert numbers(kafka_settings, stream) == whole(stream)
+
+
+def test_a_stopped_feeder_publishes_nothing_more(kafka_settings: KafkaSettings, fresh_name: Name) -> None:
+    stream = small_stream(kafka_settings, fresh_name("feed"))
+    stop = threading.Event()
+    stop.set()
+    assert feed(kafka_settings, stream, stop=stop).why == "stopped"
+    assert end(kafka_settings, stream) == 0
+
+
+def test_a_killed_feeder_is_resumed_at_the_exact_next_order(
+    kafka_settings: KafkaSettings, fresh_name: Name, eventually: Callable[..., object]
+) -> None:
+    stream = small_stream(kafka_settings, fresh_name("feed"), epochs=2000)
+    process = start_feeder(kafka_settings, stream)
+    try:
+        eventually(lambda: end(kafka_settings, stream) > 500, 30.0, "the first orders")
+        assert process.poll() is None
+    finally:
+        process.kill()
+        process.communicate()
+    killed_at = end(kafka_settings, stream)
+    assert killed_at < 40_000
+    fed = feed(kafka_settings, stream)
+    # The killed one's last requests may still land after we looked, as repetitions.
+    assert fed.next_sequence == fed.total == 40_000
+    found = read_orders(kafka_settings, stream)
+    assert {p: accepted(orders, p, 4) for p, orders in found.items()} == whole(stream)
+    assert sum(map(len, found.values())) - 40_000 <= 1024
+
+
+def test_two_feeders_at_once_make_only_duplicates(kafka_settings: KafkaSettings, fresh_name: Name) -> None:
+    stream = small_stream(kafka_settings, fresh_name("feed"), epochs=200)
+    feeders = [start_feeder(kafka_settings, stream) for _ in range(2)]
+    for process in feeders:
+        _, errors = process.communicate(timeout=60)
+        assert process.returncode == 0, errors
+    for partition, orders in read_orders(kafka_settings, stream).items():
+        highest = partition - 4
+        for order in orders:
+            assert order.sequence <= highest + 4, "an order came before its predecessor"
+            highest = max(highest, order.sequence)
+        assert accepted(orders, partition, 4) == whole(stream)[partition]
+
+
+def test_sigterm_ends_the_feeder_with_exit_code_0(
+    kafka_settings: KafkaSettings, fresh_name: Name, eventually: Callable[..., object]
+) -> None:
+    stream = small_stream(kafka_settings, fresh_name("feed"), epochs=5000)
+    process = start_feeder(kafka_settings, stream)
+    eventually(lambda: end(kafka_settings, stream) > 100, 30.0, "the first orders")
+    process.send_signal(signal.SIGTERM)
+    output, errors = process.communicate(timeout=30)
+    assert process.returncode == 0, errors
+    assert output.startswith(f"{stream.manifest.stream}: stopped; published ")
+    found = read_orders(kafka_settings, stream)
+    assert {p: accepted(orders, p, 4) for p, orders in found.items()} == {
+        p: [order.sequence for order in orders] for p, orders in found.items()
+    }
+
+
+def test_a_stream_made_again_under_a_feeder_stops_it(kafka_settings: KafkaSettings, fresh_name: Name) -> None:
+    name = fresh_name("feed")
+    stream = small_stream(kafka_settings, name)
+    failed: list[BaseException] = []
+
+    def follow_nobody() -> None:
+        try:
+            feed(kafka_settings, stream, ("nobody",), (8, 16))
+        except BaseException as error:
+            failed.append(error)
+
+    thread = threading.Thread(target=follow_nobody)
+    thread.start()
+    delete_stream(kafka_settings, name)
+    thread.join(30)
+    assert not thread.is_alive()
+    assert [type(error) for error in failed] == [StreamChanged]
+
+
+def test_partitions_added_by_somebody_are_refused(kafka_settings: KafkaSettings, fresh_name: Name) -> None:
+    stream = small_stream(kafka_settings, fresh_name("feed"))
+    topic = work_orders_topic(stream.manifest.stream)
+    admin = new_admin(kafka_settings)
+    try:
+        admin.create_partitions({topic: 5})
+    finally:
+        admin.close()
+    with pytest.raises(StreamChanged, match=f"topic {topic} has 5 partitions, its manifest 4"):
+        feed(kafka_settings, open_stream(kafka_settings, stream.manifest.stream))
+
+
+LEADS = {
+    "LOW below 1": ((0, 16), "LOW must be at least 1 and less than HIGH"),
+    "LOW not below HIGH": ((16, 16), "LOW must be at least 1 and less than HIGH"),
+    "HIGH below two orders a partition": ((1, 7), "HIGH must be at least 8, two orders for each of the stream's 4"),
+}
+
+
+@pytest.mark.parametrize("case", LEADS)
+def test_a_lead_that_cannot_work_is_refused(case: str, kafka_settings: KafkaSettings, fresh_name: Name) -> None:
+    stream = small_stream(kafka_settings, fresh_name("feed"))
+    lead, text = LEADS[case]
+    with pytest.raises(ConfigError, match=text):
+        feed(kafka_settings, stream, ("run",), lead)
+
+
+def test_a_lead_without_a_run_is_refused(kafka_settings: KafkaSettings, fresh_name: Name) -> None:
+    stream = small_stream(kafka_settings, fresh_name("feed"))
+    with pytest.raises(ConfigError, match="give --follow RUN"):
+        feed(kafka_settings, stream, (), (8, 16))

@@ -1,0 +1,104 @@
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import nn
+
+from schemas.errors import ConfigError
+from student_trainer.optimizers import OPTIMIZERS, build_optimizer
+from student_trainer.settings import OptimizerSettings, StudentSettings
+from student_trainer.students import STUDENTS, Network, build_student
+from student_trainer.trainee import weights_sha256
+
+DIGITS = Network("image", (1, 8, 8), 10)
+
+
+def my_student(input_shape: tuple[int, ...], num_classes: int, width: int = 4) -> nn.Module:
+    return nn.Sequential(nn.Flatten(), nn.LazyLinear(width), nn.BatchNorm1d(width), nn.Linear(width, num_classes))
+
+
+@pytest.mark.parametrize("name", STUDENTS)
+@pytest.mark.parametrize("shape", [(1, 8, 8), (3, 9, 12), (1, 40)])
+def test_a_student_gives_logits_for_images_and_signals(name: str, shape: tuple[int, ...]) -> None:
+    model = build_student(StudentSettings(name), Network("x", shape, 7), 0)
+    assert model(torch.zeros(5, *shape)).shape == (5, 7)
+
+
+@pytest.mark.parametrize(
+    ("settings", "parameters"),
+    [
+        (StudentSettings("cnn", params={"dropout": 0.3}), 62_250),
+        (StudentSettings("mlp", params={"hidden": [64]}), 4_810),
+    ],
+)
+def test_the_networks_of_the_demo_have_their_size(settings: StudentSettings, parameters: int) -> None:
+    assert sum(each.numel() for each in build_student(settings, DIGITS, 0).parameters()) == parameters
+
+
+@pytest.mark.parametrize("name", STUDENTS)
+def test_initial_weights_are_those_of_the_seed(name: str) -> None:
+    first, same, other = (weights_sha256(build_student(StudentSettings(name), DIGITS, seed)) for seed in (3, 3, 4))
+    assert first == same != other
+
+
+def test_a_student_of_ones_own_is_imported() -> None:
+    settings = StudentSettings(f"{__name__}:my_student", params={"width": 6})
+    model = build_student(settings, DIGITS, 0)
+    assert model(torch.zeros(2, 1, 8, 8)).shape == (2, 10)
+
+
+@pytest.mark.parametrize(
+    ("settings", "says"),
+    [
+        (StudentSettings("mpl"), "did you mean 'mlp'?"),
+        (StudentSettings("mlp", params={"hiden": [3]}), "did you mean 'hidden'?"),
+        (StudentSettings("mlp", params={"hidden": ["a"]}), "cannot be built"),
+        (StudentSettings("cnn", params={"channels": [4] * 6}), "name fewer"),
+        (StudentSettings("nowhere.at_all:student"), "cannot be imported"),
+        (StudentSettings(f"{__name__}:missing"), "cannot be imported"),
+        (StudentSettings(f"{__name__}:DIGITS"), "is no function"),
+        (StudentSettings(f"{__name__}:my_student", params={"widht": 3}), "did you mean 'width'?"),
+    ],
+)
+def test_a_student_that_cannot_be_built_is_one_line(settings: StudentSettings, says: str) -> None:
+    with pytest.raises(ConfigError, match=says):
+        build_student(settings, DIGITS, 0)
+
+
+@pytest.mark.parametrize("name", OPTIMIZERS)
+def test_an_optimizer_learns(name: str) -> None:
+    model = nn.Linear(3, 1)
+    optimizer = build_optimizer(OptimizerSettings(name, lr=0.05), model)
+    samples = torch.eye(3)
+    losses = []
+    for _ in range(50):
+        optimizer.zero_grad()
+        loss = (model(samples) - 1).square().mean()
+        loss.backward()
+        optimizer.step()
+        losses.append(loss.item())
+    assert losses[-1] < losses[0] / 2
+
+
+@pytest.mark.parametrize(
+    ("settings", "says"),
+    [
+        (OptimizerSettings("adam"), "did you mean 'adamw'?"),
+        (OptimizerSettings("sgd", params={"momentun": 0.9}), "did you mean 'momentum'?"),
+        (OptimizerSettings("sgd", params={"momentum": -1.0}), r"\[optimizer\] sgd"),
+    ],
+)
+def test_an_optimizer_that_makes_no_sense_is_one_line(settings: OptimizerSettings, says: str) -> None:
+    with pytest.raises(ConfigError, match=says):
+        build_optimizer(settings, nn.Linear(2, 2))
+
+
+def test_the_weights_hash_sees_buffers_names_and_single_bits() -> None:
+    model = nn.Sequential(nn.Linear(2, 2), nn.BatchNorm1d(2))
+    before = weights_sha256(model)
+    model.get_buffer("1.num_batches_tracked").add_(1)
+    after = weights_sha256(model)
+    with torch.no_grad():
+        model.get_parameter("0.weight").view(torch.int32)[0, 0] ^= 1
+    assert len({before, after, weights_sha256(model)}) == 3
+    assert weights_sha256(model.to(torch.bfloat16)) != after
