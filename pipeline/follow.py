@@ -70,6 +70,7 @@ class Followers:
         follow_timeout: float,
         appear_timeout: float,
         say: Callable[[str], None],
+        refresh: float = REFRESH,
     ) -> None:
         now = time.monotonic()
         self._runs = {run: _Run(None, now) for run in runs}
@@ -77,6 +78,7 @@ class Followers:
         self._lead = lead
         self._num_orders = num_orders
         self._read = read
+        self._refresh_after = refresh
         self._follow_timeout = follow_timeout
         self._appear_timeout = appear_timeout
         self._say = say
@@ -103,7 +105,7 @@ class Followers:
         Raises:
             StreamNotFound: none of the runs has ever reported, and none did in time.
         """
-        if time.monotonic() - self._read_at >= REFRESH:
+        if time.monotonic() - self._read_at >= self._refresh_after:
             self._refresh()
         if not self._runs:
             return False
@@ -145,5 +147,5 @@ class Followers:
             self._say(self._why_gone)
         elif run.position is not None and silent >= self._follow_timeout:
             del self._runs[name]
-            self._why_gone = f"run {name} is silent for {silent:.0f} s, at order {run.position.sequence:,}"
+            self._why_gone = f"run {name} did not report for {silent:.0f} s, at order {run.position.sequence:,}"
             log.warning("%s: following it no longer", self._why_gone)

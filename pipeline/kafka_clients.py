@@ -16,6 +16,7 @@ from typing import Any
 
 from kafka import KafkaAdminClient, KafkaConsumer, KafkaProducer
 from kafka import errors as kafka_error
+from kafka.net.compat import KafkaNetClient
 
 from schemas.errors import BrokerUnavailable, ConfigError, RecordTooLarge
 
@@ -106,7 +107,7 @@ def _read_properties(path: Path) -> dict[str, Any]:
         if not equals:
             raise ConfigError(f"{path}:{number}: expected `name=value`")
         if key not in _ALLOWED:
-            near = difflib.get_close_matches(key, _ALLOWED, n=1)
+            near = difflib.get_close_matches(key, _ALLOWED | set(_ALIASES), n=1)
             hint = f"; did you mean {near[0]}?" if near else ""
             raise ConfigError(f"{path}:{number}: unknown Kafka property {name.strip()!r}{hint}")
         options[key] = _typed(key, value.strip(), f"{path}:{number}")
@@ -141,9 +142,18 @@ def _bootstrap_timeout_ms() -> int:
     return milliseconds
 
 
+def _servers(settings: KafkaSettings) -> list[str]:
+    servers = [server.strip() for server in settings.bootstrap_servers.split(",")]
+    for server in servers:
+        host, colon, port = server.rpartition(":")
+        if not (colon and host and port.isdecimal() and 0 < int(port) < 65536):
+            raise ConfigError(f"bad Kafka address {server!r}: write HOST:PORT, several separated by commas")
+    return servers
+
+
 def _base(settings: KafkaSettings) -> dict[str, Any]:
     return {
-        "bootstrap_servers": settings.bootstrap_servers.split(","),
+        "bootstrap_servers": _servers(settings),
         "bootstrap_timeout_ms": _bootstrap_timeout_ms(),
         # The default of 30 s would keep a client away from a broker that has long been back.
         "reconnect_backoff_max_ms": 1_000,
@@ -157,8 +167,8 @@ def new_admin(settings: KafkaSettings, **overrides: Any) -> KafkaAdminClient:
     Raises:
         BrokerUnavailable: no broker answered in time.
     """
-    with _connecting(settings):
-        return KafkaAdminClient(**{**_base(settings), **overrides})
+    with _connecting(settings) as net_client:
+        return KafkaAdminClient(**{**_base(settings), "kafka_client": net_client, **overrides})
 
 
 def new_producer(settings: KafkaSettings, **overrides: Any) -> KafkaProducer:
@@ -176,8 +186,8 @@ def new_producer(settings: KafkaSettings, **overrides: Any) -> KafkaProducer:
         "delivery_timeout_ms": 120_000,
         "metrics_enabled": False,
     }
-    with _connecting(settings):
-        return KafkaProducer(**{**_base(settings), **defaults, **overrides})
+    with _connecting(settings) as net_client:
+        return KafkaProducer(**{**_base(settings), "kafka_client": net_client, **defaults, **overrides})
 
 
 def new_consumer(settings: KafkaSettings, **overrides: Any) -> KafkaConsumer:
@@ -189,18 +199,39 @@ def new_consumer(settings: KafkaSettings, **overrides: Any) -> KafkaConsumer:
         BrokerUnavailable: no broker answered in time.
     """
     defaults = {"auto_offset_reset": "none", "enable_auto_commit": False, "metrics_enabled": False}
-    with _connecting(settings):
-        return KafkaConsumer(**{**_base(settings), **defaults, **overrides})
+    with _connecting(settings) as net_client:
+        return KafkaConsumer(**{**_base(settings), "kafka_client": net_client, **defaults, **overrides})
 
 
 @contextmanager
-def _connecting(settings: KafkaSettings) -> Iterator[None]:
+def _connecting(settings: KafkaSettings) -> Iterator[Callable[..., KafkaNetClient]]:
+    """Give the factory of a client's network part.
+
+    A client whose constructor fails is lost with a running thread and its sockets; here they are closed, since who
+    waits for a broker tries again and again.
+    """
+    made: list[KafkaNetClient] = []
+
+    def net_client(**config: Any) -> KafkaNetClient:
+        made.append(KafkaNetClient(**config))
+        return made[-1]
+
     try:
-        with kafka_errors("connecting", settings):
-            yield
+        with kafka_errors("connecting", settings), _closing_on_error(made):
+            yield net_client
     except (ValueError, OSError, AssertionError) as error:
         # kafka-python checks addresses, mechanisms and TLS files with these.
         raise ConfigError(f"bad Kafka settings for {settings.bootstrap_servers}: {error}") from error
+
+
+@contextmanager
+def _closing_on_error(made: list[KafkaNetClient]) -> Iterator[None]:
+    try:
+        yield
+    except BaseException:
+        for client in made:
+            client.close()
+        raise
 
 
 @contextmanager

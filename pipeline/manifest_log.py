@@ -6,6 +6,7 @@ overwrite each other; the second one reads the first one's record back and compa
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 from kafka import KafkaConsumer, TopicPartition
@@ -42,21 +43,32 @@ def read_manifest_log(settings: KafkaSettings, stream: str) -> ManifestLog:
         BrokerUnavailable: the topic could not be read to its end within 30 s.
         DecodeError: a record of it is not what its key says.
     """
-    topic = TopicPartition(manifest_topic(stream), 0)
-    manifest: Manifest | None = None
-    teachers: dict[str, Teacher] = {}
+    return read_manifest_logs(settings, [stream])[stream]
+
+
+def read_manifest_logs(settings: KafkaSettings, streams: Iterable[str]) -> dict[str, ManifestLog]:
+    """Read several manifest topics with one client; like `read_manifest_log`."""
+    logs: dict[str, ManifestLog] = {}
     consumer = new_consumer(settings, group_id=None)
     try:
-        with kafka_errors(f"reading the manifest of {stream!r}", settings):
-            for key, value, address in _all_records(consumer, topic):
-                if key == MANIFEST_KEY:
-                    manifest = manifest or Manifest.decode(value, address)
-                elif key.startswith(b"teacher/"):
-                    teacher = Teacher.decode(value, address)
-                    if manifest and teacher.stream_id == manifest.stream_id:
-                        teachers.setdefault(teacher.name, teacher)
+        for stream in streams:
+            with kafka_errors(f"reading the manifest of {stream!r}", settings):
+                logs[stream] = _read(consumer, TopicPartition(manifest_topic(stream), 0))
     finally:
         consumer.close()
+    return logs
+
+
+def _read(consumer: KafkaConsumer, topic: TopicPartition) -> ManifestLog:
+    manifest: Manifest | None = None
+    teachers: dict[str, Teacher] = {}
+    for key, value, address in _all_records(consumer, topic):
+        if key == MANIFEST_KEY:
+            manifest = manifest or Manifest.decode(value, address)
+        elif key.startswith(b"teacher/"):
+            teacher = Teacher.decode(value, address)
+            if manifest and teacher.stream_id == manifest.stream_id:
+                teachers.setdefault(teacher.name, teacher)
     return ManifestLog(manifest, teachers)
 
 

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import hashlib
+import logging
 import time
-import warnings
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -76,24 +76,26 @@ def export_student(model: nn.Module, inputs: NDArray[np.float32], field: str, pa
 
 
 def _export(model: nn.Module, samples: torch.Tensor, field: str, path: Path) -> None:
-    with warnings.catch_warnings():
-        # The exporter warns of its own deprecated inner calls; nothing of that is the student's.
-        warnings.simplefilter("ignore", DeprecationWarning)
-        warnings.simplefilter("ignore", FutureWarning)
-        try:
-            torch.onnx.export(
-                model,
-                (samples,),
-                path,
-                dynamo=True,
-                input_names=[field],
-                output_names=["logits"],
-                dynamic_shapes=({0: torch.export.Dim("batch")},),
-                external_data=False,  # else large weights land in a second file that gets lost
-                verbose=False,
-            )
-        except (RuntimeError, torch.onnx.errors.OnnxExporterError) as error:
-            raise ConfigError(f"{path}: the student cannot be exported: {str(error).splitlines()[0]}") from error
+    # The exporter's remarks on operators of a torchvision that is not installed are nobody's business.
+    remarks = logging.getLogger("torch.onnx._internal.exporter._registration")
+    level = remarks.level
+    remarks.setLevel(logging.ERROR)
+    try:
+        torch.onnx.export(
+            model,
+            (samples,),
+            path,
+            dynamo=True,
+            input_names=[field],
+            output_names=["logits"],
+            dynamic_shapes=({0: torch.export.Dim("batch")},),
+            external_data=False,  # else large weights land in a second file that gets lost
+            verbose=False,
+        )
+    except (RuntimeError, torch.onnx.errors.OnnxExporterError) as error:
+        raise ConfigError(f"{path}: the student cannot be exported: {str(error).splitlines()[0]}") from error
+    finally:
+        remarks.setLevel(level)
 
 
 def num_parameters(model: nn.Module) -> int:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import logging
 import threading
+import time
 from collections.abc import Sequence
 from typing import Any
 
@@ -28,6 +29,8 @@ LOOK_EVERY = 1.0
 _GUARD_EVERY = 5.0
 _ANSWER_MS = 5_000
 """How long one question may take; the default of 30 s would let a broker that is back wait for an old question."""
+_SLOW = 2.0
+"""Seconds after which a question counts as unanswered."""
 
 Place = tuple[str, int]
 """Teacher and partition."""
@@ -61,8 +64,8 @@ class Lookout:
         self._looks: dict[Place, Look] = {}
         self.members: dict[str, int] = {}
         """Teacher -> members of its group, as far as they are known."""
-        self.trouble = ""
-        """Why the last question got no answer; empty if it did."""
+        self._trouble = ""
+        self._asking_since: float | None = None
         self._thread = threading.Thread(target=self._run, name="lookout", daemon=True)
         self._thread.start()
 
@@ -75,6 +78,14 @@ class Lookout:
                 self._wanted, self._looks, self._fresh = wanted, {}, bool(wanted)
                 self._changed.notify()
             return dict(self._looks)
+
+    @property
+    def trouble(self) -> str:
+        """Why Kafka gave no answer lately; empty if it did."""
+        since = self._asking_since
+        if since is not None and (seconds := time.monotonic() - since) > _SLOW:
+            return f"silent for {seconds:.0f} s"
+        return self._trouble
 
     def suspect(self) -> None:
         """Compare the topics' identities now: a record of another stream was met."""
@@ -123,6 +134,7 @@ class Lookout:
     def _look(self) -> None:
         with self._changed:
             wanted, suspicious, self._suspicious = self._wanted, self._suspicious, False
+        self._asking_since = time.monotonic()
         try:
             self._guard.check(now=suspicious)
             looks = self._ask(wanted) if wanted else {}
@@ -131,10 +143,12 @@ class Lookout:
         except Exception as error:
             # A broker that is away, restarting or half-informed answers with much more than KafkaError, and none of it
             # says anything about the log: the reader's own deadline ends the wait, and quotes this.
-            self.trouble = f"{type(error).__name__}: {' '.join(str(error).split())}".rstrip(": ")
-            log.debug("asking about %s: %s", wanted, self.trouble)
+            self._trouble = f"{type(error).__name__}: {' '.join(str(error).split())}".rstrip(": ")
+            log.debug("asking about %s: %s", wanted, self._trouble)
             return
-        self.trouble = ""
+        finally:
+            self._asking_since = None
+        self._trouble = ""
         with self._changed:
             if wanted == self._wanted:
                 self._looks = looks

@@ -91,8 +91,7 @@ class PositionReporter:
 
     def checkpointed(self, cursor: Cursor) -> None:
         """Take note that a checkpoint with this cursor is on disk."""
-        self._checkpointed = cursor.sequence
-        self.trained(cursor)
+        self._cursor, self._checkpointed = cursor, cursor.sequence
 
     def state(self, state: str) -> None:
         """Take note of what the run does: one of STATES."""

@@ -90,6 +90,7 @@ class Prefetcher(Generic[T]):
                     if self._ended or interrupted():
                         return None
                     self._changed.wait(_WAKE)
+                self._changed.notify_all()  # the queue may have filled up, and its thread fallen asleep, meanwhile
                 return self._items.popleft()
         finally:
             waited = time.perf_counter() - since

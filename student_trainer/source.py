@@ -106,10 +106,13 @@ class Reporter(Protocol):
     """Whoever tells others where the run stands. Its methods are called by the training thread and return at once."""
 
     def trained(self, cursor: Cursor) -> None:
-        """Take note after each step; the cursor is where the next one starts."""
+        """Take note before each step, and after the last: the cursor is where the next one starts.
+
+        May raise a DistillogError that has to end the run (two processes train one run); it ends with a checkpoint.
+        """
 
     def checkpointed(self, cursor: Cursor) -> None:
         """Take note that a checkpoint with this cursor is on disk."""
 
     def state(self, state: str) -> None:
-        """Take note of "training", "evaluating", "done" or "stopped"."""
+        """Take note of "training", "evaluating", "done", "stopped" or "failed"."""

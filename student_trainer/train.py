@@ -77,7 +77,7 @@ def train(
         settings: the run file.
         folder: locked by the caller.
         source: closed when this returns or raises.
-        reporter: is told where the run stands after every step.
+        reporter: is told where the run stands, before every step and after the last.
         progress: is given each line of metrics: step, total_steps, loss, lr, timing; or step, evaluation.
         resume: go on from the newest whole checkpoint; at step 0 if none was written yet.
 
@@ -135,6 +135,8 @@ def train(
         try:
             while step < total_steps and not stopping():
                 try:
+                    if reporter is not None:
+                        reporter.trained(cursor)
                     item = ready.get(stopping)
                 except Exception as error:
                     records.save(step, cursor)  # what was learned until now is whole
@@ -147,8 +149,6 @@ def train(
                 loss, terms = trainee.take_step(batch, step)
                 step, cursor = step + 1, next_cursor
 
-                if reporter is not None:
-                    reporter.trained(cursor)
                 if step % settings.train.log_every == 0 or step == total_steps:
                     records.log(step, cursor, loss, terms, ready)
                 if step < total_steps and _due(step, settings.evaluation.every):
@@ -156,6 +156,8 @@ def train(
                 if step < total_steps and _due(step, settings.checkpoint.every):
                     records.save(step, cursor)
 
+            if reporter is not None:
+                reporter.trained(cursor)
             finished = not (stopping() and step < total_steps)
             if finished and step < total_steps:
                 logger.warning(
@@ -257,7 +259,7 @@ class _Records:
         self._metrics.sync()
         self._metrics.close()
         self._folder.set_state(state)
-        self.say("done" if state == "done" else "stopped")
+        self.say(state if state in ("done", "failed") else "stopped")
 
     def _write(self, line: dict[str, Any]) -> None:
         self._metrics.write(line)

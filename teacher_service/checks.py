@@ -78,7 +78,8 @@ def check_independence(model: Model, inputs: Inputs) -> str:
     num_rows = len(first)
 
     def changed(rows: npt.NDArray[np.float32], against: npt.NDArray[np.float32]) -> float:
-        return float(np.nanmax(np.abs(rows - against), initial=0.0)) / spread
+        with np.errstate(invalid="ignore"):  # rows that are not finite are left out of the labels anyway
+            return float(np.nanmax(np.abs(rows - against), initial=0.0)) / spread
 
     change = changed(model(inputs), first)
     if change > TOLERANCE:
@@ -100,10 +101,12 @@ def check_independence(model: Model, inputs: Inputs) -> str:
 
 
 def _other_neighbours(values: npt.NDArray[np.generic]) -> npt.NDArray[np.generic]:
-    """Every second row replaced by another sample, rescaled where numbers may be."""
+    """Every second row replaced: by another sample rescaled, or, as whole numbers may be IDs, by values that occur."""
     others = values.copy()
-    strangers = np.roll(values[1::2], 1, axis=0)
-    others[1::2] = strangers * values.dtype.type(_RESCALE) if values.dtype.kind == "f" else strangers
+    if values.dtype.kind == "f":
+        others[1::2] = np.roll(values[1::2], 1, axis=0) * values.dtype.type(_RESCALE)
+    else:
+        others[1::2] = values.max(axis=0)
     return others
 
 

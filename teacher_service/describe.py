@@ -115,6 +115,8 @@ def _pair(path: Path, declared: dict[str, str], fields: list[str], inputs: list[
             raise ConfigError(f"the data set has no field {field!r}; it has {', '.join(fields)}{_near(field, fields)}")
         if one not in inputs:
             raise ConfigError(f"{path} has no input {one!r}; it has {', '.join(inputs)}{_near(one, inputs)}")
+        if list(declared.values()).count(one) > 1:
+            raise ConfigError(f"{path}: input {one!r} is given two fields; each input takes one")
     pairs = dict(declared)
     free_fields = [field for field in fields if field not in pairs]
     free_inputs = [one for one in inputs if one not in pairs.values()]
@@ -220,9 +222,11 @@ def _first_answer(path: Path, teacher: Teacher, samples: Mapping[str, npt.NDArra
         values = OnnxTeacher(path, teacher).raw(samples)
     except Exception as error:  # ONNX Runtime's exceptions have no common base
         raise TeacherRejected(f"{path}: fails on the stream's samples: {' '.join(str(error).split())[:300]}") from None
-    if values.ndim != 2:
+    num_rows = len(samples[teacher.inputs[0].field])
+    if values.ndim != 2 or len(values) != num_rows:
         raise TeacherRejected(
-            f"{path}: output {teacher.output!r} has shape {_show(values.shape)}, wanted one row of classes per sample"
+            f"{path}: output {teacher.output!r} has shape {_show(values.shape)}, "
+            f"wanted one row of classes for each of {num_rows} samples"
         )
     return values
 

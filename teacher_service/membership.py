@@ -14,6 +14,7 @@ from contextlib import AbstractContextManager
 
 from kafka import KafkaAdminClient, KafkaConsumer, OffsetAndMetadata, TopicPartition
 from kafka import errors as kafka_error
+from kafka.structs import MemberState
 
 from pipeline.chain import chain_end, offset_of, sequence_at, soft_targets_sequence
 from pipeline.kafka_clients import KafkaSettings, kafka_errors, new_admin, new_consumer
@@ -52,11 +53,14 @@ class Membership:
         self._group = teacher_group(manifest, teacher.name)
         self._orders = work_orders_topic(manifest.stream)
         self._targets = soft_targets_topic(manifest.stream, teacher.name)
-        self._admin: KafkaAdminClient = new_admin(settings)
+        # A short time-out: the polling thread asks, and it has more to do.
+        self._admin: KafkaAdminClient = new_admin(settings, request_timeout_ms=5_000)
         self._member: tuple[int, str] | None = None
         self._leases = 0
         self._pending: dict[int, Mark] = {}
         """commits under way: they may have succeeded although nobody said so"""
+        self._ends: dict[int, Mark] = {}
+        """ends of chains that were read and are not committed yet: reading one may outlast the membership"""
 
     @property
     def partitions(self) -> set[int]:
@@ -75,24 +79,47 @@ class Membership:
             False: the membership changed, so the records of that poll must be dropped.
         """
         metadata = self._consumer.group_metadata()
+        if metadata.state == MemberState.REBALANCING:
+            # A leader that joins again because the topic's metadata changed, and whose poll ends before the join does,
+            # forgets that it was joining (measured): heartbeats stay off, and nothing ever comes again.
+            self._consumer._coordinator.request_rejoin()
         member = (metadata.generation_id, metadata.member_id)
         owned = self.partitions
-        for partition in set(self.ledgers) - owned:
-            del self.ledgers[partition]
+        self.drop_lost()
         if member[0] < 0 or not member[1]:
             return False
         if member == self._member and set(self.ledgers) == owned:
             return True
-        self._rewind(owned, keep=True)
+        with self._unhurried():
+            self._take_up(owned)
         self._member, self.generation = member, member[0]
         return False
 
-    def rewind(self, partitions: Iterable[int]) -> None:
-        """Go back to the committed offsets, under new leases."""
-        self._rewind(set(partitions), keep=False)
+    def drop_lost(self) -> None:
+        """End the leases of partitions that this worker does not own any more."""
+        for partition in set(self.ledgers) - self.partitions:
+            del self.ledgers[partition]
 
-    def _rewind(self, partitions: set[int], *, keep: bool) -> None:
-        """Take up partitions at their committed offsets; with `keep` leave alone those whose commit is our own last."""
+    def rewind(self, partitions: Iterable[int]) -> None:
+        """Go back to the committed offsets: the leases end now, the next `settled` takes new ones.
+
+        In this order, since asking for the committed offsets may fail: no job of before may count after that.
+        """
+        for partition in list(partitions):
+            self.ledgers.pop(partition, None)
+
+    def end_offset(self, partition: int) -> int:
+        """Offset behind the last work order of a partition.
+
+        Raises:
+            BrokerUnavailable: no answer.
+        """
+        orders = TopicPartition(self._orders, partition)
+        with self._unhurried(), kafka_errors("reading the end of the work orders", self._settings):
+            return int(self._consumer.end_offsets([orders])[orders])
+
+    def _take_up(self, partitions: set[int]) -> None:
+        """Go on at the committed offsets, except where a ledger is there and the commit is this worker's own last."""
         topic_partitions = [TopicPartition(self._orders, partition) for partition in sorted(partitions)]
         with kafka_errors(f"reading the committed offsets of {self._group}", self._settings):
             committed = self._admin.list_group_offsets({self._group: topic_partitions})[self._group]
@@ -102,13 +129,11 @@ class Membership:
             there = committed.get(topic_partition)
             ledger = self.ledgers.get(partition)
             offset = there.offset if there is not None else -1
-            if keep and ledger and offset in self._own_commits(partition, ledger):
+            if ledger and offset in self._own_commits(partition, ledger):
                 self._seek(partition, ledger.read.offset)  # a stale position may lie ahead
             else:
                 fresh[partition] = _mark(there) if there is not None and offset >= 0 else None
-        with self._unhurried():
-            found = self._found(fresh)
-        for partition, mark in found.items():
+        for partition, mark in self._found(fresh).items():
             self._leases += 1
             ledger = PartitionLedger(self._leases, mark, self._manifest.partitions)
             if fresh[partition] is None:
@@ -144,6 +169,9 @@ class Membership:
                 for partition, mark in marks.items():
                     if partition in whole:
                         continue
+                    if mark is None and partition in self._ends:
+                        whole[partition] = self._ends[partition]
+                        continue
                     orders = TopicPartition(self._orders, partition)
                     if mark is not None:  # committed by a tool that knows no sequences
                         sequence = sequence_at(consumer, orders, manifest.stream_id, manifest.partitions, mark.offset)
@@ -155,7 +183,7 @@ class Membership:
                     )
                     offset = offset_of(consumer, orders, manifest.stream_id, manifest.partitions, sequence)
                     num_continued += sequence != partition
-                    whole[partition] = Mark(offset, sequence)
+                    whole[partition] = self._ends[partition] = Mark(offset, sequence)
         finally:
             consumer.close()
         if num_continued:
@@ -200,13 +228,14 @@ class Membership:
         for partition, mark in marks.items():
             if partition in self.ledgers:
                 self.ledgers[partition].committed = mark
+            self._ends.pop(partition, None)
         self._pending = {}
         return True
 
     def group_is_done(self, all_partitions: Callable[[], Iterable[int]]) -> bool:
         """Whether the whole group has committed every record of the work orders."""
         orders = [TopicPartition(self._orders, partition) for partition in all_partitions()]
-        with kafka_errors("comparing committed with end offsets", self._settings):
+        with self._unhurried(), kafka_errors("comparing committed with end offsets", self._settings):
             ends = self._consumer.end_offsets(orders)
             committed = self._admin.list_group_offsets({self._group: orders})[self._group]
         return all(not ends[tp] or (tp in committed and committed[tp].offset >= ends[tp]) for tp in orders)

@@ -88,7 +88,8 @@ def open_session(path: Path, provider: str = "cpu", threads: int = 0) -> ort.Inf
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            return ort.InferenceSession(str(path), sess_options=options, providers=choose_providers(provider))
+            # Resolved, as in model_files: through a link other external data might be found than were hashed.
+            return ort.InferenceSession(str(path.resolve()), sess_options=options, providers=choose_providers(provider))
     except ConfigError:
         raise
     except Exception as error:  # ONNX Runtime's exceptions have no common base

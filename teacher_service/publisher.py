@@ -24,7 +24,7 @@ from schemas.records import WorkOrder
 log = logging.getLogger(__name__)
 
 DELIVERY_TIMEOUT = 120.0
-"""Seconds until an unacknowledged record counts as failed; a shorter time turns slow brokers into republishing storms."""
+"""Seconds until an unacknowledged record counts as failed; less turns slow brokers into storms of republishing."""
 
 _GRACE = 15.0
 
@@ -99,12 +99,15 @@ class Publisher:
         self._producer.close(timeout=timeout)
 
     def _run(self) -> None:
+        checked = time.monotonic()
         try:
             while not self._closed.is_set():
+                if time.monotonic() - checked >= 1.0:
+                    checked = time.monotonic()
+                    self._check_overdue()
                 try:
                     kind, what = self._inbox.get(timeout=1.0)
                 except queue.Empty:
-                    self._check_overdue()
                     continue
                 if kind == "job":
                     waiting = self._waiting.setdefault(what.partition, deque())

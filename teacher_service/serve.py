@@ -51,7 +51,11 @@ def prepare_worker(
     """
     stream = open_stream(settings, stream_name)
     teacher = find_teacher(stream, model_path, options.teacher)
-    fetcher = check_data(stream.manifest, options.dataset)
+    try:
+        fetcher = check_data(stream.manifest, options.dataset)
+    except OSError as error:
+        uri = options.dataset or stream.manifest.dataset
+        raise DataUnavailable(f"data set {uri}: cannot be read: {error}") from None
     model = OnnxTeacher(model_path, teacher, options.provider, options.threads)
     notice = _check_on_first_order(stream, fetcher, model)
     message(f"teacher {teacher.name!r} of stream {stream_name!r} on {model.provider}; worker {options.worker.name}")

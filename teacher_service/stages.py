@@ -15,10 +15,11 @@ from collections.abc import Callable
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from pipeline.views.fetch import Fetched, Fetcher
 from schemas.codecs import CodecSpec
-from schemas.errors import DataUnavailable, DecodeError
+from schemas.errors import DataUnavailable, DecodeError, TeacherRejected
 from schemas.records import DeadLetter, Output, SoftTargets, WorkOrder
 from teacher_service.model import OnnxTeacher
 from teacher_service.publisher import Job
@@ -30,6 +31,9 @@ DATA_RETRY = 60.0
 
 _MAX_RAW = 65_536
 """Bytes of a record that is no work order which its dead letter carries."""
+
+_MAX_REASON = 1_000
+"""Characters of a reason: a user's exception may print whole arrays."""
 
 
 class Clock:
@@ -73,7 +77,7 @@ class Stages:
         self._work_orders = work_orders
         self._is_current = is_current
         self._publish = publish
-        self._heap: list[tuple[int, int, Job]] = []
+        self._heap: list[tuple[int, int, int, Job]] = []
         self._ready = threading.Condition()
         self._loaded: queue.Queue[tuple[Job, Fetched | None]] = queue.Queue(maxsize=1)
         self._stop = threading.Event()
@@ -91,13 +95,14 @@ class Stages:
         """Queue jobs; within a partition in the log's order."""
         with self._ready:
             for job in jobs:
-                heapq.heappush(self._heap, (job.sequence, job.offset, job))
+                # The lease tells a job from its stale twin: after a rewind the same record is queued again.
+                heapq.heappush(self._heap, (job.sequence, job.offset, job.lease, job))
             self._ready.notify()
 
     def clear(self) -> list[Job]:
         """Take back what was not begun."""
         with self._ready:
-            jobs = [job for _, _, job in self._heap]
+            jobs = [entry[-1] for entry in self._heap]
             self._heap.clear()
         return jobs
 
@@ -118,7 +123,7 @@ class Stages:
         with self._ready:
             if not self._heap:
                 self._ready.wait(0.2)
-            return heapq.heappop(self._heap)[2] if self._heap else None
+            return heapq.heappop(self._heap)[-1] if self._heap else None
 
     def _load_all(self) -> None:
         while not self._stop.is_set():
@@ -175,7 +180,7 @@ class Stages:
             self._publish(job)
 
     def _label(self, job: Job, order: WorkOrder, fetched: Fetched) -> None:
-        logits = self._model.logits(fetched.inputs)
+        logits = self._logits(order, fetched)
         faults = list(fetched.faults)
         kept = fetched.kept_rows
         finite = np.isfinite(logits).all(axis=1)
@@ -197,6 +202,20 @@ class Stages:
             outputs=(Output.of("logits", logits, self._codec),),
         ).encode()
 
+    def _logits(self, order: WorkOrder, fetched: Fetched) -> npt.NDArray[np.float32]:
+        """Run the model; a failure is no fault of the data (memory, a device), so it is tried once more."""
+        try:
+            return self._model.logits(fetched.inputs)
+        except Exception as error:  # ONNX Runtime's exceptions have no common base
+            log.warning("order %d: the model failed (%s); trying again", order.sequence, error)
+        try:
+            return self._model.logits(fetched.inputs)
+        except Exception as error:
+            raise TeacherRejected(
+                f"{self._model.path}: fails on order {order.sequence} ({' '.join(str(error).split())[:300]}); nothing "
+                "of it was committed, start the worker again where the model can run"
+            ) from error
+
     def _letter(self, job: Job, row: int | None, sample_id: int | None, reason: Any, raw: bytes | None) -> bytes:
         return DeadLetter(
             stream_id=self._model.teacher.stream_id,
@@ -207,6 +226,6 @@ class Stages:
             sequence=job.sequence if row is not None else None,
             row=row,
             sample_id=sample_id,
-            reason=str(reason),
+            reason=str(reason)[:_MAX_REASON],
             raw=raw[:_MAX_RAW] if raw is not None else None,
         ).encode()

@@ -19,7 +19,11 @@ from teacher_service.stages import Clock, Stages
 FACTOR = 10.0
 MIN_DEADLINE = 30.0
 """seconds; below it, a slow disk or a busy machine would be taken for a hang"""
+FIRST_DEADLINE = 600.0
+"""seconds, while no order's time is known: a large model on a small machine needs minutes"""
 BACKSTOP = 2.0
+LEAVE = 15.0
+"""seconds in which a worker that hangs must have left its group"""
 REARM_EVERY = 1.0
 
 
@@ -36,6 +40,13 @@ class Watchdog:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        if kind is WorkerHung:  # leaving may hang as well
+            faulthandler.dump_traceback_later(LEAVE + BACKSTOP, exit=True)
+        else:
+            self.release()
+
+    def release(self) -> None:
+        """Nothing is watched any more."""
         faulthandler.cancel_dump_traceback_later()
 
     def check(self) -> None:
@@ -60,7 +71,7 @@ class Watchdog:
     @contextmanager
     def disarmed(self) -> Iterator[None]:
         """Around work of the polling thread that may take long and is no hang, such as reading a log to its end."""
-        faulthandler.cancel_dump_traceback_later()
+        self.release()
         try:
             yield
         finally:
@@ -68,4 +79,4 @@ class Watchdog:
 
     @staticmethod
     def _deadline(clock: Clock) -> float:
-        return max(MIN_DEADLINE, FACTOR * clock.smoothed)
+        return max(MIN_DEADLINE, FACTOR * clock.smoothed) if clock.smoothed else FIRST_DEADLINE

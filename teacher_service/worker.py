@@ -15,6 +15,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -59,6 +60,7 @@ BYTES_IN_FLIGHT = 32 << 20
 MAX_FAILED_DELIVERIES = 3
 """producers in a row that failed before anything was acknowledged"""
 IDLE_SECONDS = 2.0
+NO_EARLY = (-1, -1)
 FAULT_LIMIT = 0.01
 FAULT_WINDOW = 10_000
 """rows among which at most 1 % may fail (of at least 1,000: a single small order proves nothing)"""
@@ -115,9 +117,11 @@ class Worker:
         self._finished: queue.SimpleQueue[Job] = queue.SimpleQueue()
         self._jobs_in_flight = max(2, min(32, BYTES_IN_FLIGHT // manifest.max_record_bytes))
         self._recent: deque[tuple[int, int]] = deque()
-        self._rewound: set[int] = set()
-        """partitions that went back once because a higher sequence came than expected"""
+        self._early: dict[int, tuple[int, int]] = {}
+        """partition where a higher sequence came than expected -> (the missing one, end of the log then)"""
         self._failed_deliveries = 0
+        self._given_up: Publisher | None = None
+        """the failed publisher for which no new one could be made yet"""
         self._stages = Stages(fetcher, model, manifest.codec, self._orders, self._is_current, self._publish)
 
     def stop(self) -> None:
@@ -136,31 +140,35 @@ class Worker:
             soft_targets_topic(self._manifest.stream, self._teacher.name),
             dead_letters_topic(self._manifest.stream),
         ]
-        guard = TopicGuard(self._settings, topics)
         watchdog = Watchdog(self._stages)
-        self._publisher = self._new_publisher()
-        consumer = self._subscribe()
-        self._membership = Membership(self._settings, consumer, self._manifest, self._teacher, watchdog.disarmed)
-        self._stages.start()
-        hung = False
-        try:
-            with watchdog:
-                self._loop(consumer, guard, watchdog)
-                self._finish(consumer, watchdog)
-        except WorkerHung:
-            hung = True
-            raise
-        finally:
-            # Even a failed worker commits what is acknowledged, and leaves, so that the others need not wait.
-            if not hung:
-                self._stages.stop()
-                self._settle_finished()
-                self._membership.commit(5.0, wait=True)
-            consumer.close(autocommit=False, timeout_ms=5_000)
-            self._publisher.close()
-            self._membership.close()
-            guard.close()
+        with ExitStack() as closing:
+            closing.callback(watchdog.release)
+            guard = TopicGuard(self._settings, topics)
+            closing.callback(guard.close)
+            self._publisher = self._new_publisher()
+            closing.callback(lambda: self._publisher.close())
+            consumer = self._subscribe()
+            closing.callback(consumer.close, autocommit=False, timeout_ms=5_000)
+            self._membership = Membership(self._settings, consumer, self._manifest, self._teacher, watchdog.disarmed)
+            closing.callback(self._membership.close)
+            self._stages.start()
+            try:
+                with watchdog:
+                    self._loop(consumer, guard, watchdog)
+                    self._finish(consumer, watchdog)
+            except WorkerHung:
+                raise  # at once, and nothing else: the others wait for its partitions
+            except BaseException:
+                self._leave()
+                raise
+            self._leave()
         return self.report
+
+    def _leave(self) -> None:
+        """Commit what is acknowledged, also after a failure, so that nobody repeats it."""
+        self._stages.stop()
+        self._settle_finished()
+        self._membership.commit(5.0, wait=True)
 
     def _subscribe(self) -> KafkaConsumer:
         assignor = EqualShares()
@@ -186,7 +194,8 @@ class Worker:
         paused = False
         while not self._stop.is_set():
             watchdog.check()
-            self._raise_failures()
+            if self._stages.failure is not None:
+                raise self._stages.failure
             paused = self._balance(consumer, paused)
             try:
                 self._take(self._poll(consumer))
@@ -194,6 +203,7 @@ class Worker:
                 if time.monotonic() - committed >= COMMIT_EVERY:
                     committed = time.monotonic()
                     self._membership.commit(1.0)
+                self._replace_failed_publisher()
             except BrokerUnavailable as error:
                 log.warning("%s; trying again", error)
             guard.check()
@@ -232,52 +242,69 @@ class Worker:
     def _take(self, polled: dict[TopicPartition, list[Any]]) -> None:
         """Apply the reader's rule to what was polled, and queue what it accepts."""
         jobs: list[Job] = []
-        for topic_partition, records in polled.items():
-            for record in records:
-                ledger = self._membership.ledgers.get(topic_partition.partition)
-                if ledger is None or record.offset < ledger.read.offset:
-                    continue
-                if not self._take_record(topic_partition.partition, ledger, record, jobs):
-                    break
-        if jobs:
-            self._stages.add(jobs)
+        try:
+            for topic_partition, records in polled.items():
+                for record in records:
+                    ledger = self._membership.ledgers.get(topic_partition.partition)
+                    if ledger is None or record.offset < ledger.read.offset:
+                        continue
+                    self._take_record(topic_partition.partition, ledger, record, jobs)
+        finally:
+            self._stages.add(jobs)  # the ledgers wait for them from now on, whatever became of the others
 
-    def _take_record(self, partition: int, ledger: PartitionLedger, record: Any, jobs: list[Job]) -> bool:
+    def _take_record(self, partition: int, ledger: PartitionLedger, record: Any, jobs: list[Job]) -> None:
         address = f"{record.topic}/{partition}@{record.offset}"
         raw = record.value or b""
         try:
             order = WorkOrder.decode(raw, address)
-            self._check_identity(order, address)
+            self._check_identity(order, partition, address)
         except DecodeError as error:
             log.error("%s: no work order of this stream; moved to the dead letters", error)
             jobs.append(Job(partition, ledger.lease, record.offset, ledger.read.sequence, error))
             ledger.take(record.offset, is_order=False)
-            return True
+            return
         verdict = ledger.judge(order.sequence)
         if verdict is Verdict.ACCEPT:
             jobs.append(Job(partition, ledger.lease, record.offset, order.sequence, order))
             ledger.take(record.offset)
-            self._rewound.discard(partition)
+            if self._early.get(partition, NO_EARLY)[0] == order.sequence:
+                del self._early[partition]
         elif verdict is Verdict.DROP:
             self.report.repetitions += 1
             ledger.drop(record.offset)
         else:
-            if partition in self._rewound:
-                raise SequenceGap(
-                    f"{address}: holds sequence {order.sequence}, but {ledger.read.sequence} comes first: the work "
-                    f"orders have a hole; run `distillog feed {self._manifest.stream}` again, or make the stream anew"
-                )
-            self._rewound.add(partition)
-            self._membership.rewind([partition])
-            return False
-        return True
+            self._take_early(partition, ledger, order.sequence, record.offset, address)
 
-    def _check_identity(self, order: WorkOrder, address: str) -> None:
+    def _take_early(self, partition: int, ledger: PartitionLedger, sequence: int, offset: int, address: str) -> None:
+        """Meet a higher sequence than expected: go back once, then look for the missing one up to the log's end.
+
+        The first time it may be a stale position of the client. After that it is what a feeder left that failed: it
+        publishes again from the missing order on, behind the early one, which is dropped by the reader's rule.
+
+        Raises:
+            SequenceGap: the log ends without it.
+        """
+        missing = ledger.read.sequence
+        known, end = self._early.get(partition, NO_EARLY)
+        if known != missing:
+            self._early[partition] = (missing, self._membership.end_offset(partition))
+            self._membership.rewind([partition])
+        elif offset + 1 < end:
+            ledger.drop(offset)
+        else:
+            raise SequenceGap(
+                f"{address}: holds sequence {sequence}, but {missing} comes first and is nowhere behind it: the work "
+                f"orders have a hole; run `distillog feed {self._manifest.stream}` again, or make the stream anew"
+            )
+
+    def _check_identity(self, order: WorkOrder, partition: int, address: str) -> None:
         """A work order that its manifest does not imply is none, whoever wrote it."""
         if order.stream_id != self._manifest.stream_id:
             raise DecodeError(address, f"is of another stream ({order.stream_id})")
         if order.sequence >= self._sequence.num_orders:
             raise DecodeError(address, f"sequence {order.sequence} lies behind the stream's end")
+        if self._sequence.partition(order.sequence) != partition:
+            raise DecodeError(address, f"sequence {order.sequence} belongs in another partition")
         epoch = self._sequence.epoch_of(order.sequence)
         if (order.epoch, order.view_seed) != (epoch, self._sequence.view_seed(epoch)) or not np.array_equal(
             order.sample_ids, self._sequence.sample_ids(order.sequence)
@@ -328,25 +355,31 @@ class Worker:
             return True
         return paused
 
-    def _raise_failures(self) -> None:
-        if self._stages.failure is not None:
-            raise self._stages.failure
+    def _replace_failed_publisher(self) -> None:
+        """After a failed delivery: a new producer, and back to the committed offsets.
+
+        Raises:
+            BrokerUnavailable: no new producer yet; call again.
+        """
         error = self._publisher.failure
         if error is None:
             return
         if isinstance(error, (RecordTooLarge, kafka_error.MessageSizeTooLargeError)):
             raise RecordTooLarge(f"{error}; create the stream with a smaller --order-size or a topk codec")
-        self._failed_deliveries += 1
-        if self._failed_deliveries >= MAX_FAILED_DELIVERIES:
-            raise DeliveryFailed(
-                f"Kafka at {self._settings.bootstrap_servers} did not acknowledge soft targets "
-                f"{MAX_FAILED_DELIVERIES} times within {DELIVERY_TIMEOUT:.0f} s each ({error}); nothing of them was "
-                "committed, start the worker again when Kafka is well"
-            )
-        log.warning("soft targets not acknowledged (%s): going back to the committed offsets", error)
-        self._publisher.close()
+        if self._publisher is not self._given_up:
+            self._given_up = self._publisher
+            self._failed_deliveries += 1
+            if self._failed_deliveries >= MAX_FAILED_DELIVERIES:
+                raise DeliveryFailed(
+                    f"Kafka at {self._settings.bootstrap_servers} did not acknowledge soft targets "
+                    f"{MAX_FAILED_DELIVERIES} times within {DELIVERY_TIMEOUT:.0f} s each ({error}); nothing of them "
+                    "was committed, start the worker again when Kafka is well"
+                )
+            log.warning("soft targets not acknowledged (%s): going back to the committed offsets", error)
+            # First of all: no job of these leases may reach the new publisher behind one that was lost.
+            self._membership.rewind(self._membership.ledgers)
+            self._publisher.close()
         self._publisher = self._new_publisher()
-        self._membership.rewind(list(self._membership.ledgers))
 
     def _new_publisher(self) -> Publisher:
         return Publisher(
@@ -371,7 +404,7 @@ class Worker:
 
     def _finish(self, consumer: KafkaConsumer, watchdog: Watchdog) -> None:
         """Let the orders that were begun end, so that nobody needs to repeat them."""
-        num_left = len(self._stages.clear())
+        num_left = sum(map(self._is_current, self._stages.clear()))
         deadline = Deadline(30.0)
 
         def waiting() -> bool:
@@ -391,6 +424,7 @@ class Worker:
             consumer.poll(timeout_ms=20)
         except kafka_error.KafkaError as error:
             log.debug("polling while leaving: %s", error)
+        self._membership.drop_lost()  # its new owner commits now
 
 
 class _Forgetting(ConsumerRebalanceListener):  # type: ignore[misc]

@@ -196,29 +196,22 @@ def _inputs(texts: tuple[str, ...]) -> tuple[dict[str, str], dict[str, float]]:
 @json_option
 def list_(as_json: bool) -> None:
     """List all streams of the cluster."""
+    from pipeline.manifest_log import read_manifest_logs
     from pipeline.sequence import Sequence
-    from pipeline.streams import list_streams, open_stream
-    from schemas.errors import StreamNotFound
+    from pipeline.streams import list_streams
 
     settings = kafka_settings()
     rows: list[dict[str, Any]] = []
-    for name in list_streams(settings):
-        row: dict[str, Any] = {
+    for name, log in read_manifest_logs(settings, list_streams(settings)).items():
+        manifest = log.manifest
+        row = {
             "stream": name,
-            "stream_id": None,
-            "dataset": "(incomplete)",
-            "orders": None,
-            "teachers": [],
+            "stream_id": manifest and manifest.stream_id,
+            # Without a manifest its creation or deletion was cut short.
+            "dataset": manifest.dataset if manifest else "(incomplete)",
+            "orders": manifest and Sequence.of(manifest).num_orders,
+            "teachers": list(log.teachers),
         }
-        try:
-            opened = open_stream(settings, name)
-        except StreamNotFound:
-            pass  # its creation or deletion was cut short
-        else:
-            row["stream_id"] = opened.manifest.stream_id
-            row["dataset"] = opened.manifest.dataset
-            row["orders"] = Sequence.of(opened.manifest).num_orders
-            row["teachers"] = list(opened.teachers)
         rows.append(row)
     if as_json:
         print_json(rows)

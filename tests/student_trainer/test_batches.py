@@ -82,17 +82,24 @@ def test_going_on_from_any_cursor_gives_the_same_batches_and_cursors(
 
 @given(st.lists(st.integers(1, 9), min_size=1, max_size=6), st.integers(1, 12))
 def test_batches_do_not_depend_on_where_orders_end(sizes: list[int], batch_size: int) -> None:
-    one = order(0, 0, sum(sizes), 1)
+    one = replace(order(0, 0, sum(sizes), 1), targets=(), next_offsets=())
     pieces, at = [], 0
     for sequence, size in enumerate(sizes):
         part = slice(at, at + size)
         pieces.append(
-            replace(one, sequence=sequence, labels=one.labels[part], inputs={"x": one.inputs["x"][part]}, targets=())
+            replace(
+                one,
+                sequence=sequence,
+                labels=one.labels[part],
+                inputs={"x": one.inputs["x"][part]},
+                targets=(),
+                next_offsets=(),
+            )
         )
         at += size
     start = Cursor.start()
     cut_up = [batch for batch, _ in batches(pieces, batch_size, start, 1, len(pieces))]
-    whole = [batch for batch, _ in batches([replace(one, targets=())], batch_size, start, 1, 1)]
+    whole = [batch for batch, _ in batches([one], batch_size, start, 1, 1)]
     assert len(cut_up) == len(whole)
     assert all(torch.equal(a.inputs["x"], b.inputs["x"]) for a, b in zip(cut_up, whole, strict=True))
 

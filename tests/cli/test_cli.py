@@ -1,0 +1,265 @@
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import click
+import pytest
+from click.testing import CliRunner, Result
+
+from pipeline.cli import Distillog, main
+from pipeline.kafka_clients import KafkaSettings
+from schemas.errors import ConfigError, Starved
+
+DATASET = "mnist1d?split=train&n=200"
+HEAVY = ("kafka", "numpy", "torch", "onnx", "onnxruntime", "fastavro", "rich")
+HELP = {
+    "distillog": [],
+    "topics": ["topics"],
+    "topics create": ["topics", "create"],
+    "topics lag": ["topics", "lag"],
+    "feed": ["feed"],
+}
+
+
+def call(*arguments: str, **env: str) -> Result:
+    return CliRunner().invoke(main, list(arguments), env=env)
+
+
+def process(*arguments: str, **env: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-c", "from pipeline.cli import main; main()", *arguments]
+    return subprocess.run(command, env={**os.environ, **env}, capture_output=True, text=True, timeout=60)
+
+
+@pytest.mark.parametrize("name", HELP)
+def test_help_loads_neither_kafka_nor_numpy_nor_a_framework(name: str) -> None:
+    code = (
+        "import sys\nfrom pipeline.cli import main\n"
+        f"main({[*HELP[name], '--help']!r}, standalone_mode=False)\n"
+        f"print([name for name in {HEAVY!r} if name in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=True)
+    assert done.stdout.splitlines()[-1] == "[]"
+
+
+@pytest.mark.parametrize("name", Distillog.LAZY)
+def test_the_short_help_of_a_command_can_be_read_without_loading_it(name: str) -> None:
+    command = main.get_command(click.Context(main), name)
+    assert command is not None
+    assert command.name == name
+    assert f"  {name:<6}  {Distillog.LAZY[name][1]}" in call("--help").output.splitlines()
+
+
+@pytest.fixture
+def failing(monkeypatch: pytest.MonkeyPatch) -> Callable[[BaseException], None]:
+    """Let `distillog topics list` raise an error."""
+
+    def install(error: BaseException) -> None:
+        def fail(settings: object) -> None:
+            raise error
+
+        monkeypatch.setattr("pipeline.streams.list_streams", fail)
+
+    return install
+
+
+ENDS = {
+    "an error that is meant": (ConfigError("two\nlines"), 1, "error: two lines\n"),
+    "an error with an exit code of its own": (Starved("no label"), 3, "error: no label\n"),
+    "Ctrl-C": (KeyboardInterrupt(), 130, ""),
+}
+
+
+@pytest.mark.parametrize("case", ENDS)
+def test_errors_end_as_one_line_and_an_exit_code(case: str, failing: Callable[[BaseException], None]) -> None:
+    error, code, text = ENDS[case]
+    failing(error)
+    result = call("--bootstrap-servers", "a:1", "topics", "list")
+    assert (result.exit_code, result.stderr, result.stdout) == (code, text, "")
+
+
+def test_a_bug_says_that_it_is_one_and_shows_where(failing: Callable[[BaseException], None]) -> None:
+    failing(ValueError("oh"))
+    result = call("--bootstrap-servers", "a:1", "topics", "list")
+    lines = result.stderr.splitlines()
+    assert result.exit_code == 1
+    assert lines[0] == "error: unexpected ValueError: oh; this is a bug, please report it"
+    assert lines[1] == "Traceback (most recent call last):"
+
+
+def test_verbose_shows_the_traceback_of_an_error_that_is_meant(failing: Callable[[BaseException], None]) -> None:
+    failing(ConfigError("oh"))
+    lines = call("--verbose", "--bootstrap-servers", "a:1", "topics", "list").stderr.splitlines()
+    assert lines[0] == "Traceback (most recent call last):"
+    assert lines[-1] == "error: oh"
+
+
+def test_a_wrong_option_is_a_usage_error() -> None:
+    assert call("feed", "s", "--lead", "5").exit_code == 2
+    assert call("topics", "nonsense").exit_code == 2
+    assert call("nonsense").exit_code == 2
+
+
+def test_no_broker_is_one_line_at_once() -> None:
+    begun = time.monotonic()
+    done = process("--bootstrap-servers", "127.0.0.1:9", "topics", "list", DISTILLOG_BOOTSTRAP_TIMEOUT="0.3")
+    assert time.monotonic() - begun < 10
+    assert (done.returncode, done.stdout) == (1, "")
+    assert (
+        done.stderr
+        == "error: connecting: no answer from Kafka at 127.0.0.1:9; is it running? (`distillog broker status`)\n"
+    )
+
+
+def test_no_address_says_how_to_give_one(tmp_path: Path) -> None:
+    done = process("topics", "list", KAFKA_BOOTSTRAP_SERVERS="", DISTILLOG_HOME=str(tmp_path))
+    assert done.returncode == 1
+    assert done.stderr.startswith("error: no Kafka address: give --bootstrap-servers or KAFKA_BOOTSTRAP_SERVERS")
+
+
+def test_a_secret_in_a_properties_file_is_never_shown(tmp_path: Path) -> None:
+    file = tmp_path / "kafka.properties"
+    file.write_text("bootstrap.servers=127.0.0.1:9\nsasl.password=hunter2\nsecurity.protocol=SASL_PLAINTEXT\n")
+    done = process("--verbose", "--kafka-config", str(file), "topics", "list", DISTILLOG_BOOTSTRAP_TIMEOUT="0.3")
+    assert done.returncode == 1
+    assert "hunter2" not in done.stdout + done.stderr
+
+
+@pytest.fixture
+def cli(kafka_settings: KafkaSettings) -> Callable[..., Result]:
+    """Call `distillog` against the tests' Kafka."""
+    return lambda *arguments: call("--bootstrap-servers", kafka_settings.bootstrap_servers, *arguments)
+
+
+@pytest.fixture
+def stream(cli: Callable[..., Result], fresh_name: Callable[[str], str]) -> str:
+    name = fresh_name("cli")
+    assert cli("topics", "create", name, "--dataset", DATASET, "--order-size", "10", "--partitions", "4").exit_code == 0
+    return name
+
+
+def stream_id(cli: Callable[..., Result], name: str) -> str:
+    found = json.loads(cli("topics", "describe", name, "--json").stdout)["stream_id"]
+    assert isinstance(found, str)
+    return found
+
+
+@pytest.mark.kafka
+def test_create_says_what_it_made_and_what_comes_next(
+    cli: Callable[..., Result], fresh_name: Callable[[str], str]
+) -> None:
+    name = fresh_name("cli")
+    arguments = ["topics", "create", name, "--dataset", DATASET, "--order-size", "64", "--view", "signal"]
+    arguments += ["--view-param", "noise=0.1", "--epochs", "2", "--codec", "topk:k=3,temperatures=1|2"]
+    result = cli(*arguments)
+    made = stream_id(cli, name)
+    rest = [
+        "200 samples x 2 epochs = 8 orders of 64, 64 partitions, codec topk:k=3,temperatures=1|2, view signal",
+        f"next: distillog topics add-teacher {name} NAME MODEL.onnx",
+    ]
+    assert result.output.splitlines() == [f"created stream {name} ({made})", *rest]
+    again = cli(*arguments)
+    assert again.output.splitlines() == [f"already there, the same: stream {name} ({made})", *rest]
+    answer = json.loads(cli(*arguments, "--json").stdout)
+    assert answer == {"stream": name, "stream_id": made, "created": False}
+
+
+@pytest.mark.kafka
+def test_create_with_another_setting_is_refused_with_the_difference(cli: Callable[..., Result], stream: str) -> None:
+    result = cli("topics", "create", stream, "--dataset", DATASET, "--order-size", "20", "--partitions", "4")
+    assert (result.exit_code, result.stdout) == (1, "")
+    assert result.stderr == f"error: stream '{stream}' exists and differs: order_size is 10, asked 20\n"
+
+
+REFUSED = {
+    "a name with a dot": (["a.b", "--dataset", DATASET], "stream name 'a.b': use 1 to 64 letters"),
+    "an unknown data set": (["a", "--dataset", "mnist1"], "no data set 'mnist1': did you mean 'mnist1d'?"),
+    "an unknown view": (["a", "--dataset", DATASET, "--view", "signl"], "no view 'signl'"),
+    "an unknown view parameter": (
+        ["a", "--dataset", DATASET, "--view", "signal", "--view-param", "nois=1"],
+        "view signal has no parameter 'nois'",
+    ),
+    "an unknown codec": (["a", "--dataset", DATASET, "--codec", "float17"], "unknown codec 'float17': did you mean"),
+    "no epoch": (["a", "--dataset", DATASET, "--epochs", "0"], "epochs is 0"),
+    "no retention": (["a", "--dataset", DATASET, "--retention-hours", "0"], "--retention-hours 0: give a positive"),
+}
+
+
+@pytest.mark.kafka
+@pytest.mark.parametrize("case", REFUSED)
+def test_create_refuses_what_makes_no_sense_in_one_line(case: str, cli: Callable[..., Result]) -> None:
+    arguments, text = REFUSED[case]
+    result = cli("topics", "create", *arguments)
+    assert (result.exit_code, result.stdout) == (1, "")
+    assert result.stderr.startswith(f"error: {text}")
+    assert result.stderr.count("\n") == 1
+
+
+@pytest.mark.kafka
+def test_list_shows_each_stream(cli: Callable[..., Result], stream: str) -> None:
+    lines = [line.split() for line in cli("topics", "list").output.splitlines()]
+    assert lines[0] == ["STREAM", "DATASET", "ORDERS", "TEACHERS"]
+    assert [stream, DATASET, "20", "-"] in lines
+    row = {"stream": stream, "stream_id": stream_id(cli, stream), "dataset": DATASET, "orders": 20, "teachers": []}
+    assert row in json.loads(cli("topics", "list", "--json").stdout)
+
+
+@pytest.mark.kafka
+def test_feed_says_what_it_did(cli: Callable[..., Result], stream: str) -> None:
+    result = cli("feed", stream, "--quiet")
+    assert result.output == f"{stream}: all orders are fed; published 20, 20 of 20 orders are fed\n"
+    assert json.loads(cli("feed", stream, "--json", "--quiet").stdout) == {
+        "published": 0,
+        "next": 20,
+        "orders": 20,
+        "why": "all orders are fed",
+    }
+
+
+@pytest.mark.kafka
+def test_describe_and_lag_show_the_stream(cli: Callable[..., Result], stream: str) -> None:
+    cli("feed", stream)
+    described = cli("topics", "describe", stream).output.splitlines()
+    assert described[0] == f"stream       {stream} ({stream_id(cli, stream)})"
+    assert described[1] == f"dataset      {DATASET} (200 samples, 10 classes)"
+    assert described[3:7] == [
+        "view         none",
+        "orders       20 of 10 samples, 1 epochs, seed 0",
+        "partitions   4",
+        "codec        float16 (records up to 8192 bytes)",
+    ]
+    lag = ["fed 20 of 20 orders, 0 dead letters", "no teachers"]
+    assert described[7:] == ["", *lag]
+    assert cli("topics", "lag", stream).output.splitlines() == lag
+
+
+@pytest.mark.kafka
+def test_delete_asks_first(cli: Callable[..., Result], stream: str) -> None:
+    assert cli("topics", "delete", stream).exit_code == 1  # nobody answers
+    assert cli("topics", "lag", stream).exit_code == 0
+    result = cli("topics", "delete", stream, "--yes")
+    assert result.output == f"deleted stream {stream}: 3 topics, 0 consumer groups\n"
+    assert cli("topics", "lag", stream).exit_code == 1
+
+
+@pytest.mark.kafka
+@pytest.mark.parametrize(
+    "command", [["feed"], ["topics", "describe"], ["topics", "lag"], ["topics", "delete", "--yes"]]
+)
+def test_an_unknown_stream_is_one_line(command: list[str], cli: Callable[..., Result]) -> None:
+    result = cli(*command, "not-there")
+    assert (result.exit_code, result.stdout) == (1, "")
+    assert result.stderr.startswith("error: no stream 'not-there' at ")
+    assert result.stderr.count("\n") == 1
+
+
+@pytest.mark.kafka
+def test_rewind_of_an_unknown_teacher_is_one_line(cli: Callable[..., Result], stream: str) -> None:
+    result = cli("topics", "rewind", stream, "cnn", "3")
+    assert result.exit_code == 1
+    assert result.stderr.startswith(f"error: stream '{stream}' has no teacher 'cnn' (there: none)")

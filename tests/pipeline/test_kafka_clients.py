@@ -1,0 +1,137 @@
+from __future__ import annotations
+
+import gc
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from pipeline.kafka_clients import KafkaSettings, new_admin, new_consumer, new_producer
+from schemas.errors import BrokerUnavailable, ConfigError
+
+CLIENTS = {"admin": new_admin, "producer": new_producer, "consumer": new_consumer}
+# kafka-python 3.0.12 leaves the socket of each refused connection to the garbage collector.
+pytestmark = pytest.mark.filterwarnings("ignore:unclosed <socket:ResourceWarning")
+CLOSED = "127.0.0.1:9"  # the discard service, which nobody runs
+
+
+@pytest.fixture(autouse=True)
+def collected() -> Iterator[None]:
+    yield
+    gc.collect()  # here, where the warning is expected, and not in somebody else's test
+
+
+def properties(tmp_path: Path, text: str) -> Path:
+    path = tmp_path / "kafka.properties"
+    path.write_text(text)
+    return path
+
+
+@pytest.mark.parametrize("name", CLIENTS)
+def test_no_broker_is_one_clear_line_in_the_time_asked_for(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("DISTILLOG_BOOTSTRAP_TIMEOUT", "0.3")
+    begun = time.monotonic()
+    with pytest.raises(BrokerUnavailable) as caught:
+        CLIENTS[name](KafkaSettings(CLOSED))
+    assert time.monotonic() - begun < 5
+    assert str(caught.value) == (
+        f"connecting: no answer from Kafka at {CLOSED}; is it running? (`distillog broker status`)"
+    )
+
+
+@pytest.mark.parametrize("text", ["soon", "0", "-1", "nan", "inf"])
+def test_a_bad_bootstrap_timeout_is_refused(text: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("DISTILLOG_BOOTSTRAP_TIMEOUT", text)
+    with pytest.raises(ConfigError, match="must be a positive number of seconds"):
+        new_admin(KafkaSettings(CLOSED))
+
+
+@pytest.mark.kafka
+@pytest.mark.parametrize("name", CLIENTS)
+def test_each_client_can_be_made(name: str, kafka_settings: KafkaSettings) -> None:
+    CLIENTS[name](kafka_settings).close()
+
+
+@pytest.mark.parametrize("address", ["localhost", "localhost:x", "a:1,", ":9092", "a:0", "a:70000"])
+def test_a_bad_address_is_refused_at_once(address: str) -> None:
+    with pytest.raises(ConfigError, match="write HOST:PORT, several separated by commas"):
+        new_admin(KafkaSettings(address))
+
+
+@pytest.mark.parametrize("name", CLIENTS)
+def test_a_client_that_found_no_broker_leaves_no_thread_behind(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("DISTILLOG_BOOTSTRAP_TIMEOUT", "0.2")
+    before = set(threading.enumerate())
+    with pytest.raises(BrokerUnavailable):
+        CLIENTS[name](KafkaSettings(CLOSED))
+    assert set(threading.enumerate()) <= before
+
+
+def test_properties_are_read_with_dots_underscores_and_other_clients_names(tmp_path: Path) -> None:
+    text = """
+    # a comment
+    ! another
+    bootstrap.servers=a:1,b:2
+    security.protocol = sasl_ssl
+    sasl.mechanisms=PLAIN
+    sasl_username=user
+    sasl.password=a=b
+    request.timeout.ms=1000
+    ssl.check.hostname=false
+    """
+    settings = KafkaSettings.load(None, properties(tmp_path, text))
+    assert settings.bootstrap_servers == "a:1,b:2"
+    assert settings.options == {
+        "security_protocol": "SASL_SSL",
+        "sasl_mechanism": "PLAIN",
+        "sasl_plain_username": "user",
+        "sasl_plain_password": "a=b",
+        "request_timeout_ms": 1000,
+        "ssl_check_hostname": False,
+    }
+
+
+def test_the_address_given_beats_the_file_and_the_file_beats_the_local_broker(tmp_path: Path) -> None:
+    file = properties(tmp_path, "bootstrap.servers=file:1")
+    assert KafkaSettings.load("given:1", file, lambda: "local:1").bootstrap_servers == "given:1"
+    assert KafkaSettings.load(None, file, lambda: "local:1").bootstrap_servers == "file:1"
+    assert KafkaSettings.load(None, None, lambda: "local:1").bootstrap_servers == "local:1"
+
+
+def test_no_address_at_all_says_how_to_give_one() -> None:
+    with pytest.raises(ConfigError, match="give --bootstrap-servers or KAFKA_BOOTSTRAP_SERVERS, or start"):
+        KafkaSettings.load(None)
+
+
+BAD = {
+    "unknown key": ("sasl.pasword=hunter2", "unknown Kafka property 'sasl.pasword'; did you mean sasl_password?"),
+    "no value": ("sasl.password hunter2", "expected `name=value`"),
+    "bad number": ("request.timeout.ms=hunter2", "request_timeout_ms must be a whole number of milliseconds"),
+    "unknown protocol": (
+        "security.protocol=hunter2",
+        "security_protocol must be one of PLAINTEXT, SSL",
+    ),
+    "missing file": ("ssl.cafile=/not/there.pem", "ssl_cafile: no such file: /not/there.pem"),
+}
+
+
+@pytest.mark.parametrize("case", BAD)
+def test_a_bad_property_is_named_with_its_line_and_never_with_a_secret(case: str, tmp_path: Path) -> None:
+    line, text = BAD[case]
+    file = properties(tmp_path, f"bootstrap.servers=a:1\n{line}\n")
+    with pytest.raises(ConfigError) as caught:
+        KafkaSettings.load(None, file)
+    assert str(caught.value).startswith(f"{file}:2: {text}")
+    assert "hunter2" not in str(caught.value)
+
+
+def test_a_missing_properties_file_is_one_line(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="cannot read the Kafka properties"):
+        KafkaSettings.load("a:1", tmp_path / "none")
+
+
+def test_a_password_does_not_show_when_settings_are_printed(tmp_path: Path) -> None:
+    settings = KafkaSettings.load("a:1", properties(tmp_path, "sasl.password=hunter2"))
+    assert "hunter2" not in repr(settings)

@@ -1,0 +1,46 @@
+from __future__ import annotations
+
+import io
+
+import pytest
+from rich.console import Console
+
+from pipeline import progress
+from pipeline.progress import Progress
+
+
+def test_without_a_terminal_figures_are_lines_at_most_every_ten_seconds(capsys: pytest.CaptureFixture[str]) -> None:
+    with Progress(title="feed s") as shown:
+        for order in range(5):
+            shown.update(order=order * 1000, rate=1.25)
+        shown.message("hello")
+    assert capsys.readouterr().err.splitlines() == [
+        "feed s  order 0  rate 1.2",
+        "hello",
+        "feed s  order 4,000  rate 1.2",
+    ]
+
+
+def test_a_figure_that_is_none_goes_away(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(progress, "PLAIN_INTERVAL", 0.0)
+    with Progress() as shown:
+        shown.update(order=1, waiting_for="credit")
+        shown.update(waiting_for=None)
+    assert capsys.readouterr().err.splitlines() == ["order 1  waiting for credit", "order 1"]
+
+
+def test_quiet_prints_nothing(capsys: pytest.CaptureFixture[str]) -> None:
+    with Progress(quiet=True) as shown:
+        shown.update(order=1)
+        shown.message("hello")
+    assert capsys.readouterr() == ("", "")
+
+
+def test_on_a_terminal_there_is_one_live_line_below_the_messages() -> None:
+    file = io.StringIO()
+    with Progress(Console(file=file, force_terminal=True, width=60), title="feed") as shown:
+        shown.update(order=1)
+        shown.message("hello [not markup]")
+        shown.update(order=2)
+    assert "hello [not markup]" in file.getvalue()
+    assert "feed  order 2" in file.getvalue()

@@ -1,0 +1,154 @@
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable, Iterator
+
+import pytest
+from kafka import KafkaAdminClient, TopicPartition
+from kafka.structs import OffsetAndMetadata
+from small_streams import small_stream
+
+from pipeline.create import add_teacher
+from pipeline.feed import feed
+from pipeline.kafka_clients import KafkaSettings, new_admin, new_consumer, new_producer
+from pipeline.names import dead_letters_topic, run_group, soft_targets_topic, teacher_group, work_orders_topic
+from pipeline.positions import Position
+from pipeline.status import describe, lag, with_rates
+from pipeline.streams import Stream, open_stream
+from schemas.records import Teacher, TeacherInput
+
+pytestmark = pytest.mark.kafka
+
+
+@pytest.fixture
+def stream(kafka_settings: KafkaSettings, fresh_name: Callable[[str], str]) -> Stream:
+    made = small_stream(kafka_settings, fresh_name("status"))
+    signal = TeacherInput("x", "signal", "float32", "", 1.0, ())
+    teacher = Teacher(
+        made.manifest.stream_id, "cnn", "ab" * 32, "cnn.onnx", (signal,), "logits", "logits", 10, inference_batch=8
+    )
+    add_teacher(kafka_settings, made, teacher)
+    feed(kafka_settings, made)
+    return open_stream(kafka_settings, made.manifest.stream)
+
+
+@pytest.fixture
+def admin(kafka_settings: KafkaSettings) -> Iterator[KafkaAdminClient]:
+    client = new_admin(kafka_settings)
+    yield client
+    client.close()
+
+
+def orders_partition(stream: Stream, partition: int) -> TopicPartition:
+    return TopicPartition(work_orders_topic(stream.manifest.stream), partition)
+
+
+def test_a_stream_that_nobody_labels_lags_by_all_of_it(kafka_settings: KafkaSettings, stream: Stream) -> None:
+    assert lag(kafka_settings, stream) == {
+        "stream": stream.manifest.stream,
+        "stream_id": stream.manifest.stream_id,
+        "orders": 20,
+        "fed": 20,
+        "teachers": [
+            {
+                "name": "cnn",
+                "state": "Dead",
+                "members": [],
+                "labelled": 0,
+                "lag": 20,
+                "offsets": [{"partition": p, "committed": 0, "end": 5, "lag": 5} for p in range(4)],
+                "published": 0,
+            }
+        ],
+        "runs": [],
+        "dead_letters": 0,
+    }
+
+
+def test_commits_count_as_labelled_by_their_metadata(
+    kafka_settings: KafkaSettings, stream: Stream, admin: KafkaAdminClient
+) -> None:
+    group = teacher_group(stream.manifest, "cnn")
+    commits = {
+        orders_partition(stream, 0): OffsetAndMetadata(3, '{"next_sequence": 8}', -1),  # one of the 3 was a repetition
+        orders_partition(stream, 1): OffsetAndMetadata(5, '{"next_sequence": 21}', -1),
+        orders_partition(stream, 2): OffsetAndMetadata(1, "", -1),
+    }
+    admin.alter_group_offsets(group, commits)
+    (teacher,) = lag(kafka_settings, stream)["teachers"]
+    assert (teacher["state"], teacher["labelled"], teacher["lag"]) == ("Empty", 2 + 5 + 1, 2 + 0 + 4 + 5)
+    assert [row["committed"] for row in teacher["offsets"]] == [3, 5, 1, 0]
+
+
+def test_members_are_shown_with_their_partitions(
+    kafka_settings: KafkaSettings, stream: Stream, eventually: Callable[..., object]
+) -> None:
+    group = teacher_group(stream.manifest, "cnn")
+    worker = new_consumer(kafka_settings, group_id=group, client_id="worker-1", auto_offset_reset="earliest")
+    try:
+        worker.subscribe([work_orders_topic(stream.manifest.stream)])
+        eventually(lambda: worker.poll(timeout_ms=200), 20.0, "the worker's first order")
+        (teacher,) = lag(kafka_settings, stream)["teachers"]
+        assert teacher["state"] == "Stable"
+        assert teacher["members"] == [{"client_id": "worker-1", "host": "127.0.0.1", "partitions": 4}]
+    finally:
+        worker.close()
+
+
+def test_runs_are_shown_with_their_cursors(
+    kafka_settings: KafkaSettings, stream: Stream, admin: KafkaAdminClient
+) -> None:
+    position = Position(1, 7, 4, time.time() - 100, "a1b2", "here", "training")
+    commit = {orders_partition(stream, 0): OffsetAndMetadata(0, position.encode(), -1)}
+    admin.alter_group_offsets(run_group(stream.manifest, "mlp"), commit)
+    other = {orders_partition(stream, 0): OffsetAndMetadata(0, "not a report", -1)}
+    admin.alter_group_offsets(run_group(stream.manifest, "odd"), other)
+    (run,) = lag(kafka_settings, stream)["runs"]
+    assert 100 <= run.pop("age") < 130
+    assert run == {
+        "name": "mlp",
+        "state": "training",
+        "pass": 1,
+        "sequence": 7,
+        "checkpointed": 4,
+        "host": "here",
+        "run_id": "a1b2",
+    }
+
+
+def test_labels_and_dead_letters_are_counted(kafka_settings: KafkaSettings, stream: Stream) -> None:
+    name = stream.manifest.stream
+    producer = new_producer(kafka_settings)
+    try:
+        producer.send(soft_targets_topic(name, "cnn"), value=b"x", partition=2).get(timeout=10)
+        producer.send(dead_letters_topic(name), value=b"x", partition=0).get(timeout=10)
+    finally:
+        producer.close(timeout=5)
+    reading = lag(kafka_settings, stream)
+    assert (reading["teachers"][0]["published"], reading["dead_letters"]) == (1, 1)
+
+
+def test_describe_holds_the_manifest_the_declarations_and_the_lag(
+    kafka_settings: KafkaSettings, stream: Stream
+) -> None:
+    described = describe(kafka_settings, stream)
+    now = lag(kafka_settings, stream)
+    assert described.items() >= {key: value for key, value in now.items() if key != "teachers"}.items()
+    assert described["view"] == {"name": "none", "params": {}, "version": 1}
+    assert (described["samples"], described["order_size"], described["codec"]) == (200, 10, "float16")
+    (teacher,) = described["teachers"]
+    assert teacher.items() >= {**now["teachers"][0], "sha256": "ab" * 32, "inputs": {"x": "signal"}}.items()
+    assert json.loads(json.dumps(described)) == described
+
+
+def test_rates_come_from_two_readings() -> None:
+    def reading(fed: int, labelled: int, sequence: int) -> dict[str, object]:
+        teachers = [{"name": "cnn", "labelled": labelled}]
+        runs = [{"name": "mlp", "pass": sequence // 100, "sequence": sequence % 100}]
+        return {"orders": 100, "fed": fed, "teachers": teachers, "runs": runs}
+
+    after = with_rates(reading(10, 4, 98), reading(30, 9, 103), 2.0)
+    assert after["fed_per_second"] == 10.0
+    assert after["teachers"][0]["labelled_per_second"] == 2.5
+    assert after["runs"][0]["orders_per_second"] == 2.5

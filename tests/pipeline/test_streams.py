@@ -1,0 +1,283 @@
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+
+import pytest
+from kafka import TopicPartition
+from kafka.structs import OffsetAndMetadata
+from small_streams import DATASET, OPTIONS, fetcher, small_stream
+
+from pipeline.create import KEEP_FOR_EVER, StreamOptions, _check_record_size, add_teacher, create_stream
+from pipeline.feed import feed
+from pipeline.kafka_clients import KafkaSettings, new_admin
+from pipeline.names import dead_letters_topic, manifest_topic, soft_targets_topic, teacher_group, work_orders_topic
+from pipeline.rewind import rewind
+from pipeline.streams import Stream, TopicGuard, delete_stream, list_streams, open_stream
+from schemas.codecs import CodecSpec
+from schemas.errors import (
+    ConfigError,
+    DistillogError,
+    RecordTooLarge,
+    StreamChanged,
+    StreamConflict,
+    StreamNotFound,
+)
+from schemas.records import Teacher, TeacherInput
+
+pytestmark = pytest.mark.kafka
+Name = Callable[[str], str]
+
+
+def teacher(stream: Stream, name: str = "cnn", **changes: object) -> Teacher:
+    made = Teacher(
+        stream_id=stream.manifest.stream_id,
+        name=name,
+        sha256="ab" * 32,
+        model_file="cnn.onnx",
+        inputs=(TeacherInput("x", "signal", "float32", "", 1.0, ()),),
+        output="logits",
+        kind="logits",
+        num_classes=10,
+        inference_batch=8,
+    )
+    return replace(made, **changes)  # type: ignore[arg-type]
+
+
+def commit(settings: KafkaSettings, stream: Stream, name: str, partition: int, offset: int) -> None:
+    admin = new_admin(settings)
+    try:
+        at = TopicPartition(work_orders_topic(stream.manifest.stream), partition)
+        admin.alter_group_offsets(teacher_group(stream.manifest, name), {at: OffsetAndMetadata(offset, "", -1)})
+    finally:
+        admin.close()
+
+
+def test_a_stream_is_opened_as_it_was_made(kafka_settings: KafkaSettings, fresh_name: Name) -> None:
+    made = small_stream(kafka_settings, fresh_name("s"), codec=CodecSpec.parse("topk:k=3"), seed=5)
+    opened = open_stream(kafka_settings, made.manifest.stream)
+    assert opened.manifest.encode() == made.manifest.encode()
+    assert (opened.manifest.num_samples, opened.manifest.num_classes, opened.manifest.seed) == (200, 10, 5)
+    assert opened.teachers == {}
+    assert made.manifest.stream in list_streams(kafka_settings)
+
+
+def test_creating_a_stream_twice_changes_nothing(kafka_settings: KafkaSettings, fresh_name: Name) -> None:
+    first = small_stream(kafka_settings, fresh_name("s"))
+    second, new = create_stream(kafka_settings, first.manifest.stream, fetcher(), DATASET, OPTIONS)
+    assert not new
+    assert second.manifest.encode() == first.manifest.encode()
+
+
+DIFFERENCES = {
+    "seed": (StreamOptions(order_size=10, partitions=4, seed=1), "none", "seed is 0, asked 1"),
+    "partitions and codec": (
+        StreamOptions(order_size=10, partitions=8, codec=CodecSpec("float32")),
+        "none",
+        "partitions is 4, asked 8; codec is float16, asked float32",
+    ),
+    "view": (OPTIONS, "signal", "view is none, asked signal"),
+}
+
+
+@pytest.mark.parametrize("case", DIFFERENCES)
+def test_creating_it_otherwise_is_refused_with_the_difference(
+    case: str, kafka_settings: KafkaSettings, fresh_name: Name
+) -> None:
+    options, view, difference = DIFFERENCES[case]
+    name = fresh_name("s")
+    small_stream(kafka_settings, name)
+    with pytest.raises(StreamConflict) as caught:
+        create_stream(kafka_settings, name, fetcher(view), DATASET, options)
+    assert str(caught.value) == f"stream {name!r} exists and differs: {difference}"
+
+
+def test_another_view_parameter_is_refused_by_its_name(kafka_settings: KafkaSettings, fresh_name: Name) -> None:
+    name = fresh_name("s")
+    create_stream(kafka_settings, name, fetcher("signal", noise=0.1), DATASET, OPTIONS)
+    with pytest.raises(StreamConflict, match=r"differs: view parameter noise is 0\.1, asked 0\.2$"):
+        create_stream(kafka_settings, name, fetcher("signal", noise=0.2), DATASET, OPTIONS)
+
+
+def test_a_stream_deleted_and_made_again_has_another_id_and_no_groups(
+    kafka_settings: KafkaSettings, fresh_name: Name
+) -> None:
+    stream = small_stream(kafka_settings, fresh_name("s"))
+    add_teacher(kafka_settings, stream, teacher(stream))
+    commit(kafka_settings, stream, "cnn", 0, 3)
+    deleted = delete_stream(kafka_settings, stream.manifest.stream)
+    assert deleted.groups == [teacher_group(stream.manifest, "cnn")]
+    assert len(deleted.topics) == 4
+    with pytest.raises(StreamNotFound):
+        open_stream(kafka_settings, stream.manifest.stream)
+    again = small_stream(kafka_settings, stream.manifest.stream)
+    assert again.manifest.stream_id != stream.manifest.stream_id
+
+
+def test_an_unknown_stream_names_the_nearest(kafka_settings: KafkaSettings, fresh_name: Name) -> None:
+    name = fresh_name("handwriting")
+    small_stream(kafka_settings, name)
+    for act in (open_stream, delete_stream):
+        with pytest.raises(StreamNotFound, match=f"no stream '{name}x'"):
+            act(kafka_settings, name + "x")
+    with pytest.raises(StreamNotFound, match=f"did you mean '{name}'"):
+        open_stream(kafka_settings, name + "x")
+
+
+def test_an_order_too_large_for_the_cluster_is_refused_with_a_size_that_fits(
+    kafka_settings: KafkaSettings, fresh_name: Name
+) -> None:
+    name = fresh_name("s")
+    large = replace(OPTIONS, order_size=1 << 20, codec=CodecSpec("float32"))
+    with pytest.raises(RecordTooLarge, match=r"use --order-size \d+ or less") as caught:
+        create_stream(kafka_settings, name, fetcher(), DATASET, large)
+    fitting = int(str(caught.value).split("--order-size ")[1].split()[0])
+    create_stream(kafka_settings, name, fetcher(), DATASET, replace(large, order_size=fitting))
+
+
+def test_one_sample_too_large_for_the_cluster_asks_for_topk(kafka_settings: KafkaSettings, fresh_name: Name) -> None:
+    stream = small_stream(kafka_settings, fresh_name("s"), order_size=1)
+    huge = replace(stream.manifest, num_classes=1 << 28, class_names=(), max_record_bytes=1 << 30)
+    admin = new_admin(kafka_settings)
+    try:
+        with pytest.raises(RecordTooLarge, match=r"one sample of 268435456 classes as float16 .*; use a topk codec"):
+            _check_record_size(admin, huge)
+    finally:
+        admin.close()
+
+
+@pytest.mark.parametrize("partitions", [0, 257])
+def test_a_number_of_partitions_out_of_range_is_refused(
+    partitions: int, kafka_settings: KafkaSettings, fresh_name: Name
+) -> None:
+    with pytest.raises(ConfigError, match="--partitions must be between 1 and 256"):
+        create_stream(kafka_settings, fresh_name("s"), fetcher(), DATASET, replace(OPTIONS, partitions=partitions))
+
+
+def test_labels_are_kept_for_ever_unless_asked_otherwise_and_the_manifest_always(
+    kafka_settings: KafkaSettings, fresh_name: Name
+) -> None:
+    from kafka.admin import ConfigResource, ConfigResourceType
+
+    name = fresh_name("s")
+    stream = small_stream(kafka_settings, name, retention_ms=3_600_000)
+    add_teacher(kafka_settings, stream, teacher(stream))
+    wanted = {
+        manifest_topic(name): str(KEEP_FOR_EVER),
+        work_orders_topic(name): "3600000",
+        dead_letters_topic(name): "3600000",
+        soft_targets_topic(name, "cnn"): "3600000",
+    }
+    admin = new_admin(kafka_settings)
+    try:
+        for topic, retention in wanted.items():
+            resource = ConfigResource(ConfigResourceType.TOPIC, topic)
+            (found,) = admin.describe_configs([resource], config_filter="all").values()
+            assert found[topic]["retention.ms"]["value"] == retention
+    finally:
+        admin.close()
+
+
+def test_adding_a_teacher_twice_changes_nothing(kafka_settings: KafkaSettings, fresh_name: Name) -> None:
+    stream = small_stream(kafka_settings, fresh_name("s"))
+    assert add_teacher(kafka_settings, stream, teacher(stream))
+    stream = open_stream(kafka_settings, stream.manifest.stream)
+    assert stream.teacher("cnn").encode() == teacher(stream).encode()
+    assert not add_teacher(kafka_settings, stream, teacher(stream, model_file="same-under-another-name.onnx"))
+
+
+REFUSED_TEACHERS = {
+    "another model": ({"sha256": "cd" * 32}, StreamConflict, "exists and differs: sha256 is abab"),
+    "another class count": ({"name": "b", "num_classes": 7}, StreamConflict, "7 classes, stream '.*' has 10"),
+}
+
+
+@pytest.mark.parametrize("case", REFUSED_TEACHERS)
+def test_a_teacher_that_does_not_fit_is_refused(case: str, kafka_settings: KafkaSettings, fresh_name: Name) -> None:
+    changes, error, text = REFUSED_TEACHERS[case]
+    stream = small_stream(kafka_settings, fresh_name("s"))
+    add_teacher(kafka_settings, stream, teacher(stream))
+    stream = open_stream(kafka_settings, stream.manifest.stream)
+    with pytest.raises(error, match=text):
+        add_teacher(kafka_settings, stream, teacher(stream, **changes))
+
+
+def test_an_unknown_teacher_says_which_there_are(kafka_settings: KafkaSettings, fresh_name: Name) -> None:
+    stream = small_stream(kafka_settings, fresh_name("s"))
+    with pytest.raises(StreamNotFound, match=r"no teacher 'cnn' \(there: none\); add it with"):
+        stream.teacher("cnn")
+
+
+def test_the_guard_notices_a_stream_that_is_taken_away(kafka_settings: KafkaSettings, fresh_name: Name) -> None:
+    stream = small_stream(kafka_settings, fresh_name("s"))
+    name = stream.manifest.stream
+    guard = TopicGuard(kafka_settings, [work_orders_topic(name)])
+    try:
+        guard.check(now=True)
+        delete_stream(kafka_settings, name)
+        with pytest.raises(StreamChanged, match="was deleted while"):
+            guard.check(now=True)
+        small_stream(kafka_settings, name)
+        with pytest.raises(StreamChanged, match="deleted and made again"):
+            guard.check(now=True)
+    finally:
+        guard.close()
+
+
+@pytest.fixture
+def fed(kafka_settings: KafkaSettings, fresh_name: Name) -> Stream:
+    stream = small_stream(kafka_settings, fresh_name("s"))
+    add_teacher(kafka_settings, stream, teacher(stream))
+    feed(kafka_settings, stream)
+    return open_stream(kafka_settings, stream.manifest.stream)
+
+
+def test_a_rewind_sets_the_group_back_to_the_order(kafka_settings: KafkaSettings, fed: Stream) -> None:
+    commit(kafka_settings, fed, "cnn", 2, 5)
+    assert rewind(kafka_settings, fed, "cnn", 10) == 2
+    group = teacher_group(fed.manifest, "cnn")
+    admin = new_admin(kafka_settings)
+    try:
+        (there,) = admin.list_group_offsets(group)[group].values()
+    finally:
+        admin.close()
+    assert (there.offset, there.metadata) == (2, '{"next_sequence": 10}')
+
+
+REFUSED_REWINDS: dict[str, tuple[str, int, type[DistillogError], str]] = {
+    "ahead of the group": ("cnn", 18, ConfigError, "skipping orders makes a gap"),
+    "beyond the stream": ("cnn", 20, ConfigError, "has the orders 0 to 19, not 20"),
+    "unknown teacher": ("dnn", 0, StreamNotFound, "no teacher 'dnn'"),
+}
+
+
+@pytest.mark.parametrize("case", REFUSED_REWINDS)
+def test_a_rewind_that_repairs_nothing_is_refused(case: str, kafka_settings: KafkaSettings, fed: Stream) -> None:
+    name, sequence, error, text = REFUSED_REWINDS[case]
+    commit(kafka_settings, fed, "cnn", 2, 1)
+    with pytest.raises(error, match=text):
+        rewind(kafka_settings, fed, name, sequence)
+
+
+def test_a_rewind_to_an_order_that_is_not_fed_is_refused(kafka_settings: KafkaSettings, fresh_name: Name) -> None:
+    stream = small_stream(kafka_settings, fresh_name("s"))
+    add_teacher(kafka_settings, stream, teacher(stream))
+    stream = open_stream(kafka_settings, stream.manifest.stream)
+    with pytest.raises(ConfigError, match="order 3 is not fed yet"):
+        rewind(kafka_settings, stream, "cnn", 3)
+
+
+def test_a_rewind_under_working_teachers_is_refused(
+    kafka_settings: KafkaSettings, fed: Stream, eventually: Callable[..., object]
+) -> None:
+    from pipeline.kafka_clients import new_consumer
+
+    group = teacher_group(fed.manifest, "cnn")
+    worker = new_consumer(kafka_settings, group_id=group, auto_offset_reset="earliest")
+    try:
+        worker.subscribe([work_orders_topic(fed.manifest.stream)])
+        eventually(lambda: worker.poll(timeout_ms=200), 20.0, "the worker's first order")
+        with pytest.raises(StreamConflict, match="has members: stop all workers of teacher 'cnn', then rewind"):
+            rewind(kafka_settings, fed, "cnn", 0)
+    finally:
+        worker.close()

@@ -1,0 +1,162 @@
+from __future__ import annotations
+
+import logging
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from schemas.errors import CheckpointError
+from student_trainer.checkpoint import (
+    Checkpoint,
+    check_resume,
+    has_checkpoints,
+    load_checkpoint,
+    machine,
+    save_checkpoint,
+)
+from student_trainer.source import Cursor
+
+SETTINGS: dict[str, Any] = {
+    "name": "r",
+    "source": "dataset",
+    "data": {"dataset": "digits", "view": {"name": "affine", "rotation": 15.0}},
+    "student": {"name": "mlp", "hidden": [64]},
+    "losses": [{"name": "cross_entropy", "weight": 1.0}],
+    "optimizer": {"name": "sgd", "lr": 0.1},
+    "train": {"batch_size": 8, "seed": 0, "threads": 1, "steps": 10},
+    "checkpoint": {"every": 5},
+}
+CURSOR = Cursor(0, 3, 5, ((7, 8),))
+CHECKPOINT = Checkpoint(
+    10, CURSOR.as_dict(), 123, SETTINGS, "ab", {"fingerprint": "f"}, {"field": "image"}, machine(threads=1)
+)
+
+
+def state(number: float) -> dict[str, Any]:
+    return {"model": {"w": torch.full((3, 4), number)}, "optimizer": {"state": {0: {"step": torch.tensor(2.0)}}}}
+
+
+def save(folder: Path, *steps: int, keep: int = 3) -> None:
+    for step in steps:
+        save_checkpoint(folder, replace(CHECKPOINT, step=step), state(step), keep)
+
+
+def test_a_checkpoint_comes_back_as_it_was_saved(tmp_path: Path) -> None:
+    assert not has_checkpoints(tmp_path)
+    save(tmp_path, 10)
+    loaded, tensors = load_checkpoint(tmp_path)
+    assert loaded == CHECKPOINT
+    assert loaded.at() == CURSOR
+    assert torch.equal(tensors["model"]["w"], state(10)["model"]["w"])
+
+
+def test_the_newest_are_kept_and_nothing_else_lies_about(tmp_path: Path) -> None:
+    save(tmp_path, 10, 20, 30, 40, keep=2)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["step-00000030", "step-00000040"]
+
+
+def flip(path: Path) -> None:
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    path.write_bytes(content)
+
+
+def cut(path: Path) -> None:
+    path.write_bytes(path.read_bytes()[:-9])
+
+
+def empty(path: Path) -> None:
+    path.write_bytes(b"")
+
+
+DAMAGES = {"flipped": flip, "cut": cut, "emptied": empty, "removed": Path.unlink}
+
+
+@pytest.mark.parametrize("name", ["state.pt", "checkpoint.json"])
+@pytest.mark.parametrize("damage", DAMAGES)
+def test_a_damaged_checkpoint_is_passed_over_by_name(
+    tmp_path: Path, name: str, damage: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    save(tmp_path, 10, 20)
+    DAMAGES[damage](tmp_path / "step-00000020" / name)
+    with caplog.at_level(logging.WARNING):
+        loaded, _ = load_checkpoint(tmp_path)
+    assert loaded.step == 10
+    assert "step-00000020" in caplog.text
+    save(tmp_path, 20)  # the run comes by again, and replaces it
+    assert load_checkpoint(tmp_path)[0].step == 20
+
+
+def test_no_whole_checkpoint_is_an_error(tmp_path: Path) -> None:
+    with pytest.raises(CheckpointError, match="there is no checkpoint"):
+        load_checkpoint(tmp_path)
+    save(tmp_path, 10, 20)
+    for path in tmp_path.glob("*/state.pt"):
+        cut(path)
+    with pytest.raises(CheckpointError, match="all 2 checkpoints are damaged"):
+        load_checkpoint(tmp_path)
+
+
+def test_what_a_crash_left_half_written_is_not_taken_for_a_checkpoint(tmp_path: Path) -> None:
+    save(tmp_path, 10)
+    (tmp_path / ".step-00000020.new").mkdir()
+    (tmp_path / ".step-00000020.new" / "state.pt").write_bytes(b"half")
+    assert load_checkpoint(tmp_path)[0].step == 10
+    save(tmp_path, 20)
+    assert load_checkpoint(tmp_path)[0].step == 20
+
+
+def test_a_checkpoint_that_cannot_be_written_is_one_line(tmp_path: Path) -> None:
+    (tmp_path / "checkpoints").write_text("a file in its way")
+    with pytest.raises(CheckpointError, match="cannot be written"):
+        save(tmp_path / "checkpoints", 10)
+
+
+def changed(section: str, **values: Any) -> dict[str, Any]:
+    return SETTINGS | {section: SETTINGS[section] | values}
+
+
+@pytest.mark.parametrize(
+    ("settings", "says"),
+    [
+        (changed("student", hidden=[32]), r"student.hidden was \[64\], is \[32\]"),
+        (changed("data", view={"name": "none"}), "data.view.name was 'affine', is 'none'"),
+        (changed("optimizer", lr=0.2), "optimizer.lr was 0.1, is 0.2"),
+        (changed("train", batch_size=9), "train.batch_size was 8, is 9"),
+        (changed("train", seed=1), "train.seed was 0, is 1"),
+        (SETTINGS | {"losses": [{"name": "forward_kl", "weight": 1.0}]}, "losses.0.name was 'cross_entropy'"),
+        (SETTINGS | {"teachers": [{"name": "t"}]}, "teachers.0.name was None, is 't'"),
+    ],
+)
+def test_a_run_that_would_learn_something_else_is_not_resumed(settings: dict[str, Any], says: str) -> None:
+    with pytest.raises(CheckpointError, match=says):
+        check_resume(CHECKPOINT, replace(CHECKPOINT, settings=settings), Path("run"))
+
+
+def test_another_dataset_or_teacher_is_refused() -> None:
+    with pytest.raises(CheckpointError, match="fingerprint was 'f', is 'g'"):
+        check_resume(CHECKPOINT, replace(CHECKPOINT, source={"fingerprint": "g"}), Path("run"))
+
+
+@pytest.mark.parametrize(
+    ("now", "says"),
+    [
+        (replace(CHECKPOINT, settings=changed("train", steps=20)), "train.steps was 10, is 20"),
+        (replace(CHECKPOINT, machine=CHECKPOINT.machine | {"torch": "0.1"}), "torch was "),
+        (replace(CHECKPOINT, machine=CHECKPOINT.machine | {"threads": "9"}), "threads was '1', is '9'"),
+        (replace(CHECKPOINT, machine=CHECKPOINT.machine | {"torch_cpu_capability": "X"}), "torch_cpu_capability was"),
+    ],
+)
+def test_what_may_change_the_bits_only_warns(now: Checkpoint, says: str, caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level(logging.WARNING):
+        check_resume(CHECKPOINT, now, Path("run"))
+    assert says in caplog.text
+
+
+@pytest.mark.parametrize("settings", [changed("checkpoint", every=7), changed("data", dataset="elsewhere"), SETTINGS])
+def test_what_changes_nothing_says_nothing(settings: dict[str, Any], caplog: pytest.LogCaptureFixture) -> None:
+    check_resume(CHECKPOINT, replace(CHECKPOINT, settings=settings), Path("run"))
+    assert not caplog.text

@@ -1,0 +1,76 @@
+from __future__ import annotations
+
+from itertools import islice
+
+import numpy as np
+import pytest
+from train_runs import digits_run
+
+from pipeline.datasets import open_dataset
+from schemas.errors import ConfigError
+from student_trainer.dataset_source import DatasetSource
+from student_trainer.hard_labels import HardLabels
+from student_trainer.source import Cursor
+
+
+def test_orders_go_on_from_the_cursor() -> None:
+    whole = list(islice(DatasetSource(digits_run()).orders(Cursor.start()), 8))
+    rest = list(islice(DatasetSource(digits_run()).orders(Cursor(0, 3, 17)), 5))
+    assert [order.sequence for order in rest] == [3, 4, 5, 6, 7]
+    for ours, theirs in zip(rest, whole[3:], strict=True):
+        assert np.array_equal(ours.inputs["image"], theirs.inputs["image"])
+        assert np.array_equal(ours.labels, theirs.labels)
+
+
+def test_a_label_budget_hides_all_other_labels() -> None:
+    settings = digits_run(data={"labelled": 100, "epochs": 1}, train={"steps": 0})
+    source = DatasetSource(settings)
+    labels = np.concatenate([order.labels for order in source.orders(Cursor.start())])
+    assert len(labels) == 1297
+    assert (labels >= 0).sum() == 100
+    assert np.bincount(labels[labels >= 0]).tolist() == [10] * 10
+    assert source.labelled_fraction == pytest.approx(100 / 1297)
+
+
+def test_only_labelled_runs_over_the_labelled_samples_alone() -> None:
+    settings = digits_run(data={"labelled": 100, "only_labelled": True}, train={"steps": 3})
+    source = DatasetSource(settings)
+    orders = list(source.orders(Cursor.start()))
+    assert source.labelled_fraction == 1
+    assert source.sequence.num_samples == 100
+    assert source.sequence.epochs == 2  # as many as 3 steps of 50 rows need
+    assert all((order.labels >= 0).all() for order in orders)
+    assert not np.array_equal(orders[0].inputs["image"], orders[2].inputs["image"])
+
+
+def test_a_closed_source_ends() -> None:
+    source = DatasetSource(digits_run())
+    orders = source.orders(Cursor.start())
+    next(orders)
+    source.close()
+    assert list(orders) == []
+
+
+def test_a_description_tells_datasets_and_views_apart() -> None:
+    same, again, other = (
+        DatasetSource(digits_run(data=data)).describe()
+        for data in ({}, {}, {"view": {"name": "affine", "rotation": 11.0}})
+    )
+    assert same == again != other
+    assert same["fingerprint"] == other["fingerprint"]
+
+
+@pytest.mark.parametrize(("budget", "count"), [(None, 1297), (0, 0), (37, 37)])
+def test_hidden_labels_are_minus_one(budget: int | None, count: int) -> None:
+    dataset = open_dataset("digits?split=train")
+    ids = np.arange(dataset.num_samples)[::-1]
+    hard = HardLabels.of(dataset, budget, seed=1)
+    hidden = hard.hide(ids, dataset.labels(ids))
+    assert (hidden >= 0).sum() == count
+    assert hard.fraction == pytest.approx(count / 1297)
+    assert np.array_equal(hidden[hidden >= 0], dataset.labels(ids)[hidden >= 0])
+
+
+def test_a_view_that_does_not_exist_is_refused() -> None:
+    with pytest.raises(ConfigError, match="affine"):
+        DatasetSource(digits_run(data={"view": "afine"}))

@@ -1,0 +1,81 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+from torch import nn
+
+from pipeline.datasets import open_dataset
+from pipeline.views import view_spec
+from pipeline.views.fetch import Fetcher
+from schemas.errors import ConfigError
+from student_trainer.evaluate import Inputs, evaluate
+
+
+@pytest.fixture(scope="module")
+def fetcher() -> Fetcher:
+    return Fetcher(open_dataset("digits?split=test"), view_spec("none", {}))
+
+
+def labels(fetcher: Fetcher) -> NDArray[np.int64]:
+    return fetcher.dataset.labels(np.arange(fetcher.dataset.num_samples))
+
+
+class Oracle:
+    """Gives prepared logits, batch by batch."""
+
+    def __init__(self, logits: NDArray[np.float32]) -> None:
+        self._logits, self._at = logits, 0
+
+    def __call__(self, inputs: Inputs) -> NDArray[np.float32]:
+        count = len(inputs["image"])
+        self._at += count
+        return self._logits[self._at - count : self._at]
+
+
+def confident(fetcher: Fetcher, logit: float) -> NDArray[np.float32]:
+    return np.eye(10, dtype=np.float32)[labels(fetcher)] * np.float32(logit)
+
+
+@pytest.mark.parametrize("batch_size", [1, 7, 500, 1000])
+def test_the_right_answer_scores_perfectly_in_any_batch(fetcher: Fetcher, batch_size: int) -> None:
+    scores = evaluate(Oracle(confident(fetcher, 1e4)), fetcher, batch_size)
+    assert scores == {"num_samples": 500, "num_labelled": 500, "accuracy": 1.0, "nll": 0.0, "ece": 0.0}
+
+
+def test_equal_logits_score_as_a_guess(fetcher: Fetcher) -> None:
+    scores = evaluate(Oracle(np.zeros((500, 10), np.float32)), fetcher, 64)
+    assert scores["nll"] == pytest.approx(np.log(10))
+    share = float((labels(fetcher) == 0).mean())
+    assert scores["accuracy"] == pytest.approx(share)
+    assert scores["ece"] == pytest.approx(abs(share - 0.1))
+
+
+def test_a_teacher_adds_agreement_and_divergence(fetcher: Fetcher) -> None:
+    student, teacher = confident(fetcher, 2.0), confident(fetcher, 3.0)
+    teacher[:100] = np.roll(teacher[:100], 1, axis=1)
+    scores = evaluate(Oracle(student), fetcher, 64, Oracle(teacher))
+    assert scores["agreement_top1"] == pytest.approx(0.8)
+    assert 0.8 <= scores["agreement_top5"] <= 1
+    assert scores["teacher_accuracy"] == pytest.approx(0.8)
+
+    def log_softmax(values: NDArray[np.float32]) -> NDArray[np.float64]:
+        return values - np.log(np.exp(values.astype(np.float64)).sum(axis=1, keepdims=True))
+
+    p, q = log_softmax(teacher), log_softmax(student)
+    assert scores["kl"] == pytest.approx((np.exp(p) * (p - q)).sum(axis=1).mean(), rel=1e-6)
+    assert evaluate(Oracle(student), fetcher, 64, Oracle(student))["kl"] == 0
+
+
+def test_a_module_is_evaluated_in_its_evaluation_mode_and_goes_on_training(fetcher: Fetcher) -> None:
+    model = nn.Sequential(nn.Flatten(), nn.Linear(64, 10), nn.Dropout(0.9)).train()
+    assert evaluate(model, fetcher, 100) == pytest.approx(evaluate(model, fetcher, 33))
+    assert model.training
+
+
+@pytest.mark.parametrize("classes", [5, 9])
+def test_another_class_count_is_refused(fetcher: Fetcher, classes: int) -> None:
+    with pytest.raises(ConfigError, match=f"10 classes, the student {classes}"):
+        evaluate(Oracle(np.zeros((500, classes), np.float32)), fetcher, 64)
+    with pytest.raises(ConfigError, match=f"the teacher gives {classes} classes, the student 10"):
+        evaluate(Oracle(np.zeros((500, 10), np.float32)), fetcher, 64, Oracle(np.zeros((500, classes), np.float32)))

@@ -1,0 +1,150 @@
+"""The report of a run: its text, and the commits of the reporter."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from kafka import KafkaAdminClient, TopicPartition
+from reader_logs import Logs, logs_of, make_stream
+
+from pipeline.kafka_clients import KafkaSettings, new_admin
+from pipeline.names import run_group, soft_targets_topic
+from pipeline.positions import STATES, Position, read_position
+from schemas.errors import RunLocked
+from student_trainer.position import PositionReporter
+from student_trainer.source import Cursor
+
+NUMBERS = st.integers(0, 2**62)
+POSITIONS = st.builds(
+    Position,
+    NUMBERS,
+    NUMBERS,
+    NUMBERS,
+    st.floats(allow_nan=False, allow_infinity=False),
+    st.text(max_size=40),
+    st.text(max_size=40),
+    st.sampled_from(STATES),
+)
+
+
+@given(POSITIONS)
+def test_a_position_survives_its_text(position: Position) -> None:
+    assert Position.decode(position.encode()) == position
+
+
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=5),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=5), inner, max_size=3),
+)
+
+
+@given(POSITIONS, st.sampled_from(["pass", "sequence", "checkpointed", "time", "run_id", "host", "state"]), JSON)
+def test_any_other_text_is_no_position(position: Position, key: str, value: Any) -> None:
+    values = json.loads(position.encode())
+    values[key] = value
+    decoded = Position.decode(json.dumps(values))
+    assert decoded is None or decoded.encode() is not None
+    del values[key]
+    assert Position.decode(json.dumps(values)) is None
+
+
+@given(st.text())
+def test_text_of_others_is_no_position(text: str) -> None:
+    assert Position.decode(text) is None
+
+
+@pytest.fixture
+def logs(kafka_settings: KafkaSettings, fresh_name: Callable[[str], str]) -> Iterator[Logs]:
+    with logs_of(kafka_settings, make_stream(fresh_name("stream"), ("cnn", "vit"))) as made:
+        yield made
+
+
+@pytest.fixture
+def admin(kafka_settings: KafkaSettings) -> Iterator[KafkaAdminClient]:
+    made = new_admin(kafka_settings)
+    yield made
+    made.close()
+
+
+def start(logs: Logs, **more: Any) -> PositionReporter:
+    return PositionReporter(logs.settings, logs.stream, "mlp", ("cnn", "vit"), **more)
+
+
+@pytest.mark.kafka
+def test_a_run_reports_every_second_where_it_stands(logs: Logs, admin: KafkaAdminClient, eventually: Any) -> None:
+    manifest = logs.stream.manifest
+
+    def position() -> Position | None:
+        return read_position(admin, manifest, "mlp")
+
+    assert position() is None
+    with start(logs) as reporter:
+        assert position() is None  # nothing is known yet, and 0 would be a lie for a resumed run
+        reporter.trained(Cursor(0, 7, 2, ((3, 2, 2), (4, 5, 6))))
+        first = eventually(position)
+        assert (first.sequence, first.checkpointed, first.state, first.run_id) == (7, 0, "training", reporter.run_id)
+        reporter.checkpointed(Cursor(1, 8, 0, ((3, 3, 2), (4, 5, 6))))
+        reporter.state("evaluating")
+        second = eventually(lambda: (p := position()) and p.state == "evaluating" and p)
+        assert (second.pass_number, second.sequence, second.checkpointed) == (1, 8, 8)
+        third = eventually(lambda: (p := position()) and p.time > second.time and p)  # though nothing happened
+        assert replace(third, time=second.time) == second
+        group = run_group(manifest, "mlp")
+        committed = admin.list_group_offsets(group)[group]
+        for teacher, offsets in (("cnn", (3, 3, 2)), ("vit", (4, 5, 6))):
+            topic = soft_targets_topic(manifest.stream, teacher)
+            assert tuple(committed[TopicPartition(topic, number)].offset for number in range(3)) == offsets
+        reporter.state("done")
+    last = position()
+    assert last is not None
+    assert (last.state, last.over) == ("done", True)
+
+
+@pytest.mark.kafka
+def test_a_run_that_starves_says_so(logs: Logs, admin: KafkaAdminClient, eventually: Any) -> None:
+    with start(logs, starving=lambda: True) as reporter:
+        reporter.trained(Cursor.start(2, 3))
+        eventually(lambda: (p := read_position(admin, logs.stream.manifest, "mlp")) and p.state == "starving")
+
+
+@pytest.mark.kafka
+def test_an_error_makes_the_last_report_failed(logs: Logs, admin: KafkaAdminClient) -> None:
+    def train() -> None:
+        with start(logs) as reporter:
+            reporter.trained(Cursor.start(2, 3))
+            raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        train()
+    last = read_position(admin, logs.stream.manifest, "mlp")
+    assert last is not None
+    assert last.state == "failed"
+
+
+@pytest.mark.kafka
+def test_a_silent_run_is_taken_over(logs: Logs, admin: KafkaAdminClient, eventually: Any) -> None:
+    for run_id in ("first", "second"):
+        reporter = start(logs, run_id=run_id)
+        reporter.trained(Cursor.start(2, 3))
+        eventually(lambda: (p := read_position(admin, logs.stream.manifest, "mlp")) and p.run_id == run_id)  # noqa: B023
+        eventually(lambda: (p := read_position(admin, logs.stream.manifest, "mlp")) and p.time)
+        reporter.close()
+        assert reporter.error is None
+
+
+@pytest.mark.kafka
+def test_two_run_ids_in_one_group_make_both_stop(logs: Logs, eventually: Any) -> None:
+    cursor = Cursor.start(2, 3)
+    with start(logs) as first, start(logs) as second:
+        first.trained(cursor)
+        second.trained(cursor)
+        eventually(lambda: first.error and second.error)
+        for reporter in (first, second):
+            with pytest.raises(RunLocked, match=r"run 'mlp' .* both stop"):
+                reporter.trained(cursor)

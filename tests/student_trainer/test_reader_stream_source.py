@@ -1,0 +1,193 @@
+"""source = "stream": orders with the data set's views, on a real log written by hand."""
+
+from __future__ import annotations
+
+import secrets
+import threading
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import pytest
+from reader_logs import Logs, label
+
+from pipeline.create import StreamOptions, add_teacher, create_stream
+from pipeline.datasets import open_dataset
+from pipeline.kafka_clients import KafkaSettings, new_admin, new_producer
+from pipeline.streams import Stream, delete_stream, open_stream
+from pipeline.views import view_spec
+from pipeline.views.fetch import Fetcher
+from schemas.codecs import CodecSpec, Dense, TopK
+from schemas.errors import ManifestMismatch, SequenceGap, Starved
+from schemas.records import Output, Teacher, TeacherInput
+from student_trainer.settings import RunSettings, run_settings
+from student_trainer.source import Cursor, ReadyOrder
+from student_trainer.stream_source import StreamSource
+
+pytestmark = pytest.mark.kafka
+
+URI = "mnist1d?split=train&n=100&seed=0"
+CLASSES = 10
+NUM_ORDERS = 12  # 2 epochs of 6, the last of each with 10 samples
+
+
+def make_stream(settings: KafkaSettings, name: str, teachers: tuple[str, ...], codec: str) -> Stream:
+    fetcher = Fetcher(open_dataset(URI), view_spec("signal", {"noise": 0.1}))
+    options = StreamOptions(order_size=18, epochs=2, partitions=2, codec=CodecSpec.parse(codec))
+    create_stream(settings, name, fetcher, URI, options)
+    for teacher in teachers:
+        stream = open_stream(settings, name)
+        inputs = (TeacherInput("x", "signal", "float32", "", 1.0, ()),)
+        digest = secrets.token_hex(32)
+        record = Teacher(stream.manifest.stream_id, teacher, digest, "m.onnx", inputs, "logits", "logits", CLASSES, 18)
+        add_teacher(settings, stream, record)
+    return open_stream(settings, name)
+
+
+@pytest.fixture
+def make_logs(kafka_settings: KafkaSettings, fresh_name: Callable[[str], str]) -> Iterator[Callable[..., Logs]]:
+    admin, producer = new_admin(kafka_settings), new_producer(kafka_settings)
+    made: list[str] = []
+
+    def make(teachers: tuple[str, ...] = ("cnn",), codec: str = "float32") -> Logs:
+        name = fresh_name("stream")
+        made.append(name)
+        return Logs(kafka_settings, make_stream(kafka_settings, name, teachers, codec), admin, producer)
+
+    yield make
+    producer.close(timeout=5)
+    admin.close()
+    for name in made:
+        delete_stream(kafka_settings, name)
+
+
+def run(logs: Logs, **sections: Any) -> RunSettings:
+    document: dict[str, Any] = {
+        "name": "mlp",
+        "data": {"stream": logs.stream.manifest.stream},
+        "teachers": [{"name": name} for name in logs.stream.teachers],
+        "student": {"name": "mlp"},
+        "losses": [{"name": "forward_kl"}],
+        "train": {"batch_size": 8},
+        "starve": {"warning": 1.0, "timeout": 3.0},
+    }
+    for name, values in sections.items():
+        document[name] = document[name] | values
+    return run_settings(document)
+
+
+def labelled(logs: Logs, teacher: str, sequence: int, kept: list[int] | None = None) -> Any:
+    """Soft targets whose logit of class 0 is the sample ID, so that rows can be told apart."""
+    targets = label(logs.stream, teacher, sequence)
+    rows = np.arange(len(targets.sample_ids)) if kept is None else np.array(kept, np.int64)
+    logits = np.tile(np.arange(CLASSES, dtype=np.float32), (len(rows), 1))
+    logits[:, 0] = targets.sample_ids[rows]
+    output = Output.of("logits", logits, logs.stream.manifest.codec)
+    return replace(targets, kept_rows=None if kept is None else rows, outputs=(output,))
+
+
+def orders(source: StreamSource, cursor: Cursor | None = None) -> list[ReadyOrder]:
+    try:
+        return list(source.orders(cursor or Cursor.start(source.num_teachers, 2)))
+    finally:
+        source.close()
+
+
+def test_orders_come_with_the_views_the_teacher_saw(make_logs: Callable[..., Logs]) -> None:
+    logs = make_logs()
+    logs.write("cnn", *(labelled(logs, "cnn", sequence) for sequence in range(NUM_ORDERS)))
+    source = StreamSource(logs.settings, run(logs, train={"passes": 2}))
+    assert (source.num_classes, source.num_teachers, source.labelled_fraction) == (CLASSES, 1, 1.0)
+    assert source.available == {"teacher", "dense", "logits", "labels"}
+    assert source.temperatures is None
+    ready = orders(source)
+    assert [(one.pass_number, one.sequence) for one in ready] == [(p, s) for p in (0, 1) for s in range(NUM_ORDERS)]
+    for one in ready:
+        ids = source.sequence.sample_ids(one.sequence)
+        seed = source.sequence.view_seed(source.sequence.epoch_of(one.sequence))
+        assert np.array_equal(one.inputs["signal"], source.fetcher.fetch(ids, seed).inputs["signal"])
+        assert np.array_equal(one.labels, source.fetcher.dataset.labels(ids))
+        (target,) = one.targets
+        assert isinstance(target, Dense)
+        assert np.array_equal(target.logits[:, 0], ids)
+        assert one.next_offsets == (one.sequence // 2 + 1,)
+    statistics = source.statistics()
+    assert (statistics["records"], statistics["duplicates"], statistics["early"]) == (2 * NUM_ORDERS, 0, 0)
+
+
+def test_a_resumed_source_goes_on_at_the_cursor(make_logs: Callable[..., Logs]) -> None:
+    logs = make_logs()
+    logs.write("cnn", *(labelled(logs, "cnn", sequence) for sequence in (0, 2, 0, 2, 1, 4, 6, 3, 5, 7, 9, 11, 8, 10)))
+    cursor = Cursor(0, 4, 7, ((2, 2),))
+    ready = orders(StreamSource(logs.settings, run(logs)), cursor)
+    assert [one.sequence for one in ready] == list(range(4, NUM_ORDERS))
+    assert ready[0].next_offsets == (5,)
+
+
+def test_only_kept_rows_are_fetched_and_teachers_are_zipped(make_logs: Callable[..., Logs]) -> None:
+    logs = make_logs(("cnn", "vit"), "topk:k=2,temperatures=1|2")
+    logs.write("cnn", *(labelled(logs, "cnn", s, kept=[0, 2, 3, 5]) for s in range(NUM_ORDERS)))
+    logs.write("vit", *(labelled(logs, "vit", s, kept=[] if s == 3 else [1, 2, 5, 7]) for s in range(NUM_ORDERS)))
+    source = StreamSource(logs.settings, run(logs, data={"labelled": 20, "label_seed": 3}))
+    assert source.available == {"teacher", "logits", "labels"}
+    assert source.temperatures == (1.0, 2.0)
+    assert source.labelled_fraction == 0.2
+    ready = orders(source)
+    assert [len(one.labels) for one in ready] == [0 if s == 3 else 2 for s in range(NUM_ORDERS)]
+    one = ready[0]
+    ids = source.sequence.sample_ids(0)[[2, 5]]
+    assert np.array_equal(
+        one.inputs["signal"], source.fetcher.fetch(ids, source.sequence.view_seed(0)).inputs["signal"]
+    )
+    assert all(isinstance(target, TopK) and target.indices.shape == (2, 2) for target in one.targets)
+    sizes = [len(source.sequence.sample_ids(sequence)) for sequence in range(NUM_ORDERS)]
+    assert source.statistics()["rows_left_out"] == sum(sizes) - 2 * (NUM_ORDERS - 1)
+
+
+def test_starving_ends_the_orders_and_is_measured(make_logs: Callable[..., Logs]) -> None:
+    logs = make_logs()
+    logs.write("cnn", labelled(logs, "cnn", 0))
+    source = StreamSource(logs.settings, run(logs))
+    with pytest.raises(Starved, match="no soft targets for sequence 1"):
+        orders(source)
+    assert 3.0 <= source.statistics()["longest_wait_s"] < 10.0
+    assert not source.starving
+
+
+def test_a_close_ends_a_wait_in_another_thread(make_logs: Callable[..., Logs], eventually: Any) -> None:
+    source = StreamSource(make_logs().settings, run(make_logs(), starve={"timeout": 60.0}))
+    taken: list[list[ReadyOrder]] = []
+    thread = threading.Thread(target=lambda: taken.append(orders(source)))
+    thread.start()
+    eventually(lambda: source.starving)
+    source.close()
+    thread.join(timeout=0.8)
+    assert not thread.is_alive()
+    assert taken == [[]]
+
+
+def test_a_hole_ends_the_orders(make_logs: Callable[..., Logs]) -> None:
+    logs = make_logs()
+    logs.write("cnn", labelled(logs, "cnn", 0), labelled(logs, "cnn", 3))
+    logs.commit("cnn", 1, 5)
+    with pytest.raises(SequenceGap, match="sequence 1 "):
+        orders(StreamSource(logs.settings, run(logs, starve={"timeout": 30.0})))
+
+
+def test_labels_in_another_codec_are_refused(make_logs: Callable[..., Logs]) -> None:
+    logs = make_logs()
+    wrong = replace(
+        labelled(logs, "cnn", 0),
+        outputs=(Output.of("logits", np.zeros((18, CLASSES), np.float32), CodecSpec("float16")),),
+    )
+    logs.write("cnn", wrong)
+    with pytest.raises(ManifestMismatch, match=r"soft-targets\.cnn/0@0: 10 classes as float16"):
+        orders(StreamSource(logs.settings, run(logs)))
+
+
+def test_a_run_is_known_by_content(make_logs: Callable[..., Logs]) -> None:
+    logs = make_logs()
+    described = StreamSource(logs.settings, run(logs)).describe()
+    assert described["stream_id"] == logs.stream.manifest.stream_id
+    assert described["teachers"] == {"cnn": logs.stream.teachers["cnn"].sha256}

@@ -1,0 +1,243 @@
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+from collections.abc import Iterator
+from dataclasses import replace
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from train_runs import digits_run, run
+
+from schemas.codecs import Dense
+from schemas.errors import CheckpointError, ConfigError, RunLocked, Starved
+from student_trainer.dataset_source import DatasetSource
+from student_trainer.run_folder import RunFolder, read_run, read_settings
+from student_trainer.settings import RunSettings, TeacherSettings
+from student_trainer.source import Cursor, ReadyOrder
+
+
+def lines(path: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in (path / "metrics.jsonl").read_text().splitlines()]
+
+
+def without_timing(path: Path) -> list[dict[str, Any]]:
+    return [{key: value for key, value in line.items() if key != "timing"} for line in lines(path)]
+
+
+def test_a_run_learns_and_leaves_its_files(tmp_path: Path) -> None:
+    settings = digits_run(train={"steps": 120}, student={"dropout": 0.0}, evaluation={"dataset": "digits?split=test"})
+    result = run(tmp_path / "r", settings)
+    assert result.finished
+    assert result.step == 120
+    assert result.metrics["accuracy"] > 0.8
+    assert read_run(tmp_path / "r")["state"] == "done"
+    assert read_settings(tmp_path / "r") == settings
+    assert lines(tmp_path / "r")[-1]["evaluation"] == result.metrics
+    assert lines(tmp_path / "r")[0]["loss"] > lines(tmp_path / "r")[-2]["loss"]
+
+
+def test_equal_runs_have_equal_weights_and_another_seed_has_others(tmp_path: Path) -> None:
+    first, again = (run(tmp_path / name, digits_run()) for name in ("a", "b"))
+    other = run(tmp_path / "c", digits_run(train={"seed": 1}))
+    assert first.weights_sha256 == again.weights_sha256 != other.weights_sha256
+    assert without_timing(tmp_path / "a") == without_timing(tmp_path / "b")
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
+    """A run with a checkpoint after every step, to resume from; evaluations must leave no trace in it."""
+    path = tmp_path_factory.mktemp("whole") / "r"
+    result = run(path, digits_run(checkpoint={"every": 1, "keep": 99}))
+    return path, result.weights_sha256
+
+
+@pytest.mark.parametrize("step", [1, 2, 5, 7, 11, 12])
+def test_a_run_resumed_from_any_checkpoint_ends_in_the_same_bits(
+    tmp_path: Path, whole: tuple[Path, str], step: int
+) -> None:
+    path = tmp_path / "r"
+    shutil.copytree(whole[0], path)
+    for place in (path / "checkpoints").iterdir():
+        if int(place.name.removeprefix("step-")) > step:
+            shutil.rmtree(place)
+    settings = digits_run(checkpoint={"every": 4}, evaluation={"dataset": "digits?split=test", "every": 2})
+    assert run(path, settings).weights_sha256 == whole[1]
+    assert [line for line in without_timing(path) if "loss" in line] == without_timing(whole[0])
+
+
+def test_a_damaged_checkpoint_costs_steps_but_no_bits(tmp_path: Path, whole: tuple[Path, str]) -> None:
+    path = tmp_path / "r"
+    shutil.copytree(whole[0], path)
+    for step in (11, 12):
+        (path / f"checkpoints/step-{step:08d}/state.pt").write_bytes(b"damaged")
+    assert run(path, digits_run()).weights_sha256 == whole[1]
+    assert without_timing(path) == without_timing(whole[0])
+
+
+class Sliced(DatasetSource):
+    """The rows of another source in orders of another size, with a teacher that knows the labels."""
+
+    num_teachers = 1
+    available = frozenset({"teacher", "dense", "logits", "labels"})
+
+    def __init__(self, settings: RunSettings, size: int) -> None:
+        super().__init__(settings)
+        rows = list(super().orders(Cursor.start()))
+        self._inputs = np.concatenate([order.inputs["image"] for order in rows])
+        self._rows = np.concatenate([order.labels for order in rows])
+        self._order_size = size
+        self.sequence = replace(self.sequence, order_size=size, partitions=2)
+
+    def orders(self, cursor: Cursor) -> Iterator[ReadyOrder]:
+        for sequence in range(cursor.sequence, self.sequence.num_orders):
+            part = slice(sequence * self._order_size, (sequence + 1) * self._order_size)
+            logits = np.eye(10, dtype=np.float32)[self._rows[part]] * 5
+            yield ReadyOrder(
+                0, sequence, {"image": self._inputs[part]}, self._rows[part], (Dense(logits),), (sequence + 1,)
+            )
+
+
+def test_the_size_of_orders_leaves_no_trace_in_the_weights(tmp_path: Path) -> None:
+    settings = digits_run()
+    hinton = replace(
+        settings,
+        losses=(
+            replace(settings.losses[0], weight=0.5),
+            replace(settings.losses[0], name="forward_kl", temperature=2.0),
+        ),
+    )
+    # Settings of a stream, which alone may name teachers; the source is given by hand.
+    hinton = replace(
+        hinton,
+        source="stream",
+        data=replace(hinton.data, stream="s", epochs=1),
+        teachers=(TeacherSettings("t"),),
+    )
+    sizes = {size: run(tmp_path / str(size), hinton, Sliced(hinton, size)) for size in (7, 50, 64, 1000)}
+    assert len({result.weights_sha256 for result in sizes.values()}) == 1
+    assert sizes[64].cursor == Cursor(0, 9, 24, ((9, 8),))
+    assert set(lines(tmp_path / "7")[0]["losses"]) == {"cross_entropy", "forward_kl"}
+
+
+class Listener:
+    """Notes what it is told, and may act at a step."""
+
+    def __init__(self, act_at: int = -1, act: Any = None) -> None:
+        self.cursors: list[Cursor] = []
+        self.saved: list[Cursor] = []
+        self.states: list[str] = []
+        self._act_at, self._act = act_at, act
+
+    def trained(self, cursor: Cursor) -> None:
+        if len(self.cursors) == self._act_at:
+            self._act()
+        self.cursors.append(cursor)
+
+    def checkpointed(self, cursor: Cursor) -> None:
+        self.saved.append(cursor)
+
+    def state(self, state: str) -> None:
+        self.states.append(state)
+
+
+def test_a_signal_ends_the_run_after_its_step_with_a_checkpoint(tmp_path: Path, whole: tuple[Path, str]) -> None:
+    before = signal.getsignal(signal.SIGTERM)
+    listener = Listener(4, lambda: os.kill(os.getpid(), signal.SIGTERM))
+    result = run(tmp_path / "r", digits_run(), reporter=listener)
+    assert not result.finished
+    assert 4 <= result.step <= 5
+    assert listener.saved == [result.cursor]
+    assert listener.states[-1] == "stopped"
+    assert read_run(tmp_path / "r")["state"] == "stopped"
+    assert signal.getsignal(signal.SIGTERM) == before
+    assert run(tmp_path / "r", digits_run()).weights_sha256 == whole[1]
+
+
+def test_the_reporter_hears_every_cursor_and_every_checkpoint(tmp_path: Path) -> None:
+    listener = Listener()
+    result = run(tmp_path / "r", digits_run(), reporter=listener)
+    assert len(listener.cursors) == 13
+    assert listener.cursors[0] == Cursor.start()
+    assert listener.cursors[-1] == result.cursor
+    assert listener.saved == [listener.cursors[5], listener.cursors[10], listener.cursors[12]]
+    assert listener.states == ["training", "done"]
+
+
+class Starving(DatasetSource):
+    def orders(self, cursor: Cursor) -> Iterator[ReadyOrder]:
+        yield from islice(super().orders(cursor), 5)
+        raise Starved("no label came")
+
+
+def test_a_run_that_starves_writes_a_checkpoint_first(tmp_path: Path, whole: tuple[Path, str]) -> None:
+    settings = digits_run()
+    with pytest.raises(Starved, match="no label came"):
+        run(tmp_path / "r", settings, Starving(settings))
+    assert read_run(tmp_path / "r")["state"] == "starved"
+    assert (tmp_path / "r/checkpoints/step-00000006").exists()  # 5 orders of 64 hold 6 batches of 50
+    assert run(tmp_path / "r", settings).weights_sha256 == whole[1]
+
+
+def test_a_run_killed_before_its_first_checkpoint_begins_anew(tmp_path: Path, whole: tuple[Path, str]) -> None:
+    with RunFolder.create(tmp_path / "r", digits_run()) as folder:
+        folder.metrics.write_text('{"step": 3}\n')
+    assert run(tmp_path / "r", digits_run()).weights_sha256 == whole[1]
+    assert without_timing(tmp_path / "r") == without_timing(whole[0])
+
+
+def test_a_resume_with_other_settings_is_refused_by_name(tmp_path: Path) -> None:
+    run(tmp_path / "r", digits_run())
+    with pytest.raises(CheckpointError, match=r"train\.batch_size was 50, is 60"):
+        run(tmp_path / "r", digits_run(train={"batch_size": 60}))
+
+
+def test_passes_go_over_the_same_views_again(tmp_path: Path) -> None:
+    settings = digits_run(data={"epochs": 1}, train={"steps": 0, "passes": 2, "batch_size": 1000})
+    result = run(tmp_path / "r", settings)
+    assert result.step == 2
+    assert result.dropped_rows == 2 * 1297 - 2000
+    assert result.cursor.pass_number == 1
+
+
+@pytest.mark.parametrize(
+    ("sections", "says"),
+    [
+        ({"data": {"epochs": 1}, "train": {"steps": 26}}, "at most 25 steps"),
+        (
+            {"data": {"epochs": 1}, "train": {"steps": 0, "batch_size": 5000}},
+            "batch_size 5000 is more than the 1297 rows",
+        ),
+        ({"train": {"device": "cpu", "precision": "fp16"}}, "fp16 needs CUDA"),
+        ({"student": {"input": "imgae"}}, "is no field of the dataset"),
+        ({"evaluation": {"dataset": "digits?split=test", "view": "afine"}}, "afine"),
+        ({"data": {"labelled": 0}}, "no sample shows a label"),
+        ({"data": {"labelled": 9999}}, "labelled"),
+    ],
+)
+def test_a_run_that_cannot_be_is_refused_at_the_start(tmp_path: Path, sections: dict[str, Any], says: str) -> None:
+    with pytest.raises(ConfigError, match=says):
+        run(tmp_path / "r", digits_run(**sections))
+
+
+def test_two_processes_cannot_train_in_one_folder(tmp_path: Path) -> None:
+    locked = pytest.raises(RunLocked, match=f"process {os.getpid()} trains")
+    with RunFolder.create(tmp_path / "r", digits_run()), locked:
+        RunFolder.open(tmp_path / "r")
+    with RunFolder.open(tmp_path / "r"), pytest.raises(RunLocked):
+        RunFolder.create(tmp_path / "r", digits_run())
+    with pytest.raises(ConfigError, match="there is a run of this name"):
+        RunFolder.create(tmp_path / "r", digits_run())
+    with pytest.raises(ConfigError, match="there is no run"):
+        RunFolder.open(tmp_path / "nowhere")
+
+
+def test_bfloat16_trains_as_well(tmp_path: Path) -> None:
+    result = run(tmp_path / "r", digits_run(train={"precision": "bf16", "device": "cpu"}))
+    assert result.finished
+    assert result.weights_sha256 != run(tmp_path / "f", digits_run()).weights_sha256

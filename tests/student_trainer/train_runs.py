@@ -1,0 +1,43 @@
+"""Small runs on the digits, for tests of training."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from student_trainer.dataset_source import DatasetSource
+from student_trainer.run_folder import RunFolder
+from student_trainer.settings import RunSettings, run_settings
+from student_trainer.source import OrderSource, Reporter
+from student_trainer.train import Progress, TrainResult, train
+
+
+def digits_run(**sections: dict[str, Any]) -> RunSettings:
+    """A run of 12 steps of 50 rows in orders of 64, with dropout and momentum; sections change single keys."""
+    document: dict[str, Any] = {
+        "name": "r",
+        "source": "dataset",
+        "data": {"dataset": "digits?split=train", "view": {"name": "affine", "rotation": 10.0}, "order_size": 64},
+        "student": {"name": "mlp", "hidden": [16], "dropout": 0.2},
+        "losses": [{"name": "cross_entropy"}],
+        "optimizer": {"name": "sgd", "lr": 0.1, "momentum": 0.9},
+        "schedule": {"name": "one_cycle"},
+        "train": {"batch_size": 50, "steps": 12, "log_every": 3},
+        "checkpoint": {"every": 5, "keep": 9},
+    }
+    for section, values in sections.items():
+        document[section] = document.get(section, {}) | values
+    return run_settings(document)
+
+
+def run(
+    path: Path,
+    settings: RunSettings,
+    source: OrderSource | None = None,
+    reporter: Reporter | None = None,
+    progress: Progress | None = None,
+) -> TrainResult:
+    """Start a run, or resume it where its folder exists."""
+    resume = (path / "run.toml").exists()
+    with RunFolder.open(path) if resume else RunFolder.create(path, settings) as folder:
+        return train(settings, folder, source or DatasetSource(settings), reporter, progress, resume)
