@@ -80,6 +80,7 @@ def create_stream(
     if not 1 <= options.partitions <= MAX_PARTITIONS:
         raise ConfigError(f"--partitions must be between 1 and {MAX_PARTITIONS}, not {options.partitions}")
     manifest = _manifest(name, fetcher, dataset_uri, options)
+    record = manifest.encode()  # before any topic is made: it refuses what cannot be written
     admin = new_admin(settings)
     try:
         with kafka_errors(f"creating stream {name!r}", settings):
@@ -98,7 +99,7 @@ def create_stream(
             _make_topic(admin, dead_letters_topic(name), 1, replication, configs)
     finally:
         admin.close()
-    append(settings, name, MANIFEST_KEY, manifest.encode())
+    append(settings, name, MANIFEST_KEY, record)
     stream = open_stream(settings, name)  # another creator may have been first
     _refuse_difference(manifest, stream.manifest)
     return stream, stream.manifest.stream_id == manifest.stream_id
@@ -152,6 +153,8 @@ def _manifest(name: str, fetcher: Fetcher, dataset_uri: str, options: StreamOpti
 
     dataset = fetcher.dataset
     num_classes = options.num_classes or dataset.num_classes
+    if dataset.num_classes and num_classes != dataset.num_classes:
+        raise ConfigError(f"--classes {num_classes}: data set {dataset_uri} has {dataset.num_classes} classes")
     manifest = Manifest(
         stream=name,
         stream_id=secrets.token_hex(8),

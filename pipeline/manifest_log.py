@@ -73,6 +73,8 @@ def _read(consumer: KafkaConsumer, topic: TopicPartition) -> ManifestLog:
 
 
 def _all_records(consumer: KafkaConsumer, topic: TopicPartition) -> list[tuple[bytes, bytes, str]]:
+    if consumer.partitions_for_topic(topic.topic) is None:
+        return []  # deleted just now; asking for its offsets would take 30 s to say so
     consumer.assign([topic])
     deadline = Deadline(READ_TIMEOUT)
     end = consumer.end_offsets([topic])[topic]

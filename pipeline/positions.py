@@ -8,16 +8,27 @@ from __future__ import annotations
 
 import json
 import math
+import time
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 from kafka import KafkaAdminClient
+from kafka import errors as kafka_error
 
 from pipeline.names import run_group
+from pipeline.wait import Deadline
 from schemas.records import Manifest
+
+T = TypeVar("T")
 
 STATES = ("training", "evaluating", "starving", "done", "stopped", "failed")
 """What a run may be doing."""
+_CHOOSING = (
+    kafka_error.CoordinatorNotAvailableError,
+    kafka_error.CoordinatorLoadInProgressError,
+    kafka_error.NotCoordinatorError,
+)
 _OVER = frozenset({"done", "stopped", "failed"})
 
 
@@ -81,7 +92,23 @@ class Position:
 
 def read_position(admin: KafkaAdminClient, manifest: Manifest, run: str) -> Position | None:
     """Read a run's last report; None if there is none. Errors of kafka-python pass through: wrap with kafka_errors."""
-    committed: dict[Any, Any] = admin.list_group_offsets(run_group(manifest, run)).get(run_group(manifest, run), {})
+    group = run_group(manifest, run)
+    committed: dict[Any, Any] = ask_coordinator(lambda: admin.list_group_offsets(group)).get(group, {})
     reports = [Position.decode(one.metadata) for one in committed.values() if one.metadata]
     # More than one only where a run's first teacher was exchanged: the older report is of the earlier one.
     return max(filter(None, reports), key=lambda report: report.time, default=None)
+
+
+def ask_coordinator(question: Callable[[], T], timeout: float = 10.0) -> T:
+    """Ask a group's coordinator, and again while it is being chosen.
+
+    The admin client itself does not retry, and the first question to a new cluster is what makes it choose one.
+    """
+    deadline = Deadline(timeout)
+    while True:
+        try:
+            return question()
+        except _CHOOSING:
+            if deadline.over:
+                raise
+            time.sleep(0.2)

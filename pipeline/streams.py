@@ -13,6 +13,7 @@ from kafka import errors as kafka_error
 from pipeline.kafka_clients import KafkaSettings, kafka_errors, new_admin
 from pipeline.manifest_log import read_manifest_log
 from pipeline.names import belongs_to, group_prefix, manifest_topic, stream_of_manifest_topic
+from pipeline.wait import Deadline
 from schemas.errors import BrokerUnavailable, StreamChanged, StreamNotFound
 from schemas.records import Manifest, Teacher
 
@@ -100,6 +101,10 @@ def delete_stream(settings: KafkaSettings, name: str) -> Deleted:
             # The manifest goes last: what is left of a delete that was cut short is still listed, and can be deleted.
             for topic in sorted(topics, key=lambda topic: topic == manifest_topic(name)):
                 admin.delete_topics([topic])
+            # Brokers answer before they have forgotten; whoever looks at once should not find half a stream.
+            gone_by = Deadline(10.0)
+            while not gone_by.over and any(belongs_to(topic, name) for topic in admin.list_topics()):
+                time.sleep(0.02)
             results = admin.delete_groups(groups) if groups else {}
     finally:
         admin.close()

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Iterator
+from dataclasses import asdict
 from typing import Any
 
 import numpy as np
@@ -78,11 +79,10 @@ class DatasetSource:
 
     def describe(self) -> dict[str, Any]:
         """Return the dataset's fingerprint and what was made of it."""
-        view = self.fetcher.view
         shown = np.empty(0, np.int64) if self._ids is None else self._ids
         return {
             "fingerprint": fingerprint(self.fetcher.dataset),
-            "view": {"name": view.name, "params": dict(view.params), "version": view.version},
+            "view": asdict(self.fetcher.view),
             "num_samples": self.sequence.num_samples,
             "num_only_labelled": len(shown),
         }

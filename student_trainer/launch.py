@@ -23,7 +23,7 @@ from student_trainer.run_folder import RunFolder, read_run, read_settings
 from student_trainer.settings import RunSettings
 from student_trainer.stream_source import StreamSource
 from student_trainer.train import Progress, TrainResult, train
-from student_trainer.trained import load_student
+from student_trainer.trained import Trained, load_student
 
 _CHECKED = 256
 """samples on which an export is compared with PyTorch"""
@@ -119,18 +119,21 @@ def _last_figures(metrics: Path) -> tuple[int, float | None]:
     return step, accuracy
 
 
-def evaluation_data(settings: RunSettings, dataset: str | None = None) -> Fetcher:
-    """Data to evaluate or check a run's student on: the one asked for, else its [evaluation], else its training data.
+def evaluation_data(trained: Trained, dataset: str | None = None) -> Fetcher:
+    """Data to evaluate or check a student on: the one asked for, else its [evaluation], else its training data.
+
+    They are seen as [evaluation] says, else under the training view without its randomness.
 
     Raises:
         ConfigError: the run file names none, and none is asked for.
     """
+    settings = trained.settings
     uri = dataset or settings.evaluation.dataset or settings.data.dataset
     if not uri:
         raise ConfigError(f"run {settings.name!r} has no [evaluation] dataset: give one with --dataset")
-    view = settings.evaluation.view or settings.data.view
-    spec = view_spec(view.name, view.params)
-    return Fetcher(open_dataset(uri), spec if settings.evaluation.view else evaluation_view(spec))
+    view = settings.evaluation.view
+    spec = view_spec(view.name, view.params) if view else evaluation_view(trained.view)
+    return Fetcher(open_dataset(uri), spec)
 
 
 def export_run(path: Path, output: Path | None = None, dataset: str | None = None) -> dict[str, Any]:
@@ -141,7 +144,7 @@ def export_run(path: Path, output: Path | None = None, dataset: str | None = Non
         CheckpointError: no whole checkpoint.
     """
     trained = load_student(path)
-    fetcher = evaluation_data(trained.settings, dataset)
+    fetcher = evaluation_data(trained, dataset)
     ids = np.arange(min(_CHECKED, fetcher.dataset.num_samples))
     fetched = fetch_patiently(fetcher, ids, 0, trained.settings.student.size)
     field = trained.network.field

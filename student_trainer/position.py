@@ -36,7 +36,9 @@ _FAREWELL = 5.0
 
 
 class PositionReporter:
-    """A `Reporter` with a thread of its own; it reports from the first `trained` on, to be called before the first step.
+    """A `Reporter` with a thread of its own.
+
+    It reports from the first `trained` on, which is to be called with the start, too.
 
     Two processes that report under one run's name notice each other and both stop: the files of a run folder are
     locked, but the same run may have been started on another machine. One that is silent is taken over from.

@@ -8,12 +8,9 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections import deque
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
 from kafka import KafkaConsumer, TopicPartition
 from kafka import errors as kafka_error
 
@@ -21,9 +18,10 @@ from pipeline.kafka_clients import KafkaSettings, kafka_errors, new_consumer
 from pipeline.names import soft_targets_topic
 from pipeline.sequence import Sequence as OrderSequence
 from pipeline.streams import Stream
-from schemas.errors import CheckpointError, DecodeError, LogTrimmed, ManifestMismatch, SequenceGap
+from schemas.errors import CheckpointError, DecodeError, LogTrimmed, SequenceGap
 from schemas.records import SoftTargets
-from student_trainer.lookout import LOOK_EVERY, Lookout, Place
+from student_trainer.held import Held, PartitionLog, Wait, check_identity
+from student_trainer.lookout import LOOK_EVERY, Lookout
 from student_trainer.rule import ReadersRule
 
 log = logging.getLogger(__name__)
@@ -36,49 +34,6 @@ _RECORDS_IN_A_FETCH = 3
 _MIN_FETCH_BYTES = 64 * 1024
 _HELD_BYTES = 64 * 1024 * 1024
 """Records held back by a missing one: beyond these bytes only the partitions that are waited for are read."""
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class Held:
-    """One teacher's soft targets for an order, and where they lay."""
-
-    value: SoftTargets
-    next_offset: int
-    """The log's offset after this record."""
-    address: str
-    """`topic/partition@offset`"""
-    num_bytes: int
-
-
-@dataclass(frozen=True, slots=True)
-class Wait:
-    """What the reader waits for."""
-
-    sequence: int
-    places: tuple[Place, ...]
-    """(teacher, partition) of each log that lacks it"""
-    seconds: float
-    """since when"""
-    members: dict[str, int]
-    """teacher -> members of its group, as far as they are known"""
-    trouble: str
-    """why Kafka gave no answer lately; empty if it did"""
-
-
-class _Log:
-    """One partition of one teacher's soft targets."""
-
-    __slots__ = ("held", "partition", "rule", "teacher")
-
-    def __init__(self, teacher: str, partition: TopicPartition, rule: ReadersRule) -> None:
-        self.teacher = teacher
-        self.partition = partition
-        self.rule = rule
-        self.held: deque[Held] = deque()
-
-    @property
-    def place(self) -> Place:
-        return self.teacher, self.partition.partition
 
 
 class SoftTargetReader:
@@ -116,8 +71,8 @@ class SoftTargetReader:
         self._held_bytes = 0
         self._paused: set[TopicPartition] = set()
         self._dropped = [0, 0]
-        self._logs: dict[TopicPartition, _Log] = {}
-        self._zip: list[list[_Log]] = []
+        self._logs: dict[TopicPartition, PartitionLog] = {}
+        self._zip: list[list[PartitionLog]] = []
         fetch = max(_MIN_FETCH_BYTES, _RECORDS_IN_A_FETCH * stream.manifest.max_record_bytes)
         num_logs = len(self._teachers) * stream.manifest.partitions
         self._held_limit = max(_HELD_BYTES, 2 * num_logs * stream.manifest.max_record_bytes)
@@ -155,7 +110,7 @@ class SoftTargetReader:
             for number, start in enumerate(starts):
                 partition = TopicPartition(topic, number)
                 rule = ReadersRule(self._sequence.next_in(number, sequence), start, partitions)
-                self._logs[partition] = _Log(teacher, partition, rule)
+                self._logs[partition] = PartitionLog(teacher, partition, rule)
         logs = list(self._logs.values())
         self._zip = [[each for each in logs if each.partition.partition == number] for number in range(partitions)]
         with kafka_errors("seeking in the soft targets", self._settings):
@@ -188,7 +143,7 @@ class SoftTargetReader:
             return None
         held = tuple(each.held.popleft() for each in of_partition)
         self._held_bytes -= sum(each.num_bytes for each in held)
-        self._check(sequence, held)
+        check_identity(self._sequence, sequence, self._teachers, held)
         return held
 
     @property
@@ -215,7 +170,7 @@ class SoftTargetReader:
     def _count(self) -> None:
         self._dropped = [self.num_duplicates, self.num_early]
 
-    def _fill(self, sequence: int, of_partition: list[_Log], on_wait: Callable[[Wait], None]) -> bool:
+    def _fill(self, sequence: int, of_partition: list[PartitionLog], on_wait: Callable[[Wait], None]) -> bool:
         """Poll until each log holds its next record; False when told to stop."""
         self._waiting_since = since = time.monotonic()
         try:
@@ -258,7 +213,7 @@ class SoftTargetReader:
             for record in records:
                 self._offer(each, record)
 
-    def _offer(self, each: _Log, record: Any) -> None:
+    def _offer(self, each: PartitionLog, record: Any) -> None:
         address = f"{record.topic}/{record.partition}@{record.offset}"
         raw: bytes = record.value or b""
         try:
@@ -295,7 +250,7 @@ class SoftTargetReader:
         self._consumer.resume(*(resumed & set(self._logs)))
         self._paused = self._paused - resumed
 
-    def _prove(self, missing: list[_Log]) -> None:
+    def _prove(self, missing: list[PartitionLog]) -> None:
         looks = self._lookout.want([each.place for each in missing if not each.held])
         for each in missing:
             look = looks.get(each.place)
@@ -335,25 +290,3 @@ class SoftTargetReader:
                     f"{where}: the run reads on at offset {position}, but the log ends at {ends[partition]}: Kafka "
                     "lost records (unclean leader election?), or the checkpoint is of another cluster"
                 ) from error
-
-    def _check(self, sequence: int, held: Sequence[Held]) -> None:
-        """Compare each record's identity with the order's and the teacher's own."""
-        epoch = self._sequence.epoch_of(sequence)
-        view_seed, sample_ids = self._sequence.view_seed(epoch), self._sequence.sample_ids(sequence)
-        for (name, teacher), each in zip(self._teachers.items(), held, strict=True):
-            value = each.value
-            assert value.sequence == sequence, f"{each.address}: {value.sequence} is not {sequence}"
-            _compare(each.address, "teacher", name, value.teacher)
-            _compare(each.address, "teacher_sha256", teacher.sha256, value.teacher_sha256)
-            _compare(each.address, "epoch", epoch, value.epoch)
-            _compare(each.address, "view_seed", view_seed, value.view_seed)
-            if not np.array_equal(sample_ids, value.sample_ids):
-                raise ManifestMismatch(
-                    f"{each.address}: the sample IDs are not those of sequence {sequence}; "
-                    "the teacher works with another data set size, order size or seed than the manifest's"
-                )
-
-
-def _compare(address: str, what: str, pinned: object, found: object) -> None:
-    if pinned != found:
-        raise ManifestMismatch(f"{address}: {what} is {found}, the manifest says {pinned}; it is not trained on")

@@ -7,7 +7,7 @@ from datetime import datetime, timedelta
 
 from pipeline.names import soft_targets_topic
 from schemas.errors import Starved
-from student_trainer.reader import Wait
+from student_trainer.held import Wait
 from student_trainer.settings import StarveSettings
 
 log = logging.getLogger(__name__)

@@ -9,6 +9,7 @@ import hashlib
 import logging
 import threading
 from collections.abc import Iterator, Sequence
+from dataclasses import asdict
 from typing import Any
 
 import numpy as np
@@ -22,7 +23,8 @@ from schemas.codecs import Dense, TopK
 from schemas.errors import ConfigError, DataUnavailable, ManifestMismatch
 from student_trainer.fetching import fetch_patiently
 from student_trainer.hard_labels import HardLabels
-from student_trainer.reader import Held, SoftTargetReader
+from student_trainer.held import Held
+from student_trainer.reader import SoftTargetReader
 from student_trainer.settings import RunSettings
 from student_trainer.source import Cursor, ReadyOrder
 from student_trainer.starvation import Starvation
@@ -117,6 +119,7 @@ class StreamSource:
             "stream": manifest.stream,
             "stream_id": manifest.stream_id,
             "manifest_sha256": hashlib.sha256(manifest.encode()).hexdigest(),
+            "view": asdict(manifest.view),
             "teachers": {teacher.name: teacher.sha256 for teacher in self.teachers},
         }
 

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from torch import nn
 
+from schemas.records import ViewSpec
 from student_trainer.checkpoint import load_checkpoint
 from student_trainer.run_folder import read_run
 from student_trainer.settings import RunSettings, run_settings
@@ -21,6 +22,8 @@ class Trained:
     """On the CPU, in evaluation mode."""
     network: Network
     settings: RunSettings
+    view: ViewSpec
+    """What it was trained under."""
     step: int
 
 
@@ -37,4 +40,4 @@ def load_student(run: Path) -> Trained:
     network = Network.from_dict(checkpoint.network)
     model = build_student(settings.student, network, settings.train.seed)
     model.load_state_dict(state["model"])
-    return Trained(model.eval(), network, settings, checkpoint.step)
+    return Trained(model.eval(), network, settings, ViewSpec(**checkpoint.source["view"]), checkpoint.step)

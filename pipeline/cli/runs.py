@@ -158,7 +158,7 @@ def evaluate(
     from student_trainer.trained import load_student
 
     trained = load_student(folder / name)
-    fetcher = evaluation_data(trained.settings, dataset)
+    fetcher = evaluation_data(trained, dataset)
     teacher_logits = None
     teacher_size: tuple[int, ...] = ()
     if teacher is not None:

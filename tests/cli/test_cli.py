@@ -185,6 +185,7 @@ REFUSED = {
         "view signal has no parameter 'nois'",
     ),
     "an unknown codec": (["a", "--dataset", DATASET, "--codec", "float17"], "unknown codec 'float17': did you mean"),
+    "another class count": (["a", "--dataset", DATASET, "--classes", "7"], "--classes 7: data set mnist1d"),
     "no epoch": (["a", "--dataset", DATASET, "--epochs", "0"], "epochs is 0"),
     "no retention": (["a", "--dataset", DATASET, "--retention-hours", "0"], "--retention-hours 0: give a positive"),
 }

@@ -15,6 +15,7 @@ from kafka.structs import OffsetAndMetadata
 
 from pipeline.kafka_clients import KafkaSettings, new_admin, new_producer
 from pipeline.names import soft_targets_topic, teacher_group, work_orders_topic
+from pipeline.positions import ask_coordinator
 from pipeline.sequence import Sequence
 from pipeline.streams import Stream
 from schemas.codecs import CodecSpec
@@ -106,7 +107,8 @@ class Logs:
         place = TopicPartition(work_orders_topic(manifest.stream), partition)
         offset = (next_sequence - partition) // manifest.partitions
         commit = OffsetAndMetadata(offset, json.dumps({"next_sequence": next_sequence}), -1)
-        answers = self.admin.alter_group_offsets(teacher_group(manifest, teacher), {place: commit})
+        group = teacher_group(manifest, teacher)
+        answers = ask_coordinator(lambda: self.admin.alter_group_offsets(group, {place: commit}))
         assert [answer.errno for answer in answers.values()] == [0]
 
 

@@ -15,7 +15,7 @@ from reader_logs import Logs, logs_of, make_stream
 
 from pipeline.kafka_clients import KafkaSettings, new_admin
 from pipeline.names import run_group, soft_targets_topic
-from pipeline.positions import STATES, Position, read_position
+from pipeline.positions import STATES, Position, ask_coordinator, read_position
 from schemas.errors import RunLocked
 from student_trainer.position import PositionReporter
 from student_trainer.source import Cursor
@@ -96,7 +96,7 @@ def test_a_run_reports_every_second_where_it_stands(logs: Logs, admin: KafkaAdmi
         third = eventually(lambda: (p := position()) and p.time > second.time and p)  # though nothing happened
         assert replace(third, time=second.time) == second
         group = run_group(manifest, "mlp")
-        committed = admin.list_group_offsets(group)[group]
+        committed = ask_coordinator(lambda: admin.list_group_offsets(group))[group]
         for teacher, offsets in (("cnn", (3, 3, 2)), ("vit", (4, 5, 6))):
             topic = soft_targets_topic(manifest.stream, teacher)
             assert tuple(committed[TopicPartition(topic, number)].offset for number in range(3)) == offsets

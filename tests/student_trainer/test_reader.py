@@ -29,7 +29,8 @@ from schemas.errors import (
     StreamNotFound,
 )
 from schemas.records import SoftTargets
-from student_trainer.reader import SoftTargetReader, Wait
+from student_trainer.held import Wait
+from student_trainer.reader import SoftTargetReader
 from student_trainer.settings import StarveSettings
 from student_trainer.starvation import Starvation
 

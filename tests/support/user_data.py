@@ -31,3 +31,18 @@ class Items:
 def bytes_0_to_255(count: str = "100", broken: str = "0") -> Items:
     """Each sample is good, or with `broken=7` every seventh cannot be decoded."""
     return Items(int(count), int(broken))
+
+
+class TwoFields:
+    """Two vectors of 4 numbers and no label."""
+
+    def __len__(self) -> int:
+        return 20
+
+    def __getitem__(self, sample_id: int) -> dict[str, Any]:
+        return {"first": np.full(4, sample_id, np.float32), "second": np.arange(4, dtype=np.float32)}
+
+
+def two_fields() -> TwoFields:
+    """Samples of two fields."""
+    return TwoFields()

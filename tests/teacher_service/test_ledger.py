@@ -22,8 +22,6 @@ def test_what_may_be_committed_is_always_the_contiguous_settled_prefix(
     ledger = PartitionLedger(1, start, P)
     settled: list[bool] = []  # by record taken, in order
     taken: list[tuple[int, bool]] = []  # (offset, is an order)
-    behind_last_taken = 0  # offset behind the last record, dropped ones included
-    prefix_ends: list[int] = []  # offset behind each taken record and what was dropped behind it
 
     def settle_one() -> None:
         ledger.settle()
@@ -35,7 +33,6 @@ def test_what_may_be_committed_is_always_the_contiguous_settled_prefix(
             ledger.take(offset, is_order=False)
             taken.append((offset, False))
             settled.append(False)
-            prefix_ends.append(offset + 1)
         else:
             verdict = ledger.judge(sequence)
             assert (verdict is Verdict.ACCEPT) == (sequence == expected)
@@ -44,13 +41,8 @@ def test_what_may_be_committed_is_always_the_contiguous_settled_prefix(
                 ledger.take(offset)
                 taken.append((offset, True))
                 settled.append(False)
-                prefix_ends.append(offset + 1)
             else:
                 ledger.drop(offset)
-                if False not in settled:
-                    behind_last_taken = offset + 1  # nothing waits: done at once
-                if prefix_ends:
-                    prefix_ends[-1] = offset + 1
         for _ in range(data.draw(st.integers(0, ledger.num_flying), label="acknowledged")):
             settle_one()
 

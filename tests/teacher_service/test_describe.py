@@ -1,0 +1,146 @@
+"""From a file to a teacher's record, and every refusal as one clear line."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from pipeline.datasets import Dataset
+from pipeline.views import view_spec
+from pipeline.views.fetch import Fetcher
+from schemas.errors import ConfigError, DataUnavailable, DistillogError, TeacherRejected
+from schemas.records import Teacher, TeacherInput
+from support.models import classifier
+from support.streams import fetcher, manifest
+from teacher_service.describe import describe_model
+from teacher_service.model_files import model_sha256
+
+DIGITS = fetcher()
+BYTES = fetcher("support.user_data:bytes_0_to_255?count=40")
+
+
+def describe(path: Path, source: Fetcher = DIGITS, **declared: Any) -> Teacher:
+    return describe_model(path, "t", manifest(source), source, **declared)
+
+
+def test_the_record_says_what_the_file_and_the_data_are(tmp_path: Path) -> None:
+    path = classifier(tmp_path / "m.onnx")
+    teacher = describe(path)
+    image = TeacherInput("x", "image", "float32", "nchw", 1.0, ())
+    order_size = 32
+    expected = Teacher(
+        "0123456789abcdef", "t", model_sha256(path), "m.onnx", (image,), "y", "logits", 10, order_size
+    )
+    assert {name: getattr(teacher, name) for name in Teacher.__slots__} == {
+        name: getattr(expected, name) for name in Teacher.__slots__
+    }
+
+
+@pytest.mark.parametrize(("fixed", "asked", "got"), [(16, None, 16), (16, 16, 16), (None, 8, 8), (1, None, 1)])
+def test_the_batch_is_the_models_own_or_what_is_asked(
+    tmp_path: Path, fixed: int | None, asked: int | None, got: int
+) -> None:
+    assert describe(classifier(tmp_path / "m.onnx", batch=fixed), batch=asked).inference_batch == got
+
+
+def test_a_whole_number_input_of_another_name_takes_a_factor(tmp_path: Path) -> None:
+    path = classifier(tmp_path / "m.onnx", dtype="int32", input_name="bytes", tail="probabilities")
+    teacher = describe(path, kind="probabilities", inputs={"image": "bytes"}, scale={"image": 255.0})
+    assert teacher.inputs == (TeacherInput("bytes", "image", "int32", "nchw", 255.0, ()),)
+    assert teacher.kind == "probabilities"
+
+
+def test_channels_last_are_seen_by_the_shape(tmp_path: Path) -> None:
+    assert describe(classifier(tmp_path / "m.onnx", nhwc=True)).inputs[0].layout == "nhwc"
+
+
+def test_a_fixed_size_is_asked_of_the_view(tmp_path: Path) -> None:
+    source = fetcher("digits?split=train", "crop_flip")
+    teacher = describe(classifier(tmp_path / "m.onnx", (1, 6, 6)), source)
+    assert teacher.inputs[0].size == (6, 6)
+
+
+def test_one_of_two_outputs_is_chosen_by_name(tmp_path: Path) -> None:
+    path = classifier(tmp_path / "m.onnx", second_output=True)
+    assert describe(path, output="y").num_classes == 10
+    assert describe(path, output="h2").num_classes == 32
+
+
+REFUSALS: dict[str, tuple[dict[str, Any], dict[str, Any], type[DistillogError], str]] = {
+    "two outputs": ({"second_output": True}, {}, ConfigError, r"several outputs \(y, h2\): say which with --output"),
+    "no such output": ({}, {"output": "yy"}, ConfigError, "no output 'yy'; it has y; did you mean y"),
+    "no such field": ({}, {"inputs": {"imag": "x"}}, ConfigError, "no field 'imag'.*did you mean image"),
+    "no such input": ({}, {"inputs": {"image": "xx"}}, ConfigError, "no input 'xx'; it has x"),
+    "an input without a field": ({"second_input": True}, {}, ConfigError, "nothing says which field feeds input 'x'"),
+    "another sample shape": ({"shape": (2, 8, 8)}, {}, TeacherRejected, "takes samples of shape 2x8x8.*gives 1x8x8"),
+    "a layout that does not fit": ({}, {"layout": "nhwc"}, TeacherRejected, "takes samples of shape 1x8x8"),
+    "another fixed batch": ({"batch": 16}, {"batch": 8}, TeacherRejected, "fixed batch of 16; --batch 8"),
+    "no batch": ({}, {"batch": 0}, ConfigError, "--batch must be at least 1"),
+    "bytes without a factor": ({"dtype": "int32"}, {}, TeacherRejected, r"takes int32.*--input image=x\*255"),
+    "probabilities": ({"tail": "probabilities"}, {}, TeacherRejected, "--kind probabilities"),
+    "no probabilities": ({}, {"kind": "probabilities"}, TeacherRejected, "do not sum to 1"),
+    "no log probabilities": ({}, {"kind": "log_probabilities"}, TeacherRejected, "--kind logits"),
+    "no finite row": ({"nan_above": -1.0}, {}, TeacherRejected, "not finite"),
+    "one number": ({"tail": "one_number"}, {}, TeacherRejected, "shape|fails on"),
+    "one class": ({"num_classes": 1}, {}, TeacherRejected, "at least 2"),
+}
+
+
+@pytest.mark.parametrize("name", REFUSALS)
+def test_a_file_that_cannot_serve_is_refused_in_one_line(tmp_path: Path, name: str) -> None:
+    options, declared, kind, says = REFUSALS[name]
+    with pytest.raises(kind, match=says) as caught:
+        describe(classifier(tmp_path / "m.onnx", **options), **declared)
+    assert "\n" not in str(caught.value)
+    assert len(str(caught.value)) < 600
+
+
+def test_two_fields_for_one_input_are_refused(tmp_path: Path) -> None:
+    source = fetcher("support.user_data:two_fields")
+    path = classifier(tmp_path / "m.onnx", (4,))
+    with pytest.raises(ConfigError, match="input 'x' is given two fields"):
+        describe(path, source, inputs={"first": "x", "second": "x"})
+
+
+def test_a_bad_name_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="teacher"):
+        describe_model(classifier(tmp_path / "m.onnx"), "a.b", manifest(DIGITS), DIGITS)
+
+
+def test_a_file_that_onnx_runtime_cannot_load_is_refused_in_one_line(tmp_path: Path) -> None:
+    import onnx
+
+    path = classifier(tmp_path / "m.onnx")
+    model = onnx.load(str(path))
+    model.graph.node[0].op_type = "NoSuchOperator"
+    onnx.save(model, str(path))
+    with pytest.raises(TeacherRejected, match="ONNX Runtime cannot load it") as caught:
+        describe(path)
+    assert "\n" not in str(caught.value)
+
+
+class _Away:
+    """A data set on a mount that is away."""
+
+    def __init__(self, dataset: Dataset) -> None:
+        self._dataset = dataset
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._dataset, name)
+
+    def read(self, sample_ids: Any) -> Any:
+        raise OSError("stale file handle")
+
+
+def test_data_that_cannot_be_read_are_no_fault_of_the_model(tmp_path: Path) -> None:
+    away: Any = _Away(DIGITS.dataset)
+    with pytest.raises(DataUnavailable, match="stale file handle"):
+        describe(classifier(tmp_path / "m.onnx"), Fetcher(away, view_spec("none", {})))
+
+
+def test_a_users_own_data_feed_a_foreign_model(tmp_path: Path) -> None:
+    path = classifier(tmp_path / "m.onnx", dtype="int32", input_name="tokens", tail="probabilities")
+    teacher = describe(path, BYTES, kind="probabilities", inputs={"pixels": "tokens"}, scale={"pixels": 1.0001})
+    assert teacher.inputs[0].input == "tokens"

@@ -1,0 +1,64 @@
+"""What counts as a hang."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from schemas.errors import WorkerHung
+from support.models import classifier
+from support.streams import fetcher, teacher_record
+from teacher_service import watchdog as watchdog_module
+from teacher_service.model import OnnxTeacher
+from teacher_service.stages import Stages
+from teacher_service.watchdog import Watchdog
+
+
+@pytest.fixture
+def stages(tmp_path: Path) -> Stages:
+    from schemas.codecs import CodecSpec
+
+    path = classifier(tmp_path / "m.onnx")
+    model = OnnxTeacher(path, teacher_record(path), threads=1)
+    return Stages(fetcher(), model, CodecSpec(), "orders", lambda job: True, lambda job: None)
+
+
+def test_an_idle_stage_never_hangs_and_a_busy_one_does_at_ten_times_its_usual_time(stages: Stages) -> None:
+    dog = Watchdog(stages)
+    dog.check()
+    stages.inferring.smoothed = 5.0
+    stages.inferring.since = time.monotonic() - 45.0
+    dog.check()
+    stages.inferring.since = time.monotonic() - 51.0
+    with pytest.raises(WorkerHung, match=r"inference of one order takes longer than 50 s"):
+        dog.check()
+    dog.release()
+
+
+def test_a_first_order_may_take_minutes(stages: Stages) -> None:
+    dog = Watchdog(stages)
+    stages.inferring.since = time.monotonic() - 120.0
+    dog.check()
+    stages.inferring.since = time.monotonic() - watchdog_module.FIRST_DEADLINE - 1.0
+    with pytest.raises(WorkerHung):
+        dog.check()
+    dog.release()
+
+
+def test_a_polling_thread_that_hangs_is_ended_by_the_backstop() -> None:
+    code = (
+        "import time; from types import SimpleNamespace; from teacher_service import watchdog\n"
+        "from teacher_service.stages import Clock\n"
+        "watchdog.FIRST_DEADLINE = 0.1; watchdog.BACKSTOP = 0.2\n"
+        "watchdog.Watchdog(SimpleNamespace(loading=Clock(), inferring=Clock())).check()\n"
+        "time.sleep(60)\n"
+    )
+    began = time.monotonic()
+    ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=False)
+    assert ended.returncode == 1
+    assert "Timeout" in ended.stderr
+    assert time.monotonic() - began < 50
