@@ -22,6 +22,12 @@ REFRESH = 0.5
 DEFAULT_LEAD = (4, 8)
 """thresholds if none are asked for, in orders per partition"""
 
+FAIL_OVER = 8.0
+"""seconds that a worker's death may cost: the lowest session time-out of a default broker, and a rebalance"""
+
+PACE_AFTER = 5.0
+"""seconds of reports from which a run's pace is judged"""
+
 
 @dataclass(frozen=True, slots=True)
 class Lead:
@@ -86,6 +92,8 @@ class Followers:
         self._paused = False
         self._seen = False
         self._why_gone = ""
+        self._pace_from: tuple[float, int] | None = None
+        self._warned = False
 
     @property
     def fastest(self) -> int:
@@ -128,6 +136,26 @@ class Followers:
                 self._say(f"run {name} has not reported yet: waiting for it up to {self._appear_timeout:.0f} s")
             self._judge(name, run, now)
         self._read_at = time.monotonic()
+        self._warn_of_short_lead(self._read_at)
+
+    def _warn_of_short_lead(self, now: float) -> None:
+        """Say once that the labels which lie ready do not last for a worker's death at the run's pace."""
+        if self._pace_from is None and self._seen:
+            self._pace_from = (now, self.fastest)
+        if self._pace_from is None or self._warned or now - self._pace_from[0] < PACE_AFTER:
+            return
+        pace = (self.fastest - self._pace_from[1]) / (now - self._pace_from[0])
+        if self._lead.low < pace * FAIL_OVER:
+            self._warned = True
+            log.warning(
+                "a lead of %d orders lasts %.1f s at %.0f orders/s, but a worker's death may take %.0f s: the run will "
+                "wait then; raise --lead to %d or more",
+                self._lead.low,
+                self._lead.low / pace,
+                pace,
+                FAIL_OVER,
+                round(pace * FAIL_OVER),
+            )
 
     def _judge(self, name: str, run: _Run, now: float) -> None:
         """Take a run that is done or silent off the list."""

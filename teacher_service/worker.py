@@ -32,6 +32,7 @@ from pipeline.wait import Deadline
 from schemas.errors import (
     BadSamples,
     BrokerUnavailable,
+    ConfigError,
     DecodeError,
     DeliveryFailed,
     LogTrimmed,
@@ -57,6 +58,8 @@ IN_HAND_LOW = 128
 COMMIT_EVERY = 0.1
 """seconds between commits"""
 BYTES_IN_FLIGHT = 32 << 20
+JOIN_PATIENCE = 300.0
+"""seconds without a settled membership after which a worker gives up: longer than a rebalance may take"""
 MAX_FAILED_DELIVERIES = 3
 """producers in a row that failed before anything was acknowledged"""
 IDLE_SECONDS = 2.0
@@ -119,6 +122,7 @@ class Worker:
         self._recent: deque[tuple[int, int]] = deque()
         self._early: dict[int, tuple[int, int]] = {}
         """partition where a higher sequence came than expected -> (the missing one, end of the log then)"""
+        self._joining = Deadline(JOIN_PATIENCE)
         self._failed_deliveries = 0
         self._given_up: Publisher | None = None
         """the failed publisher for which no new one could be made yet"""
@@ -206,7 +210,11 @@ class Worker:
                 self._replace_failed_publisher()
             except BrokerUnavailable as error:
                 log.warning("%s; trying again", error)
+                self._stop.wait(0.5)
             guard.check()
+            if self._joining.over:
+                group = teacher_group(self._manifest, self._teacher.name)
+                raise BrokerUnavailable(f"not taken into consumer group {group} within {JOIN_PATIENCE:.0f} s; leaving")
             if time.monotonic() - shown >= 1.0:
                 shown = time.monotonic()
                 self._progress(self.report, len(self._membership.ledgers))
@@ -230,11 +238,17 @@ class Worker:
                 f"{self._orders}: work orders that were not labelled yet were removed by retention ({error}); "
                 "the stream has lost them: make it again"
             ) from None
+        except kafka_error.InvalidSessionTimeoutError:
+            raise ConfigError(
+                f"this cluster allows no session time-out of {self._options.session_timeout:g} s (a default broker "
+                "takes 6 s or more, see its group.min.session.timeout.ms): set --session-timeout"
+            ) from None
         except kafka_error.KafkaError as error:
             with kafka_errors("polling work orders", self._settings):
                 raise error
         generation = self._membership.generation
         if self._membership.settled():
+            self._joining = Deadline(JOIN_PATIENCE)
             return records
         self.report.rebalances += self._membership.generation != generation
         return {}

@@ -50,6 +50,19 @@ def test_a_run_in_its_second_pass_is_past_the_stream() -> None:
     assert followers({"run": replace(at(3), pass_number=1)}, []).allow(99)
 
 
+def test_a_lead_that_does_not_last_for_a_workers_death_is_warned_of_once(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr("pipeline.follow.PACE_AFTER", 0.0)
+    positions: dict[str, Position | None] = {"run": at(0)}
+    credit = followers(positions, [])
+    for sequence in (50, 90, 95):
+        credit.allow(sequence)
+        positions["run"] = at(sequence)
+    credit.allow(96)
+    assert [record.getMessage().partition(" orders lasts")[0] for record in caplog.records] == ["a lead of 2"]
+
+
 def test_a_run_that_is_done_leaves() -> None:
     said: list[str] = []
     positions: dict[str, Position | None] = {"one": at(3), "two": at(1)}

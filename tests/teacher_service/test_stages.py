@@ -74,6 +74,7 @@ def test_what_was_not_begun_can_be_taken_back(tmp_path: Path) -> None:
         made.stages.add([made.job(sequence) for sequence in (4, 0)])
         assert sorted(job.sequence for job in made.stages.clear()) == [0, 4]
         assert made.stages.clear() == []
+        made.stages.start()
 
 
 def test_labels_are_those_of_the_model_for_the_orders_samples(tmp_path: Path) -> None:
