@@ -140,9 +140,10 @@ class Followers:
 
     def _warn_of_short_lead(self, now: float) -> None:
         """Say once that the labels which lie ready do not last for a worker's death at the run's pace."""
-        if self._pace_from is None and self._seen:
-            self._pace_from = (now, self.fastest)
-        if self._pace_from is None or self._warned or now - self._pace_from[0] < PACE_AFTER:
+        if self._pace_from is None:
+            self._pace_from = (now, self.fastest) if self._seen else None
+            return
+        if self._warned or now - self._pace_from[0] < PACE_AFTER:
             return
         pace = (self.fastest - self._pace_from[1]) / (now - self._pace_from[0])
         if self._lead.low < pace * FAIL_OVER:

@@ -1,0 +1,181 @@
+"""The real `distillog` command as child processes: what they print is kept, and none outlives its test."""
+
+from __future__ import annotations
+
+import os
+import re
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from click.testing import CliRunner, Result
+
+from pipeline.cli import main
+from pipeline.kafka_clients import KafkaSettings
+from pipeline.wait import Deadline
+
+COMMAND = Path(sys.executable).with_name("distillog")
+TESTS = Path(__file__).parents[1]
+PATIENCE = 90.0
+"""seconds until a process must have done what it was waited for; PyTorch alone may take ten to load on a busy box"""
+
+
+class Child:
+    """One process; its stdout and stderr go into files, so that nothing needs to read them meanwhile."""
+
+    def __init__(self, arguments: tuple[str, ...], files: Path, env: dict[str, str]) -> None:
+        self.arguments = arguments
+        self._out, self._err = files.with_suffix(".stdout"), files.with_suffix(".stderr")
+        with self._out.open("wb") as out, self._err.open("wb") as err:
+            self._process = subprocess.Popen(
+                [str(COMMAND), *arguments], stdin=subprocess.DEVNULL, stdout=out, stderr=err, env=env
+            )
+
+    def __repr__(self) -> str:
+        return f"`distillog {' '.join(self.arguments)}` (exit {self._process.poll()})\n{self.stdout}{self.stderr}"
+
+    @property
+    def pid(self) -> int:
+        return self._process.pid
+
+    @property
+    def stdout(self) -> str:
+        return self._out.read_text()
+
+    @property
+    def stderr(self) -> str:
+        return self._err.read_text()
+
+    @property
+    def runs(self) -> bool:
+        return self._process.poll() is None
+
+    def wait_for(self, pattern: str, timeout: float = PATIENCE) -> str:
+        """Wait until stderr has a line that matches, and return the match; AssertionError if it ends without."""
+        deadline = Deadline(timeout)
+        while True:
+            ended = not self.runs  # before the look, so that the last words count
+            if found := re.search(pattern, self.stderr):
+                return found.group()
+            assert not ended, f"ended without saying {pattern!r}: {self!r}"
+            assert not deadline.over, f"did not say {pattern!r} within {timeout:g} s: {self!r}"
+            _pause(deadline)
+
+    def wait(self, timeout: float = PATIENCE) -> int:
+        """Exit code, negative for a signal."""
+        try:
+            return self._process.wait(timeout)
+        except subprocess.TimeoutExpired:
+            raise AssertionError(f"did not end within {timeout:g} s: {self!r}") from None
+
+    def succeed(self, timeout: float = PATIENCE) -> str:
+        """Wait for its end in success, and return stdout."""
+        assert self.wait(timeout) == 0, repr(self)
+        assert_clean(self.stderr)
+        return self.stdout
+
+    def refuse(self, *words: str, code: int = 1, timeout: float = PATIENCE) -> str:
+        """Wait for its end with an error that holds these words, and return that one line."""
+        assert self.wait(timeout) == code, repr(self)
+        return one_error(self.stderr, *words)
+
+    def kill(self) -> None:
+        """SIGKILL, as a crash or the kernel's memory killer would."""
+        self._process.kill()
+        self._process.wait()
+
+    def terminate(self) -> None:
+        self._process.terminate()
+
+    def freeze(self) -> None:
+        """SIGSTOP: no thread of it runs, its connections stay open."""
+        self._process.send_signal(signal.SIGSTOP)
+
+    def thaw(self) -> None:
+        """SIGCONT."""
+        self._process.send_signal(signal.SIGCONT)
+
+
+class Distillog:
+    """Calls `distillog` against one cluster: `start` as a process of its own, `call` in this one."""
+
+    def __init__(self, settings: KafkaSettings, folder: Path) -> None:
+        self.settings = settings
+        self._folder = folder
+        self._children: list[Child] = []
+
+    def start(self, *arguments: object, **env: str) -> Child:
+        """Start a command; `env` on top of the environment."""
+        files = self._folder / f"{len(self._children):02d}-{arguments[0]}"
+        inherited = {
+            **os.environ,
+            "KAFKA_BOOTSTRAP_SERVERS": self.settings.bootstrap_servers,
+            "PYTHONPATH": str(TESTS),  # the data sets and views of support/
+            "OMP_NUM_THREADS": "1",
+        }
+        child = Child(tuple(map(str, arguments)), files, inherited | env)
+        self._children.append(child)
+        return child
+
+    def call(self, *arguments: object, **env: str) -> Result:
+        """Run a command that needs no process of its own: PyTorch and Kafka are loaded here already."""
+        inherited = {"KAFKA_BOOTSTRAP_SERVERS": self.settings.bootstrap_servers}
+        return CliRunner().invoke(main, list(map(str, arguments)), env=inherited | env)
+
+    def succeed(self, *arguments: object, **env: str) -> str:
+        """As `call`, to success; returns stdout."""
+        result = self.call(*arguments, **env)
+        assert result.exit_code == 0, result.output
+        assert_clean(result.stderr)
+        return result.stdout
+
+    def refuse(self, *arguments: object, words: tuple[str, ...], code: int = 1, **env: str) -> str:
+        """As `call`, to an error that holds these words; returns that one line."""
+        result = self.call(*arguments, **env)
+        assert result.exit_code == code, result.output
+        return one_error(result.stderr, *words)
+
+    def close(self) -> None:
+        for child in self._children:
+            if child.runs:
+                child.thaw()
+                child.kill()
+
+
+@contextmanager
+def distillog_commands(settings: KafkaSettings, folder: Path) -> Iterator[Distillog]:
+    """A `Distillog` whose processes all end with the block."""
+    commands = Distillog(settings, folder)
+    try:
+        yield commands
+    finally:
+        commands.close()
+
+
+def one_error(stderr: str, *words: str) -> str:
+    """The one line beginning with `error:`; nobody was shown a traceback, and it holds all these words."""
+    assert_no_traceback(stderr)
+    errors = [line for line in stderr.splitlines() if line.lower().startswith("error:")]
+    assert len(errors) == 1, stderr
+    assert stderr.splitlines()[-1] == errors[0], stderr
+    for word in words:
+        assert word in errors[0], f"{word!r} is not in {errors[0]!r}"
+    return errors[0]
+
+
+def assert_clean(stderr: str) -> None:
+    """Neither an error nor a traceback; warnings may be."""
+    assert_no_traceback(stderr)
+    assert not re.search(r"(?im)^error:", stderr), stderr
+
+
+def assert_no_traceback(stderr: str) -> None:
+    assert "Traceback" not in stderr, stderr
+    assert "this is a bug" not in stderr, stderr
+
+
+def _pause(deadline: Deadline) -> None:
+    deadline.pause(0.02)
