@@ -32,7 +32,7 @@ from teacher_service.worker import WorkerOptions
 
 TEACHERS: dict[str, tuple[dict[str, Any], int]] = {
     "cheap": ({"channels": (32, 32, 64), "hidden": 128}, 600),
-    "heavy": ({"channels": (48, 48, 96), "hidden": 128, "enlarge": 4}, 30),
+    "heavy": ({"channels": (64, 64, 96), "hidden": 128, "enlarge": 4}, 24),
 }
 """name -> (its CNN, orders of a run); the cheap one is that of the digits example, 62,250 parameters"""
 

@@ -10,9 +10,10 @@ from collections.abc import Callable, Iterator
 
 from kafka import KafkaConsumer, TopicPartition
 
+from pipeline.sequence import Sequence
 from pipeline.wait import Deadline
 from schemas.errors import BrokerUnavailable, DecodeError, SequenceGap
-from schemas.records import SoftTargets, WorkOrder
+from schemas.records import Manifest, SoftTargets, WorkOrder
 
 SequenceOf = Callable[[bytes, str], tuple[str, int]]
 """(value, address) -> (stream ID, sequence); raises DecodeError"""
@@ -22,6 +23,32 @@ def work_order_sequence(value: bytes, address: str) -> tuple[str, int]:
     """Read stream ID and sequence of a work order."""
     order = WorkOrder.decode(value, address)
     return order.stream_id, order.sequence
+
+
+def implied_order(stream_id: str, orders: Sequence, number: int) -> WorkOrder:
+    """The work order that a stream's manifest implies for a sequence number."""
+    epoch = orders.epoch_of(number)
+    return WorkOrder(stream_id, number, epoch, orders.sample_ids(number), orders.view_seed(epoch))
+
+
+def implied_orders(manifest: Manifest) -> SequenceOf:
+    """As `work_order_sequence`, but of orders that are what the manifest implies: workers accept no others."""
+    orders = Sequence.of(manifest)
+
+    def sequence_of(value: bytes, address: str) -> tuple[str, int]:
+        order = WorkOrder.decode(value, address)
+        if order.stream_id == manifest.stream_id:
+            known = order.sequence < orders.num_orders
+            implied = implied_order(order.stream_id, orders, order.sequence) if known else None
+            if implied is None or (order.epoch, order.view_seed, order.sample_ids.tolist()) != (
+                implied.epoch,
+                implied.view_seed,
+                implied.sample_ids.tolist(),
+            ):
+                raise DecodeError(address, f"sequence {order.sequence} is not what the manifest says", value)
+        return order.stream_id, order.sequence
+
+    return sequence_of
 
 
 def soft_targets_sequence(value: bytes, address: str) -> tuple[str, int]:

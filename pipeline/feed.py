@@ -15,9 +15,16 @@ from typing import Any
 from kafka import KafkaProducer, TopicPartition
 from kafka.errors import KafkaError
 
-from pipeline.chain import chain_end, work_order_sequence
+from pipeline.chain import chain_end, implied_order, implied_orders
 from pipeline.follow import REFRESH, Followers, Lead
-from pipeline.kafka_clients import KafkaSettings, kafka_errors, new_admin, new_consumer, new_producer
+from pipeline.kafka_clients import (
+    KafkaSettings,
+    close_producer,
+    kafka_errors,
+    new_admin,
+    new_consumer,
+    new_producer,
+)
 from pipeline.names import manifest_topic, work_orders_topic
 from pipeline.positions import read_position
 from pipeline.progress import Progress
@@ -26,7 +33,7 @@ from pipeline.streams import Stream, TopicGuard
 from pipeline.wait import Deadline
 from schemas.errors import BrokerUnavailable, ConfigError, DeliveryFailed, StreamChanged
 from schemas.names import check_name
-from schemas.records import Manifest, WorkOrder
+from schemas.records import Manifest
 
 log = logging.getLogger(__name__)
 
@@ -149,6 +156,8 @@ class _Feeder:
     def _expected(self) -> list[int]:
         """[P] the sequence that comes next in each partition."""
         partitions = self._manifest.partitions
+        # An order that workers take for none would leave a hole that no feeder fills.
+        sequence_of = implied_orders(self._manifest)
         consumer = new_consumer(self._settings, group_id=None)
         try:
             with kafka_errors(f"reading {self._topic}", self._settings):
@@ -158,7 +167,7 @@ class _Feeder:
                         TopicPartition(self._topic, partition),
                         self._manifest.stream_id,
                         partitions,
-                        work_order_sequence,
+                        sequence_of,
                     )
                     for partition in range(partitions)
                 ]
@@ -201,7 +210,7 @@ class _Feeder:
             return "stopped" if self._stop.is_set() and self._sent else why
         finally:
             # What failed poisons its producer: nothing more may leave it.
-            producer.close(timeout=5 if clean else 0)
+            close_producer(producer, timeout=5 if clean else 0)
 
     def _wait_for_credit(self, sequence: int) -> str:
         """Return when the order may be published; not empty: publish no more, for this reason."""
@@ -220,14 +229,7 @@ class _Feeder:
         return "stopped"
 
     def _send(self, producer: KafkaProducer, sequence: int) -> None:
-        epoch = self._sequence.epoch_of(sequence)
-        order = WorkOrder(
-            stream_id=self._manifest.stream_id,
-            sequence=sequence,
-            epoch=epoch,
-            sample_ids=self._sequence.sample_ids(sequence),
-            view_seed=self._sequence.view_seed(epoch),
-        )
+        order = implied_order(self._manifest.stream_id, self._sequence, sequence)
         with kafka_errors(f"publishing order {sequence}", self._settings):
             future = producer.send(self._topic, value=order.encode(), partition=self._sequence.partition(sequence))
         self._sent.append((sequence, future, Deadline(SEND_TIMEOUT)))

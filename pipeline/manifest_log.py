@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 from kafka import KafkaConsumer, TopicPartition
 
-from pipeline.kafka_clients import KafkaSettings, kafka_errors, new_consumer, new_producer
+from pipeline.kafka_clients import KafkaSettings, close_producer, kafka_errors, new_consumer, new_producer
 from pipeline.names import manifest_topic
 from pipeline.wait import Deadline
 from schemas.errors import BrokerUnavailable
@@ -99,4 +99,4 @@ def append(settings: KafkaSettings, stream: str, key: bytes, value: bytes) -> No
         with kafka_errors(f"writing the manifest of {stream!r}", settings):
             producer.send(manifest_topic(stream), key=key, value=value, partition=0).get(timeout=READ_TIMEOUT)
     finally:
-        producer.close(timeout=5)
+        close_producer(producer, timeout=5)

@@ -11,6 +11,7 @@ from kafka.structs import OffsetAndMetadata
 from pipeline.chain import offset_of
 from pipeline.kafka_clients import KafkaSettings, kafka_errors, new_admin, new_consumer
 from pipeline.names import teacher_group, work_orders_topic
+from pipeline.positions import ask_coordinator
 from pipeline.sequence import Sequence
 from pipeline.streams import Stream
 from schemas.errors import ConfigError, StreamConflict
@@ -44,7 +45,7 @@ def rewind(settings: KafkaSettings, stream: Stream, teacher: str, sequence: int)
     admin = new_admin(settings)
     try:
         with kafka_errors(f"rewinding teacher {teacher!r}", settings):
-            if admin.describe_groups([group])[group]["members"]:
+            if ask_coordinator(lambda: admin.describe_groups([group]))[group]["members"]:
                 raise in_use
             consumer = new_consumer(settings, group_id=None)
             try:

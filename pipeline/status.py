@@ -14,7 +14,7 @@ from kafka.admin import OffsetSpec
 
 from pipeline.kafka_clients import KafkaSettings, kafka_errors, new_admin
 from pipeline.names import dead_letters_topic, group_prefix, soft_targets_topic, teacher_group, work_orders_topic
-from pipeline.positions import read_position
+from pipeline.positions import ask_coordinator, read_position
 from pipeline.sequence import Sequence
 from pipeline.streams import Stream
 from schemas.records import Manifest, Teacher
@@ -119,8 +119,9 @@ def _read(admin: KafkaAdminClient, stream: Stream) -> dict[str, Any]:
     manifest = stream.manifest
     # Commits first: an end that is read before them could lie below them.
     groups = {name: teacher_group(manifest, name) for name in stream.teachers}
-    committed = admin.list_group_offsets({group: None for group in groups.values()}) if groups else {}
-    described = admin.describe_groups(list(groups.values())) if groups else {}
+    all_of_each = dict.fromkeys(groups.values())
+    committed = ask_coordinator(lambda: admin.list_group_offsets(all_of_each)) if groups else {}
+    described = ask_coordinator(lambda: admin.describe_groups(list(all_of_each))) if groups else {}
     runs = _runs(admin, manifest)
     ends = _ends(admin, work_orders_topic(manifest.stream), manifest.partitions)
     return {

@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 from contextlib import suppress
 
+import numpy as np
 import torch
 
 from pipeline.datasets import open_dataset
@@ -91,11 +92,12 @@ def choose_device(settings: RunSettings) -> torch.device:
     return torch.device(name)
 
 
-def evaluation_fetcher(settings: RunSettings, source: OrderSource) -> Fetcher | None:
+def evaluation_fetcher(settings: RunSettings, source: OrderSource, network: Network) -> Fetcher | None:
     """Open the evaluation dataset, under the training view without its randomness unless another is asked for.
 
     Raises:
-        ConfigError: it cannot be opened, or has more classes than the student.
+        ConfigError: it cannot be opened, has more classes than the student, or no samples that the student takes.
+        DataUnavailable: it cannot be read.
     """
     evaluation = settings.evaluation
     if not evaluation.dataset:
@@ -108,7 +110,17 @@ def evaluation_fetcher(settings: RunSettings, source: OrderSource) -> Fetcher | 
         )
     view = evaluation.view
     spec = view_spec(view.name, view.params) if view else evaluation_view(source.fetcher.view)
-    return Fetcher(dataset, spec)
+    fetcher = Fetcher(dataset, spec)
+    ids = np.arange(min(_PROBED, dataset.num_samples))
+    inputs = fetch_patiently(fetcher, ids, 0, settings.student.size).inputs
+    shapes = {field: tuple(values.shape[1:]) for field, values in inputs.items()}
+    # Otherwise it would be found out after the training.
+    if shapes.get(network.field) != network.input_shape:
+        raise ConfigError(
+            f"[evaluation] dataset {evaluation.dataset} has the fields {shapes}, the student takes {network.field!r} "
+            f"of shape {network.input_shape}; evaluate on data of the same kind"
+        )
+    return fetcher
 
 
 def set_threads(count: int) -> None:

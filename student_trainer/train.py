@@ -92,7 +92,7 @@ def train(
         total_steps, dropped_rows = plan(settings, source)
         check_losses(settings, source.available, source.temperatures)
         network = inspect_network(settings, source)
-        evaluation = evaluation_fetcher(settings, source)
+        evaluation = evaluation_fetcher(settings, source, network)
         trainee = Trainee(settings, network, total_steps, source.labelled_fraction, device)
         checkpoint = Checkpoint(
             step=0,

@@ -17,7 +17,7 @@ from typing import Any
 
 from kafka import KafkaProducer
 
-from pipeline.kafka_clients import KafkaSettings, new_producer
+from pipeline.kafka_clients import KafkaSettings, close_producer, new_producer
 from schemas.errors import DecodeError, RecordTooLarge
 from schemas.records import WorkOrder
 
@@ -96,7 +96,7 @@ class Publisher:
         self._closed.set()
         self._inbox.put(("stop", None))
         self._thread.join(5.0)
-        self._producer.close(timeout=timeout)
+        close_producer(self._producer, timeout)
 
     def _run(self) -> None:
         checked = time.monotonic()

@@ -27,7 +27,7 @@ from teacher_service.publisher import Job
 log = logging.getLogger(__name__)
 
 DATA_RETRY = 60.0
-"""Seconds for which a data set that cannot be read is tried again."""
+"""Seconds for which a data set that cannot be read is tried again, if not said."""
 
 _MAX_RAW = 65_536
 """Bytes of a record that is no work order which its dead letter carries."""
@@ -67,6 +67,7 @@ class Stages:
         work_orders: str,
         is_current: Callable[[Job], bool],
         publish: Callable[[Job], None],
+        data_retry: float | None = None,
     ) -> None:
         self.failure: BaseException | None = None
         self.loading = Clock()
@@ -77,6 +78,7 @@ class Stages:
         self._work_orders = work_orders
         self._is_current = is_current
         self._publish = publish
+        self._data_retry = DATA_RETRY if data_retry is None else data_retry
         self._heap: list[tuple[int, int, int, Job]] = []
         self._ready = threading.Condition()
         self._loaded: queue.Queue[tuple[Job, Fetched | None]] = queue.Queue(maxsize=1)
@@ -152,11 +154,11 @@ class Stages:
             try:
                 return self._fetcher.fetch(order.sample_ids, order.view_seed, self._model.size)
             except OSError as error:
-                if time.monotonic() - first + wait > DATA_RETRY or self._stop.is_set():
+                if time.monotonic() - first + wait > self._data_retry or self._stop.is_set():
                     raise DataUnavailable(
                         f"data set {self._fetcher.dataset.uri}: order {order.sequence} cannot be read "
-                        f"({error}); tried for {DATA_RETRY:.0f} s; nothing of it was committed, start the worker again "
-                        "when the data are back"
+                        f"({error}); tried for {self._data_retry:.0f} s; nothing of it was committed, start the worker "
+                        "again when the data are back"
                     ) from None
                 log.warning("order %d cannot be read (%s); trying again", order.sequence, error)
             self._stop.wait(wait)

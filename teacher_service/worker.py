@@ -46,7 +46,7 @@ from teacher_service.ledger import PartitionLedger, Verdict
 from teacher_service.membership import Membership
 from teacher_service.model import OnnxTeacher
 from teacher_service.publisher import DELIVERY_TIMEOUT, Job, Publisher
-from teacher_service.stages import Stages
+from teacher_service.stages import DATA_RETRY, Stages
 from teacher_service.watchdog import Watchdog
 
 log = logging.getLogger(__name__)
@@ -79,6 +79,8 @@ class WorkerOptions:
     """seconds until a frozen or dead worker is replaced; 6 is the lowest that a default broker allows"""
     until_idle: bool = False
     """end when every work order that there is has been labelled"""
+    data_retry: float = DATA_RETRY
+    """seconds for which a data set that cannot be read is tried again"""
 
 
 @dataclass(slots=True)
@@ -126,7 +128,9 @@ class Worker:
         self._failed_deliveries = 0
         self._given_up: Publisher | None = None
         """the failed publisher for which no new one could be made yet"""
-        self._stages = Stages(fetcher, model, manifest.codec, self._orders, self._is_current, self._publish)
+        self._stages = Stages(
+            fetcher, model, manifest.codec, self._orders, self._is_current, self._publish, options.data_retry
+        )
 
     def stop(self) -> None:
         """Finish the order in hand, commit, leave; callable from a signal handler."""
@@ -271,7 +275,7 @@ class Worker:
         raw = record.value or b""
         try:
             order = WorkOrder.decode(raw, address)
-            self._check_identity(order, partition, address)
+            self._check_identity(order, partition, address, raw)
         except DecodeError as error:
             log.error("%s: no work order of this stream; moved to the dead letters", error)
             jobs.append(Job(partition, ledger.lease, record.offset, ledger.read.sequence, error))
@@ -311,19 +315,20 @@ class Worker:
                 f"orders have a hole; run `distillog feed {self._manifest.stream}` again, or make the stream anew"
             )
 
-    def _check_identity(self, order: WorkOrder, partition: int, address: str) -> None:
+    def _check_identity(self, order: WorkOrder, partition: int, address: str, raw: bytes) -> None:
         """A work order that its manifest does not imply is none, whoever wrote it."""
         if order.stream_id != self._manifest.stream_id:
-            raise DecodeError(address, f"is of another stream ({order.stream_id})")
+            raise DecodeError(address, f"is of another stream ({order.stream_id})", raw)
         if order.sequence >= self._sequence.num_orders:
-            raise DecodeError(address, f"sequence {order.sequence} lies behind the stream's end")
+            raise DecodeError(address, f"sequence {order.sequence} lies behind the stream's end", raw)
         if self._sequence.partition(order.sequence) != partition:
-            raise DecodeError(address, f"sequence {order.sequence} belongs in another partition")
+            raise DecodeError(address, f"sequence {order.sequence} belongs in another partition", raw)
         epoch = self._sequence.epoch_of(order.sequence)
         if (order.epoch, order.view_seed) != (epoch, self._sequence.view_seed(epoch)) or not np.array_equal(
             order.sample_ids, self._sequence.sample_ids(order.sequence)
         ):
-            raise DecodeError(address, f"sequence {order.sequence} holds other samples or views than the manifest says")
+            reason = f"sequence {order.sequence} holds other samples or views than the manifest says"
+            raise DecodeError(address, reason, raw)
 
     def _settle_finished(self) -> None:
         """Count what was acknowledged, so that it may be committed."""

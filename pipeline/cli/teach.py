@@ -24,6 +24,13 @@ from pipeline.cli.options import kafka_settings, quiet_option
     show_default=True,
     help="Seconds until a dead worker is replaced; 6 is the lowest that a default broker allows.",
 )
+@click.option(
+    "--data-retry",
+    type=click.FloatRange(min=0.0),
+    default=60.0,
+    show_default=True,
+    help="Seconds for which a data set that cannot be read is tried again.",
+)
 @click.option("--until-idle", is_flag=True, help="End when every work order that there is has been labelled.")
 @quiet_option
 def teach(
@@ -35,6 +42,7 @@ def teach(
     threads: int,
     worker: str | None,
     session_timeout: float,
+    data_retry: float,
     until_idle: bool,
     quiet: bool,
 ) -> None:
@@ -44,15 +52,16 @@ def teach(
     in hand and leaves.
     """
     import time
+    from dataclasses import replace
 
     from pipeline.cli.signals import on_stop
     from pipeline.progress import Progress
     from teacher_service.serve import TeachOptions, prepare_worker
     from teacher_service.worker import WorkerOptions, WorkerReport
 
-    behaviour = WorkerOptions(session_timeout=session_timeout, until_idle=until_idle)
+    behaviour = WorkerOptions(session_timeout=session_timeout, until_idle=until_idle, data_retry=data_retry)
     if worker:
-        behaviour = WorkerOptions(worker, session_timeout, until_idle)
+        behaviour = replace(behaviour, name=worker)
     with Progress(title=f"teach {stream}", quiet=quiet) as progress:
         began = time.monotonic()
 

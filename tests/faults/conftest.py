@@ -8,11 +8,11 @@ from pathlib import Path
 import pytest
 from kafka import TopicPartition
 from kafka.admin import OffsetSpec
+from support.processes import Distillog, distillog_commands
 
 from pipeline.kafka_clients import KafkaSettings, new_admin
 from pipeline.names import soft_targets_topic
 from pipeline.streams import Stream
-from support.processes import Distillog, distillog_commands
 
 
 @pytest.fixture

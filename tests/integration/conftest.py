@@ -6,9 +6,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from support.processes import Distillog, distillog_commands
 
 from pipeline.kafka_clients import KafkaSettings
-from support.processes import Distillog, distillog_commands
 
 
 @pytest.fixture

@@ -8,12 +8,13 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
+from support.streams import records
+
 from pipeline.kafka_clients import KafkaSettings
 from pipeline.names import soft_targets_topic, work_orders_topic
 from pipeline.sequence import Sequence
 from pipeline.streams import Stream
 from schemas.records import SoftTargets, WorkOrder
-from support.streams import records
 
 
 @dataclass(slots=True)

@@ -7,6 +7,7 @@ import re
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -62,7 +63,7 @@ class Child:
                 return found.group()
             assert not ended, f"ended without saying {pattern!r}: {self!r}"
             assert not deadline.over, f"did not say {pattern!r} within {timeout:g} s: {self!r}"
-            _pause(deadline)
+            time.sleep(0.02)
 
     def wait(self, timeout: float = PATIENCE) -> int:
         """Exit code, negative for a signal."""
@@ -175,7 +176,3 @@ def assert_clean(stderr: str) -> None:
 def assert_no_traceback(stderr: str) -> None:
     assert "Traceback" not in stderr, stderr
     assert "this is a bug" not in stderr, stderr
-
-
-def _pause(deadline: Deadline) -> None:
-    deadline.pause(0.02)

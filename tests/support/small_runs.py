@@ -10,7 +10,7 @@ from student_trainer.settings import run_settings
 
 
 def run_file(folder: Path, stream: str, name: str = "student", **sections: dict[str, Any]) -> Path:
-    """Write a run file: batches of 12 over the whole stream, a checkpoint every 5 steps; sections change single keys."""
+    """Write a run file: batches of 12, a checkpoint every 5, once over the stream; sections change single keys."""
     document: dict[str, Any] = {
         "name": name,
         "source": "stream",
@@ -24,7 +24,7 @@ def run_file(folder: Path, stream: str, name: str = "student", **sections: dict[
         "starve": {"warning": 5.0, "timeout": 90.0},
     }
     for section, values in sections.items():
-        document[section] = document.get(section, {}) | values
+        document[section] = [values] if section == "teachers" else document.get(section, {}) | values
     path = folder / f"{name}.toml"
     path.write_text(run_settings(document).as_toml())
     return path

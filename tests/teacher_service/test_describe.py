@@ -6,14 +6,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from support.models import classifier
+from support.streams import fetcher, manifest
 
 from pipeline.datasets import Dataset
 from pipeline.views import view_spec
 from pipeline.views.fetch import Fetcher
 from schemas.errors import ConfigError, DataUnavailable, DistillogError, TeacherRejected
 from schemas.records import Teacher, TeacherInput
-from support.models import classifier
-from support.streams import fetcher, manifest
 from teacher_service.describe import describe_model
 from teacher_service.model_files import model_sha256
 
@@ -30,9 +30,7 @@ def test_the_record_says_what_the_file_and_the_data_are(tmp_path: Path) -> None:
     teacher = describe(path)
     image = TeacherInput("x", "image", "float32", "nchw", 1.0, ())
     order_size = 32
-    expected = Teacher(
-        "0123456789abcdef", "t", model_sha256(path), "m.onnx", (image,), "y", "logits", 10, order_size
-    )
+    expected = Teacher("0123456789abcdef", "t", model_sha256(path), "m.onnx", (image,), "y", "logits", 10, order_size)
     assert {name: getattr(teacher, name) for name in Teacher.__slots__} == {
         name: getattr(expected, name) for name in Teacher.__slots__
     }

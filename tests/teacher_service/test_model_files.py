@@ -6,9 +6,9 @@ import hashlib
 from pathlib import Path
 
 import pytest
+from support.models import classifier, with_external_data
 
 from schemas.errors import TeacherRejected
-from support.models import classifier, with_external_data
 from teacher_service.model import open_session
 from teacher_service.model_files import external_data, model_sha256
 

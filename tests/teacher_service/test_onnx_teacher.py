@@ -8,11 +8,11 @@ from typing import Any
 import numpy as np
 import onnxruntime as ort
 import pytest
+from support.models import FLAWS, classifier, quantised_dynamically
+from support.streams import teacher_record
 
 from schemas.errors import ConfigError, TeacherRejected
 from schemas.records import TeacherInput
-from support.models import FLAWS, classifier, quantised_dynamically
-from support.streams import teacher_record
 from teacher_service.checks import accuracy_notice, check_model
 from teacher_service.model import OnnxTeacher, choose_providers, prepare_input, to_log_space
 

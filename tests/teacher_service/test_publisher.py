@@ -10,10 +10,10 @@ from contextlib import contextmanager
 from typing import Any
 
 import pytest
+from support.streams import records
 
 from pipeline.kafka_clients import KafkaSettings, new_admin
 from schemas.errors import DecodeError, RecordTooLarge
-from support.streams import records
 from teacher_service.publisher import Job, Publisher
 
 pytestmark = pytest.mark.kafka
@@ -155,3 +155,15 @@ def test_a_record_over_the_brokers_limit_is_a_failure_and_nothing_follows_it(
             made.submit(job(1, number))  # does not block for ever
     assert finished.empty()
     assert values(kafka_settings, topics[0])[0] == []
+
+
+def test_closing_with_records_under_way_ends_the_producer_for_good(
+    kafka_settings: KafkaSettings, topics: tuple[str, str]
+) -> None:
+    finished: Finished = queue.SimpleQueue()
+    for _ in range(5):  # now and then all are acknowledged before the close
+        with publisher(kafka_settings, topics, finished, max_jobs=64) as made:
+            for number in range(60):
+                made.submit(job(number % 3, number, letters=3))
+        assert not made._producer._sender.is_alive()
+        assert not made._thread.is_alive()

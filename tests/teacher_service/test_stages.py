@@ -10,6 +10,8 @@ from typing import Any
 
 import numpy as np
 import pytest
+from support.models import classifier
+from support.streams import fetcher, manifest, order, teacher_record
 
 from pipeline.datasets import Dataset
 from pipeline.views import view_spec
@@ -17,8 +19,6 @@ from pipeline.views.fetch import Fetcher
 from schemas.codecs import CodecSpec, Dense
 from schemas.errors import DataUnavailable, DecodeError, TeacherRejected
 from schemas.records import DeadLetter, SoftTargets, TeacherInput
-from support.models import classifier
-from support.streams import fetcher, manifest, order, teacher_record
 from teacher_service import stages as stages_module
 from teacher_service.model import OnnxTeacher
 from teacher_service.publisher import Job
@@ -30,7 +30,9 @@ BROKEN = "support.user_data:bytes_0_to_255?count=100&broken=7"
 class Bench:
     """Stages whose jobs come out in a queue."""
 
-    def __init__(self, source: Fetcher, model: OnnxTeacher, is_current: Callable[[Job], bool] = lambda job: True) -> None:
+    def __init__(
+        self, source: Fetcher, model: OnnxTeacher, is_current: Callable[[Job], bool] = lambda job: True
+    ) -> None:
         self.manifest = manifest(source)
         self.done: queue.Queue[Job] = queue.Queue()
         self.stages = Stages(source, model, CodecSpec("float32"), "s.work-orders", is_current, self.done.put)
@@ -44,7 +46,9 @@ class Bench:
 
 
 @contextmanager
-def bench(source: Fetcher, path: Path, is_current: Callable[[Job], bool] = lambda job: True, **record: Any) -> Iterator[Bench]:
+def bench(
+    source: Fetcher, path: Path, is_current: Callable[[Job], bool] = lambda job: True, **record: Any
+) -> Iterator[Bench]:
     made = Bench(source, OnnxTeacher(path, teacher_record(path, **record), threads=1), is_current)
     try:
         yield made

@@ -8,10 +8,10 @@ import time
 from pathlib import Path
 
 import pytest
-
-from schemas.errors import WorkerHung
 from support.models import classifier
 from support.streams import fetcher, teacher_record
+
+from schemas.errors import WorkerHung
 from teacher_service import watchdog as watchdog_module
 from teacher_service.model import OnnxTeacher
 from teacher_service.stages import Stages

@@ -1,0 +1,198 @@
+"""A student from a log against the same training loop from memory, in samples/s.
+
+Ours: `source = "stream"`, over a log that was filled beforehand. Bare: `source = "dataset"`. The rest is equal: order,
+views, background thread, batch, network, loss (the true labels; the soft targets are read, decoded and handed over,
+and no loss looks at them), one thread of PyTorch. Timed from the first line of metrics to the last, so reading begins
+before. For a tiny student such a ratio would say nothing but how fast views are made. There it is the training
+thread's own time that counts: the whole loop over a stream, its views cached, less the bare steps over batches that
+lie in memory.
+"""
+
+from __future__ import annotations
+
+import itertools
+import time
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from benchmarks.models import write_cnn
+from benchmarks.pairs import Pairs, Spread, interleave
+from benchmarks.streams import ORDER_SIZE, ORDERS_PER_EPOCH, VIEW, Bench
+from benchmarks.worker import label
+from pipeline.views.fetch import Fetched, Fetcher
+from student_trainer.batches import batches
+from student_trainer.dataset_source import DatasetSource
+from student_trainer.position import PositionReporter
+from student_trainer.preparation import inspect_network, plan, set_threads
+from student_trainer.run_folder import RunFolder
+from student_trainer.settings import RunSettings, run_settings
+from student_trainer.source import Cursor
+from student_trainer.stream_source import StreamSource
+from student_trainer.train import TrainResult, train
+from student_trainer.trainee import Trainee
+from teacher_service.describe import describe_model
+
+NUM_ORDERS = 1_500
+"""In the log; a tiny student trains on all."""
+NUM_STEPS = 130
+LOG_EVERY = 10
+LARGE = {"name": "cnn", "channels": [32, 48, 64], "hidden": 128}
+"""A step of some 30 ms on one core."""
+TINY = {"name": "mlp", "hidden": [64, 64]}
+STREAM = "student"
+
+
+class CachedFetcher:
+    """A `Fetcher` that keeps every order that it fetched: views cost nothing the second time."""
+
+    def __init__(self, fetcher: Fetcher) -> None:
+        self.dataset = fetcher.dataset
+        self.view = fetcher.view
+        self._fetcher = fetcher
+        self._kept: dict[tuple[int, int, int], Fetched] = {}
+
+    def fetch(self, sample_ids: NDArray[np.int64], view_seed: int, size: tuple[int, ...] | None = None) -> Fetched:
+        """As `Fetcher.fetch`."""
+        key = (view_seed, int(sample_ids[0]), len(sample_ids))  # an epoch has each sample once
+        if key not in self._kept:
+            self._kept[key] = self._fetcher.fetch(sample_ids, view_seed, size)
+        return self._kept[key]
+
+
+class Runs:
+    """Makes runs that differ in their source and student alone."""
+
+    def __init__(self, bench: Bench) -> None:
+        self._bench = bench
+        self._numbers = itertools.count()
+
+    def settings(self, source: str, student: dict[str, Any], losses: list[dict[str, Any]], steps: int) -> RunSettings:
+        """Return a run's settings, under a name of its own."""
+        document: dict[str, Any] = {
+            "name": f"bench-{next(self._numbers)}",
+            "source": source,
+            "data": {"stream": STREAM},
+            "teachers": [{"name": "cheap"}],
+            "student": student,
+            "losses": losses,
+            "train": {"batch_size": ORDER_SIZE, "steps": steps, "threads": 1, "device": "cpu", "log_every": LOG_EVERY},
+            "checkpoint": {"every": 0},
+        }
+        if source == "dataset":
+            del document["teachers"]
+            view = {"name": "affine", **VIEW}
+            document["data"] = {"dataset": self._bench.dataset, "view": view, "order_size": ORDER_SIZE}
+            document["data"]["epochs"] = NUM_ORDERS // ORDERS_PER_EPOCH
+        return run_settings(document)
+
+    def train(self, settings: RunSettings, cache: CachedFetcher | None = None) -> tuple[float, TrainResult]:
+        """Train as `distillog runs start` does; samples/s between the first line of metrics and the last."""
+        lines: list[tuple[int, float]] = []
+
+        def take(line: dict[str, Any]) -> None:
+            lines.append((line["step"], time.perf_counter()))
+
+        kafka = self._bench.kafka
+        with RunFolder.create(self._bench.folder / "runs" / settings.name, settings) as folder:
+            if settings.source == "dataset":
+                result = train(settings, folder, DatasetSource(settings), None, take)
+            else:
+                source = StreamSource(kafka, settings)
+                if cache is not None:
+                    source.fetcher = cache  # type: ignore[assignment]
+                with PositionReporter(kafka, source.stream, settings.name, ["cheap"]) as reporter:
+                    result = train(settings, folder, source, reporter, take)
+        (first, began), (last, ended) = lines[0], lines[-1]
+        return (last - first) * ORDER_SIZE / (ended - began), result
+
+
+def fill(bench: Bench) -> None:
+    """Make the stream and let the cheap teacher label it."""
+    model = write_cnn(bench.folder / "filler.onnx", channels=(8,), hidden=16)
+    stream = bench.stream(STREAM, NUM_ORDERS)
+    stream = bench.add_teacher(stream, describe_model(model, "cheap", stream.manifest, bench.fetcher))
+    label(bench, stream, model, "cheap", NUM_ORDERS, threads=1)
+
+
+def measure_large(bench: Bench, runs: Runs) -> tuple[Pairs, float]:
+    """Samples/s of the stream against those of the dataset, and the views/s of the background thread."""
+    views: list[float] = []
+
+    def samples_per_s(source: str) -> float:
+        rate, result = runs.train(runs.settings(source, LARGE, [{"name": "cross_entropy"}], NUM_STEPS))
+        if source == "stream":
+            views.append(result.views_per_s)
+        return rate
+
+    samples_per_s("dataset")
+    samples_per_s("stream")
+    (pairs,) = interleave(bench.pairs, lambda: samples_per_s("dataset"), lambda: samples_per_s("stream"))
+    return pairs, Spread.of(views).median
+
+
+def measure_tiny(bench: Bench, runs: Runs) -> Pairs:
+    """Seconds of an order of 256: the whole loop over a stream, and its bare steps."""
+    losses = [{"name": "forward_kl"}]
+    cache = CachedFetcher(bench.fetcher)
+
+    def loop() -> float:
+        rate, _ = runs.train(runs.settings("stream", TINY, losses, NUM_ORDERS), cache)
+        return ORDER_SIZE / rate
+
+    loop()  # fills the cache, too
+    settings = runs.settings("stream", TINY, losses, NUM_ORDERS)
+    source = StreamSource(bench.kafka, settings)
+    source.fetcher = cache  # type: ignore[assignment]
+    set_threads(1)
+    start = Cursor.start(1, source.sequence.partitions)
+    num_orders = source.sequence.num_orders
+    orders = source.orders(start)
+    ready = [batch for batch, _ in batches(orders, ORDER_SIZE, start, source.sequence.partitions, num_orders)]
+    source.close()
+    total_steps, _ = plan(settings, source)
+    network = inspect_network(settings, source)
+
+    def steps() -> float:
+        import torch
+
+        trainee = Trainee(settings, network, total_steps, source.labelled_fraction, torch.device("cpu"))
+        began = time.perf_counter()
+        for step, batch in enumerate(ready):
+            trainee.take_step(batch, step)
+        return (time.perf_counter() - began) / len(ready)
+
+    steps()
+    (pairs,) = interleave(bench.pairs, steps, loop)
+    return pairs
+
+
+def run(bench: Bench) -> dict[str, Any]:
+    """Measure the large and the tiny student."""
+    fill(bench)
+    runs = Runs(bench)
+    large, views_per_s = measure_large(bench, runs)
+    tiny = measure_tiny(bench, runs)
+    overhead = Spread.of([1e6 * seconds for seconds in tiny.differences])
+    noise = Spread.of([1e6 * (after - before) for before, after in itertools.pairwise(tiny.bare)])
+    bare = Spread.of(large.bare).median
+    return {
+        "ratios": {
+            "student": large.as_dict()
+            | {
+                "samples_per_s": Spread.of(large.ours).median,
+                "bare_samples_per_s": bare,
+                "bare_ms_per_step": 1000 * ORDER_SIZE / bare,
+            }
+        },
+        "tiny_student": {
+            "overhead_us_per_order": overhead.median,
+            "spread": overhead.width,
+            "quartiles": [overhead.low, overhead.high],
+            "self_spread": noise.width,
+            "bare_step_us": 1e6 * Spread.of(tiny.bare).median,
+            "pairs": len(tiny.ours),
+        },
+        "views_per_s": views_per_s,
+    }

