@@ -28,7 +28,6 @@ from schemas.records import Teacher
 from teacher_service.describe import describe_model
 from teacher_service.model import OnnxTeacher, prepare_input
 from teacher_service.serve import TeachOptions, prepare_worker
-from teacher_service.worker import WorkerOptions
 
 TEACHERS: dict[str, tuple[dict[str, Any], int]] = {
     "cheap": ({"channels": (32, 32, 64), "hidden": 128}, 600),
@@ -124,9 +123,7 @@ def run(bench: Bench) -> dict[str, Any]:
     ):
         measured = measure(bench, weight, threads)
         ours, fetching = measured["worker"], measured["fetching"]
-        against_fetching = [
-            own / sequential for own, sequential in zip(ours.ours, fetching.ours, strict=True)
-        ]
+        against_fetching = [own / sequential for own, sequential in zip(ours.ours, fetching.ours, strict=True)]
         figures = {
             "samples_per_s": Spread.of(ours.ours).median,
             "bare_samples_per_s": Spread.of(ours.bare).median,

@@ -98,6 +98,8 @@ sys.exit(not (report["finished"] and report["evaluation"]["accuracy"] > 0.85 and
 PYTHON
 }
 
+weights() { grep -o '"weights_sha256": "[0-9a-f]*"' "$RUNS_FOLDER/digits-student/report.json"; }
+
 # lag: one JSON object, as a teacher that lives on sees it
 lag() { timeout 30 docker compose exec --no-TTY --index 2 teacher distillog topics lag digits --json 2>/dev/null; }
 labelled() { grep -o '"labelled": *[0-9]*' <<<"$1" | grep -o '[0-9]*$'; }
@@ -118,6 +120,7 @@ SECONDS=0
 up plain
 wait_for_student
 check_student
+one_teacher=$(weights)
 say "passed after $SECONDS s"
 
 # Three times the orders that the student needs: it is in their middle when the teacher dies, however fast they are.
@@ -134,6 +137,7 @@ docker kill --signal KILL "$COMPOSE_PROJECT_NAME-teacher-1" >/dev/null
 say "killed a teacher after $(labelled "$reading") of 3600 orders"
 wait_for_student
 check_student
+[ "$(weights)" = "$one_teacher" ] || fail "three teachers of which one was killed gave other weights than one teacher"
 reading=$(lag)
 say "$(labelled "$reading") orders are labelled, $(num_members "$reading") teachers work"
 say "passed after $SECONDS s"

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 
+import numpy as np
 from kafka import KafkaConsumer, TopicPartition
 
 from pipeline.sequence import Sequence
@@ -31,6 +32,22 @@ def implied_order(stream_id: str, orders: Sequence, number: int) -> WorkOrder:
     return WorkOrder(stream_id, number, epoch, orders.sample_ids(number), orders.view_seed(epoch))
 
 
+def refuse_unimplied(orders: Sequence, order: WorkOrder, address: str, raw: bytes) -> None:
+    """Compare a work order with what its stream's manifest implies for its sequence number.
+
+    Raises:
+        DecodeError: it holds other samples or views, whoever wrote it: it is no work order of the stream.
+    """
+    if order.sequence >= orders.num_orders:
+        raise DecodeError(address, f"sequence {order.sequence} lies behind the stream's end", raw)
+    epoch = orders.epoch_of(order.sequence)
+    if (order.epoch, order.view_seed) != (epoch, orders.view_seed(epoch)) or not np.array_equal(
+        order.sample_ids, orders.sample_ids(order.sequence)
+    ):
+        reason = f"sequence {order.sequence} holds other samples or views than the manifest says"
+        raise DecodeError(address, reason, raw)
+
+
 def implied_orders(manifest: Manifest) -> SequenceOf:
     """As `work_order_sequence`, but of orders that are what the manifest implies: workers accept no others."""
     orders = Sequence.of(manifest)
@@ -38,14 +55,7 @@ def implied_orders(manifest: Manifest) -> SequenceOf:
     def sequence_of(value: bytes, address: str) -> tuple[str, int]:
         order = WorkOrder.decode(value, address)
         if order.stream_id == manifest.stream_id:
-            known = order.sequence < orders.num_orders
-            implied = implied_order(order.stream_id, orders, order.sequence) if known else None
-            if implied is None or (order.epoch, order.view_seed, order.sample_ids.tolist()) != (
-                implied.epoch,
-                implied.view_seed,
-                implied.sample_ids.tolist(),
-            ):
-                raise DecodeError(address, f"sequence {order.sequence} is not what the manifest says", value)
+            refuse_unimplied(orders, order, address, value)
         return order.stream_id, order.sequence
 
     return sequence_of

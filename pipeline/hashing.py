@@ -76,6 +76,16 @@ def hash64(*parts: int | npt.NDArray[Any]) -> UInt64s:
     return np.asarray(state, np.uint64).reshape(shape)
 
 
+def hash_on(state: int, values: UInt64s) -> UInt64s:
+    """`hash64(*parts, values)` for `state = hash_int(*parts)`: for those who hash small arrays many times."""
+    return _mix(values ^ np.uint64(state))
+
+
+def hash_int_on(state: int, value: int) -> int:
+    """`hash_int(*parts, value)` for `state = hash_int(*parts)`."""
+    return _mix_int(state ^ value)
+
+
 def tag(text: str) -> int:
     """A stable 64-bit number of a name: the first 8 bytes of its SHA-256, little-endian."""
     return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "little")

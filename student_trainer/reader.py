@@ -14,7 +14,7 @@ from typing import Any
 from kafka import KafkaConsumer, TopicPartition
 from kafka import errors as kafka_error
 
-from pipeline.kafka_clients import KafkaSettings, kafka_errors, new_consumer
+from pipeline.kafka_clients import KafkaSettings, kafka_errors, new_consumer, poll
 from pipeline.names import soft_targets_topic
 from pipeline.sequence import Sequence as OrderSequence
 from pipeline.streams import Stream
@@ -196,7 +196,7 @@ class SoftTargetReader:
     def _poll(self, needed: set[TopicPartition]) -> None:
         self._hold_back(needed)
         try:
-            polled = self._consumer.poll(timeout_ms=_POLL_MS)
+            polled = poll(self._consumer, _POLL_MS)
         except (kafka_error.OffsetOutOfRangeError, kafka_error.LogTruncationError) as error:
             self._out_of_range(error)
             return
@@ -283,7 +283,7 @@ class SoftTargetReader:
             if position < begins[partition]:
                 raise LogTrimmed(
                     f"{where}: the run reads on at offset {position}, but retention removed all records below "
-                    f"{begins[partition]}; train from the start on a new stream, or with a longer --retention"
+                    f"{begins[partition]}; train from the start on a new stream, or with a longer --retention-hours"
                 ) from error
             if position > ends[partition]:
                 raise LogTrimmed(

@@ -127,6 +127,12 @@ def train(
         orders = source.orders(start)
         return batches(orders, settings.train.batch_size, start, sequence.partitions, sequence.num_orders, pin)
 
+    def interrupted() -> bool:
+        """Asked while no batch lies ready, so that a starving run too hears of another process that trains it."""
+        if reporter is not None:
+            reporter.trained(cursor)
+        return stopping()
+
     folder.set_state("training")
     records.say("training")
     state = "failed"
@@ -137,7 +143,7 @@ def train(
                 try:
                     if reporter is not None:
                         reporter.trained(cursor)
-                    item = ready.get(stopping)
+                    item = ready.get(interrupted)
                 except Exception as error:
                     records.save(step, cursor)  # what was learned until now is whole
                     state = "starved" if isinstance(error, Starved) else "failed"

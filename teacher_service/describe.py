@@ -92,7 +92,7 @@ def describe_on(
     size = _spatial(fetcher, ids, view_seed, sizes, declared.layout)
     samples = _fetch(fetcher, ids, view_seed, size or None)
     records = tuple(
-        _input(path, one, there[one], fed, samples[fed], declared.scale.get(fed, 1.0), declared.layout, size)
+        _input(path, one, there[one], fed, samples[fed], declared.scale.get(fed), declared.layout, size)
         for fed, one in pairs.items()
     )
     names = [one.name for one in session.get_outputs()]
@@ -172,18 +172,19 @@ def _input(
     declared: Any,
     field: str,
     values: npt.NDArray[Any],
-    scale: float,
+    declared_scale: float | None,
     layout: str | None,
     size: tuple[int, ...],
 ) -> TeacherInput:
     if declared.type not in ONNX_DTYPES:
         raise TeacherRejected(f"{path}: input {name!r} takes {declared.type}, which no field of a data set gives")
     dtype = np.dtype(ONNX_DTYPES[declared.type])
-    if dtype.kind in "iub" and values.dtype.kind == "f" and scale == 1.0:
+    if dtype.kind in "iub" and values.dtype.kind == "f" and declared_scale is None:
         raise TeacherRejected(
             f"{path}: input {name!r} takes {dtype}, field {field!r} gives {values.dtype}: "
-            f"declare a factor, such as --input {field}={name}*255"
+            f"declare a factor, such as --input {field}={name}*255 (*1: they are whole numbers already)"
         )
+    scale = 1.0 if declared_scale is None else declared_scale
     wanted = static_shape(declared.shape)[1:]
     given = values.shape[1:]
     if len(given) == 3 and layout != "nchw" and (layout == "nhwc" or not _fits(given, wanted)):

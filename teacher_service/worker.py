@@ -13,36 +13,30 @@ import queue
 import socket
 import threading
 import time
-from collections import deque
 from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from typing import Any
 
-import numpy as np
 from kafka import ConsumerRebalanceListener, KafkaConsumer, TopicPartition
 from kafka import errors as kafka_error
 
-from pipeline.kafka_clients import KafkaSettings, kafka_errors, new_consumer
+from pipeline.kafka_clients import KafkaSettings, kafka_errors, new_consumer, poll
 from pipeline.names import dead_letters_topic, soft_targets_topic, teacher_group, work_orders_topic
-from pipeline.sequence import Sequence
 from pipeline.streams import Stream, TopicGuard
 from pipeline.views.fetch import Fetcher
 from pipeline.wait import Deadline
 from schemas.errors import (
-    BadSamples,
     BrokerUnavailable,
     ConfigError,
-    DecodeError,
     DeliveryFailed,
     LogTrimmed,
     RecordTooLarge,
-    SequenceGap,
     WorkerHung,
 )
-from schemas.records import WorkOrder
 from teacher_service.assignor import EqualShares
-from teacher_service.ledger import PartitionLedger, Verdict
+from teacher_service.fault_limit import FaultLimit
+from teacher_service.intake import Intake
 from teacher_service.membership import Membership
 from teacher_service.model import OnnxTeacher
 from teacher_service.publisher import DELIVERY_TIMEOUT, Job, Publisher
@@ -63,10 +57,6 @@ JOIN_PATIENCE = 300.0
 MAX_FAILED_DELIVERIES = 3
 """producers in a row that failed before anything was acknowledged"""
 IDLE_SECONDS = 2.0
-NO_EARLY = (-1, -1)
-FAULT_LIMIT = 0.01
-FAULT_WINDOW = 10_000
-"""rows among which at most 1 % may fail (of at least 1,000: a single small order proves nothing)"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,14 +106,11 @@ class Worker:
         self._teacher = model.teacher
         self._options = options
         self._progress = progress
-        self._sequence = Sequence.of(manifest)
         self._orders = work_orders_topic(manifest.stream)
         self._stop = threading.Event()
         self._finished: queue.SimpleQueue[Job] = queue.SimpleQueue()
         self._jobs_in_flight = max(2, min(32, BYTES_IN_FLIGHT // manifest.max_record_bytes))
-        self._recent: deque[tuple[int, int]] = deque()
-        self._early: dict[int, tuple[int, int]] = {}
-        """partition where a higher sequence came than expected -> (the missing one, end of the log then)"""
+        self._faults = FaultLimit()
         self._joining = Deadline(JOIN_PATIENCE)
         self._failed_deliveries = 0
         self._given_up: Publisher | None = None
@@ -197,6 +184,7 @@ class Worker:
         return consumer
 
     def _loop(self, consumer: KafkaConsumer, guard: TopicGuard, watchdog: Watchdog) -> None:
+        intake = Intake(self._manifest, self._membership, guard, self._stages.add)
         committed = shown = time.monotonic()
         idle_since: float | None = None
         paused = False
@@ -206,7 +194,8 @@ class Worker:
                 raise self._stages.failure
             paused = self._balance(consumer, paused)
             try:
-                self._take(self._poll(consumer))
+                intake.take(self._poll(consumer))
+                self.report.repetitions = intake.repetitions
                 self._settle_finished()
                 if time.monotonic() - committed >= COMMIT_EVERY:
                     committed = time.monotonic()
@@ -234,7 +223,7 @@ class Worker:
         """Poll, and return records only where they continue what the ledgers know."""
         records: dict[TopicPartition, list[Any]] = {}
         try:
-            records = consumer.poll(timeout_ms=POLL_MS)
+            records = poll(consumer, POLL_MS)
         except kafka_error.NoOffsetForPartitionError:
             pass  # a partition of a group without offsets: `settled` gives it a position
         except kafka_error.OffsetOutOfRangeError as error:
@@ -257,79 +246,6 @@ class Worker:
         self.report.rebalances += self._membership.generation != generation
         return {}
 
-    def _take(self, polled: dict[TopicPartition, list[Any]]) -> None:
-        """Apply the reader's rule to what was polled, and queue what it accepts."""
-        jobs: list[Job] = []
-        try:
-            for topic_partition, records in polled.items():
-                for record in records:
-                    ledger = self._membership.ledgers.get(topic_partition.partition)
-                    if ledger is None or record.offset < ledger.read.offset:
-                        continue
-                    self._take_record(topic_partition.partition, ledger, record, jobs)
-        finally:
-            self._stages.add(jobs)  # the ledgers wait for them from now on, whatever became of the others
-
-    def _take_record(self, partition: int, ledger: PartitionLedger, record: Any, jobs: list[Job]) -> None:
-        address = f"{record.topic}/{partition}@{record.offset}"
-        raw = record.value or b""
-        try:
-            order = WorkOrder.decode(raw, address)
-            self._check_identity(order, partition, address, raw)
-        except DecodeError as error:
-            log.error("%s: no work order of this stream; moved to the dead letters", error)
-            jobs.append(Job(partition, ledger.lease, record.offset, ledger.read.sequence, error))
-            ledger.take(record.offset, is_order=False)
-            return
-        verdict = ledger.judge(order.sequence)
-        if verdict is Verdict.ACCEPT:
-            jobs.append(Job(partition, ledger.lease, record.offset, order.sequence, order))
-            ledger.take(record.offset)
-            if self._early.get(partition, NO_EARLY)[0] == order.sequence:
-                del self._early[partition]
-        elif verdict is Verdict.DROP:
-            self.report.repetitions += 1
-            ledger.drop(record.offset)
-        else:
-            self._take_early(partition, ledger, order.sequence, record.offset, address)
-
-    def _take_early(self, partition: int, ledger: PartitionLedger, sequence: int, offset: int, address: str) -> None:
-        """Meet a higher sequence than expected: go back once, then look for the missing one up to the log's end.
-
-        The first time it may be a stale position of the client. After that it is what a feeder left that failed: it
-        publishes again from the missing order on, behind the early one, which is dropped by the reader's rule.
-
-        Raises:
-            SequenceGap: the log ends without it.
-        """
-        missing = ledger.read.sequence
-        known, end = self._early.get(partition, NO_EARLY)
-        if known != missing:
-            self._early[partition] = (missing, self._membership.end_offset(partition))
-            self._membership.rewind([partition])
-        elif offset + 1 < end:
-            ledger.drop(offset)
-        else:
-            raise SequenceGap(
-                f"{address}: holds sequence {sequence}, but {missing} comes first and is nowhere behind it: the work "
-                f"orders have a hole; run `distillog feed {self._manifest.stream}` again, or make the stream anew"
-            )
-
-    def _check_identity(self, order: WorkOrder, partition: int, address: str, raw: bytes) -> None:
-        """A work order that its manifest does not imply is none, whoever wrote it."""
-        if order.stream_id != self._manifest.stream_id:
-            raise DecodeError(address, f"is of another stream ({order.stream_id})", raw)
-        if order.sequence >= self._sequence.num_orders:
-            raise DecodeError(address, f"sequence {order.sequence} lies behind the stream's end", raw)
-        if self._sequence.partition(order.sequence) != partition:
-            raise DecodeError(address, f"sequence {order.sequence} belongs in another partition", raw)
-        epoch = self._sequence.epoch_of(order.sequence)
-        if (order.epoch, order.view_seed) != (epoch, self._sequence.view_seed(epoch)) or not np.array_equal(
-            order.sample_ids, self._sequence.sample_ids(order.sequence)
-        ):
-            reason = f"sequence {order.sequence} holds other samples or views than the manifest says"
-            raise DecodeError(address, reason, raw)
-
     def _settle_finished(self) -> None:
         """Count what was acknowledged, so that it may be committed."""
         while not self._finished.empty():
@@ -348,16 +264,7 @@ class Worker:
     def _publish(self, job: Job) -> None:
         """Hand a labelled job to the present publisher; runs in the inference thread."""
         if job.num_rows:
-            self._recent.append((job.num_rows, job.num_faults))
-            rows = sum(rows for rows, _ in self._recent)
-            while rows - self._recent[0][0] >= FAULT_WINDOW:
-                rows -= self._recent.popleft()[0]
-            faults = sum(faults for _, faults in self._recent)
-            if faults > FAULT_LIMIT * max(rows, 1_000):
-                raise BadSamples(
-                    f"{faults} of the last {rows} samples cannot be labelled: that is no matter of single samples "
-                    f"(a broken mount? another version of the data?); stopped before order {job.sequence}"
-                )
+            self._faults.add(job.sequence, job.num_rows, job.num_faults)
         self._publisher.submit(job)
 
     def _is_current(self, job: Job) -> bool:

@@ -7,46 +7,16 @@ figures also go to report.json there. Exit code 0 only if no label was lost and 
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 from pathlib import Path
 from typing import Any
 
-from compare import report, score, train_others
-from live import distil, prepare
-from processes import Trainer
-from recipe import STREAM, TEACHER
-from rich.console import Console
 from signals import Signals, Stopped
-from stage import PATIENCE, Stage
-from table import print_report
-from watch import SoftTargetLog
 
-from pipeline.streams import open_stream
 from schemas.errors import DistillogError
 
 WIDTH = 110
 """Columns of what is printed where there is no terminal to ask."""
-
-
-def demo(stage: Stage, seeds: list[int]) -> dict[str, Any]:
-    """Do all of it; return the report."""
-    trainer = Trainer(stage.processes, "trainer-1")
-    teacher = prepare(stage, trainer)
-    stream = open_stream(stage.kafka, STREAM)
-    kill = distil(stage, stream, seeds[0])
-    with SoftTargetLog(stage.kafka, stream, TEACHER) as log:
-        check = log.read_all(PATIENCE)  # all of it, from the beginning
-    stage.say(
-        f"in the log: {check.num_samples:,} labels of {check.num_orders:,} orders; lost {check.num_lost}, "
-        f"duplicates {check.num_duplicates}"
-    )
-    reports = train_others(stage, trainer, seeds)
-    scores = score(stage, trainer, seeds, teacher)
-    figures = report(scores, seeds, check, kill, reports, stage.seconds)
-    (stage.path / "report.json").write_text(json.dumps(figures, indent=2) + "\n", encoding="utf-8")
-    stage.say(f"figures in {stage.path / 'report.json'}, runs in {stage.runs}, logs in {stage.path / 'logs'}")
-    return figures
 
 
 def problems(figures: dict[str, Any]) -> list[str]:
@@ -68,14 +38,20 @@ def main() -> int:
     if arguments.seeds < 2:
         parser.error("--seeds: a spread needs at least 2")
     try:
-        with Signals() as signals, Stage(arguments.folder, signals) as stage:
-            figures = demo(stage, list(range(arguments.seeds)))
+        with Signals() as signals:
+            # Loaded here, so that Ctrl-C while it loads (a second) is one line too.
+            from story import tell
+
+            figures = tell(arguments.folder, list(range(arguments.seeds)), signals)
     except Stopped as stopped:
         print(f"stopped by {stopped}; nothing that the demo started runs any more", file=sys.stderr)
         return stopped.exit_code
     except (DistillogError, OSError) as error:
         print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
         return 1
+    from rich.console import Console
+    from table import print_report
+
     console = Console()
     if not console.is_terminal:
         console.width = WIDTH

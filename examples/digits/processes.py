@@ -56,13 +56,14 @@ class Child:
         """
         code = self.process.poll()
         if code and not self.ended:
-            raise DemoError(f"{self.name} ended with {code}: {self.last_words()} (see {self.log})")
+            how = f"ended with {code}" if code > 0 else f"was killed by {signal.Signals(-code).name}"
+            raise DemoError(f"{self.name} {how}: {self.last_words()} (see {self.log})")
 
     def last_words(self) -> str:
         """Return the last error in its log, else its last line."""
         lines = [line.strip() for line in self.log.read_text(errors="replace").splitlines() if line.strip()]
         errors = [line for line in lines if line.startswith("error: ")]
-        return (errors or lines or ["without a word"])[-1].removeprefix("error: ")
+        return (errors or lines or ["it wrote nothing"])[-1].removeprefix("error: ")
 
 
 class Processes:

@@ -6,19 +6,23 @@ from collections.abc import Callable, Mapping, Sequence
 from statistics import fmean, stdev
 from typing import Any
 
+from rich import box
 from rich.console import Console
 from rich.table import Table
 
 Report = Mapping[str, Any]
 
+BATCH = 500
+"""Samples at once when throughput is measured: the test images."""
+
 SCORES = ("accuracy", "nll", "ece", "kl", "agreement")
 """Of each student, over its seeds: `<score>_mean` and `<score>_std`."""
 COLUMNS = {
     "teacher": "teacher",
-    "student": "student",
-    "argmax": "of its argmax",
-    "baseline": "hard labels alone",
-    "ceiling": "all labels",
+    "student": "student,\ndistilled",
+    "argmax": "student of\nits argmax",
+    "baseline": "student of\nhard labels",
+    "ceiling": "student of\nall labels",
 }
 """Key in the report -> the head of its column."""
 
@@ -47,12 +51,12 @@ def gain(report: Report) -> dict[str, float]:
 
 def gain_line(report: Report) -> str:
     """Return the sentence on where the gain comes from."""
-    parts = gain(report)
+    parts = {name: points(share) for name, share in gain(report).items()}
     student, argmax = report["student"], report["argmax"]
     return (
-        f"Gain over the hard labels alone: {points(parts['total'])}. The unlabelled views (the teacher's argmax against "
-        f"the hard labels) give {points(parts['unlabelled_views'])}, the softness (soft targets against the argmax) "
-        f"{points(parts['softness'])}; NLL {student['nll_mean']:.3f}, of the argmax {argmax['nll_mean']:.3f}."
+        f"Gain over the hard labels alone: {parts['total']}. Of it {parts['unlabelled_views']} by the unlabelled views "
+        f"(the teacher's argmax against the hard labels), {parts['softness']} by softness (soft targets against the "
+        f"argmax); NLL {student['nll_mean']:.3f}, with the argmax {argmax['nll_mean']:.3f}."
     )
 
 
@@ -60,8 +64,8 @@ def spread_line(report: Report) -> str:
     """Return the sentence on what the spread is of, and what it leaves out."""
     seeds = report["seeds"]
     return (
-        f"Mean ± spread over {len(seeds)} seeds of the student: seed {seeds[0]} learned live, the others replayed the "
-        "same log. The teacher and its labelled images are the same for all: the spread leaves theirs out."
+        f"± is the spread over {len(seeds)} seeds of the student: seed {seeds[0]} learned live, the others replayed "
+        "the same log. Teacher and labelled images are the same for all: the spread leaves theirs out."
     )
 
 
@@ -69,10 +73,11 @@ def kill_line(report: Report) -> str:
     """Return the sentence on the kill."""
     kill, log = report["kill"], report["log"]
     return (
-        f"Worker {kill['worker']} was killed (SIGKILL) at sequence {kill['sequence']} of {log['orders']}, holding "
-        f"{kill['partitions']} of {log['partitions']} partitions; sessions last {kill['session_timeout_s']:g} s. The "
-        f"first of these was labelled on, by another worker, {_seconds(kill['first_label_s'])} after the kill, the last "
-        f"{_seconds(kill['all_labels_s'])} after it."
+        f"{kill['worker']} was killed (SIGKILL) at sequence {kill['sequence']} of {log['orders']}, holding "
+        f"{kill['partitions']} of {log['partitions']} partitions, with sessions of {kill['session_timeout_s']:g} s. "
+        f"Others labelled the first of these on after {_seconds(kill['first_label_s'])}, the last "
+        f"after {_seconds(kill['all_labels_s'])}; the student waited {_seconds(report['live']['longest_wait_s'])} "
+        "at the longest."
     )
 
 
@@ -82,11 +87,11 @@ def points(share: float) -> str:
 
 
 def _percent(mean: float, std: float | None) -> str:
-    return f"{100 * mean:.1f} %" if std is None else f"{100 * mean:.1f} ± {100 * std:.1f} %"
+    return f"{100 * mean:.1f}" if std is None else f"{100 * mean:.1f} ± {100 * std:.1f}"
 
 
 def _plain(mean: float, std: float | None) -> str:
-    return f"{mean:.3f}" if std is None else f"{mean:.3f} ± {std:.3f}"
+    return f"{mean:.3f}" if std is None else f"{mean:.3f}±{std:.3f}"
 
 
 def _score(name: str, form: Callable[[float, float | None], str]) -> Callable[[Report], str]:
@@ -103,18 +108,18 @@ def _onnx(key: str, form: str) -> Callable[[Report], str]:
 
 
 ROWS: dict[str, Callable[[Report], str]] = {
-    "accuracy": _score("accuracy", _percent),
-    "kept of the teacher's": lambda model: f"{100 * model['kept']:.1f} %" if "kept" in model else "",
+    "accuracy, %": _score("accuracy", _percent),
+    "  of the teacher's": lambda model: f"{100 * model['kept']:.1f}" if "kept" in model else "",
     "NLL": _score("nll", _plain),
     "calibration error": _score("ece", _plain),
-    "agreement with teacher": _score("agreement", _percent),
+    "agreement, %": _score("agreement", _percent),
     "parameters": lambda model: f"{model['parameters']:,}",
     "ONNX file, bytes": _onnx("file_bytes", "{:,}"),
-    "1 sample, ms: p50": _onnx("p50_ms", "{:.4f}"),
-    "1 sample, ms: p95": _onnx("p95_ms", "{:.4f}"),
-    "samples/s, one core": _onnx("samples_per_s", "{:,.0f}"),
+    "latency p50, ms": _onnx("p50_ms", "{:.4f}"),
+    "latency p95, ms": _onnx("p95_ms", "{:.4f}"),
+    "1,000 samples/s": lambda model: f"{model['onnx']['samples_per_s'] / 1000:,.0f}" if "onnx" in model else "",
 }
-"""Head of a row -> the cell of a model."""
+"""Head of a row -> the cell of a model; narrow, so that the table fits into 80 columns."""
 
 
 def log_rows(report: Report) -> dict[str, str]:
@@ -123,7 +128,7 @@ def log_rows(report: Report) -> dict[str, str]:
         "labels published": f"{report['log']['labels']:,}",
         "lost": f"{report['lost']:,}",
         "duplicates dropped": f"{report['log']['duplicate_labels']:,}",
-        "student's longest wait": _seconds(report["live"]["longest_wait_s"]),
+        "longest wait": _seconds(report["live"]["longest_wait_s"]),
         "kill to next label": _seconds(report["kill"]["first_label_s"]),
     }
 
@@ -134,7 +139,9 @@ def _seconds(value: float | None) -> str:
 
 def table(report: Report) -> Table:
     """Return the one table."""
-    made = Table(title="Handwritten digits: 500 test images, used once", caption_justify="left")
+    made = Table(
+        title="Handwritten digits, 500 test images", box=box.SIMPLE_HEAD, show_edge=False, padding=(0, 1, 0, 0)
+    )
     made.add_column()
     for head in COLUMNS.values():
         made.add_column(head, justify="right")
@@ -147,20 +154,24 @@ def table(report: Report) -> Table:
 
 def sentences(report: Report) -> list[str]:
     """Return what is said below the table."""
-    student, teacher = report["student"], report["teacher"]
-    ratio = teacher["parameters"] / student["parameters"]
+    student = report["student"]
     replayed = "the same" if report["replay_identical"] else "NOT the same"
+    threads = student["onnx"]["threads"]
     return [
-        f"The student has {ratio:.1f} times fewer parameters than the teacher and keeps {100 * student['kept']:.1f} % "
-        "of its accuracy.",
+        f"The student has {report['times_smaller']:.1f} times fewer parameters than the teacher and keeps "
+        f"{100 * student['kept']:.1f} % of its accuracy. Agreement is with the teacher. Latency is of one sample, "
+        f"throughput of {BATCH} at once, both of the ONNX file on {threads} CPU thread{'s' * (threads != 1)}.",
         gain_line(report),
         spread_line(report),
-        f"{kill_line(report)} Replaying the log gave {replayed} weights as the live run, bit for bit.",
+        kill_line(report),
+        f"Replaying the whole log gave {replayed} weights as the live run, bit for bit.",
     ]
 
 
 def print_report(report: Report, console: Console) -> None:
     """Print the table and the sentences."""
+    console.print()
     console.print(table(report))
+    console.print()
     for sentence in sentences(report):
         console.print(sentence, highlight=False)

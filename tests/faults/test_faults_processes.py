@@ -6,14 +6,13 @@ import os
 import signal
 import time
 from collections.abc import Callable, Iterator
-from itertools import chain
 from pathlib import Path
 from typing import Any
 
 import pytest
 from support.log_checker import LogReport, assert_nothing_lost, check_labels, check_orders
 from support.models import classifier
-from support.processes import Child, Distillog
+from support.processes import Child, Distillog, distillog_commands
 from support.small_runs import checkpoints, report, run_file, weights
 from support.streams import publish, stream_with_teacher
 
@@ -54,6 +53,12 @@ def members(settings: KafkaSettings, stream: Stream) -> dict[str, int]:
     return {one["client_id"]: one["partitions"] for one in teacher["members"]}
 
 
+def all_labelled(settings: KafkaSettings, stream: Stream) -> bool:
+    """Whether the group has committed everything: a count of records would take repetitions for labels."""
+    (teacher,) = status.lag(settings, stream)["teachers"]
+    return int(teacher["labelled"]) == ORDERS
+
+
 def two_workers_one_held(
     distillog: Distillog, stream: Stream, model: Path, steering: Path, num_labels: Labels, eventually: Wait
 ) -> tuple[Child, Child, str, str]:
@@ -67,7 +72,7 @@ def two_workers_one_held(
     half = {"a": PARTITIONS // 2, "b": PARTITIONS // 2}
     eventually(lambda: members(settings, stream) == half, 60, "two workers with equal shares")
     publish(settings, stream, range(2 * PARTITIONS))  # who labels these shows whose partitions are whose
-    eventually(lambda: num_labels(stream) == 2 * PARTITIONS, 60, "the first orders labelled")
+    eventually(lambda: num_labels(stream) >= 2 * PARTITIONS, 60, "the first orders labelled")
     (steering / "hold").touch()
     publish(settings, stream, range(2 * PARTITIONS, ORDERS))
     eventually((steering / "held").exists, 60, "a worker in the middle of an order")
@@ -92,7 +97,7 @@ def test_the_orders_of_a_worker_killed_in_the_middle_of_one_are_labelled_by_the_
     victim, other, name, _ = two_workers_one_held(distillog, stream, model, steering, num_labels, eventually)
     killed = time.time()
     victim.kill()
-    eventually(lambda: num_labels(stream) >= ORDERS, 60, "all labels")
+    eventually(lambda: all_labelled(distillog.settings, stream), 60, "all labels")
     other.terminate()
     other.succeed()
 
@@ -110,7 +115,7 @@ def test_a_worker_frozen_past_its_session_wakes_and_can_only_repeat_what_others_
     zombie, other, name, _ = two_workers_one_held(distillog, stream, model, steering, num_labels, eventually)
     frozen = time.time()
     zombie.freeze()
-    eventually(lambda: num_labels(stream) >= ORDERS, 60, "all labels")
+    eventually(lambda: all_labelled(distillog.settings, stream), 60, "all labels")
     (steering / "held").unlink()
     zombie.thaw()
     half = {"a": PARTITIONS // 2, "b": PARTITIONS // 2}
@@ -187,8 +192,6 @@ def test_the_weights_are_the_same_to_the_bit_however_many_teachers_live_or_die(
 
 @pytest.fixture
 def on_own_broker(own_broker: LocalBroker, tmp_path: Path) -> Iterator[Distillog]:
-    from support.processes import distillog_commands
-
     with distillog_commands(KafkaSettings(own_broker.bootstrap_servers), tmp_path) as commands:
         yield commands
 
@@ -201,7 +204,7 @@ def test_feeder_worker_and_student_go_on_after_a_broker_was(
     model = classifier(tmp_path / "teacher.onnx", (1, 40), slow=3000)
     dataset = f"mnist1d?split=train&n={120 * 8}"
     stream = stream_with_teacher(settings, "broken", model, dataset, SMALL)
-    runs, file = tmp_path / "runs", run_file(tmp_path, "broken")
+    runs, file = tmp_path / "runs", run_file(tmp_path, "broken", starve={"warning": 8.0})
     feeder = distillog.start("feed", "broken", "--follow", "student", "--lead", "8:16")
     worker = teach(distillog, stream, model, "a")
     student = distillog.start("runs", "start", file, "--folder", runs)
@@ -211,11 +214,10 @@ def test_feeder_worker_and_student_go_on_after_a_broker_was(
         own_broker.kill()
         own_broker.start()
     else:
-        pid = own_broker.pid
-        assert pid
-        os.kill(pid, signal.SIGSTOP)
-        time.sleep(8)  # longer than the workers' session
-        os.kill(pid, signal.SIGCONT)
+        assert own_broker.pid
+        os.kill(own_broker.pid, signal.SIGSTOP)
+        student.wait_for("warning: no soft targets.*Kafka gives no answer")  # longer than the worker's session
+        os.kill(own_broker.pid, signal.SIGCONT)
     student.succeed(150)
     feeder.succeed()
     worker.terminate()
@@ -226,5 +228,4 @@ def test_feeder_worker_and_student_go_on_after_a_broker_was(
     replay = run_file(tmp_path, "broken", "replay")
     distillog.succeed("runs", "start", replay, "--folder", runs, "--quiet")
     assert weights(runs) == weights(runs, "replay")
-    waits = chain.from_iterable((report(runs)["timing"]["longest_wait_s"],) for _ in range(1))
-    print(f"longest wait of the student: {next(waits):.1f} s")
+    print(f"longest wait of the student: {report(runs)['timing']['longest_wait_s']:.1f} s")

@@ -3,12 +3,14 @@ from __future__ import annotations
 import gc
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from conftest import poll_until
+from kafka import TopicPartition
 
-from pipeline.kafka_clients import KafkaSettings, new_admin, new_consumer, new_producer
+from pipeline.kafka_clients import KafkaSettings, close_producer, new_admin, new_consumer, new_producer, poll
 from schemas.errors import BrokerUnavailable, ConfigError
 
 CLIENTS = {"admin": new_admin, "producer": new_producer, "consumer": new_consumer}
@@ -135,3 +137,33 @@ def test_a_missing_properties_file_is_one_line(tmp_path: Path) -> None:
 def test_a_password_does_not_show_when_settings_are_printed(tmp_path: Path) -> None:
     settings = KafkaSettings.load("a:1", properties(tmp_path, "sasl.password=hunter2"))
     assert "hunter2" not in repr(settings)
+
+
+def test_a_partition_that_was_paused_comes_again_beside_one_that_was_read_to_its_end(
+    kafka_settings: KafkaSettings, fresh_name: Callable[[str], str]
+) -> None:
+    topic = fresh_name("paused")
+    admin = new_admin(kafka_settings)
+    admin.create_topics({topic: {"num_partitions": 2, "replication_factor": 1}}, wait_for_metadata=True)
+    admin.close()
+    producer = new_producer(kafka_settings)
+    for partition, count in ((0, 3), (1, 1)):
+        for number in range(count):
+            producer.send(topic, value=b"%d" % number, partition=partition).get(timeout=30)
+    close_producer(producer, 5)
+    busy, short = TopicPartition(topic, 0), TopicPartition(topic, 1)
+    consumer = new_consumer(kafka_settings, group_id=None)
+    try:
+        consumer.assign([busy, short])
+        consumer.pause(short)
+        consumer.seek(busy, 0)
+        consumer.seek(short, 0)
+        poll_until(lambda: poll(consumer, 100, max_records=1), 30.0, "the first record")
+        consumer.pause(busy)  # with two of its records in the client's hands
+        consumer.resume(short)
+        assert [r.value for r in poll_until(lambda: poll(consumer, 100), 30.0, "the other partition")[short]] == [b"0"]
+        consumer.resume(busy)
+        left = poll_until(lambda: poll(consumer, 100), 30.0, "the records that were parked")
+        assert [record.value for record in left[busy]] == [b"1", b"2"]
+    finally:
+        consumer.close()

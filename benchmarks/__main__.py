@@ -1,0 +1,54 @@
+"""`python -m benchmarks [PART ...] [--pairs N] [--output FOLDER]`."""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import os
+import time
+from pathlib import Path
+from typing import Any
+
+PARTS = ("worker", "student", "data_plane", "footprint")
+"""In this order: PyTorch is loaded by the student, and a worker has none."""
+
+
+def main() -> None:
+    """Run the parts, print the table and write `bench.json`."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks", description="Measure Distillog against bare loops.")
+    parser.add_argument("parts", nargs="*", metavar="PART", help=f"of {', '.join(PARTS)}; all if none is named")
+    parser.add_argument("--pairs", type=int, default=7, help="interleaved pairs of each ratio (default: 7)")
+    parser.add_argument("--output", type=Path, default=Path("runs/bench"), help="folder of bench.json")
+    arguments = parser.parse_args()
+    if unknown := set(arguments.parts) - set(PARTS):
+        parser.error(f"no such part: {', '.join(sorted(unknown))}; there are {', '.join(PARTS)}")
+    if arguments.pairs < 1:
+        parser.error("--pairs must be at least 1")
+    # Read when NumPy and PyTorch are loaded: their own threads would take the cores of what is measured.
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+    from rich.console import Console
+
+    from benchmarks import report
+    from benchmarks.streams import bench
+
+    console = Console(width=None if Console().is_terminal else 160)
+    figures: dict[str, Any] = {"ratios": {}, "more_ratios": {}, "seconds": {}}
+    with bench(arguments.pairs) as here:
+        for part in PARTS:
+            if arguments.parts and part not in arguments.parts:
+                continue
+            console.print(f"measuring {part} ...")
+            began = time.perf_counter()
+            measured = importlib.import_module(f"benchmarks.{part}").run(here)
+            for name in ("ratios", "more_ratios"):
+                figures[name] |= measured.pop(name, {})
+            figures |= measured
+            figures["seconds"][part] = time.perf_counter() - began
+            report.write(figures, arguments.output / "bench.json")  # after each part: a long run may be cut short
+    report.show(figures, console)
+    console.print(f"all figures: {arguments.output / 'bench.json'}")
+
+
+if __name__ == "__main__":
+    main()

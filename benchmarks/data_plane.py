@@ -1,0 +1,158 @@
+"""Decoded soft targets against a raw kafka-python consumer over the same topic, in MB/s of record values.
+
+Ours: the student's reader, with the reader's rule, the checks of each record's identity, and the values decoded. Raw:
+`KafkaConsumer.poll`, with the same settings, and nothing done with what it gives. Each reads the topic once to get
+connected (a new client of kafka-python sleeps for 0.2 s), goes back to the start and reads it again, and this is timed,
+from the seek to the last record. 10^6 bytes are an MB.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+from kafka import TopicPartition
+
+from benchmarks.pairs import Pairs, Spread, interleave
+from benchmarks.streams import ORDER_SIZE, ORDERS_PER_EPOCH, Bench
+from pipeline.create import StreamOptions, create_stream
+from pipeline.datasets import open_dataset
+from pipeline.kafka_clients import new_consumer, new_producer
+from pipeline.names import soft_targets_topic
+from pipeline.sequence import Sequence
+from pipeline.streams import Stream
+from pipeline.views import view_spec
+from pipeline.views.fetch import Fetcher
+from pipeline.wait import Deadline
+from schemas.codecs import CodecSpec
+from schemas.records import Output, SoftTargets, Teacher, TeacherInput
+from student_trainer.reader import _MIN_FETCH_BYTES, _RECORDS_IN_A_FETCH, SoftTargetReader
+
+SIZES = {"64 KiB": (128, 2_000), "1 MiB": (2_048, 150)}
+"""name -> (classes, records): 256 rows of float16 are 512 bytes a class"""
+TEACHER = "t"
+
+
+def fill(bench: Bench, name: str, num_classes: int, num_orders: int) -> Stream:
+    """Make a stream whose soft targets are random numbers of a model that there is not."""
+    fetcher = Fetcher(open_dataset(bench.unlabelled), view_spec("none", {}))
+    options = StreamOptions(
+        order_size=ORDER_SIZE,
+        epochs=num_orders // ORDERS_PER_EPOCH,
+        num_classes=num_classes,
+        codec=CodecSpec("float16"),
+    )
+    stream, _ = create_stream(bench.kafka, name, fetcher, bench.unlabelled, options)
+    manifest = stream.manifest
+    image = TeacherInput("image", "image", "float32", "nchw", 1.0, ())
+    teacher = Teacher(
+        manifest.stream_id, TEACHER, "0" * 64, "none.onnx", (image,), "y", "logits", num_classes, ORDER_SIZE
+    )
+    stream = bench.add_teacher(stream, teacher)
+    sequence = Sequence.of(manifest)
+    logits = np.random.default_rng(0).standard_normal((ORDER_SIZE, num_classes), dtype=np.float32)
+    outputs = (Output.of("logits", logits, manifest.codec),)
+    topic = soft_targets_topic(name, TEACHER)
+    producer = new_producer(bench.kafka, max_request_size=manifest.max_record_bytes + 65_536)
+    try:
+        for number in range(num_orders):
+            epoch = sequence.epoch_of(number)
+            value = SoftTargets(
+                manifest.stream_id,
+                number,
+                epoch,
+                sequence.sample_ids(number),
+                sequence.view_seed(epoch),
+                None,
+                TEACHER,
+                teacher.sha256,
+                outputs,
+            ).encode()
+            future = producer.send(topic, value=value, partition=sequence.partition(number))
+            if number % 32 == 31:
+                future.get(timeout=60)  # send() itself bounds nothing
+        producer.flush(timeout=60)
+    finally:
+        producer.close(timeout=5)
+    return stream
+
+
+def decoded(bench: Bench, stream: Stream, num_orders: int) -> float:
+    """MB/s of the student's reader, values decoded."""
+    reader = SoftTargetReader(bench.kafka, stream, [TEACHER])
+
+    def read_all() -> int:
+        num_bytes = 0
+        reader.seek(0, ())
+        for number in range(num_orders):
+            held = reader.next(number)
+            assert held is not None
+            held[0].value.output("logits").values()
+            num_bytes += held[0].num_bytes
+        return num_bytes
+
+    try:
+        return _second_time(read_all)
+    finally:
+        reader.close()
+
+
+def raw(bench: Bench, stream: Stream, num_orders: int) -> float:
+    """MB/s of a consumer alone, with the reader's settings."""
+    topic = soft_targets_topic(stream.manifest.stream, TEACHER)
+    partitions = [TopicPartition(topic, number) for number in range(stream.manifest.partitions)]
+    fetch = max(_MIN_FETCH_BYTES, _RECORDS_IN_A_FETCH * stream.manifest.max_record_bytes)
+    consumer = new_consumer(bench.kafka, group_id=None, max_partition_fetch_bytes=fetch, max_poll_records=10_000)
+
+    def read_all() -> int:
+        num_records = num_bytes = 0
+        deadline = Deadline(120.0)
+        consumer.assign(partitions)
+        for partition in partitions:
+            consumer.seek(partition, 0)
+        while num_records < num_orders:
+            assert not deadline.over, f"{topic}: {num_records} of {num_orders} records came"
+            for records in consumer.poll(timeout_ms=100).values():
+                num_records += len(records)
+                num_bytes += sum(len(record.value) for record in records)
+        return num_bytes
+
+    try:
+        return _second_time(read_all)
+    finally:
+        consumer.close()
+
+
+def _second_time(read_all: Callable[[], int]) -> float:
+    """MB/s of a function that reads and counts bytes, called a second time."""
+    read_all()
+    began = time.perf_counter()
+    num_bytes = read_all()
+    return num_bytes / (time.perf_counter() - began) / 1e6
+
+
+def measure(bench: Bench, name: str, num_classes: int, num_orders: int) -> Pairs:
+    """MB/s of one record size."""
+    stream = fill(bench, name, num_classes, num_orders)
+    raw(bench, stream, num_orders)
+    decoded(bench, stream, num_orders)
+    (pairs,) = interleave(
+        bench.pairs, lambda: raw(bench, stream, num_orders), lambda: decoded(bench, stream, num_orders)
+    )
+    return pairs
+
+
+def run(bench: Bench) -> dict[str, Any]:
+    """Measure both sizes; the ratio is that of the worse."""
+    sizes = {}
+    for number, (size, (num_classes, num_orders)) in enumerate(SIZES.items()):
+        pairs = measure(bench, f"data-plane-{number}", num_classes, num_orders)
+        figures = {"mb_per_s": Spread.of(pairs.ours).median, "raw_mb_per_s": Spread.of(pairs.bare).median}
+        sizes[size] = pairs.as_dict() | figures | {"record": size}
+    worse = min(sizes.values(), key=lambda figures: figures["median"])
+    return {
+        "ratios": {"data_plane": worse},
+        "more_ratios": {f"data_plane {size}": figures for size, figures in sizes.items() if figures is not worse},
+    }

@@ -1,0 +1,94 @@
+"""The table and `bench.json`."""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+BARS = {"worker_heavy": 0.95, "student": 0.97, "data_plane": 0.8}
+"""ratio -> the least it is to be"""
+MOST_OVERHEAD_US = 100.0
+MOST_HELP_SECONDS = 0.3
+ABSOLUTE = ("samples_per_s", "mb_per_s")
+
+
+def write(figures: dict[str, Any], path: Path) -> None:
+    """Write all figures and the machine they were taken on."""
+    machine = {"cores": os.cpu_count(), "platform": platform.platform(), "python": platform.python_version()}
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(figures | {"machine": machine}, indent=2) + "\n", encoding="utf-8")
+
+
+def show(figures: dict[str, Any], console: Console) -> None:
+    """Print the ratios with their noise, then what is no ratio."""
+    ratios = figures["ratios"] | figures["more_ratios"]
+    if ratios:
+        table = Table(title="ours / bare: median of interleaved pairs, quartiles; bare / bare beside it")
+        for header in ("", "ratio", "quartiles", "itself", "quartiles", "pairs", "ours", "bare", "bar"):
+            table.add_column(header, justify="left" if not header else "right", no_wrap=True)
+        for name, ratio in ratios.items():
+            table.add_row(*_row(name, ratio))
+        console.print(table)
+    for line in _lines(figures):
+        console.print(line)
+
+
+def _row(name: str, ratio: dict[str, Any]) -> list[str]:
+    ours, bare = next(
+        (f"{ratio[key]:,.0f}", f"{ratio[key.join(prefix)]:,.0f}")
+        for key, prefix in (("samples_per_s", ("bare_", "")), ("mb_per_s", ("raw_", "")))
+        if key in ratio
+    )
+    unit = "MB/s" if "mb_per_s" in ratio else "samples/s"
+    low, high = ratio["quartiles"]
+    self_low, self_high = ratio["self_quartiles"]
+    return [
+        f"{name} ({ratio['record']})" if "record" in ratio and "(" not in name and name in BARS else name,
+        f"{ratio['median']:.3f}",
+        f"{low:.3f} - {high:.3f}",
+        f"{ratio['self_median']:.3f}",
+        f"{self_low:.3f} - {self_high:.3f}",
+        str(ratio["pairs"]),
+        ours,
+        f"{bare} {unit}",
+        verdict(ratio["median"] >= BARS[name], f">= {BARS[name]}") if name in BARS else "",
+    ]
+
+
+def _lines(figures: dict[str, Any]) -> list[str]:
+    lines = []
+    for name, ratio in (figures["ratios"] | figures["more_ratios"]).items():
+        if "against_fetch_and_inference" in ratio:
+            lines.append(
+                f"{name}: {ratio['bare_ms_per_order']:.1f} ms an order of 256; against a loop that fetches views and "
+                f"infers in one thread: {ratio['against_fetch_and_inference']:.2f}"
+            )
+    if tiny := figures.get("tiny_student"):
+        least = verdict(tiny["overhead_us_per_order"] <= MOST_OVERHEAD_US, f"<= {MOST_OVERHEAD_US:.0f}")
+        low, high = tiny["quartiles"]
+        lines.append(
+            f"tiny student: {tiny['overhead_us_per_order']:.0f} us of the training thread for an order of 256 beside "
+            f"its step of {tiny['bare_step_us']:.0f} us (quartiles {low:.0f} - {high:.0f}; {least}); "
+            f"by the clock {tiny['wall_overhead_us_per_order']:.0f} us, waits for labels and the interpreter counted"
+        )
+        lines.append(f"views: {figures['views_per_s']:,.0f}/s by the student's background thread")
+    if taken := figures.get("help_seconds"):
+        least = verdict(taken["median"] < MOST_HELP_SECONDS, f"< {MOST_HELP_SECONDS}")
+        lines.append(f"distillog --help: {taken['median']:.3f} s ({least})")
+    for service, peak in figures.get("peak_memory", {}).items():
+        lines.append(
+            f"{service}: peak {peak['mib']:.0f} MiB at {peak['orders']} orders, {peak['mib_at_10_times_more']:.0f} MiB "
+            f"at 10 times more ({peak['growth_mib']:+.1f} MiB; the first repeated: {peak['self_growth_mib']:+.1f} MiB)"
+        )
+    return lines
+
+
+def verdict(met: bool, text: str) -> str:
+    """Return a bar with whether it is met."""
+    return f"[green]{text} met[/]" if met else f"[red]{text} missed[/]"
