@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from kafka import TopicPartition
+from kafka import ConsumerRebalanceListener, TopicPartition
 from kafka.coordinator.assignors.abstract import AbstractPartitionAssignor, RebalanceProtocol
 from kafka.protocol.consumer.metadata import ConsumerProtocolAssignment, ConsumerProtocolSubscription
 
@@ -111,3 +111,20 @@ class EqualShares(AbstractPartitionAssignor):  # type: ignore[misc]
         for topic, partition in share:
             by_topic.setdefault(topic, []).append(partition)
         return ConsumerProtocolAssignment(version=0, assigned_partitions=list(by_topic.items()), user_data=b"")
+
+
+class Forgetting(ConsumerRebalanceListener):  # type: ignore[misc]
+    """After lost membership the assignor must claim nothing; runs on the client's IO thread."""
+
+    def __init__(self, assignor: EqualShares) -> None:
+        self._assignor = assignor
+
+    def on_partitions_revoked(self, revoked: Any) -> None:
+        """Nothing to do: the poll that follows compares the assignment."""
+
+    def on_partitions_assigned(self, assigned: Any) -> None:
+        """Nothing to do: the poll that follows compares the assignment."""
+
+    def on_partitions_lost(self, lost: Any) -> None:
+        """Claim nothing at the next join."""
+        self._assignor.forget()

@@ -20,6 +20,7 @@ from pipeline.chain import chain_end, offset_of, sequence_at, soft_targets_seque
 from pipeline.kafka_clients import KafkaSettings, kafka_errors, new_admin, new_consumer
 from pipeline.names import soft_targets_topic, teacher_group, work_orders_topic
 from schemas.records import Manifest, Teacher
+from teacher_service.assignor import EqualShares, Forgetting
 from teacher_service.ledger import Mark, PartitionLedger
 
 log = logging.getLogger(__name__)
@@ -30,6 +31,39 @@ NOWHERE = Mark(-1, -1)
 def commit_metadata(mark: Mark) -> str:
     """What travels beside a committed offset: the sequence expected there."""
     return json.dumps({"next_sequence": mark.sequence}, separators=(",", ":"))
+
+
+def join_group(
+    settings: KafkaSettings,
+    manifest: Manifest,
+    teacher: Teacher,
+    worker: str,
+    session_timeout: float,
+    max_poll_records: int,
+) -> KafkaConsumer:
+    """Subscribe to a stream's work orders as a member of its teacher's group; the caller closes the consumer.
+
+    Args:
+        worker: name of the worker, shown in group listings.
+        session_timeout: seconds of silence after which the broker gives its partitions to others.
+        max_poll_records: work orders of one poll.
+    """
+    assignor = EqualShares()
+    session_ms = int(session_timeout * 1000)
+    consumer = new_consumer(
+        settings,
+        group_id=teacher_group(manifest, teacher.name),
+        client_id=worker,
+        partition_assignment_strategy=[assignor],
+        session_timeout_ms=session_ms,
+        # A cooperative move takes two rounds of at most one heartbeat each.
+        heartbeat_interval_ms=min(500, session_ms // 3),
+        max_poll_interval_ms=max(60_000, 2 * session_ms),
+        max_poll_records=max_poll_records,
+        max_partition_fetch_bytes=max(65_536, 16 * manifest.order_size * 8),
+    )
+    consumer.subscribe([work_orders_topic(manifest.stream)], listener=Forgetting(assignor))
+    return consumer
 
 
 class Membership:

@@ -18,10 +18,10 @@ from contextlib import ExitStack
 from dataclasses import dataclass, field
 from typing import Any
 
-from kafka import ConsumerRebalanceListener, KafkaConsumer, TopicPartition
+from kafka import KafkaConsumer, TopicPartition
 from kafka import errors as kafka_error
 
-from pipeline.kafka_clients import KafkaSettings, kafka_errors, new_consumer, poll
+from pipeline.kafka_clients import KafkaSettings, kafka_errors, poll
 from pipeline.names import dead_letters_topic, soft_targets_topic, teacher_group, work_orders_topic
 from pipeline.streams import Stream, TopicGuard
 from pipeline.views.fetch import Fetcher
@@ -34,10 +34,9 @@ from schemas.errors import (
     RecordTooLarge,
     WorkerHung,
 )
-from teacher_service.assignor import EqualShares
 from teacher_service.fault_limit import FaultLimit
 from teacher_service.intake import Intake
-from teacher_service.membership import Membership
+from teacher_service.membership import Membership, join_group
 from teacher_service.model import OnnxTeacher
 from teacher_service.publisher import DELIVERY_TIMEOUT, Job, Publisher
 from teacher_service.stages import DATA_RETRY, Stages
@@ -142,7 +141,14 @@ class Worker:
             closing.callback(guard.close)
             self._publisher = self._new_publisher()
             closing.callback(lambda: self._publisher.close())
-            consumer = self._subscribe()
+            consumer = join_group(
+                self._settings,
+                self._manifest,
+                self._teacher,
+                self._options.name,
+                self._options.session_timeout,
+                IN_HAND_LOW,
+            )
             closing.callback(consumer.close, autocommit=False, timeout_ms=5_000)
             self._membership = Membership(self._settings, consumer, self._manifest, self._teacher, watchdog.disarmed)
             closing.callback(self._membership.close)
@@ -164,24 +170,6 @@ class Worker:
         self._stages.stop()
         self._settle_finished()
         self._membership.commit(5.0, wait=True)
-
-    def _subscribe(self) -> KafkaConsumer:
-        assignor = EqualShares()
-        session_ms = int(self._options.session_timeout * 1000)
-        consumer = new_consumer(
-            self._settings,
-            group_id=teacher_group(self._manifest, self._teacher.name),
-            client_id=self._options.name,
-            partition_assignment_strategy=[assignor],
-            session_timeout_ms=session_ms,
-            # A cooperative move takes two rounds of at most one heartbeat each.
-            heartbeat_interval_ms=min(500, session_ms // 3),
-            max_poll_interval_ms=max(60_000, 2 * session_ms),
-            max_poll_records=IN_HAND_LOW,
-            max_partition_fetch_bytes=max(65_536, 16 * self._manifest.order_size * 8),
-        )
-        consumer.subscribe([self._orders], listener=_Forgetting(assignor))
-        return consumer
 
     def _loop(self, consumer: KafkaConsumer, guard: TopicGuard, watchdog: Watchdog) -> None:
         intake = Intake(self._manifest, self._membership, guard, self._stages.add)
@@ -351,20 +339,3 @@ class Worker:
         except kafka_error.KafkaError as error:
             log.debug("polling while leaving: %s", error)
         self._membership.drop_lost()  # its new owner commits now
-
-
-class _Forgetting(ConsumerRebalanceListener):  # type: ignore[misc]
-    """After lost membership the assignor must claim nothing; runs on the client's IO thread."""
-
-    def __init__(self, assignor: EqualShares) -> None:
-        self._assignor = assignor
-
-    def on_partitions_revoked(self, revoked: Any) -> None:
-        """Nothing to do: the poll that follows compares the assignment."""
-
-    def on_partitions_assigned(self, assigned: Any) -> None:
-        """Nothing to do: the poll that follows compares the assignment."""
-
-    def on_partitions_lost(self, lost: Any) -> None:
-        """Claim nothing at the next join."""
-        self._assignor.forget()

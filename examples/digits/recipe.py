@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import copy
+import os
 import tomllib
 from pathlib import Path
 from typing import Any
 
-HERE = Path(__file__).parent
+HERE = Path(os.path.relpath(__file__)).parent
+"""Relative, since it is shown in commands."""
 STREAM = "digits"
 TEACHER = "cnn"
 TRAIN = "digits?split=train"

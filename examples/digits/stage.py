@@ -93,7 +93,7 @@ class Stage:
         self.progress.update(**{f"{what}, step": None})
         return result
 
-    def wait(self, what: str, done: Callable[[], T]) -> T:
+    def wait(self, what: str, done: Callable[[], T | None]) -> T:
         """Poll until `done` gives something true, and return it.
 
         Raises:

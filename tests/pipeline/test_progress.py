@@ -29,6 +29,14 @@ def test_a_figure_that_is_none_goes_away(capsys: pytest.CaptureFixture[str], mon
     assert capsys.readouterr().err.splitlines() == ["order 1  waiting for credit", "order 1"]
 
 
+def test_no_figures_are_no_line(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(progress, "PLAIN_INTERVAL", 0.0)
+    with Progress() as shown:
+        shown.update(order=1)
+        shown.update(order=None)
+    assert capsys.readouterr().err.splitlines() == ["order 1"]
+
+
 def test_quiet_prints_nothing(capsys: pytest.CaptureFixture[str]) -> None:
     with Progress(quiet=True) as shown:
         shown.update(order=1)
