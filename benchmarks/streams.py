@@ -58,6 +58,7 @@ class Bench:
 
     def stream(self, name: str, num_orders: int, **options: object) -> Stream:
         """Make a stream of the digits and feed all its work orders."""
+        assert num_orders % ORDERS_PER_EPOCH == 0, num_orders
         stream_options = StreamOptions(order_size=ORDER_SIZE, epochs=num_orders // ORDERS_PER_EPOCH, **options)  # type: ignore[arg-type]
         stream, _ = create_stream(self.kafka, name, self.fetcher, self.dataset, stream_options)
         feed(self.kafka, stream)

@@ -108,6 +108,8 @@ class Reporter(Protocol):
     def trained(self, cursor: Cursor) -> None:
         """Take note before each step, and after the last: the cursor is where the next one starts.
 
+        Called again, with the same cursor, twice a second while a step's batch is waited for.
+
         May raise a DistillogError that has to end the run (two processes train one run); it ends with a checkpoint.
         """
 

@@ -135,6 +135,8 @@ class Listener:
         self._act_at, self._act = act_at, act
 
     def trained(self, cursor: Cursor) -> None:
+        if self.cursors[-1:] == [cursor]:
+            return  # told again, since the batch was waited for
         if len(self.cursors) == self._act_at:
             self._act()
         self.cursors.append(cursor)
@@ -152,7 +154,7 @@ def test_a_signal_ends_the_run_after_its_step_with_a_checkpoint(tmp_path: Path, 
     result = run(tmp_path / "r", digits_run(), reporter=listener)
     assert not result.finished
     assert 4 <= result.step <= 5
-    assert listener.saved == [result.cursor]
+    assert listener.saved[-1] == result.cursor  # at step 5 there is one anyway
     assert listener.states[-1] == "stopped"
     assert read_run(tmp_path / "r")["state"] == "stopped"
     assert signal.getsignal(signal.SIGTERM) == before
