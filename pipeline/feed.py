@@ -113,6 +113,7 @@ class _Feeder:
         self._sent: deque[tuple[int, Any, Deadline]] = deque()
         self._published = 0
         self._next = 0
+        self._there: list[int] = []
         self._patience = Deadline(RETRY_FOR)
         self._followers: Followers | None = None
         self._admin: Any = None
@@ -184,6 +185,7 @@ class _Feeder:
             BrokerUnavailable, DeliveryFailed: what is in flight may or may not be in the topic.
         """
         self._sent.clear()
+        self._there = expected
         num_orders = self._sequence.num_orders
         self._next = min(min(expected), num_orders)
         # Orders are small: unlike soft targets they gain from going together.
@@ -197,7 +199,7 @@ class _Feeder:
         clean = False
         try:
             for sequence in range(self._next, num_orders):
-                if sequence < expected[sequence % self._manifest.partitions]:
+                if self._is_there(sequence):
                     continue  # it was acknowledged before its neighbours
                 if why := self._wait_for_credit(sequence):
                     break
@@ -211,6 +213,10 @@ class _Feeder:
         finally:
             # What failed poisons its producer: nothing more may leave it.
             close_producer(producer, timeout=5 if clean else 0)
+
+    def _is_there(self, sequence: int) -> bool:
+        """Whether an order was in the topic when publishing began."""
+        return sequence < self._there[sequence % self._manifest.partitions]
 
     def _wait_for_credit(self, sequence: int) -> str:
         """Return when the order may be published; not empty: publish no more, for this reason."""
@@ -258,6 +264,8 @@ class _Feeder:
         while self._sent and self._sent[0][1].succeeded():
             self._next = self._sent.popleft()[0] + 1
             self._published += 1
+        while self._next < self._sequence.num_orders and self._is_there(self._next):
+            self._next += 1
         self._patience = Deadline(RETRY_FOR)
         self._show(waiting_for=None)
 

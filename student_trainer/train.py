@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import threading
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
@@ -10,6 +11,7 @@ from typing import Any
 
 from torch import nn
 
+from pipeline.stop_signals import on_stop
 from pipeline.views.fetch import Fetcher
 from schemas.errors import ConfigError, Starved
 from student_trainer.batches import Batch, batches
@@ -28,7 +30,6 @@ from student_trainer.preparation import choose_device, evaluation_fetcher, inspe
 from student_trainer.run_folder import Metrics, RunFolder
 from student_trainer.settings import RunSettings
 from student_trainer.source import Cursor, OrderSource, Reporter
-from student_trainer.stop_signals import stop_signals
 from student_trainer.trainee import Trainee, weights_sha256
 
 logger = logging.getLogger(__name__)
@@ -136,7 +137,9 @@ def train(
     folder.set_state("training")
     records.say("training")
     state = "failed"
-    with Prefetcher(make, settings.train.prefetch, source.close) as ready, stop_signals() as stopping:
+    stop = threading.Event()
+    stopping = stop.is_set
+    with Prefetcher(make, settings.train.prefetch, source.close) as ready, on_stop(stop.set):
         begun = time.perf_counter()
         try:
             while step < total_steps and not stopping():

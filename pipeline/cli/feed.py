@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import signal
 import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
 
 import click
 
@@ -62,11 +60,13 @@ def feed(
     """
     from pipeline import feed as feeder
     from pipeline.progress import Progress
+    from pipeline.stop_signals import on_stop
     from pipeline.streams import open_stream
 
     settings = kafka_settings()
     opened = open_stream(settings, stream)
-    with _stop_on_signal() as (stop, signals), Progress(title=f"feed {stream}", quiet=quiet) as progress:
+    stop = threading.Event()
+    with on_stop(stop.set) as signals, Progress(title=f"feed {stream}", quiet=quiet) as progress:
         fed = feeder.feed(
             settings,
             opened,
@@ -83,27 +83,3 @@ def feed(
         click.echo(f"{stream}: {fed.why}; published {fed.published}, {fed.next_sequence} of {fed.total} orders are fed")
     if signal.SIGINT in signals:
         click.get_current_context().exit(130)
-
-
-@contextmanager
-def _stop_on_signal() -> Iterator[tuple[threading.Event, list[int]]]:
-    """Give an event that SIGTERM and Ctrl-C set, and the signals that came; the second one acts as ever."""
-    stop = threading.Event()
-    came: list[int] = []
-    before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
-
-    def restore() -> None:
-        for number, handler in before.items():
-            signal.signal(number, handler)
-
-    def handle(number: int, frame: object) -> None:
-        came.append(number)
-        stop.set()
-        restore()
-
-    for number in before:
-        signal.signal(number, handle)
-    try:
-        yield stop, came
-    finally:
-        restore()

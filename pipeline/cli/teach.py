@@ -54,8 +54,8 @@ def teach(
     import time
     from dataclasses import replace
 
-    from pipeline.cli.signals import on_stop
     from pipeline.progress import Progress
+    from pipeline.stop_signals import on_stop
     from teacher_service.serve import TeachOptions, prepare_worker
     from teacher_service.worker import WorkerOptions, WorkerReport
 

@@ -182,3 +182,12 @@ def test_two_feeders_at_once_publish_repetitions_at_most(distillog: Distillog, s
     labels = check_labels(settings, stream)
     assert_nothing_lost(labels, "labels")
     assert labels.duplicates == 0
+
+
+@pytest.mark.short
+def test_a_feeder_that_fills_what_another_one_left_counts_what_was_there(distillog: Distillog, stream: Stream) -> None:
+    name, settings = stream.manifest.stream, distillog.settings
+    publish(settings, stream, [0, 1, 3, *range(7, ORDERS, 4)])  # partition 3 is whole, the others are not
+    said = distillog.succeed("feed", name)
+    assert said == f"{name}: all orders are fed; published {ORDERS - 12}, {ORDERS} of {ORDERS} orders are fed\n"
+    assert_nothing_lost(check_orders(settings, stream), "orders")
