@@ -5,6 +5,8 @@ from __future__ import annotations
 import argparse
 import importlib
 import os
+import signal
+import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -32,6 +34,8 @@ def main() -> None:
     from benchmarks import report
     from benchmarks.streams import bench
 
+    # Through the exit handlers: a broker of ours must not outlive a run that is cut short.
+    signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))
     console = Console(width=None if Console().is_terminal else 160)
     figures: dict[str, Any] = {"ratios": {}, "more_ratios": {}, "seconds": {}}
     with bench(arguments.pairs) as here:

@@ -71,7 +71,7 @@ class Intake:
             if self._sequence.partition(order.sequence) != partition:
                 raise DecodeError(address, f"sequence {order.sequence} belongs in another partition", raw)
         except DecodeError as error:
-            log.error("%s: no work order of this stream; moved to the dead letters", error)
+            log.warning("%s: no work order of this stream; moved to the dead letters", error)
             jobs.append(Job(partition, ledger.lease, record.offset, ledger.read.sequence, error))
             ledger.take(record.offset, is_order=False)
             return

@@ -8,6 +8,7 @@ the group at once, so that others take over. If the polling thread itself is hel
 from __future__ import annotations
 
 import faulthandler
+import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -41,7 +42,7 @@ class Watchdog:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         if kind is WorkerHung:  # leaving may hang as well
-            faulthandler.dump_traceback_later(LEAVE + BACKSTOP, exit=True)
+            _end_in(LEAVE + BACKSTOP)
         else:
             self.release()
 
@@ -66,7 +67,7 @@ class Watchdog:
         if now - self._armed > REARM_EVERY:
             self._armed = now
             longest = max(self._deadline(clock) for clock in self._clocks.values())
-            faulthandler.dump_traceback_later(longest + BACKSTOP, exit=True)
+            _end_in(longest + BACKSTOP)
 
     @contextmanager
     def disarmed(self) -> Iterator[None]:
@@ -80,3 +81,9 @@ class Watchdog:
     @staticmethod
     def _deadline(clock: Clock) -> float:
         return max(MIN_DEADLINE, FACTOR * clock.smoothed) if clock.smoothed else FIRST_DEADLINE
+
+
+def _end_in(seconds: float) -> None:
+    """End the process after that time, unless called again or cancelled."""
+    # The process's own stderr: a notebook's or a test's in its place has no file descriptor.
+    faulthandler.dump_traceback_later(seconds, exit=True, file=sys.__stderr__ or 2)
