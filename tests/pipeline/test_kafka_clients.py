@@ -5,9 +5,9 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
-from conftest import poll_until
 from kafka import TopicPartition
 
 from pipeline.kafka_clients import KafkaSettings, close_producer, new_admin, new_consumer, new_producer, poll
@@ -140,7 +140,7 @@ def test_a_password_does_not_show_when_settings_are_printed(tmp_path: Path) -> N
 
 
 def test_a_partition_that_was_paused_comes_again_beside_one_that_was_read_to_its_end(
-    kafka_settings: KafkaSettings, fresh_name: Callable[[str], str]
+    kafka_settings: KafkaSettings, fresh_name: Callable[[str], str], eventually: Callable[..., Any]
 ) -> None:
     topic = fresh_name("paused")
     admin = new_admin(kafka_settings)
@@ -158,12 +158,12 @@ def test_a_partition_that_was_paused_comes_again_beside_one_that_was_read_to_its
         consumer.pause(short)
         consumer.seek(busy, 0)
         consumer.seek(short, 0)
-        poll_until(lambda: poll(consumer, 100, max_records=1), 30.0, "the first record")
+        eventually(lambda: poll(consumer, 100, max_records=1), 30.0, "the first record")
         consumer.pause(busy)  # with two of its records in the client's hands
         consumer.resume(short)
-        assert [r.value for r in poll_until(lambda: poll(consumer, 100), 30.0, "the other partition")[short]] == [b"0"]
+        assert [r.value for r in eventually(lambda: poll(consumer, 100), 30.0, "the other partition")[short]] == [b"0"]
         consumer.resume(busy)
-        left = poll_until(lambda: poll(consumer, 100), 30.0, "the records that were parked")
+        left = eventually(lambda: poll(consumer, 100), 30.0, "the records that were parked")
         assert [record.value for record in left[busy]] == [b"1", b"2"]
     finally:
         consumer.close()
