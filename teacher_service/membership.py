@@ -196,30 +196,39 @@ class Membership:
         if len(whole) == len(marks):
             return whole
         manifest = self._manifest
-        num_continued = 0
+        missing = [partition for partition in marks if partition not in whole]
+        sequences: dict[int, int] = {}
         consumer = new_consumer(self._settings, group_id=None)
         try:
             with kafka_errors("finding the end of the soft targets", self._settings):
-                for partition, mark in marks.items():
-                    if partition in whole:
-                        continue
-                    if mark is None and partition in self._ends:
-                        whole[partition] = self._ends[partition]
-                        continue
+                # One topic after the other, and all partitions in one question: a consumer that changes its topic
+                # fetches metadata for 0.2 s.
+                ends = consumer.end_offsets([TopicPartition(self._targets, partition) for partition in missing])
+                for partition in missing:
+                    if marks[partition] is None and partition not in self._ends:
+                        targets = TopicPartition(self._targets, partition)
+                        sequences[partition] = (
+                            chain_end(consumer, targets, manifest.stream_id, manifest.partitions, soft_targets_sequence)
+                            if ends[targets]
+                            else partition
+                        )
+                begins = consumer.beginning_offsets([TopicPartition(self._orders, partition) for partition in missing])
+                for partition in missing:
                     orders = TopicPartition(self._orders, partition)
+                    mark, sequence = marks[partition], sequences.get(partition)
                     if mark is not None:  # committed by a tool that knows no sequences
                         sequence = sequence_at(consumer, orders, manifest.stream_id, manifest.partitions, mark.offset)
                         whole[partition] = Mark(mark.offset, sequence)
-                        continue
-                    targets = TopicPartition(self._targets, partition)
-                    sequence = chain_end(
-                        consumer, targets, manifest.stream_id, manifest.partitions, soft_targets_sequence
-                    )
-                    offset = offset_of(consumer, orders, manifest.stream_id, manifest.partitions, sequence)
-                    num_continued += sequence != partition
-                    whole[partition] = self._ends[partition] = Mark(offset, sequence)
+                    elif sequence is None:
+                        whole[partition] = self._ends[partition]
+                    elif sequence == partition and begins[orders] == 0:
+                        whole[partition] = self._ends[partition] = Mark(0, partition)
+                    else:
+                        offset = offset_of(consumer, orders, manifest.stream_id, manifest.partitions, sequence)
+                        whole[partition] = self._ends[partition] = Mark(offset, sequence)
         finally:
             consumer.close()
+        num_continued = sum(sequence != partition for partition, sequence in sequences.items())
         if num_continued:
             log.warning(
                 "group %s has no committed offset for %d partitions that have soft targets: going on behind those",
