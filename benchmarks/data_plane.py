@@ -19,7 +19,7 @@ from benchmarks.pairs import Pairs, Spread, interleave
 from benchmarks.streams import ORDER_SIZE, ORDERS_PER_EPOCH, Bench
 from pipeline.create import StreamOptions, create_stream
 from pipeline.datasets import open_dataset
-from pipeline.kafka_clients import new_consumer, new_producer
+from pipeline.kafka_clients import close_producer, new_consumer, new_producer
 from pipeline.names import soft_targets_topic
 from pipeline.sequence import Sequence
 from pipeline.streams import Stream
@@ -75,7 +75,7 @@ def fill(bench: Bench, name: str, num_classes: int, num_orders: int) -> Stream:
                 future.get(timeout=60)  # send() itself bounds nothing
         producer.flush(timeout=60)
     finally:
-        producer.close(timeout=5)
+        close_producer(producer, 5)
     return stream
 
 
