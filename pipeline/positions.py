@@ -24,11 +24,13 @@ T = TypeVar("T")
 
 STATES = ("training", "evaluating", "starving", "done", "stopped", "failed")
 """What a run may be doing."""
-_CHOOSING = (
+_NOT_YET = (
     kafka_error.CoordinatorNotAvailableError,
     kafka_error.CoordinatorLoadInProgressError,
     kafka_error.NotCoordinatorError,
+    kafka_error.NodeNotReadyError,
 )
+"""Answers that only say "ask again": a coordinator is being chosen, or a connection made again."""
 _OVER = frozenset({"done", "stopped", "failed"})
 
 
@@ -100,15 +102,16 @@ def read_position(admin: KafkaAdminClient, manifest: Manifest, run: str) -> Posi
 
 
 def ask_coordinator(question: Callable[[], T], timeout: float = 10.0) -> T:
-    """Ask a group's coordinator, and again while it is being chosen.
+    """Ask a group's coordinator, and again while it is being chosen or has just come back.
 
-    The admin client itself does not retry, and the first question to a new cluster is what makes it choose one.
+    The admin client itself does not retry; the first question to a new cluster is what makes it choose a coordinator,
+    and a broker that was away is not asked at all until a back-off is over.
     """
     deadline = Deadline(timeout)
     while True:
         try:
             return question()
-        except _CHOOSING:
+        except _NOT_YET:
             if deadline.over:
                 raise
             time.sleep(0.2)

@@ -33,6 +33,8 @@ EVERY = 1.0
 _ANSWER_MS = 5_000
 _FAREWELL = 5.0
 """Seconds for which `close` waits for the last commit."""
+_INSIST = 5
+"""How often, every half period, a run that must stop says so."""
 
 
 class PositionReporter:
@@ -119,7 +121,8 @@ class PositionReporter:
             while not last and self.error is None:
                 last = self._closed.is_set()
                 self._tick()
-                self._closed.wait(EVERY)
+                if self.error is None:
+                    self._closed.wait(EVERY)
         finally:
             self._admin.close()
 
@@ -136,11 +139,26 @@ class PositionReporter:
                     f"run {self._run!r} of stream {self._manifest.stream!r} is being trained by {other.host} too "
                     f"(run ID {other.run_id}); both stop: give one of them another name, then resume"
                 )
+                if not other.over:
+                    self._insist(self._cursor)
                 return
             self._commit(self._cursor)
         except Exception as error:
             # Nothing that Kafka answers, or fails to answer, may end a training: the report is late, no more.
             log.debug("reporting the position of run %s: %s: %s", self._run, type(error).__name__, error)
+
+    def _insist(self, cursor: Cursor) -> None:
+        """Report the failure again until the other process has seen it.
+
+        It may have looked just before the first report of the failure and written its own over it right after: then
+        it would train on. Half a period later it sleeps, and what is written then is what it reads next.
+        """
+        for _ in range(_INSIST):
+            time.sleep(EVERY / 2)
+            other = self._read()
+            if other is not None and other.run_id != self.run_id and other.over:
+                return
+            self._commit(cursor)
 
     def _read(self) -> Position | None:
         committed = self._admin.list_group_offsets({self._group: [self._first]}).get(self._group, {}).get(self._first)

@@ -120,7 +120,7 @@ def logs_of(settings: KafkaSettings, stream: Stream) -> Iterator[Logs]:
     try:
         logs.make_topics()
         yield logs
-        there = set(admin.list_topics())
+        there = set(ask_coordinator(admin.list_topics))  # the broker may have come back a moment ago
         admin.delete_topics([topic for topic in logs.made if topic in there])
     finally:
         producer.close(timeout=5)

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from kafka import KafkaAdminClient, TopicPartition
+from kafka import KafkaAdminClient, OffsetAndMetadata, TopicPartition
 from reader_logs import Logs, logs_of, make_stream
 
 from pipeline.kafka_clients import KafkaSettings, new_admin
@@ -148,3 +148,27 @@ def test_two_run_ids_in_one_group_make_both_stop(logs: Logs, eventually: Any) ->
         for reporter in (first, second):
             with pytest.raises(RunLocked, match=r"run 'mlp' .* both stop"):
                 reporter.trained(cursor)
+
+
+@pytest.mark.kafka
+def test_a_report_written_over_the_failure_is_answered(logs: Logs, admin: KafkaAdminClient, eventually: Any) -> None:
+    other = Position(0, 1, 0, 1.0, "the other", "elsewhere", "training")
+    group, place = (
+        run_group(logs.stream.manifest, "mlp"),
+        TopicPartition(soft_targets_topic(logs.stream.manifest.stream, "cnn"), 0),
+    )
+
+    def write() -> None:
+        ask_coordinator(lambda: admin.alter_group_offsets(group, {place: OffsetAndMetadata(1, other.encode(), -1)}))
+
+    def state_of_mine() -> str | None:
+        position = read_position(admin, logs.stream.manifest, "mlp")
+        return position.state if position and position.run_id == "mine" else None
+
+    with start(logs, run_id="mine") as reporter:
+        reporter.trained(Cursor.start(2, 3))
+        eventually(lambda: state_of_mine() == "training")
+        for _ in range(2):  # the second time as by a process that had looked before the failure was written
+            write()
+            eventually(lambda: state_of_mine() == "failed")
+        assert reporter.error
