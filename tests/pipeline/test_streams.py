@@ -10,7 +10,7 @@ from small_streams import DATASET, OPTIONS, fetcher, small_stream
 
 from pipeline.create import KEEP_FOR_EVER, StreamOptions, _check_record_size, add_teacher, create_stream
 from pipeline.feed import feed
-from pipeline.kafka_clients import KafkaSettings, new_admin
+from pipeline.kafka_clients import KafkaSettings, ask_coordinator, new_admin
 from pipeline.names import dead_letters_topic, manifest_topic, soft_targets_topic, teacher_group, work_orders_topic
 from pipeline.rewind import rewind
 from pipeline.streams import Stream, TopicGuard, delete_stream, list_streams, open_stream
@@ -48,7 +48,8 @@ def commit(settings: KafkaSettings, stream: Stream, name: str, partition: int, o
     admin = new_admin(settings)
     try:
         at = TopicPartition(work_orders_topic(stream.manifest.stream), partition)
-        admin.alter_group_offsets(teacher_group(stream.manifest, name), {at: OffsetAndMetadata(offset, "", -1)})
+        commits = {at: OffsetAndMetadata(offset, "", -1)}
+        ask_coordinator(lambda: admin.alter_group_offsets(teacher_group(stream.manifest, name), commits))
     finally:
         admin.close()
 
@@ -174,6 +175,8 @@ def test_labels_are_kept_for_ever_unless_asked_otherwise_and_the_manifest_always
             resource = ConfigResource(ConfigResourceType.TOPIC, topic)
             (found,) = admin.describe_configs([resource], config_filter="all").values()
             assert found[topic]["retention.ms"]["value"] == retention
+            if topic != manifest_topic(name):
+                assert found[topic]["segment.index.bytes"]["config_source"] == "DYNAMIC_TOPIC_CONFIG"
     finally:
         admin.close()
 
@@ -238,7 +241,7 @@ def test_a_rewind_sets_the_group_back_to_the_order(kafka_settings: KafkaSettings
     group = teacher_group(fed.manifest, "cnn")
     admin = new_admin(kafka_settings)
     try:
-        (there,) = admin.list_group_offsets(group)[group].values()
+        (there,) = ask_coordinator(lambda: admin.list_group_offsets(group))[group].values()
     finally:
         admin.close()
     assert (there.offset, there.metadata) == (2, '{"next_sequence": 10}')
