@@ -8,17 +8,21 @@ from __future__ import annotations
 
 import difflib
 import os
+import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from kafka import KafkaAdminClient, KafkaConsumer, KafkaProducer, TopicPartition
 from kafka import errors as kafka_error
 from kafka.net.compat import KafkaNetClient
 
+from pipeline.wait import Deadline
 from schemas.errors import BrokerUnavailable, ConfigError, RecordTooLarge
+
+T = TypeVar("T")
 
 BOOTSTRAP_TIMEOUT = 15.0
 """Seconds for which a client looks for a broker before it gives up; `DISTILLOG_BOOTSTRAP_TIMEOUT` sets another."""
@@ -33,6 +37,14 @@ _ALIASES = {
     "ssl_key_password": "ssl_password",
 }
 """Names that other Kafka clients give to the same settings."""
+
+_NOT_YET = (
+    kafka_error.CoordinatorNotAvailableError,
+    kafka_error.CoordinatorLoadInProgressError,
+    kafka_error.NotCoordinatorError,
+    kafka_error.NodeNotReadyError,
+)
+"""Answers that only say "ask again": a coordinator is being chosen, or a connection made again."""
 
 _PROTOCOLS = ("PLAINTEXT", "SSL", "SASL_PLAINTEXT", "SASL_SSL")
 
@@ -256,6 +268,22 @@ def _closing_on_error(made: list[KafkaNetClient]) -> Iterator[None]:
         for client in made:
             client.close()
         raise
+
+
+def ask_coordinator(question: Callable[[], T], timeout: float = 10.0) -> T:
+    """Ask a group's coordinator, and again while it is being chosen or has just come back.
+
+    The admin client itself does not retry; the first question to a new cluster is what makes it choose a coordinator,
+    and a broker that was away is not asked at all until a back-off is over.
+    """
+    deadline = Deadline(timeout)
+    while True:
+        try:
+            return question()
+        except _NOT_YET:
+            if deadline.over:
+                raise
+            time.sleep(0.2)
 
 
 @contextmanager

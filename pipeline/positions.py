@@ -8,29 +8,17 @@ from __future__ import annotations
 
 import json
 import math
-import time
-from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import Any
 
 from kafka import KafkaAdminClient
-from kafka import errors as kafka_error
 
+from pipeline.kafka_clients import ask_coordinator
 from pipeline.names import run_group
-from pipeline.wait import Deadline
 from schemas.records import Manifest
-
-T = TypeVar("T")
 
 STATES = ("training", "evaluating", "starving", "done", "stopped", "failed")
 """What a run may be doing."""
-_NOT_YET = (
-    kafka_error.CoordinatorNotAvailableError,
-    kafka_error.CoordinatorLoadInProgressError,
-    kafka_error.NotCoordinatorError,
-    kafka_error.NodeNotReadyError,
-)
-"""Answers that only say "ask again": a coordinator is being chosen, or a connection made again."""
 _OVER = frozenset({"done", "stopped", "failed"})
 
 
@@ -99,19 +87,3 @@ def read_position(admin: KafkaAdminClient, manifest: Manifest, run: str) -> Posi
     reports = [Position.decode(one.metadata) for one in committed.values() if one.metadata]
     # More than one only where a run's first teacher was exchanged: the older report is of the earlier one.
     return max(filter(None, reports), key=lambda report: report.time, default=None)
-
-
-def ask_coordinator(question: Callable[[], T], timeout: float = 10.0) -> T:
-    """Ask a group's coordinator, and again while it is being chosen or has just come back.
-
-    The admin client itself does not retry; the first question to a new cluster is what makes it choose a coordinator,
-    and a broker that was away is not asked at all until a back-off is over.
-    """
-    deadline = Deadline(timeout)
-    while True:
-        try:
-            return question()
-        except _NOT_YET:
-            if deadline.over:
-                raise
-            time.sleep(0.2)

@@ -9,9 +9,8 @@ from kafka import errors as kafka_error
 from kafka.structs import OffsetAndMetadata
 
 from pipeline.chain import offset_of
-from pipeline.kafka_clients import KafkaSettings, kafka_errors, new_admin, new_consumer
+from pipeline.kafka_clients import KafkaSettings, ask_coordinator, kafka_errors, new_admin, new_consumer
 from pipeline.names import teacher_group, work_orders_topic
-from pipeline.positions import ask_coordinator
 from pipeline.sequence import Sequence
 from pipeline.streams import Stream
 from schemas.errors import ConfigError, StreamConflict
@@ -55,7 +54,7 @@ def rewind(settings: KafkaSettings, stream: Stream, teacher: str, sequence: int)
                 consumer.close()
             if offset >= end:
                 raise ConfigError(f"order {sequence} is not fed yet, so there is nothing to rewind to")
-            committed = admin.list_group_offsets({group: [partition]})[group].get(partition)
+            committed = ask_coordinator(lambda: admin.list_group_offsets({group: [partition]}))[group].get(partition)
             if committed is not None and 0 <= committed.offset < offset:
                 raise ConfigError(
                     f"teacher {teacher!r} stands at offset {committed.offset} of {partition.topic}/"

@@ -12,9 +12,9 @@ from typing import Any
 from kafka import KafkaAdminClient, TopicPartition
 from kafka.admin import OffsetSpec
 
-from pipeline.kafka_clients import KafkaSettings, kafka_errors, new_admin
+from pipeline.kafka_clients import KafkaSettings, ask_coordinator, kafka_errors, new_admin
 from pipeline.names import dead_letters_topic, group_prefix, soft_targets_topic, teacher_group, work_orders_topic
-from pipeline.positions import ask_coordinator, read_position
+from pipeline.positions import read_position
 from pipeline.sequence import Sequence
 from pipeline.streams import Stream
 from schemas.records import Manifest, Teacher
@@ -193,7 +193,9 @@ def _labelled(manifest: Manifest, partition: int, offset: int, metadata: str | N
 def _runs(admin: KafkaAdminClient, manifest: Manifest) -> list[dict[str, Any]]:
     prefix = f"{group_prefix(manifest.stream)}{manifest.stream_id}.run."
     names = sorted(
-        group["group_id"].removeprefix(prefix) for group in admin.list_groups() if group["group_id"].startswith(prefix)
+        group["group_id"].removeprefix(prefix)
+        for group in ask_coordinator(admin.list_groups)
+        if group["group_id"].startswith(prefix)
     )
     runs = []
     for name in names:

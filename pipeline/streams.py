@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from kafka import KafkaAdminClient
 from kafka import errors as kafka_error
 
-from pipeline.kafka_clients import KafkaSettings, kafka_errors, new_admin
+from pipeline.kafka_clients import KafkaSettings, ask_coordinator, kafka_errors, new_admin
 from pipeline.manifest_log import read_manifest_log
 from pipeline.names import belongs_to, group_prefix, manifest_topic, stream_of_manifest_topic
 from pipeline.wait import Deadline
@@ -95,7 +95,8 @@ def delete_stream(settings: KafkaSettings, name: str) -> Deleted:
     try:
         with kafka_errors(f"deleting stream {name!r}", settings):
             topics = sorted(topic for topic in admin.list_topics() if belongs_to(topic, name))
-            groups = sorted(g["group_id"] for g in admin.list_groups() if g["group_id"].startswith(group_prefix(name)))
+            listed = ask_coordinator(admin.list_groups)
+            groups = sorted(g["group_id"] for g in listed if g["group_id"].startswith(group_prefix(name)))
             if not topics and not groups:
                 raise StreamNotFound(f"no stream {name!r} at {settings.bootstrap_servers}; see `distillog topics list`")
             # The manifest goes last: what is left of a delete that was cut short is still listed, and can be deleted.
@@ -105,7 +106,7 @@ def delete_stream(settings: KafkaSettings, name: str) -> Deleted:
             gone_by = Deadline(10.0)
             while not gone_by.over and any(belongs_to(topic, name) for topic in admin.list_topics()):
                 time.sleep(0.02)
-            results = admin.delete_groups(groups) if groups else {}
+            results = ask_coordinator(lambda: admin.delete_groups(groups)) if groups else {}
     finally:
         admin.close()
     gone = [g for g in groups if results[g] in ("OK", "GroupIdNotFoundError")]

@@ -16,7 +16,7 @@ from support.processes import Distillog
 from support.small_runs import checkpoints, report, run_file, weights
 from support.streams import stream_with_teacher
 
-from pipeline.kafka_clients import KafkaSettings, new_admin
+from pipeline.kafka_clients import KafkaSettings, ask_coordinator, new_admin
 from pipeline.names import teacher_group, work_orders_topic
 from pipeline.streams import Stream
 
@@ -142,7 +142,8 @@ def test_a_planted_loss_is_proven_and_repaired_with_the_command_that_the_error_n
     # As a worker would that commits before its labels are acknowledged: orders 1, 5 and 9 are never labelled.
     admin = new_admin(settings)
     commit = OffsetAndMetadata(3, json.dumps({"next_sequence": 13}), -1)
-    admin.alter_group_offsets(teacher_group(stream.manifest, "t"), {TopicPartition(work_orders_topic(name), 1): commit})
+    commits = {TopicPartition(work_orders_topic(name), 1): commit}
+    ask_coordinator(lambda: admin.alter_group_offsets(teacher_group(stream.manifest, "t"), commits))
     admin.close()
     distillog.start("teach", name, tmp_path / "teacher.onnx", "--until-idle").succeed()
     file = run_file(tmp_path, name)

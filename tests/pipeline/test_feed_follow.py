@@ -11,7 +11,7 @@ from small_streams import small_stream
 
 from pipeline.feed import Fed, feed
 from pipeline.follow import Followers, Lead
-from pipeline.kafka_clients import KafkaSettings, new_admin, new_consumer
+from pipeline.kafka_clients import KafkaSettings, ask_coordinator, new_admin, new_consumer
 from pipeline.names import run_group, work_orders_topic
 from pipeline.positions import Position
 from pipeline.streams import Stream
@@ -109,7 +109,7 @@ class FakeRun:
 
     def report(self, position: Position) -> None:
         commit = OffsetAndMetadata(0, position.encode(), -1)
-        self._admin.alter_group_offsets(self._group, {self._partition: commit})
+        ask_coordinator(lambda: self._admin.alter_group_offsets(self._group, {self._partition: commit}))
 
     def close(self) -> None:
         self._admin.close()

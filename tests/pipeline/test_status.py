@@ -11,7 +11,7 @@ from small_streams import small_stream
 
 from pipeline.create import add_teacher
 from pipeline.feed import feed
-from pipeline.kafka_clients import KafkaSettings, new_admin, new_consumer, new_producer
+from pipeline.kafka_clients import KafkaSettings, ask_coordinator, new_admin, new_consumer, new_producer
 from pipeline.names import dead_letters_topic, run_group, soft_targets_topic, teacher_group, work_orders_topic
 from pipeline.positions import Position
 from pipeline.status import describe, lag, with_rates
@@ -75,7 +75,7 @@ def test_commits_count_as_labelled_by_their_metadata(
         orders_partition(stream, 1): OffsetAndMetadata(5, '{"next_sequence": 21}', -1),
         orders_partition(stream, 2): OffsetAndMetadata(1, "", -1),
     }
-    admin.alter_group_offsets(group, commits)
+    ask_coordinator(lambda: admin.alter_group_offsets(group, commits))
     (teacher,) = lag(kafka_settings, stream)["teachers"]
     assert (teacher["state"], teacher["labelled"], teacher["lag"]) == ("Empty", 2 + 5 + 1, 2 + 0 + 4 + 5)
     assert [row["committed"] for row in teacher["offsets"]] == [3, 5, 1, 0]
@@ -101,9 +101,9 @@ def test_runs_are_shown_with_their_cursors(
 ) -> None:
     position = Position(1, 7, 4, time.time() - 100, "a1b2", "here", "training")
     commit = {orders_partition(stream, 0): OffsetAndMetadata(0, position.encode(), -1)}
-    admin.alter_group_offsets(run_group(stream.manifest, "mlp"), commit)
+    ask_coordinator(lambda: admin.alter_group_offsets(run_group(stream.manifest, "mlp"), commit))
     other = {orders_partition(stream, 0): OffsetAndMetadata(0, "not a report", -1)}
-    admin.alter_group_offsets(run_group(stream.manifest, "odd"), other)
+    ask_coordinator(lambda: admin.alter_group_offsets(run_group(stream.manifest, "odd"), other))
     (run,) = lag(kafka_settings, stream)["runs"]
     assert 100 <= run.pop("age") < 130
     assert run == {

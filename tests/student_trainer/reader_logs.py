@@ -13,9 +13,8 @@ import numpy as np
 from kafka import TopicPartition
 from kafka.structs import OffsetAndMetadata
 
-from pipeline.kafka_clients import KafkaSettings, new_admin, new_producer
+from pipeline.kafka_clients import KafkaSettings, ask_coordinator, new_admin, new_producer
 from pipeline.names import soft_targets_topic, teacher_group, work_orders_topic
-from pipeline.positions import ask_coordinator
 from pipeline.sequence import Sequence
 from pipeline.streams import Stream
 from schemas.codecs import CodecSpec

@@ -13,9 +13,9 @@ from hypothesis import strategies as st
 from kafka import KafkaAdminClient, OffsetAndMetadata, TopicPartition
 from reader_logs import Logs, logs_of, make_stream
 
-from pipeline.kafka_clients import KafkaSettings, new_admin
+from pipeline.kafka_clients import KafkaSettings, ask_coordinator, new_admin
 from pipeline.names import run_group, soft_targets_topic
-from pipeline.positions import STATES, Position, ask_coordinator, read_position
+from pipeline.positions import STATES, Position, read_position
 from schemas.errors import RunLocked
 from student_trainer.position import PositionReporter
 from student_trainer.source import Cursor

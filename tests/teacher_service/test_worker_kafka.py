@@ -28,7 +28,7 @@ from support.streams import (
     stream_with_teacher,
 )
 
-from pipeline.kafka_clients import KafkaSettings, new_admin
+from pipeline.kafka_clients import KafkaSettings, ask_coordinator, new_admin
 from pipeline.names import dead_letters_topic, soft_targets_topic, teacher_group, work_orders_topic
 from pipeline.streams import Stream
 from schemas.codecs import Dense
@@ -124,7 +124,7 @@ class Place:
         """partition -> committed offset, and the sequence beside it"""
         admin = new_admin(self.settings)
         try:
-            found = admin.list_group_offsets(self.group)[self.group]
+            found = ask_coordinator(lambda: admin.list_group_offsets(self.group))[self.group]
         finally:
             admin.close()
         return {tp.partition: (one.offset, json.loads(one.metadata)["next_sequence"]) for tp, one in found.items()}
