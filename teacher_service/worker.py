@@ -147,7 +147,6 @@ class Worker:
                 self._teacher,
                 self._options.name,
                 self._options.session_timeout,
-                IN_HAND_LOW,
             )
             closing.callback(consumer.close, autocommit=False, timeout_ms=5_000)
             self._membership = Membership(self._settings, consumer, self._manifest, self._teacher, watchdog.disarmed)
