@@ -1,7 +1,8 @@
 """Decoded soft targets against a raw kafka-python consumer over the same topic, in MB/s of record values.
 
 Ours: the student's reader, with the reader's rule, the checks of each record's identity, and the values decoded. Raw:
-`KafkaConsumer.poll`, with the same settings, and nothing done with what it gives. Each reads the topic once to get
+`KafkaConsumer.poll` of kafka-python as it comes, with the same settings, and nothing done with what it gives; beside it
+the same with the project's network client, which is what our reader leans on. Each reads the topic once to get
 connected (a new client of kafka-python sleeps for 0.2 s), goes back to the start and reads it again, and this is timed,
 from the seek to the last record. 10^6 bytes are an MB.
 """
@@ -14,6 +15,7 @@ from typing import Any
 
 import numpy as np
 from kafka import TopicPartition
+from kafka.net.compat import KafkaNetClient
 
 from benchmarks.pairs import Pairs, Spread, interleave
 from benchmarks.streams import ORDER_SIZE, ORDERS_PER_EPOCH, Bench
@@ -26,6 +28,7 @@ from pipeline.streams import Stream
 from pipeline.views import view_spec
 from pipeline.views.fetch import Fetcher
 from pipeline.wait import Deadline
+from pipeline.wide_client import WideClient
 from schemas.codecs import CodecSpec
 from schemas.records import Output, SoftTargets, Teacher, TeacherInput
 from student_trainer.reader import _MIN_FETCH_BYTES, _RECORDS_IN_A_FETCH, SoftTargetReader
@@ -99,12 +102,14 @@ def decoded(bench: Bench, stream: Stream, num_orders: int) -> float:
         reader.close()
 
 
-def raw(bench: Bench, stream: Stream, num_orders: int) -> float:
+def raw(bench: Bench, stream: Stream, num_orders: int, client: type[KafkaNetClient] = KafkaNetClient) -> float:
     """MB/s of a consumer alone, with the reader's settings."""
     topic = soft_targets_topic(stream.manifest.stream, TEACHER)
     partitions = [TopicPartition(topic, number) for number in range(stream.manifest.partitions)]
     fetch = max(_MIN_FETCH_BYTES, _RECORDS_IN_A_FETCH * stream.manifest.max_record_bytes)
-    consumer = new_consumer(bench.kafka, group_id=None, max_partition_fetch_bytes=fetch, max_poll_records=10_000)
+    consumer = new_consumer(
+        bench.kafka, group_id=None, max_partition_fetch_bytes=fetch, max_poll_records=10_000, kafka_client=client
+    )
 
     def read_all() -> int:
         num_records = num_bytes = 0
@@ -133,26 +138,32 @@ def _second_time(read_all: Callable[[], int]) -> float:
     return num_bytes / (time.perf_counter() - began) / 1e6
 
 
-def measure(bench: Bench, name: str, num_classes: int, num_orders: int) -> Pairs:
-    """MB/s of one record size."""
+def measure(bench: Bench, name: str, num_classes: int, num_orders: int) -> tuple[Pairs, Pairs]:
+    """MB/s of one record size: our reader, and the bare consumer with our network client, both against the bare one."""
     stream = fill(bench, name, num_classes, num_orders)
     raw(bench, stream, num_orders)
     decoded(bench, stream, num_orders)
-    (pairs,) = interleave(
-        bench.pairs, lambda: raw(bench, stream, num_orders), lambda: decoded(bench, stream, num_orders)
+    ours, wide = interleave(
+        bench.pairs,
+        lambda: raw(bench, stream, num_orders),
+        lambda: decoded(bench, stream, num_orders),
+        lambda: raw(bench, stream, num_orders, WideClient),
     )
-    return pairs
+    return ours, wide
 
 
 def run(bench: Bench) -> dict[str, Any]:
     """Measure both sizes; the ratio is that of the worse."""
-    sizes = {}
+    readers, consumers = {}, {}
     for number, (size, (num_classes, num_orders)) in enumerate(SIZES.items()):
-        pairs = measure(bench, f"data-plane-{number}", num_classes, num_orders)
-        figures = {"mb_per_s": Spread.of(pairs.ours).median, "raw_mb_per_s": Spread.of(pairs.bare).median}
-        sizes[size] = pairs.as_dict() | figures | {"record": size}
-    worse = min(sizes.values(), key=lambda figures: figures["median"])
-    return {
-        "ratios": {"data_plane": worse},
-        "more_ratios": {f"data_plane {size}": figures for size, figures in sizes.items() if figures is not worse},
-    }
+        ours, wide = measure(bench, f"data-plane-{number}", num_classes, num_orders)
+        readers[size], consumers[size] = _figures(ours, size), _figures(wide, size)
+    worse = min(readers.values(), key=lambda figures: figures["median"])
+    better = {f"data_plane {size}": figures for size, figures in readers.items() if figures is not worse}
+    bare = {f"bare, wide client {size}": figures for size, figures in consumers.items()}
+    return {"ratios": {"data_plane": worse}, "more_ratios": better | bare}
+
+
+def _figures(pairs: Pairs, size: str) -> dict[str, Any]:
+    speeds = {"mb_per_s": Spread.of(pairs.ours).median, "raw_mb_per_s": Spread.of(pairs.bare).median}
+    return pairs.as_dict() | speeds | {"record": size}

@@ -26,7 +26,7 @@ from schemas.records import Manifest, Teacher
 
 DEFAULT_PARTITIONS = 64
 MAX_PARTITIONS = 256
-"""More partitions cost more than they give: records per second fall to a quarter."""
+"""Each costs the broker files and every commit an entry; more unequal workers than this serves, no group has."""
 
 KEEP_FOR_EVER = -1
 

@@ -17,9 +17,9 @@ from typing import Any, TypeVar
 
 from kafka import KafkaAdminClient, KafkaConsumer, KafkaProducer, TopicPartition
 from kafka import errors as kafka_error
-from kafka.net.compat import KafkaNetClient
 
 from pipeline.wait import Deadline
+from pipeline.wide_client import WideClient
 from schemas.errors import BrokerUnavailable, ConfigError, RecordTooLarge
 
 T = TypeVar("T")
@@ -240,16 +240,16 @@ def new_consumer(settings: KafkaSettings, **overrides: Any) -> KafkaConsumer:
 
 
 @contextmanager
-def _connecting(settings: KafkaSettings) -> Iterator[Callable[..., KafkaNetClient]]:
+def _connecting(settings: KafkaSettings) -> Iterator[Callable[..., WideClient]]:
     """Give the factory of a client's network part.
 
     A client whose constructor fails is lost with a running thread and its sockets; here they are closed, since who
     waits for a broker tries again and again.
     """
-    made: list[KafkaNetClient] = []
+    made: list[WideClient] = []
 
-    def net_client(**config: Any) -> KafkaNetClient:
-        made.append(KafkaNetClient(**config))
+    def net_client(**config: Any) -> WideClient:
+        made.append(WideClient(**config))
         return made[-1]
 
     try:
@@ -261,7 +261,7 @@ def _connecting(settings: KafkaSettings) -> Iterator[Callable[..., KafkaNetClien
 
 
 @contextmanager
-def _closing_on_error(made: list[KafkaNetClient]) -> Iterator[None]:
+def _closing_on_error(made: list[WideClient]) -> Iterator[None]:
     try:
         yield
     except BaseException:

@@ -149,15 +149,26 @@ def _permuted(indices: npt.NDArray[np.uint64], n: int, key: int) -> npt.NDArray[
 
 def _feistel(values: npt.NDArray[np.uint64], a: int, b: int, states: list[int]) -> npt.NDArray[np.uint64]:
     a64, b64 = np.uint64(a), np.uint64(b)
-    left, right = np.divmod(values, b64)
+    left = values // b64
+    right = values - left * b64
     for number in range(0, _ROUNDS, 2):
-        left += hash_on(states[number], right) % a64
-        left %= a64
-        right += hash_on(states[number + 1], left) % b64
-        right %= b64
+        left = _add_modulo(left, hash_on(states[number], right), a64)
+        right = _add_modulo(right, hash_on(states[number + 1], left), b64)
     left *= b64
     left += right
     return left
+
+
+def _add_modulo(values: npt.NDArray[np.uint64], others: npt.NDArray[np.uint64], n: np.uint64) -> npt.NDArray[np.uint64]:
+    """`(values + others % n) % n` for values below n, in place of `others`."""
+    excess = others // n  # NumPy divides by one number nine times as fast as it takes the remainder
+    excess *= n
+    others -= excess
+    others += values
+    excess[...] = others >= n
+    excess *= n
+    others -= excess
+    return others
 
 
 def _feistel_int(value: int, a: int, b: int, states: list[int]) -> int:

@@ -40,7 +40,7 @@ class Batch:
         targets: list[Target] = []
         for target in self.targets:
             if isinstance(target, DenseTarget):
-                targets.append(DenseTarget(move(target.logits)))
+                targets.append(DenseTarget(move(target.logits).float()))
             else:
                 tails = {temperature: move(tail) for temperature, tail in target.log_tails.items()}
                 targets.append(TopKTarget(move(target.indices), move(target.log_probs), tails, target.num_classes))
