@@ -223,7 +223,8 @@ def close_producer(producer: KafkaProducer, timeout: float = 0.0) -> None:
         # With records under way kafka-python's close stops here and leaves its sender running (measured), which would
         # send them later, beside the next producer's.
         producer._sender.force_close()
-        producer._sender.join(1.0)
+    # It may be in the middle of a request even where close says nothing.
+    producer._sender.join(5.0)
 
 
 def new_consumer(settings: KafkaSettings, **overrides: Any) -> KafkaConsumer:

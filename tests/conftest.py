@@ -24,7 +24,7 @@ class Eventually(Protocol):
     def __call__(self, predicate: Callable[[], T], timeout: float = ..., what: str = ...) -> T: ...
 
 
-def poll_until(predicate: Callable[[], T], timeout: float = 10.0, what: str = "the condition") -> T:
+def poll_until(predicate: Callable[[], T], timeout: float = 30.0, what: str = "the condition") -> T:
     """Call `predicate` every 20 ms until it gives something true; AssertionError after `timeout` seconds."""
     deadline = time.monotonic() + timeout
     while True:
