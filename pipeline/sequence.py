@@ -165,7 +165,7 @@ def _add_modulo(values: npt.NDArray[np.uint64], others: npt.NDArray[np.uint64], 
     excess *= n
     others -= excess
     others += values
-    excess[...] = others >= n
+    np.floor_divide(others, n, out=excess)
     excess *= n
     others -= excess
     return others

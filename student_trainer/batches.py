@@ -32,7 +32,7 @@ class Batch:
     """One per teacher."""
 
     def to(self, device: torch.device) -> Batch:
-        """Return the batch on a device; copies from pinned memory do not wait."""
+        """Return the batch on a device, logits widened there; copies from pinned memory do not wait."""
 
         def move(tensor: Tensor) -> Tensor:
             return tensor.to(device, non_blocking=True)

@@ -30,7 +30,7 @@ class DenseTarget:
     """A teacher's logits for a batch."""
 
     logits: Tensor
-    """[B, C] float32."""
+    """[B, C] float32; as stored, perhaps float16, until `Batch.to`."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)

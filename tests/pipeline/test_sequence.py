@@ -98,7 +98,7 @@ def test_an_order_costs_its_size_whatever_the_data_set(num_samples):
     took = time.perf_counter() - started
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
-    assert peak < 250_000
+    assert peak < 200_000
     assert took < 2.0
 
 

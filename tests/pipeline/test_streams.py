@@ -175,8 +175,7 @@ def test_labels_are_kept_for_ever_unless_asked_otherwise_and_the_manifest_always
             resource = ConfigResource(ConfigResourceType.TOPIC, topic)
             (found,) = admin.describe_configs([resource], config_filter="all").values()
             assert found[topic]["retention.ms"]["value"] == retention
-            if topic != manifest_topic(name):
-                assert found[topic]["segment.index.bytes"]["config_source"] == "DYNAMIC_TOPIC_CONFIG"
+            assert found[topic]["segment.index.bytes"]["config_source"] == "DYNAMIC_TOPIC_CONFIG"
     finally:
         admin.close()
 
