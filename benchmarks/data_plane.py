@@ -21,14 +21,15 @@ from benchmarks.pairs import Pairs, Spread, interleave
 from benchmarks.streams import ORDER_SIZE, ORDERS_PER_EPOCH, Bench
 from pipeline.create import StreamOptions, create_stream
 from pipeline.datasets import open_dataset
-from pipeline.kafka_clients import close_producer, new_consumer, new_producer
+from pipeline.kafka.clients import new_consumer, new_producer
+from pipeline.kafka.workarounds.halting_close import close_producer
+from pipeline.kafka.workarounds.wide_receive import WideClient
 from pipeline.names import soft_targets_topic
 from pipeline.sequence import Sequence
 from pipeline.streams import Stream
 from pipeline.views import view_spec
 from pipeline.views.fetch import Fetcher
 from pipeline.wait import Deadline
-from pipeline.wide_client import WideClient
 from schemas.codecs import CodecSpec
 from schemas.records import Output, SoftTargets, Teacher, TeacherInput
 from student_trainer.reader import _MIN_FETCH_BYTES, _RECORDS_IN_A_FETCH, SoftTargetReader

@@ -16,7 +16,8 @@ from pipeline.broker.local import LocalBroker
 from pipeline.create import StreamOptions, add_teacher, create_stream
 from pipeline.datasets import open_dataset
 from pipeline.feed import feed
-from pipeline.kafka_clients import KafkaSettings, new_consumer
+from pipeline.kafka.clients import new_consumer
+from pipeline.kafka.settings import KafkaSettings
 from pipeline.names import soft_targets_topic
 from pipeline.streams import Stream, open_stream
 from pipeline.views import view_spec

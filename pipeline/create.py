@@ -11,7 +11,9 @@ from kafka import KafkaAdminClient
 from kafka import errors as kafka_error
 from kafka.admin import ConfigResource, ConfigResourceType
 
-from pipeline.kafka_clients import KafkaSettings, kafka_errors, new_admin
+from pipeline.kafka.clients import new_admin
+from pipeline.kafka.errors import kafka_errors
+from pipeline.kafka.settings import KafkaSettings
 from pipeline.manifest_log import MANIFEST_KEY, append, read_manifest_log, teacher_key
 from pipeline.names import dead_letters_topic, manifest_topic, soft_targets_topic, work_orders_topic
 from pipeline.sequence import Sequence

@@ -17,14 +17,10 @@ from kafka.errors import KafkaError
 
 from pipeline.chain import chain_end, implied_order, implied_orders
 from pipeline.follow import REFRESH, Followers, Lead
-from pipeline.kafka_clients import (
-    KafkaSettings,
-    close_producer,
-    kafka_errors,
-    new_admin,
-    new_consumer,
-    new_producer,
-)
+from pipeline.kafka.clients import new_admin, new_consumer, new_producer
+from pipeline.kafka.errors import kafka_errors
+from pipeline.kafka.settings import KafkaSettings
+from pipeline.kafka.workarounds.halting_close import close_producer
 from pipeline.names import manifest_topic, work_orders_topic
 from pipeline.positions import read_position
 from pipeline.progress import Progress

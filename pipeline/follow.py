@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from pipeline.positions import Position
+from schemas.commits import RunReport
 from schemas.errors import ConfigError, StreamNotFound
 
 log = logging.getLogger(__name__)
@@ -59,7 +59,7 @@ class Lead:
 
 @dataclass(slots=True)
 class _Run:
-    position: Position | None
+    position: RunReport | None
     changed: float
     """when the last new report was seen, on the monotonic clock"""
 
@@ -72,7 +72,7 @@ class Followers:
         runs: tuple[str, ...],
         lead: Lead,
         num_orders: int,
-        read: Callable[[str], Position | None],
+        read: Callable[[str], RunReport | None],
         follow_timeout: float,
         appear_timeout: float,
         say: Callable[[str], None],

@@ -11,7 +11,10 @@ from dataclasses import dataclass
 
 from kafka import KafkaConsumer, TopicPartition
 
-from pipeline.kafka_clients import KafkaSettings, close_producer, kafka_errors, new_consumer, new_producer
+from pipeline.kafka.clients import new_consumer, new_producer
+from pipeline.kafka.errors import kafka_errors
+from pipeline.kafka.settings import KafkaSettings
+from pipeline.kafka.workarounds.halting_close import close_producer
 from pipeline.names import manifest_topic
 from pipeline.wait import Deadline
 from schemas.errors import BrokerUnavailable

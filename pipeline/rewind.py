@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-import json
-
 from kafka import TopicPartition
 from kafka import errors as kafka_error
 from kafka.structs import OffsetAndMetadata
 
 from pipeline.chain import offset_of
-from pipeline.kafka_clients import KafkaSettings, ask_coordinator, kafka_errors, new_admin, new_consumer
+from pipeline.kafka.clients import new_admin, new_consumer
+from pipeline.kafka.coordinator import ask_coordinator
+from pipeline.kafka.errors import kafka_errors
+from pipeline.kafka.settings import KafkaSettings
 from pipeline.names import teacher_group, work_orders_topic
 from pipeline.sequence import Sequence
 from pipeline.streams import Stream
+from schemas.commits import encode_next_sequence
 from schemas.errors import ConfigError, StreamConflict
 
 
@@ -60,7 +62,7 @@ def rewind(settings: KafkaSettings, stream: Stream, teacher: str, sequence: int)
                     f"teacher {teacher!r} stands at offset {committed.offset} of {partition.topic}/"
                     f"{partition.partition}; order {sequence} comes later, at {offset}: skipping orders makes a gap"
                 )
-            commit = OffsetAndMetadata(offset, json.dumps({"next_sequence": sequence}), -1)
+            commit = OffsetAndMetadata(offset, encode_next_sequence(sequence), -1)
             answer = admin.alter_group_offsets(group, {partition: commit})[partition]
             if answer is kafka_error.UnknownMemberIdError:
                 raise in_use  # one joined meanwhile

@@ -5,18 +5,21 @@ Figures come from offsets and commits alone; no record is read but the manifest.
 
 from __future__ import annotations
 
-import json
 import time
 from typing import Any
 
 from kafka import KafkaAdminClient, TopicPartition
 from kafka.admin import OffsetSpec
 
-from pipeline.kafka_clients import KafkaSettings, ask_coordinator, kafka_errors, new_admin
+from pipeline.kafka.clients import new_admin
+from pipeline.kafka.coordinator import ask_coordinator
+from pipeline.kafka.errors import kafka_errors
+from pipeline.kafka.settings import KafkaSettings
 from pipeline.names import dead_letters_topic, group_prefix, soft_targets_topic, teacher_group, work_orders_topic
 from pipeline.positions import read_position
 from pipeline.sequence import Sequence
 from pipeline.streams import Stream
+from schemas.commits import decode_next_sequence
 from schemas.records import Manifest, Teacher
 
 RATE_INTERVAL = 1.0
@@ -184,10 +187,8 @@ def _progress(manifest: Manifest, ends: list[int], committed: dict[TopicPartitio
 
 def _labelled(manifest: Manifest, partition: int, offset: int, metadata: str | None) -> int:
     """Orders of a partition that a group has labelled: exact by the commit's metadata, else as many as records."""
-    try:
-        return max(0, int(json.loads(metadata or "")["next_sequence"]) - partition) // manifest.partitions
-    except (ValueError, TypeError, KeyError):
-        return offset
+    sequence = decode_next_sequence(metadata)
+    return offset if sequence is None else max(0, sequence - partition) // manifest.partitions
 
 
 def _runs(admin: KafkaAdminClient, manifest: Manifest) -> list[dict[str, Any]]:

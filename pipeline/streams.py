@@ -10,7 +10,10 @@ from dataclasses import dataclass
 from kafka import KafkaAdminClient
 from kafka import errors as kafka_error
 
-from pipeline.kafka_clients import KafkaSettings, ask_coordinator, kafka_errors, new_admin
+from pipeline.kafka.clients import new_admin
+from pipeline.kafka.coordinator import ask_coordinator
+from pipeline.kafka.errors import kafka_errors
+from pipeline.kafka.settings import KafkaSettings
 from pipeline.manifest_log import read_manifest_log
 from pipeline.names import belongs_to, group_prefix, manifest_topic, stream_of_manifest_topic
 from pipeline.wait import Deadline

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from pipeline.datasets import open_dataset
-from pipeline.kafka_clients import KafkaSettings
+from pipeline.kafka.settings import KafkaSettings
 from pipeline.views import evaluation_view, view_spec
 from pipeline.views.fetch import Fetcher
 from schemas.errors import ConfigError

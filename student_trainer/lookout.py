@@ -6,19 +6,19 @@ commits, at the ends of the logs behind them, and at how many members the groups
 
 from __future__ import annotations
 
-import json
 import logging
 import threading
 import time
 from collections.abc import Sequence
-from typing import Any
 
 from kafka import KafkaAdminClient, TopicPartition
 from kafka.admin import OffsetSpec
 
-from pipeline.kafka_clients import KafkaSettings, new_admin
+from pipeline.kafka.clients import new_admin
+from pipeline.kafka.settings import KafkaSettings
 from pipeline.names import soft_targets_topic, teacher_group, work_orders_topic
 from pipeline.streams import Stream, TopicGuard
+from schemas.commits import decode_next_sequence
 from schemas.errors import DistillogError
 from student_trainer.rule import Look
 
@@ -163,19 +163,12 @@ class Lookout:
         commits: dict[Place, int] = {}
         for group, teacher in groups.items():
             for partition, commit in committed.get(group, {}).items():
-                commits[(teacher, partition.partition)] = _next_sequence(commit.metadata)
+                # -1, where it does not say, proves nothing.
+                sequence = decode_next_sequence(commit.metadata)
+                commits[(teacher, partition.partition)] = -1 if sequence is None else sequence
         # After the commits: only then does the end cover what they count.
         topics = {TopicPartition(soft_targets_topic(manifest.stream, t), p): (t, p) for t, p in commits}
         ends = self._admin.list_partition_offsets(dict.fromkeys(topics, OffsetSpec.LATEST)) if topics else {}
         described = self._admin.describe_groups(list(groups))
         self.members = {teacher: len(described[group].get("members") or ()) for group, teacher in groups.items()}
         return {place: Look(commits[place], int(ends[partition].offset)) for partition, place in topics.items()}
-
-
-def _next_sequence(metadata: Any) -> int:
-    """The sequence that a worker's commit expects next; -1 where it does not say, which proves nothing."""
-    try:
-        value = json.loads(metadata)["next_sequence"]
-    except (ValueError, TypeError, KeyError, RecursionError):
-        return -1
-    return value if type(value) is int else -1

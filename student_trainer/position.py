@@ -1,7 +1,7 @@
 """The run's report to others: once a second, whatever the training thread is doing.
 
 P partitions. Commits to the run's group, which has no members: offsets of the soft targets, and beside one of them a
-`Position`. Never read back by the run: the checkpoint is the truth.
+`RunReport`. Never read back by the run: the checkpoint is the truth.
 """
 
 from __future__ import annotations
@@ -19,10 +19,11 @@ from kafka import KafkaAdminClient, TopicPartition
 from kafka import errors as kafka_error
 from kafka.structs import OffsetAndMetadata
 
-from pipeline.kafka_clients import KafkaSettings, new_admin
+from pipeline.kafka.clients import new_admin
+from pipeline.kafka.settings import KafkaSettings
 from pipeline.names import run_group, soft_targets_topic
-from pipeline.positions import STATES, Position
 from pipeline.streams import Stream
+from schemas.commits import RUN_STATES, RunReport
 from schemas.errors import RunLocked
 from student_trainer.source import Cursor
 
@@ -98,8 +99,8 @@ class PositionReporter:
         self._cursor, self._checkpointed = cursor, cursor.sequence
 
     def state(self, state: str) -> None:
-        """Take note of what the run does: one of STATES."""
-        assert state in STATES, state
+        """Take note of what the run does: one of RUN_STATES."""
+        assert state in RUN_STATES, state
         self._state = state
 
     def close(self) -> None:
@@ -160,15 +161,15 @@ class PositionReporter:
                 return
             self._commit(cursor)
 
-    def _read(self) -> Position | None:
+    def _read(self) -> RunReport | None:
         committed = self._admin.list_group_offsets({self._group: [self._first]}).get(self._group, {}).get(self._first)
-        return Position.decode(committed.metadata) if committed is not None and committed.metadata else None
+        return RunReport.decode(committed.metadata) if committed is not None else None
 
     def _commit(self, cursor: Cursor) -> None:
         state = self._state
         if state == "training" and self._starving():
             state = "starving"
-        report = Position(
+        report = RunReport(
             cursor.pass_number, cursor.sequence, self._checkpointed, time.time(), self.run_id, self._host, state
         )
         offsets: dict[TopicPartition, OffsetAndMetadata] = {}

@@ -14,7 +14,10 @@ from typing import Any
 from kafka import KafkaConsumer, TopicPartition
 from kafka import errors as kafka_error
 
-from pipeline.kafka_clients import KafkaSettings, kafka_errors, new_consumer, poll
+from pipeline.kafka.clients import new_consumer
+from pipeline.kafka.errors import kafka_errors
+from pipeline.kafka.settings import KafkaSettings
+from pipeline.kafka.workarounds.parked_partitions import poll
 from pipeline.names import soft_targets_topic
 from pipeline.sequence import Sequence as OrderSequence
 from pipeline.streams import Stream

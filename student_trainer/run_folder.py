@@ -13,9 +13,6 @@ from typing import IO, Any
 from schemas.errors import CheckpointError, ConfigError, RunLocked
 from student_trainer.settings import RunSettings, load_run
 
-STATES = ("created", "training", "stopped", "starved", "failed", "done")
-"""What `run.json` may say; a run whose process was killed still says "training"."""
-
 
 class RunFolder:
     """A locked run folder. Use as a context manager; the lock ends with the process, however it ends."""
@@ -78,7 +75,7 @@ class RunFolder:
         return self.path / "student.onnx"
 
     def set_state(self, state: str) -> None:
-        """Write `run.json`: what `runs list` shows."""
+        """Write `run.json`, what `runs list` shows: one of RUN_STATES; that of a killed run still says "training"."""
         write_whole(self.path / "run.json", json.dumps({"run_id": self.run_id, "state": state}) + "\n")
 
     def write_report(self, report: dict[str, Any]) -> None:

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.kafka_clients import KafkaSettings
+from pipeline.kafka.settings import KafkaSettings
 from pipeline.sequence import Sequence as OrderSequence
 from pipeline.streams import open_stream
 from pipeline.views.check import check_data

@@ -268,7 +268,7 @@ class _Records:
         self._metrics.sync()
         self._metrics.close()
         self._folder.set_state(state)
-        self.say(state if state in ("done", "failed") else "stopped")
+        self.say(state)
 
     def _write(self, line: dict[str, Any]) -> None:
         self._metrics.write(line)

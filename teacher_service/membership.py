@@ -7,7 +7,6 @@ position is set by hand from the group's committed offset.
 
 from __future__ import annotations
 
-import json
 import logging
 from collections.abc import Callable, Iterable
 from contextlib import AbstractContextManager
@@ -18,8 +17,11 @@ from kafka.structs import MemberState
 
 from pipeline.chain import chain_end, offset_of, sequence_at, soft_targets_sequence
 from pipeline.feed import batch_bytes
-from pipeline.kafka_clients import KafkaSettings, kafka_errors, new_admin, new_consumer
+from pipeline.kafka.clients import new_admin, new_consumer
+from pipeline.kafka.errors import kafka_errors
+from pipeline.kafka.settings import KafkaSettings
 from pipeline.names import soft_targets_topic, teacher_group, work_orders_topic
+from schemas.commits import decode_next_sequence, encode_next_sequence
 from schemas.records import Manifest, Teacher
 from teacher_service.assignor import EqualShares, Forgetting
 from teacher_service.ledger import Mark, PartitionLedger
@@ -27,11 +29,6 @@ from teacher_service.ledger import Mark, PartitionLedger
 log = logging.getLogger(__name__)
 
 NOWHERE = Mark(-1, -1)
-
-
-def commit_metadata(mark: Mark) -> str:
-    """What travels beside a committed offset: the sequence expected there."""
-    return json.dumps({"next_sequence": mark.sequence}, separators=(",", ":"))
 
 
 def join_group(
@@ -258,7 +255,9 @@ class Membership:
             return True
         self._pending = marks
         offsets = {
-            TopicPartition(self._orders, partition): OffsetAndMetadata(mark.offset, commit_metadata(mark), -1)
+            TopicPartition(self._orders, partition): OffsetAndMetadata(
+                mark.offset, encode_next_sequence(mark.sequence), -1
+            )
             for partition, mark in marks.items()
         }
         try:
@@ -290,7 +289,5 @@ class Membership:
 
 
 def _mark(there: OffsetAndMetadata) -> Mark:
-    try:
-        return Mark(there.offset, int(json.loads(there.metadata)["next_sequence"]))
-    except (ValueError, TypeError, KeyError):
-        return Mark(there.offset, -1)
+    sequence = decode_next_sequence(there.metadata)
+    return Mark(there.offset, -1 if sequence is None else sequence)

@@ -17,7 +17,9 @@ from typing import Any
 
 from kafka import KafkaProducer
 
-from pipeline.kafka_clients import KafkaSettings, close_producer, new_producer
+from pipeline.kafka.clients import new_producer
+from pipeline.kafka.settings import KafkaSettings
+from pipeline.kafka.workarounds.halting_close import close_producer
 from schemas.errors import DecodeError, RecordTooLarge
 from schemas.records import WorkOrder
 

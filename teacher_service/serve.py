@@ -7,7 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from pipeline.kafka_clients import KafkaSettings
+from pipeline.kafka.settings import KafkaSettings
 from pipeline.sequence import Sequence
 from pipeline.streams import Stream, open_stream
 from pipeline.views.check import check_data

@@ -21,7 +21,9 @@ from typing import Any
 from kafka import KafkaConsumer, TopicPartition
 from kafka import errors as kafka_error
 
-from pipeline.kafka_clients import KafkaSettings, kafka_errors, poll
+from pipeline.kafka.errors import kafka_errors
+from pipeline.kafka.settings import KafkaSettings
+from pipeline.kafka.workarounds.parked_partitions import poll
 from pipeline.names import dead_letters_topic, soft_targets_topic, teacher_group, work_orders_topic
 from pipeline.streams import Stream, TopicGuard
 from pipeline.views.fetch import Fetcher

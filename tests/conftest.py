@@ -13,7 +13,7 @@ from typing import Protocol, TypeVar
 import pytest
 
 from pipeline.broker.local import LocalBroker
-from pipeline.kafka_clients import KafkaSettings
+from pipeline.kafka.settings import KafkaSettings
 
 T = TypeVar("T")
 

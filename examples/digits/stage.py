@@ -13,7 +13,7 @@ from processes import Child, DemoError, Processes, Trainer
 from signals import Signals
 
 from pipeline.broker.local import LocalBroker
-from pipeline.kafka_clients import KafkaSettings
+from pipeline.kafka.settings import KafkaSettings
 from pipeline.progress import Progress
 from pipeline.wait import Deadline
 

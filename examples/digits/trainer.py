@@ -20,7 +20,7 @@ Say = Callable[[str, Any], None]
 
 def train(say: Say, settings: dict[str, Any], folder: str, bootstrap_servers: str = "") -> dict[str, Any]:
     """Train a run to its end, and return its report."""
-    from pipeline.kafka_clients import KafkaSettings
+    from pipeline.kafka.settings import KafkaSettings
     from student_trainer.launch import launch
     from student_trainer.run_folder import RunFolder
     from student_trainer.settings import run_settings

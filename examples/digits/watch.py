@@ -11,7 +11,9 @@ from dataclasses import dataclass, field
 import numpy as np
 from kafka import TopicPartition
 
-from pipeline.kafka_clients import KafkaSettings, kafka_errors, new_consumer
+from pipeline.kafka.clients import new_consumer
+from pipeline.kafka.errors import kafka_errors
+from pipeline.kafka.settings import KafkaSettings
 from pipeline.names import soft_targets_topic
 from pipeline.sequence import Sequence
 from pipeline.streams import Stream

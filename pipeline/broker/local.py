@@ -167,7 +167,8 @@ class LocalBroker:
         # Imported while Java starts, since it takes as long.
         from kafka.errors import KafkaError
 
-        from pipeline.kafka_clients import KafkaSettings, new_admin
+        from pipeline.kafka.clients import new_admin
+        from pipeline.kafka.settings import KafkaSettings
 
         while self.folder.is_running():
             if deadline.over:

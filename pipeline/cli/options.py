@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import click
 
 if TYPE_CHECKING:
-    from pipeline.kafka_clients import KafkaSettings
+    from pipeline.kafka.settings import KafkaSettings
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -32,7 +32,7 @@ def kafka_settings() -> KafkaSettings:
         ConfigError: no address anywhere, or a bad properties file.
     """
     from pipeline.broker.folder import running_broker_address
-    from pipeline.kafka_clients import KafkaSettings
+    from pipeline.kafka.settings import KafkaSettings
 
     options = click.get_current_context().find_root().params
     return KafkaSettings.load(

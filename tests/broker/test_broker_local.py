@@ -14,7 +14,8 @@ import pytest
 
 from pipeline.broker.java import find_java
 from pipeline.broker.local import LocalBroker, running_broker_address
-from pipeline.kafka_clients import KafkaSettings, new_admin, new_consumer, new_producer
+from pipeline.kafka.clients import new_admin, new_consumer, new_producer
+from pipeline.kafka.settings import KafkaSettings
 from schemas.errors import BrokerUnavailable, ConfigError
 
 pytestmark = pytest.mark.kafka

@@ -13,7 +13,7 @@ import pytest
 from click.testing import CliRunner, Result
 
 from pipeline.cli import Distillog, main
-from pipeline.kafka_clients import KafkaSettings
+from pipeline.kafka.settings import KafkaSettings
 from schemas.errors import ConfigError, Starved
 
 DATASET = "mnist1d?split=train&n=200"

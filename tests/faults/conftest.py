@@ -10,7 +10,8 @@ from kafka import TopicPartition
 from kafka.admin import OffsetSpec
 from support.processes import Distillog, distillog_commands
 
-from pipeline.kafka_clients import KafkaSettings, new_admin
+from pipeline.kafka.clients import new_admin
+from pipeline.kafka.settings import KafkaSettings
 from pipeline.names import soft_targets_topic
 from pipeline.streams import Stream
 

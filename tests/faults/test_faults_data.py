@@ -16,7 +16,7 @@ from support.processes import Distillog
 from support.small_runs import checkpoints, report, run_file, weights
 from support.streams import dead_letters, order, publish, stream_with_teacher
 
-from pipeline.kafka_clients import KafkaSettings
+from pipeline.kafka.settings import KafkaSettings
 from pipeline.names import dead_letters_topic
 from pipeline.streams import Stream
 from schemas.records import DeadLetter, SoftTargets

@@ -13,7 +13,7 @@ from support.processes import Distillog
 from support.small_runs import run_file
 from support.streams import records, stream_with_teacher
 
-from pipeline.kafka_clients import KafkaSettings
+from pipeline.kafka.settings import KafkaSettings
 from pipeline.names import soft_targets_topic
 from pipeline.streams import Stream, open_stream
 

@@ -18,7 +18,7 @@ from support.streams import publish, stream_with_teacher
 
 from pipeline import status
 from pipeline.broker.local import LocalBroker
-from pipeline.kafka_clients import KafkaSettings
+from pipeline.kafka.settings import KafkaSettings
 from pipeline.streams import Stream
 
 pytestmark = [pytest.mark.kafka, pytest.mark.faults, pytest.mark.timeout(300)]

@@ -16,7 +16,9 @@ from support.processes import Distillog
 from support.small_runs import checkpoints, report, run_file, weights
 from support.streams import stream_with_teacher
 
-from pipeline.kafka_clients import KafkaSettings, ask_coordinator, new_admin
+from pipeline.kafka.clients import new_admin
+from pipeline.kafka.coordinator import ask_coordinator
+from pipeline.kafka.settings import KafkaSettings
 from pipeline.names import teacher_group, work_orders_topic
 from pipeline.streams import Stream
 

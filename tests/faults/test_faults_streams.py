@@ -16,7 +16,8 @@ from support.processes import Distillog
 from support.small_runs import checkpoints, run_file, weights
 from support.streams import num_orders, publish, stream_with_teacher
 
-from pipeline.kafka_clients import KafkaSettings, new_admin
+from pipeline.kafka.clients import new_admin
+from pipeline.kafka.settings import KafkaSettings
 from pipeline.names import soft_targets_topic, work_orders_topic
 from pipeline.streams import Stream, list_streams
 

@@ -20,7 +20,8 @@ import pytest
 import schemas.errors
 from pipeline.cli import OUR_PACKAGES, main
 from pipeline.datasets import DATASETS, open_dataset
-from pipeline.kafka_clients import _ALIASES, _ALLOWED, KafkaSettings
+from pipeline.kafka.properties import _ALIASES, _ALLOWED
+from pipeline.kafka.settings import KafkaSettings
 from pipeline.views import VIEWS, view_spec
 from pipeline.views.fetch import Fetcher
 from schemas.avro import REGISTRY

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from support.processes import Distillog, distillog_commands
 
-from pipeline.kafka_clients import KafkaSettings
+from pipeline.kafka.settings import KafkaSettings
 
 
 @pytest.fixture

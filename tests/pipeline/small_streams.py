@@ -8,7 +8,8 @@ from kafka import TopicPartition
 
 from pipeline.create import StreamOptions, create_stream
 from pipeline.datasets import open_dataset
-from pipeline.kafka_clients import KafkaSettings, new_consumer
+from pipeline.kafka.clients import new_consumer
+from pipeline.kafka.settings import KafkaSettings
 from pipeline.names import work_orders_topic
 from pipeline.streams import Stream
 from pipeline.views import view_spec

@@ -13,7 +13,8 @@ from kafka import TopicPartition
 from small_streams import accepted, read_orders, small_stream
 
 from pipeline.feed import feed
-from pipeline.kafka_clients import KafkaSettings, new_admin, new_consumer
+from pipeline.kafka.clients import new_admin, new_consumer
+from pipeline.kafka.settings import KafkaSettings
 from pipeline.names import work_orders_topic
 from pipeline.sequence import Sequence
 from pipeline.streams import Stream, delete_stream, open_stream

@@ -11,27 +11,29 @@ from small_streams import small_stream
 
 from pipeline.feed import Fed, feed
 from pipeline.follow import Followers, Lead
-from pipeline.kafka_clients import KafkaSettings, ask_coordinator, new_admin, new_consumer
+from pipeline.kafka.clients import new_admin, new_consumer
+from pipeline.kafka.coordinator import ask_coordinator
+from pipeline.kafka.settings import KafkaSettings
 from pipeline.names import run_group, work_orders_topic
-from pipeline.positions import Position
 from pipeline.streams import Stream
+from schemas.commits import RunReport
 from schemas.errors import StreamNotFound
 
 Name = Callable[[str], str]
-START = Position(0, 0, 0, 1.0, "a1", "here", "training")
+START = RunReport(0, 0, 0, 1.0, "a1", "here", "training")
 
 
-def at(sequence: int, state: str = "training") -> Position:
+def at(sequence: int, state: str = "training") -> RunReport:
     return replace(START, sequence=sequence, time=float(sequence), state=state)
 
 
-def followers(positions: dict[str, Position | None], said: list[str], **timeouts: float) -> Followers:
+def followers(positions: dict[str, RunReport | None], said: list[str], **timeouts: float) -> Followers:
     limits = {"follow_timeout": 60.0, "appear_timeout": 60.0, **timeouts}
     return Followers(tuple(positions), Lead(2, 4), 100, positions.get, say=said.append, refresh=0.0, **limits)
 
 
 def test_orders_are_allowed_up_to_high_and_again_below_low() -> None:
-    positions: dict[str, Position | None] = {"run": at(10)}
+    positions: dict[str, RunReport | None] = {"run": at(10)}
     credit = followers(positions, [])
     assert [credit.allow(s) for s in (10, 11, 12, 13, 14)] == [True, True, True, True, False]
     positions["run"] = at(11)
@@ -54,7 +56,7 @@ def test_a_lead_that_does_not_last_for_a_workers_death_is_warned_of_once(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setattr("pipeline.follow.PACE_AFTER", 0.0)
-    positions: dict[str, Position | None] = {"run": at(0)}
+    positions: dict[str, RunReport | None] = {"run": at(0)}
     credit = followers(positions, [])
     for sequence in (50, 90, 95):
         credit.allow(sequence)
@@ -65,7 +67,7 @@ def test_a_lead_that_does_not_last_for_a_workers_death_is_warned_of_once(
 
 def test_a_run_that_is_done_leaves() -> None:
     said: list[str] = []
-    positions: dict[str, Position | None] = {"one": at(3), "two": at(1)}
+    positions: dict[str, RunReport | None] = {"one": at(3), "two": at(1)}
     credit = followers(positions, said)
     assert credit.allow(4)
     positions["one"] = at(90, "done")
@@ -90,7 +92,7 @@ def test_a_run_that_never_appears_ends_the_wait() -> None:
 
 def test_a_run_that_does_not_exist_yet_is_waited_for_and_announced() -> None:
     said: list[str] = []
-    positions: dict[str, Position | None] = {"run": None}
+    positions: dict[str, RunReport | None] = {"run": None}
     credit = followers(positions, said)
     assert credit.allow(3)
     assert not credit.allow(4)
@@ -107,7 +109,7 @@ class FakeRun:
         self._partition = TopicPartition(work_orders_topic(stream.manifest.stream), 0)
         self._admin: KafkaAdminClient = new_admin(settings)
 
-    def report(self, position: Position) -> None:
+    def report(self, position: RunReport) -> None:
         commit = OffsetAndMetadata(0, position.encode(), -1)
         ask_coordinator(lambda: self._admin.alter_group_offsets(self._group, {self._partition: commit}))
 

@@ -10,7 +10,10 @@ from typing import Any
 import pytest
 from kafka import TopicPartition
 
-from pipeline.kafka_clients import KafkaSettings, close_producer, new_admin, new_consumer, new_producer, poll
+from pipeline.kafka.clients import new_admin, new_consumer, new_producer
+from pipeline.kafka.settings import KafkaSettings
+from pipeline.kafka.workarounds.halting_close import close_producer
+from pipeline.kafka.workarounds.parked_partitions import poll
 from schemas.errors import BrokerUnavailable, ConfigError
 
 CLIENTS = {"admin": new_admin, "producer": new_producer, "consumer": new_consumer}

@@ -11,11 +11,13 @@ from small_streams import small_stream
 
 from pipeline.create import add_teacher
 from pipeline.feed import feed
-from pipeline.kafka_clients import KafkaSettings, ask_coordinator, new_admin, new_consumer, new_producer
+from pipeline.kafka.clients import new_admin, new_consumer, new_producer
+from pipeline.kafka.coordinator import ask_coordinator
+from pipeline.kafka.settings import KafkaSettings
 from pipeline.names import dead_letters_topic, run_group, soft_targets_topic, teacher_group, work_orders_topic
-from pipeline.positions import Position
 from pipeline.status import describe, lag, with_rates
 from pipeline.streams import Stream, open_stream
+from schemas.commits import RunReport
 from schemas.records import Teacher, TeacherInput
 
 pytestmark = pytest.mark.kafka
@@ -99,7 +101,7 @@ def test_members_are_shown_with_their_partitions(
 def test_runs_are_shown_with_their_cursors(
     kafka_settings: KafkaSettings, stream: Stream, admin: KafkaAdminClient
 ) -> None:
-    position = Position(1, 7, 4, time.time() - 100, "a1b2", "here", "training")
+    position = RunReport(1, 7, 4, time.time() - 100, "a1b2", "here", "training")
     commit = {orders_partition(stream, 0): OffsetAndMetadata(0, position.encode(), -1)}
     ask_coordinator(lambda: admin.alter_group_offsets(run_group(stream.manifest, "mlp"), commit))
     other = {orders_partition(stream, 0): OffsetAndMetadata(0, "not a report", -1)}

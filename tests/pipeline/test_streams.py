@@ -10,11 +10,14 @@ from small_streams import DATASET, OPTIONS, fetcher, small_stream
 
 from pipeline.create import KEEP_FOR_EVER, StreamOptions, _check_record_size, add_teacher, create_stream
 from pipeline.feed import feed
-from pipeline.kafka_clients import KafkaSettings, ask_coordinator, new_admin
+from pipeline.kafka.clients import new_admin
+from pipeline.kafka.coordinator import ask_coordinator
+from pipeline.kafka.settings import KafkaSettings
 from pipeline.names import dead_letters_topic, manifest_topic, soft_targets_topic, teacher_group, work_orders_topic
 from pipeline.rewind import rewind
 from pipeline.streams import Stream, TopicGuard, delete_stream, list_streams, open_stream
 from schemas.codecs import CodecSpec
+from schemas.commits import encode_next_sequence
 from schemas.errors import (
     ConfigError,
     DistillogError,
@@ -243,7 +246,7 @@ def test_a_rewind_sets_the_group_back_to_the_order(kafka_settings: KafkaSettings
         (there,) = ask_coordinator(lambda: admin.list_group_offsets(group))[group].values()
     finally:
         admin.close()
-    assert (there.offset, there.metadata) == (2, '{"next_sequence": 10}')
+    assert (there.offset, there.metadata) == (2, encode_next_sequence(10))
 
 
 REFUSED_REWINDS: dict[str, tuple[str, int, type[DistillogError], str]] = {
@@ -272,7 +275,7 @@ def test_a_rewind_to_an_order_that_is_not_fed_is_refused(kafka_settings: KafkaSe
 def test_a_rewind_under_working_teachers_is_refused(
     kafka_settings: KafkaSettings, fed: Stream, eventually: Callable[..., object]
 ) -> None:
-    from pipeline.kafka_clients import new_consumer
+    from pipeline.kafka.clients import new_consumer
 
     group = teacher_group(fed.manifest, "cnn")
     worker = new_consumer(kafka_settings, group_id=group, auto_offset_reset="earliest")

@@ -11,8 +11,9 @@ import pytest
 from kafka import errors as kafka_error
 from kafka.net.transport import KafkaTCPTransport
 
-from pipeline.kafka_clients import KafkaSettings, new_admin
-from pipeline.wide_client import _PIECE, _Transport
+from pipeline.kafka.clients import new_admin
+from pipeline.kafka.settings import KafkaSettings
+from pipeline.kafka.workarounds.wide_receive import _PIECE, _Transport
 
 Ends = tuple[_Transport, socket.socket]
 

@@ -13,7 +13,9 @@ import numpy as np
 from kafka import TopicPartition
 from kafka.structs import OffsetAndMetadata
 
-from pipeline.kafka_clients import KafkaSettings, ask_coordinator, new_admin, new_producer
+from pipeline.kafka.clients import new_admin, new_producer
+from pipeline.kafka.coordinator import ask_coordinator
+from pipeline.kafka.settings import KafkaSettings
 from pipeline.names import soft_targets_topic, teacher_group, work_orders_topic
 from pipeline.sequence import Sequence
 from pipeline.streams import Stream

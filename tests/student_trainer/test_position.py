@@ -13,29 +13,32 @@ from hypothesis import strategies as st
 from kafka import KafkaAdminClient, OffsetAndMetadata, TopicPartition
 from reader_logs import Logs, logs_of, make_stream
 
-from pipeline.kafka_clients import KafkaSettings, ask_coordinator, new_admin
+from pipeline.kafka.clients import new_admin
+from pipeline.kafka.coordinator import ask_coordinator
+from pipeline.kafka.settings import KafkaSettings
 from pipeline.names import run_group, soft_targets_topic
-from pipeline.positions import STATES, Position, read_position
+from pipeline.positions import read_position
+from schemas.commits import RUN_STATES, RunReport
 from schemas.errors import RunLocked
 from student_trainer.position import PositionReporter
 from student_trainer.source import Cursor
 
 NUMBERS = st.integers(0, 2**62)
 POSITIONS = st.builds(
-    Position,
+    RunReport,
     NUMBERS,
     NUMBERS,
     NUMBERS,
     st.floats(allow_nan=False, allow_infinity=False),
     st.text(max_size=40),
     st.text(max_size=40),
-    st.sampled_from(STATES),
+    st.sampled_from(RUN_STATES),
 )
 
 
 @given(POSITIONS)
-def test_a_position_survives_its_text(position: Position) -> None:
-    assert Position.decode(position.encode()) == position
+def test_a_position_survives_its_text(position: RunReport) -> None:
+    assert RunReport.decode(position.encode()) == position
 
 
 JSON = st.recursive(
@@ -45,18 +48,18 @@ JSON = st.recursive(
 
 
 @given(POSITIONS, st.sampled_from(["pass", "sequence", "checkpointed", "time", "run_id", "host", "state"]), JSON)
-def test_any_other_text_is_no_position(position: Position, key: str, value: Any) -> None:
+def test_any_other_text_is_no_position(position: RunReport, key: str, value: Any) -> None:
     values = json.loads(position.encode())
     values[key] = value
-    decoded = Position.decode(json.dumps(values))
+    decoded = RunReport.decode(json.dumps(values))
     assert decoded is None or decoded.encode() is not None
     del values[key]
-    assert Position.decode(json.dumps(values)) is None
+    assert RunReport.decode(json.dumps(values)) is None
 
 
 @given(st.text())
 def test_text_of_others_is_no_position(text: str) -> None:
-    assert Position.decode(text) is None
+    assert RunReport.decode(text) is None
 
 
 @pytest.fixture
@@ -80,7 +83,7 @@ def start(logs: Logs, **more: Any) -> PositionReporter:
 def test_a_run_reports_every_second_where_it_stands(logs: Logs, admin: KafkaAdminClient, eventually: Any) -> None:
     manifest = logs.stream.manifest
 
-    def position() -> Position | None:
+    def position() -> RunReport | None:
         return read_position(admin, manifest, "mlp")
 
     assert position() is None
@@ -152,7 +155,7 @@ def test_two_run_ids_in_one_group_make_both_stop(logs: Logs, eventually: Any) ->
 
 @pytest.mark.kafka
 def test_a_report_written_over_the_failure_is_answered(logs: Logs, admin: KafkaAdminClient, eventually: Any) -> None:
-    other = Position(0, 1, 0, 1.0, "the other", "elsewhere", "training")
+    other = RunReport(0, 1, 0, 1.0, "the other", "elsewhere", "training")
     group, place = (
         run_group(logs.stream.manifest, "mlp"),
         TopicPartition(soft_targets_topic(logs.stream.manifest.stream, "cnn"), 0),

@@ -17,7 +17,7 @@ from kafka.errors import TopicAlreadyExistsError
 from reader_logs import Logs, label, logs_of, make_stream
 
 from pipeline.broker.local import LocalBroker
-from pipeline.kafka_clients import KafkaSettings
+from pipeline.kafka.settings import KafkaSettings
 from pipeline.names import soft_targets_topic
 from schemas.errors import (
     CheckpointError,

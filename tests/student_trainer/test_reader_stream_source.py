@@ -14,7 +14,8 @@ from reader_logs import Logs, label
 
 from pipeline.create import StreamOptions, add_teacher, create_stream
 from pipeline.datasets import open_dataset
-from pipeline.kafka_clients import KafkaSettings, new_admin, new_producer
+from pipeline.kafka.clients import new_admin, new_producer
+from pipeline.kafka.settings import KafkaSettings
 from pipeline.streams import Stream, delete_stream, open_stream
 from pipeline.views import view_spec
 from pipeline.views.fetch import Fetcher

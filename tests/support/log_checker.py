@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 
 from support.streams import records
 
-from pipeline.kafka_clients import KafkaSettings
+from pipeline.kafka.settings import KafkaSettings
 from pipeline.names import soft_targets_topic, work_orders_topic
 from pipeline.sequence import Sequence
 from pipeline.streams import Stream

@@ -12,7 +12,8 @@ from kafka import TopicPartition
 
 from pipeline.create import StreamOptions, add_teacher, create_stream
 from pipeline.datasets import open_dataset
-from pipeline.kafka_clients import KafkaSettings, new_consumer, new_producer
+from pipeline.kafka.clients import new_consumer, new_producer
+from pipeline.kafka.settings import KafkaSettings
 from pipeline.names import work_orders_topic
 from pipeline.sequence import Sequence
 from pipeline.streams import Stream, open_stream

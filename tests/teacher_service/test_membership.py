@@ -13,7 +13,8 @@ from support.models import classifier
 from support.streams import stream_with_teacher
 
 from pipeline.feed import ORDERS_IN_A_BATCH, feed
-from pipeline.kafka_clients import KafkaSettings, poll
+from pipeline.kafka.settings import KafkaSettings
+from pipeline.kafka.workarounds.parked_partitions import poll
 from pipeline.wait import Deadline
 from teacher_service.membership import Membership, join_group
 

@@ -12,7 +12,8 @@ from typing import Any
 import pytest
 from support.streams import records
 
-from pipeline.kafka_clients import KafkaSettings, new_admin
+from pipeline.kafka.clients import new_admin
+from pipeline.kafka.settings import KafkaSettings
 from schemas.errors import DecodeError, RecordTooLarge
 from teacher_service.publisher import Job, Publisher
 

@@ -28,7 +28,9 @@ from support.streams import (
     stream_with_teacher,
 )
 
-from pipeline.kafka_clients import KafkaSettings, ask_coordinator, new_admin
+from pipeline.kafka.clients import new_admin
+from pipeline.kafka.coordinator import ask_coordinator
+from pipeline.kafka.settings import KafkaSettings
 from pipeline.names import dead_letters_topic, soft_targets_topic, teacher_group, work_orders_topic
 from pipeline.streams import Stream
 from schemas.codecs import Dense

@@ -1,0 +1,122 @@
+"""Every Kafka client of the project is made here, so that settings which cost data or speed stand in one place."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from kafka import KafkaAdminClient, KafkaConsumer, KafkaProducer
+
+from pipeline.kafka.errors import kafka_errors
+from pipeline.kafka.settings import KafkaSettings
+from pipeline.kafka.workarounds.lost_constructor import closing_on_error
+from pipeline.kafka.workarounds.wide_receive import WideClient
+from schemas.errors import ConfigError
+
+BOOTSTRAP_TIMEOUT = 15.0
+"""Seconds for which a client looks for a broker before it gives up; `DISTILLOG_BOOTSTRAP_TIMEOUT` sets another."""
+
+
+def new_admin(settings: KafkaSettings, **overrides: Any) -> KafkaAdminClient:
+    """Make an admin client.
+
+    Raises:
+        BrokerUnavailable: no broker answered in time.
+    """
+    with _connecting(settings) as net_client:
+        return KafkaAdminClient(**{**_base(settings), "kafka_client": net_client, **overrides})
+
+
+@contextmanager
+def admin_client(settings: KafkaSettings, **overrides: Any) -> Iterator[KafkaAdminClient]:
+    """An admin client that is closed with the block; raises as `new_admin`."""
+    admin = new_admin(settings, **overrides)
+    try:
+        yield admin
+    finally:
+        admin.close()
+
+
+def new_producer(settings: KafkaSettings, **overrides: Any) -> KafkaProducer:
+    """Make an idempotent producer that waits for all in-sync replicas.
+
+    One order is one record of 2 kB to 2 MB, so batching records gains nothing: a batch is sent as it comes.
+
+    Raises:
+        BrokerUnavailable: no broker answered in time.
+    """
+    defaults = {
+        "acks": "all",
+        "enable_idempotence": True,
+        "linger_ms": 0,
+        "delivery_timeout_ms": 120_000,
+        "metrics_enabled": False,
+    }
+    with _connecting(settings) as net_client:
+        return KafkaProducer(**{**_base(settings), "kafka_client": net_client, **defaults, **overrides})
+
+
+def new_consumer(settings: KafkaSettings, **overrides: Any) -> KafkaConsumer:
+    """Make a consumer that never commits by itself and never jumps.
+
+    `auto_offset_reset='none'`: with `earliest` the client steps over trimmed records without a word.
+
+    Raises:
+        BrokerUnavailable: no broker answered in time.
+    """
+    defaults = {"auto_offset_reset": "none", "enable_auto_commit": False, "metrics_enabled": False}
+    with _connecting(settings) as net_client:
+        return KafkaConsumer(**{**_base(settings), "kafka_client": net_client, **defaults, **overrides})
+
+
+@contextmanager
+def _connecting(settings: KafkaSettings) -> Iterator[Callable[..., WideClient]]:
+    """Give the factory of a client's network part.
+
+    A client whose constructor fails is lost with a running thread and its sockets; here they are closed, since who
+    waits for a broker tries again and again.
+    """
+    made: list[WideClient] = []
+
+    def net_client(**config: Any) -> WideClient:
+        made.append(WideClient(**config))
+        return made[-1]
+
+    try:
+        with kafka_errors("connecting", settings), closing_on_error(made):
+            yield net_client
+    except (ValueError, OSError, AssertionError) as error:
+        # kafka-python checks addresses, mechanisms and TLS files with these.
+        raise ConfigError(f"bad Kafka settings for {settings.bootstrap_servers}: {error}") from error
+
+
+def _bootstrap_timeout_ms() -> int:
+    text = os.environ.get("DISTILLOG_BOOTSTRAP_TIMEOUT", str(BOOTSTRAP_TIMEOUT))
+    try:
+        milliseconds = int(float(text) * 1000)
+    except (ValueError, OverflowError):
+        milliseconds = 0
+    if milliseconds <= 0:
+        raise ConfigError(f"DISTILLOG_BOOTSTRAP_TIMEOUT must be a positive number of seconds, not {text!r}")
+    return milliseconds
+
+
+def _servers(settings: KafkaSettings) -> list[str]:
+    servers = [server.strip() for server in settings.bootstrap_servers.split(",")]
+    for server in servers:
+        host, colon, port = server.rpartition(":")
+        if not (colon and host and port.isdecimal() and 0 < int(port) < 65536):
+            raise ConfigError(f"bad Kafka address {server!r}: write HOST:PORT, several separated by commas")
+    return servers
+
+
+def _base(settings: KafkaSettings) -> dict[str, Any]:
+    return {
+        "bootstrap_servers": _servers(settings),
+        "bootstrap_timeout_ms": _bootstrap_timeout_ms(),
+        # The default of 30 s would keep a client away from a broker that has long been back.
+        "reconnect_backoff_max_ms": 1_000,
+        **settings.options,
+    }

@@ -1,0 +1,37 @@
+"""Questions that a group's coordinator answers, asked again while there is none."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from typing import TypeVar
+
+from kafka import errors as kafka_error
+
+from pipeline.wait import Deadline
+
+T = TypeVar("T")
+
+_NOT_YET = (
+    kafka_error.CoordinatorNotAvailableError,
+    kafka_error.CoordinatorLoadInProgressError,
+    kafka_error.NotCoordinatorError,
+    kafka_error.NodeNotReadyError,
+)
+"""Answers that only say "ask again": a coordinator is being chosen, or a connection made again."""
+
+
+def ask_coordinator(question: Callable[[], T], timeout: float = 10.0) -> T:
+    """Ask a group's coordinator, and again while it is being chosen or has just come back.
+
+    The admin client itself does not retry; the first question to a new cluster is what makes it choose a coordinator,
+    and a broker that was away is not asked at all until a back-off is over.
+    """
+    deadline = Deadline(timeout)
+    while True:
+        try:
+            return question()
+        except _NOT_YET:
+            if deadline.over:
+                raise
+            time.sleep(0.2)

@@ -1,0 +1,43 @@
+"""kafka-python's errors as one line of ours each."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from kafka import errors as kafka_error
+
+from pipeline.kafka.settings import KafkaSettings
+from schemas.errors import BrokerUnavailable, ConfigError, RecordTooLarge
+
+
+@contextmanager
+def kafka_errors(what: str, settings: KafkaSettings) -> Iterator[None]:
+    """Turn an error of kafka-python inside the block into one of ours.
+
+    Raises:
+        BrokerUnavailable: no broker, no answer in time, or an answer that is an error.
+        ConfigError: the cluster refuses the credentials or the rights.
+        RecordTooLarge: a record is over the cluster's limit.
+    """
+    where = settings.bootstrap_servers
+    try:
+        yield
+    except (kafka_error.AuthorizationError, kafka_error.SaslAuthenticationFailedError) as error:
+        raise ConfigError(f"{what}: Kafka at {where} refuses: {_text(error)}; check the Kafka properties") from error
+    except kafka_error.MessageSizeTooLargeError as error:
+        raise RecordTooLarge(f"{what}: {_text(error)}; create the stream with a smaller --order-size") from error
+    except kafka_error.KafkaConfigurationError as error:
+        raise ConfigError(f"{what}: bad Kafka settings for {where}: {_text(error)}") from error
+    except (kafka_error.KafkaTimeoutError, kafka_error.KafkaConnectionError) as error:
+        raise BrokerUnavailable(
+            f"{what}: no answer from Kafka at {where}; is it running? (`distillog broker status`)"
+        ) from error
+    except kafka_error.KafkaError as error:
+        raise BrokerUnavailable(f"{what}: Kafka at {where} answered {_text(error)}") from error
+
+
+def _text(error: BaseException) -> str:
+    text = " ".join(str(error).split())
+    name = type(error).__name__
+    return text if text.startswith(("[Error", name)) else f"{name}: {text}" if text else name

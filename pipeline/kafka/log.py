@@ -1,0 +1,208 @@
+"""The log as the project's glue sees it: append, read, belong to a group, ask.
+
+Worker, feeder and student are written against these protocols alone. `cluster.py` is them over kafka-python,
+`memory.py` over lists in this process, in which every call can be made to fail; one contract test holds both to the
+same behaviour. The group protocol behind `Member` (classic groups, an assignor of our own) is the seam's own business.
+
+Every method may raise, beside what it names:
+    BrokerUnavailable: no answer in time, or one that may come right by itself: ask again.
+    ConfigError: the cluster refuses the rights or the settings: asking again cannot help.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from concurrent.futures import Future
+from dataclasses import dataclass
+from typing import Protocol
+
+from kafka import TopicPartition
+
+Headers = Sequence[tuple[str, bytes]]
+
+
+class Record(Protocol):
+    """One record of a log."""
+
+    @property
+    def topic(self) -> str:
+        """Name of the topic."""
+
+    @property
+    def partition(self) -> int:
+        """Number of the partition."""
+
+    @property
+    def offset(self) -> int:
+        """Place in the partition."""
+
+    @property
+    def key(self) -> bytes | None:
+        """What was given as its key."""
+
+    @property
+    def value(self) -> bytes | None:
+        """Its bytes."""
+
+
+Polled = Mapping[TopicPartition, Sequence[Record]]
+"""Partition -> records in the order of their offsets."""
+
+
+@dataclass(frozen=True, slots=True)
+class Commit:
+    """What a group says of a partition."""
+
+    offset: int
+    """The offset to go on from."""
+    metadata: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Membership:
+    """A member's standing in its group; another one after every rebalance."""
+
+    generation: int
+    member_id: str
+
+
+@dataclass(frozen=True, slots=True)
+class TopicIdentity:
+    """What a topic is: one that is deleted and made again has another ID."""
+
+    topic_id: str
+    partitions: int
+
+
+class Appender(Protocol):
+    """Writes records, each acknowledged by all in-sync replicas.
+
+    One that failed once is poisoned: close it and take a new one.
+    """
+
+    def append(
+        self, topic: str, partition: int, value: bytes, key: bytes | None = None, headers: Headers = ()
+    ) -> Future[int]:
+        """Send a record; returns at once.
+
+        The future holds the record's offset when it is acknowledged, or an error of ours (BrokerUnavailable,
+        RecordTooLarge, ConfigError, DeliveryFailed). Its callbacks run on the client's thread and must not wait. It is
+        not cancellable.
+        """
+
+    def close(self, timeout: float = 0.0) -> None:
+        """Stop for good; what is unacknowledged after `timeout` seconds is given up (it may have been written)."""
+
+
+class Positioned(Protocol):
+    """What `Reader` and `Member` share: reading on from positions that were set by hand. Used by one thread."""
+
+    def seek(self, partition: TopicPartition, offset: int) -> None:
+        """Read on from an offset; ValueError if the partition is not assigned (any more)."""
+
+    def position(self, partition: TopicPartition) -> int | None:
+        """The offset that is read next, behind whatever is never handed out, too; None if not known yet."""
+
+    def poll(self, timeout: float) -> Polled:
+        """Return records that follow the positions, after `timeout` seconds at most; nothing is no end of the log.
+
+        Raises:
+            PositionOutOfRange: a position is below the first record left, or behind the end.
+        """
+
+    def pause(self, partitions: Collection[TopicPartition]) -> None:
+        """Hand out nothing of these until they are resumed."""
+
+    def resume(self, partitions: Collection[TopicPartition]) -> None:
+        """Undo `pause`."""
+
+    def begins(self, partitions: Collection[TopicPartition]) -> dict[TopicPartition, int]:
+        """Offset of the first record left of each."""
+
+    def ends(self, partitions: Collection[TopicPartition]) -> dict[TopicPartition, int]:
+        """Offset behind the last record of each."""
+
+    def close(self) -> None:
+        """Close it; a member leaves its group at once."""
+
+
+class Reader(Positioned, Protocol):
+    """Reads partitions of its own choice, without a group."""
+
+    def assign(self, partitions: Collection[TopicPartition]) -> None:
+        """Read these from now on, and no others; positions are to be set by `seek`."""
+
+    def partitions(self, topic: str) -> set[int]:
+        """The topic's partitions; empty if it does not exist."""
+
+
+class Member(Positioned, Protocol):
+    """Reads what its group gives it."""
+
+    @property
+    def membership(self) -> Membership | None:
+        """None while it is no member, or a rebalance is under way. To be compared after every poll."""
+
+    def assignment(self) -> set[TopicPartition]:
+        """What it owns, as far as it knows."""
+
+    def commit(self, commits: Mapping[TopicPartition, Commit], timeout: float) -> bool:
+        """Commit as this member; False: not taken, or nobody knows (the next poll finds out why)."""
+
+
+class Admin(Protocol):
+    """Answers about the cluster. May be kept for long: it finds groups' coordinators anew when they move."""
+
+    def committed(
+        self, groups: Mapping[str, Iterable[TopicPartition] | None]
+    ) -> dict[str, dict[TopicPartition, Commit]]:
+        """What groups committed for some partitions (None: for all); what has no commit is missing."""
+
+    def commit(self, group: str, commits: Mapping[TopicPartition, Commit]) -> None:
+        """Commit for a group that has no members."""
+
+    def ends(self, partitions: Iterable[TopicPartition]) -> dict[TopicPartition, int]:
+        """Offset behind the last record of each."""
+
+    def num_members(self, groups: Iterable[str]) -> dict[str, int]:
+        """How many members each group has."""
+
+    def identities(self, topics: Iterable[str]) -> dict[str, TopicIdentity | None]:
+        """What each topic is; None: it does not exist."""
+
+    def close(self) -> None:
+        """Close it."""
+
+
+class Cluster(Protocol):
+    """Makes what is above; each of these may raise BrokerUnavailable or ConfigError as it connects."""
+
+    @property
+    def address(self) -> str:
+        """Where it is, for messages."""
+
+    def appender(self, *, max_record_bytes: int, batch_bytes: int = 0) -> Appender:
+        """A new writer.
+
+        Args:
+            max_record_bytes: no record is larger.
+            batch_bytes: records of a partition that come close upon each other go together up to this size; 0: each
+                goes at once.
+        """
+
+    def reader(self, *, fetch_bytes: int = 0) -> Reader:
+        """A new reader; `fetch_bytes` of each partition come in one answer (0: the client's default)."""
+
+    def member(self, group: str, topic: str, *, name: str, session_timeout: float, fetch_bytes: int = 0) -> Member:
+        """Join a group that shares a topic's partitions out.
+
+        Args:
+            group: the consumer group.
+            topic: whose partitions are shared.
+            name: shown in group listings.
+            session_timeout: seconds of silence after which others take its partitions over.
+            fetch_bytes: as `reader`.
+        """
+
+    def admin(self, patience: float = 30.0) -> Admin:
+        """A new admin; a question is given up after `patience` seconds."""

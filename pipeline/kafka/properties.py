@@ -1,0 +1,82 @@
+"""The properties file that says how to be let into a cluster."""
+
+from __future__ import annotations
+
+import difflib
+from pathlib import Path
+from typing import Any
+
+from schemas.errors import ConfigError
+
+_ALIASES = {
+    "sasl_username": "sasl_plain_username",
+    "sasl_password": "sasl_plain_password",
+    "sasl_mechanisms": "sasl_mechanism",
+    "ssl_ca_location": "ssl_cafile",
+    "ssl_certificate_location": "ssl_certfile",
+    "ssl_key_location": "ssl_keyfile",
+    "ssl_key_password": "ssl_password",
+}
+"""Names that other Kafka clients give to the same settings."""
+
+_PROTOCOLS = ("PLAINTEXT", "SSL", "SASL_PLAINTEXT", "SASL_SSL")
+
+_ALLOWED = {
+    "bootstrap_servers",
+    "security_protocol",
+    "sasl_mechanism",
+    "sasl_plain_username",
+    "sasl_plain_password",
+    "sasl_kerberos_name",
+    "sasl_kerberos_service_name",
+    "sasl_kerberos_domain_name",
+    "ssl_cafile",
+    "ssl_certfile",
+    "ssl_keyfile",
+    "ssl_password",
+    "ssl_crlfile",
+    "ssl_check_hostname",
+    "client_dns_lookup",
+    "request_timeout_ms",
+}
+
+
+def read_properties(path: Path) -> dict[str, Any]:
+    """Read a properties file; a bad line is named, its value never shown."""
+    try:
+        text = path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path}: cannot read the Kafka properties: {error}") from None
+    options: dict[str, Any] = {}
+    for number, line in enumerate(text.splitlines(), 1):
+        line = line.strip()
+        if not line or line.startswith(("#", "!")):
+            continue
+        name, equals, value = line.partition("=")
+        key = name.strip().replace(".", "_").replace("-", "_").lower()
+        key = _ALIASES.get(key, key)
+        if not equals:
+            raise ConfigError(f"{path}:{number}: expected `name=value`")
+        if key not in _ALLOWED:
+            near = difflib.get_close_matches(key, _ALLOWED | set(_ALIASES), n=1)
+            hint = f"; did you mean {near[0]}?" if near else ""
+            raise ConfigError(f"{path}:{number}: unknown Kafka property {name.strip()!r}{hint}")
+        options[key] = _typed(key, value.strip(), f"{path}:{number}")
+    return options
+
+
+def _typed(key: str, value: str, where: str) -> Any:
+    if key.endswith("_ms"):
+        if not value.isdigit():
+            raise ConfigError(f"{where}: {key} must be a whole number of milliseconds")
+        return int(value)
+    if key == "security_protocol" and value.upper() not in _PROTOCOLS:
+        raise ConfigError(f"{where}: security_protocol must be one of {', '.join(_PROTOCOLS)}")
+    if key.startswith("ssl_") and key.endswith("file") and not Path(value).is_file():
+        # kafka-python would retry until it times out, and say only that nobody answered.
+        raise ConfigError(f"{where}: {key}: no such file: {value}")
+    if key == "security_protocol":
+        return value.upper()
+    if key == "ssl_check_hostname":
+        return value.lower() not in ("false", "no", "0", "")
+    return value

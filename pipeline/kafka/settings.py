@@ -1,0 +1,45 @@
+"""Where the cluster is and how to be let in."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from pipeline.kafka.properties import read_properties
+from schemas.errors import ConfigError
+
+
+@dataclass(frozen=True, slots=True)
+class KafkaSettings:
+    """Where the cluster is and how to be let in."""
+
+    bootstrap_servers: str
+    """`host:port`, several separated by commas"""
+    options: Mapping[str, Any] = field(default_factory=dict, repr=False)
+    """SASL and TLS settings of kafka-python; kept out of `repr`, since they may hold a password"""
+
+    @classmethod
+    def load(
+        cls,
+        bootstrap_servers: str | None,
+        properties_file: Path | None = None,
+        default: Callable[[], str | None] = lambda: None,
+    ) -> KafkaSettings:
+        """Join the address with a properties file (`name=value` lines, dots or underscores).
+
+        `default` is asked for an address when neither has one.
+
+        Raises:
+            ConfigError: no address anywhere, or a property that does not exist.
+        """
+        options = read_properties(properties_file) if properties_file else {}
+        in_file = options.pop("bootstrap_servers", None)
+        servers = bootstrap_servers or in_file or default()
+        if not servers:
+            raise ConfigError(
+                "no Kafka address: give --bootstrap-servers or KAFKA_BOOTSTRAP_SERVERS, "
+                "or start a local broker with `distillog broker start`"
+            )
+        return cls(servers, options)

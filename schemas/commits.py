@@ -1,0 +1,101 @@
+"""What services write beside the offsets that they commit: JSON, since Kafka keeps it as text, with a version.
+
+Two services meet here beside the records: a worker says which sequence its group expects next, a run reports where it
+stands. Anyone may commit to a group without members, so readers take any text and answer None for what is not theirs.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from dataclasses import dataclass
+from typing import Any
+
+VERSION = 1
+"""Of both; a reader ignores what a newer version wrote: neither is needed to go on, the logs say it too."""
+
+RUN_STATES = ("created", "training", "evaluating", "starving", "done", "stopped", "starved", "failed")
+"""What a run may be doing, in its reports and in its folder."""
+
+_OVER = frozenset({"done", "stopped", "starved", "failed"})
+
+
+def encode_next_sequence(sequence: int) -> str:
+    """Return what a teacher's group says beside an offset: the sequence that it expects there."""
+    return _text({"version": VERSION, "next_sequence": sequence})
+
+
+def decode_next_sequence(text: str | None) -> int | None:
+    """Undo `encode_next_sequence`; None for any other text."""
+    sequence = _values(text).get("next_sequence")
+    return sequence if type(sequence) is int and sequence >= 0 else None
+
+
+@dataclass(frozen=True, slots=True)
+class RunReport:
+    """Where a run stands, as it tells others. The checkpoint is the truth; this is for lag and flow control."""
+
+    pass_number: int
+    """How often it went over the stream before, from 0."""
+    sequence: int
+    """The order that it trains on next."""
+    checkpointed: int
+    """The order that it would go on with after a crash."""
+    time: float
+    """Seconds since 1970 by the run's own clock: judge it by change, never against another machine's clock."""
+    run_id: str
+    """Random for each process."""
+    host: str
+    state: str
+    """One of RUN_STATES."""
+
+    @property
+    def over(self) -> bool:
+        """Whether the run has ended and will not read on."""
+        return self.state in _OVER
+
+    def encode(self) -> str:
+        """Return the JSON text of the report."""
+        return _text(
+            {
+                "version": VERSION,
+                "pass": self.pass_number,
+                "sequence": self.sequence,
+                "checkpointed": self.checkpointed,
+                "time": self.time,
+                "run_id": self.run_id,
+                "host": self.host,
+                "state": self.state,
+            }
+        )
+
+    @classmethod
+    def decode(cls, text: str | None) -> RunReport | None:
+        """Undo `encode`; None for any other text."""
+        values = _values(text)
+        numbers = [values.get(key) for key in ("pass", "sequence", "checkpointed")]
+        texts = [values.get(key) for key in ("run_id", "host", "state")]
+        at: Any = values.get("time")
+        if not all(type(number) is int and number >= 0 for number in numbers):
+            return None
+        if not all(isinstance(one, str) for one in texts) or values["state"] not in RUN_STATES:
+            return None
+        if type(at) not in (int, float) or not math.isfinite(at):
+            return None
+        return cls(values["pass"], values["sequence"], values["checkpointed"], float(at), *map(str, texts))
+
+
+def _text(values: dict[str, Any]) -> str:
+    return json.dumps(values, separators=(",", ":"))
+
+
+def _values(text: str | None) -> dict[str, Any]:
+    """The fields of a text of ours, of this version or an older one; {} for anything else."""
+    try:
+        values = json.loads(text or "")
+    except (ValueError, RecursionError):
+        return {}
+    # What was written before there was a version is version 1 in all but that field.
+    if not isinstance(values, dict) or values.get("version", VERSION) not in range(1, VERSION + 1):
+        return {}
+    return values
