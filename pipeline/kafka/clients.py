@@ -8,9 +8,12 @@ from contextlib import contextmanager
 from typing import Any
 
 from kafka import KafkaAdminClient, KafkaConsumer, KafkaProducer
+from kafka.net.selector import NetworkSelector
 
 from pipeline.kafka.errors import kafka_errors
 from pipeline.kafka.settings import KafkaSettings
+from pipeline.kafka.workarounds.dead_coordinator import AskingAdmin
+from pipeline.kafka.workarounds.deaf_calls import HeedingSelector
 from pipeline.kafka.workarounds.lost_constructor import closing_on_error
 from pipeline.kafka.workarounds.wide_receive import WideClient
 from schemas.errors import ConfigError
@@ -18,15 +21,18 @@ from schemas.errors import ConfigError
 BOOTSTRAP_TIMEOUT = 15.0
 """Seconds for which a client looks for a broker before it gives up; `DISTILLOG_BOOTSTRAP_TIMEOUT` sets another."""
 
+Stopped = Callable[[], bool]
+"""Whether the process is to end; calls of a client that was given one end soon after with BrokerUnavailable."""
 
-def new_admin(settings: KafkaSettings, **overrides: Any) -> KafkaAdminClient:
+
+def new_admin(settings: KafkaSettings, stopped: Stopped | None = None, **overrides: Any) -> KafkaAdminClient:
     """Make an admin client.
 
     Raises:
         BrokerUnavailable: no broker answered in time.
     """
-    with _connecting(settings) as net_client:
-        return KafkaAdminClient(**{**_base(settings), "kafka_client": net_client, **overrides})
+    with _connecting(settings, stopped) as net_client:
+        return AskingAdmin(**{**_base(settings), "kafka_client": net_client, **overrides})
 
 
 @contextmanager
@@ -39,7 +45,7 @@ def admin_client(settings: KafkaSettings, **overrides: Any) -> Iterator[KafkaAdm
         admin.close()
 
 
-def new_producer(settings: KafkaSettings, **overrides: Any) -> KafkaProducer:
+def new_producer(settings: KafkaSettings, stopped: Stopped | None = None, **overrides: Any) -> KafkaProducer:
     """Make an idempotent producer that waits for all in-sync replicas.
 
     One order is one record of 2 kB to 2 MB, so batching records gains nothing: a batch is sent as it comes.
@@ -54,11 +60,11 @@ def new_producer(settings: KafkaSettings, **overrides: Any) -> KafkaProducer:
         "delivery_timeout_ms": 120_000,
         "metrics_enabled": False,
     }
-    with _connecting(settings) as net_client:
+    with _connecting(settings, stopped) as net_client:
         return KafkaProducer(**{**_base(settings), "kafka_client": net_client, **defaults, **overrides})
 
 
-def new_consumer(settings: KafkaSettings, **overrides: Any) -> KafkaConsumer:
+def new_consumer(settings: KafkaSettings, stopped: Stopped | None = None, **overrides: Any) -> KafkaConsumer:
     """Make a consumer that never commits by itself and never jumps.
 
     `auto_offset_reset='none'`: with `earliest` the client steps over trimmed records without a word.
@@ -67,12 +73,12 @@ def new_consumer(settings: KafkaSettings, **overrides: Any) -> KafkaConsumer:
         BrokerUnavailable: no broker answered in time.
     """
     defaults = {"auto_offset_reset": "none", "enable_auto_commit": False, "metrics_enabled": False}
-    with _connecting(settings) as net_client:
+    with _connecting(settings, stopped) as net_client:
         return KafkaConsumer(**{**_base(settings), "kafka_client": net_client, **defaults, **overrides})
 
 
 @contextmanager
-def _connecting(settings: KafkaSettings) -> Iterator[Callable[..., WideClient]]:
+def _connecting(settings: KafkaSettings, stopped: Stopped | None) -> Iterator[Callable[..., WideClient]]:
     """Give the factory of a client's network part.
 
     A client whose constructor fails is lost with a running thread and its sockets; here they are closed, since who
@@ -81,7 +87,8 @@ def _connecting(settings: KafkaSettings) -> Iterator[Callable[..., WideClient]]:
     made: list[WideClient] = []
 
     def net_client(**config: Any) -> WideClient:
-        made.append(WideClient(**config))
+        net = HeedingSelector(stopped, **config) if stopped else NetworkSelector(**config)
+        made.append(WideClient(net, **config))
         return made[-1]
 
     try:

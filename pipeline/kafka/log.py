@@ -1,8 +1,8 @@
 """The log as the project's glue sees it: append, read, belong to a group, ask.
 
-Worker, feeder and student are written against these protocols alone. `cluster.py` is them over kafka-python,
-`memory.py` over lists in this process, in which every call can be made to fail; one contract test holds both to the
-same behaviour. The group protocol behind `Member` (classic groups, an assignor of our own) is the seam's own business.
+Worker, feeder and student are written against these protocols alone. `cluster.py` is them over kafka-python; the tests
+have a twin of it in memory, in which every call can be made to fail, and one contract test holds both to the same
+behaviour. The group protocol behind `Member` (classic groups, an assignor of our own) is the seam's own business.
 
 Every method may raise, beside what it names:
     BrokerUnavailable: no answer in time, or one that may come right by itself: ask again.
@@ -19,6 +19,10 @@ from typing import Protocol
 from kafka import TopicPartition
 
 Headers = Sequence[tuple[str, bytes]]
+
+RECORD_SLACK = 65_536
+"""Bytes by which a record may be larger than what was announced: keys, headers, and what a dead letter says beside the
+bytes that it carries."""
 
 
 class Record(Protocol):
@@ -159,7 +163,11 @@ class Admin(Protocol):
         """What groups committed for some partitions (None: for all); what has no commit is missing."""
 
     def commit(self, group: str, commits: Mapping[TopicPartition, Commit]) -> None:
-        """Commit for a group that has no members."""
+        """Commit for a group that has no members.
+
+        Raises:
+            StreamConflict: it has some; Kafka lets nobody else change its offsets then.
+        """
 
     def ends(self, partitions: Iterable[TopicPartition]) -> dict[TopicPartition, int]:
         """Offset behind the last record of each."""
@@ -185,7 +193,7 @@ class Cluster(Protocol):
         """A new writer.
 
         Args:
-            max_record_bytes: no record is larger.
+            max_record_bytes: no record is larger, but for RECORD_SLACK.
             batch_bytes: records of a partition that come close upon each other go together up to this size; 0: each
                 goes at once.
         """

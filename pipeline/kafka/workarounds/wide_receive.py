@@ -21,8 +21,8 @@ _PIECE = 256 * 1024
 class WideClient(KafkaNetClient):  # type: ignore[misc]
     """To be given to a client of kafka-python as its `kafka_client`."""
 
-    def __init__(self, **config: Any) -> None:
-        net = NetworkSelector(**config)
+    def __init__(self, net: NetworkSelector | None = None, **config: Any) -> None:
+        net = net or NetworkSelector(**config)
         super().__init__(net, _Manager(net, **config), **config)
 
 

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from kafka import TopicPartition
 
-from teacher_service.assignor import EqualShares, share_out
+from pipeline.kafka.assignor import EqualShares, share_out
 
 Claim = tuple[int, list[TopicPartition]]
 
