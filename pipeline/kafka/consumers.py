@@ -14,9 +14,8 @@ from pipeline.kafka.clients import new_consumer
 from pipeline.kafka.errors import kafka_errors
 from pipeline.kafka.log import Commit, Membership, Polled
 from pipeline.kafka.settings import KafkaSettings
-from pipeline.kafka.workarounds import parked_partitions
+from pipeline.kafka.workarounds import forgotten_join, parked_partitions
 from pipeline.kafka.workarounds.deaf_calls import undisturbed
-from pipeline.kafka.workarounds.forgotten_join import is_rebalancing
 from schemas.errors import BrokerUnavailable, ConfigError, PositionOutOfRange
 
 log = logging.getLogger(__name__)
@@ -127,7 +126,7 @@ class KafkaMember(_Positioned):
         assignor = EqualShares()
         session_ms = int(session_timeout * 1000)
         self._session_timeout = session_timeout
-        self._rebalancing = False
+        self._joining = False
         consumer = new_consumer(
             settings,
             stopped,
@@ -148,7 +147,7 @@ class KafkaMember(_Positioned):
     def membership(self) -> Membership | None:
         """None while it is no member, or a rebalance is under way."""
         standing = self._consumer.group_metadata()
-        if self._rebalancing or standing.generation_id < 0 or not standing.member_id:
+        if self._joining or standing.generation_id < 0 or not standing.member_id:
             return None
         return Membership(standing.generation_id, standing.member_id)
 
@@ -158,6 +157,7 @@ class KafkaMember(_Positioned):
 
     def poll(self, timeout: float) -> Polled:
         """Return records that follow the positions; see `Positioned`."""
+        forgotten_join.before_poll(self._consumer)
         try:
             return super().poll(timeout)
         except BrokerUnavailable as error:
@@ -168,7 +168,7 @@ class KafkaMember(_Positioned):
                 "takes 6 s or more, see its group.min.session.timeout.ms): set --session-timeout"
             ) from None
         finally:
-            self._rebalancing = is_rebalancing(self._consumer)
+            self._joining = forgotten_join.is_joining(self._consumer)
 
     def commit(self, commits: Mapping[TopicPartition, Commit], timeout: float) -> bool:
         """Commit as this member; False: not taken, or nobody knows."""
