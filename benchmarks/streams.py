@@ -17,6 +17,7 @@ from pipeline.create import StreamOptions, add_teacher, create_stream
 from pipeline.datasets import open_dataset
 from pipeline.feed import feed
 from pipeline.kafka.clients import new_consumer
+from pipeline.kafka.cluster import KafkaCluster
 from pipeline.kafka.settings import KafkaSettings
 from pipeline.names import soft_targets_topic
 from pipeline.streams import Stream, open_stream
@@ -62,7 +63,7 @@ class Bench:
         assert num_orders % ORDERS_PER_EPOCH == 0, num_orders
         stream_options = StreamOptions(order_size=ORDER_SIZE, epochs=num_orders // ORDERS_PER_EPOCH, **options)  # type: ignore[arg-type]
         stream, _ = create_stream(self.kafka, name, self.fetcher, self.dataset, stream_options)
-        feed(self.kafka, stream)
+        feed(KafkaCluster(self.kafka), stream)
         return stream
 
     def add_teacher(self, stream: Stream, teacher: Teacher) -> Stream:

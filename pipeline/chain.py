@@ -1,191 +1,37 @@
-"""Where a log's chain of sequences ends: what a writer must know before it goes on.
-
-A partition p of P holds the sequences p, p + P, p + 2P, ... in order, with repetitions. Reading it by the reader's
-rule (accept the sequence expected, drop every other) gives the sequence expected next.
-"""
+"""`pipeline.chain_ends` for a worker that reads with kafka-python's consumer; gone when it reads through the seam."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from typing import Any
 
-import numpy as np
 from kafka import KafkaConsumer, TopicPartition
 
-from pipeline.sequence import Sequence
-from pipeline.wait import Deadline
-from schemas.errors import BrokerUnavailable, DecodeError, SequenceGap
-from schemas.records import Manifest, SoftTargets, WorkOrder
+from pipeline import chain_ends
+from pipeline.chain_ends import SequenceOf, refuse_unimplied, soft_targets_sequence
+from pipeline.kafka.consumers import KafkaReader
+from pipeline.kafka.settings import KafkaSettings
 
-SequenceOf = Callable[[bytes, str], tuple[str, int]]
-"""(value, address) -> (stream ID, sequence); raises DecodeError"""
-
-
-def work_order_sequence(value: bytes, address: str) -> tuple[str, int]:
-    """Read stream ID and sequence of a work order."""
-    order = WorkOrder.decode(value, address)
-    return order.stream_id, order.sequence
+__all__ = ["chain_end", "offset_of", "refuse_unimplied", "sequence_at", "soft_targets_sequence"]
 
 
-def implied_order(stream_id: str, orders: Sequence, number: int) -> WorkOrder:
-    """The work order that a stream's manifest implies for a sequence number."""
-    epoch = orders.epoch_of(number)
-    return WorkOrder(stream_id, number, epoch, orders.sample_ids(number), orders.view_seed(epoch))
+class _Borrowed(KafkaReader):
+    """A reader over somebody else's consumer."""
+
+    def __init__(self, consumer: KafkaConsumer) -> None:
+        self._settings = KafkaSettings(str(consumer.config["bootstrap_servers"]))
+        self._consumer = consumer
 
 
-def refuse_unimplied(orders: Sequence, order: WorkOrder, address: str, raw: bytes) -> None:
-    """Compare a work order with what its stream's manifest implies for its sequence number.
-
-    Raises:
-        DecodeError: it holds other samples or views, whoever wrote it: it is no work order of the stream.
-    """
-    if order.sequence >= orders.num_orders:
-        raise DecodeError(address, f"sequence {order.sequence} lies behind the stream's end", raw)
-    epoch = orders.epoch_of(order.sequence)
-    if (order.epoch, order.view_seed) != (epoch, orders.view_seed(epoch)) or not np.array_equal(
-        order.sample_ids, orders.sample_ids(order.sequence)
-    ):
-        reason = f"sequence {order.sequence} holds other samples or views than the manifest says"
-        raise DecodeError(address, reason, raw)
+def chain_end(consumer: KafkaConsumer, partition: TopicPartition, stream: str, stride: int, of: SequenceOf) -> int:
+    """See `chain_ends.chain_end`."""
+    return chain_ends.chain_end(_Borrowed(consumer), partition, stream, stride, of)
 
 
-def implied_orders(manifest: Manifest) -> SequenceOf:
-    """As `work_order_sequence`, but of orders that are what the manifest implies: workers accept no others."""
-    orders = Sequence.of(manifest)
-
-    def sequence_of(value: bytes, address: str) -> tuple[str, int]:
-        order = WorkOrder.decode(value, address)
-        if order.stream_id == manifest.stream_id:
-            refuse_unimplied(orders, order, address, value)
-        return order.stream_id, order.sequence
-
-    return sequence_of
+def offset_of(consumer: KafkaConsumer, *rest: Any) -> int:
+    """See `chain_ends.offset_of`."""
+    return chain_ends.offset_of(_Borrowed(consumer), *rest)
 
 
-def soft_targets_sequence(value: bytes, address: str) -> tuple[str, int]:
-    """Read stream ID and sequence of an order's soft targets."""
-    targets = SoftTargets.decode(value, address)
-    return targets.stream_id, targets.sequence
-
-
-def chain_end(
-    consumer: KafkaConsumer,
-    partition: TopicPartition,
-    stream_id: str,
-    stride: int,
-    sequence_of: SequenceOf,
-    timeout: float = 300.0,
-) -> int:
-    """Sequence expected after the last record of a partition; the consumer has no group, its assignment is replaced.
-
-    Without repetitions the record at offset o holds sequence p + o * P, so a last record that says so ends a whole
-    chain, and one record is read. Otherwise all of them are.
-
-    Raises:
-        BrokerUnavailable: not read to its end within `timeout` seconds.
-        SequenceGap: the first record that retention left is not one of this partition's sequences.
-    """
-    consumer.assign([partition])
-    begin = consumer.beginning_offsets([partition])[partition]
-    end = consumer.end_offsets([partition])[partition]
-    first = partition.partition
-    if end == 0:
-        return int(first)
-    if begin < end:
-        tail = _records(consumer, partition, end - 1, end, sequence_of, timeout)
-        expected, last = _walk(tail, None, stream_id, stride)
-        if expected is not None and last == end - 1 and expected - stride == first + last * stride:
-            return expected
-    start = first if begin == 0 else None  # trimmed: the chain begins with what is left
-    expected, _ = _walk(_records(consumer, partition, begin, end, sequence_of, timeout), start, stream_id, stride)
-    if expected is None:
-        raise SequenceGap(
-            f"{partition.topic}/{partition.partition}: retention removed all {end} records, so nothing says where to "
-            "go on; rewind the group with `distillog topics rewind`"
-        )
-    return expected
-
-
-def _walk(
-    records: Iterator[tuple[int, str, int]], expected: int | None, stream_id: str, stride: int
-) -> tuple[int | None, int]:
-    """Apply the reader's rule; with `expected` None the first record says where the chain begins.
-
-    Returns:
-        The sequence expected next, and the offset of the last record accepted.
-    """
-    accepted = -1
-    for offset, owner, sequence in records:
-        if owner == stream_id and (sequence == expected or expected is None):
-            expected, accepted = sequence + stride, offset
-    return expected, accepted
-
-
-def _records(
-    consumer: KafkaConsumer, partition: TopicPartition, begin: int, end: int, sequence_of: SequenceOf, timeout: float
-) -> Iterator[tuple[int, str, int]]:
-    """Yield offset, stream ID and sequence of each record in [begin, end) that has them."""
-    deadline = Deadline(timeout)
-    consumer.seek(partition, begin)
-    while consumer.position(partition) < end:
-        if deadline.over:
-            raise BrokerUnavailable(
-                f"{partition.topic}/{partition.partition}: not read to its end (offset {end}) within {timeout:.0f} s"
-            )
-        for record in consumer.poll(timeout_ms=500).get(partition, []):
-            try:
-                owner, sequence = sequence_of(record.value or b"", f"{record.topic}/{record.partition}@{record.offset}")
-            except DecodeError:
-                continue  # not a record of ours: the reader's rule drops it too
-            yield record.offset, owner, sequence
-
-
-def offset_of(
-    consumer: KafkaConsumer,
-    partition: TopicPartition,
-    stream_id: str,
-    stride: int,
-    sequence: int,
-    timeout: float = 300.0,
-) -> int:
-    """Offset of the first record of a work order, or the end of the partition if it is not fed yet.
-
-    A record's offset is at least the number of sequences before it, so the search begins there.
-
-    Raises:
-        BrokerUnavailable: not found within `timeout` seconds.
-        SequenceGap: it lies below what retention left.
-    """
-    consumer.assign([partition])
-    begin = consumer.beginning_offsets([partition])[partition]
-    end = consumer.end_offsets([partition])[partition]
-    at = (sequence - partition.partition) // stride
-    if at < begin:
-        raise SequenceGap(
-            f"{partition.topic}/{partition.partition}: work order {sequence} was removed by retention "
-            f"(first offset left: {begin})"
-        )
-    for offset, owner, found in _records(consumer, partition, min(at, end), end, work_order_sequence, timeout):
-        if (owner, found) == (stream_id, sequence):
-            return offset
-    return int(end)
-
-
-def sequence_at(
-    consumer: KafkaConsumer,
-    partition: TopicPartition,
-    stream_id: str,
-    stride: int,
-    offset: int,
-    timeout: float = 300.0,
-) -> int:
-    """Sequence of the first work order at or behind an offset, or the one that comes after the partition's end.
-
-    Raises:
-        BrokerUnavailable: not found within `timeout` seconds.
-    """
-    consumer.assign([partition])
-    end = consumer.end_offsets([partition])[partition]
-    for _, owner, sequence in _records(consumer, partition, offset, end, work_order_sequence, timeout):
-        if owner == stream_id:
-            return sequence
-    return chain_end(consumer, partition, stream_id, stride, work_order_sequence, timeout)
+def sequence_at(consumer: KafkaConsumer, *rest: Any) -> int:
+    """See `chain_ends.sequence_at`."""
+    return chain_ends.sequence_at(_Borrowed(consumer), *rest)

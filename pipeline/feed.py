@@ -9,18 +9,15 @@ from __future__ import annotations
 import logging
 import threading
 from collections import deque
+from concurrent.futures import Future, wait
+from contextlib import ExitStack, closing
 from dataclasses import dataclass
-from typing import Any
 
-from kafka import KafkaProducer, TopicPartition
-from kafka.errors import KafkaError
+from kafka import TopicPartition
 
-from pipeline.chain import chain_end, implied_order, implied_orders
+from pipeline.chain_ends import chain_end, implied_order, implied_orders
 from pipeline.follow import REFRESH, Followers, Lead
-from pipeline.kafka.clients import new_admin, new_consumer, new_producer
-from pipeline.kafka.errors import kafka_errors
-from pipeline.kafka.settings import KafkaSettings
-from pipeline.kafka.workarounds.halting_close import close_producer
+from pipeline.kafka.log import Appender, Cluster
 from pipeline.names import manifest_topic, work_orders_topic
 from pipeline.positions import read_position
 from pipeline.progress import Progress
@@ -28,7 +25,7 @@ from pipeline.sequence import Sequence
 from pipeline.streams import Stream, TopicGuard
 from pipeline.wait import Deadline
 from schemas.columns import narrowest
-from schemas.errors import BrokerUnavailable, ConfigError, DeliveryFailed, StreamChanged
+from schemas.errors import BrokerUnavailable, ConfigError, DeliveryFailed, PositionOutOfRange, StreamChanged
 from schemas.names import check_name
 from schemas.records import Manifest
 
@@ -43,6 +40,11 @@ SEND_TIMEOUT = 125.0
 RETRY_FOR = 300.0
 """seconds without a single acknowledged order after which the feeder gives up"""
 
+RETRY_PAUSE = 1.0
+"""seconds between a failure and the next look at the topic"""
+
+FAREWELL = 1.0
+"""seconds in which a feeder that was stopped hears of the orders on their way; the next one finds them in the topic"""
 
 ORDERS_IN_A_BATCH = 4
 """Orders of one partition that go together at most. A worker takes its orders batch by batch, and a partition whose
@@ -71,7 +73,7 @@ class Fed:
 
 
 def feed(
-    settings: KafkaSettings,
+    cluster: Cluster,
     stream: Stream,
     follow: tuple[str, ...] = (),
     lead: tuple[int, int] | None = None,
@@ -84,7 +86,7 @@ def feed(
     """Publish work orders until all are fed, nobody is left to follow, or `stop` is set.
 
     Args:
-        settings: the cluster.
+        cluster: where to; one that looks at `stop` too ends its waits for a broker with it.
         stream: the stream, as opened just now.
         follow: runs whose progress gives credit; none: the whole stream is published.
         lead: (low, high) orders ahead of the fastest followed run.
@@ -101,88 +103,96 @@ def feed(
     """
     if lead and not follow:
         raise ConfigError("--lead needs a run to stay ahead of: give --follow RUN")
-    feeder = _Feeder(settings, stream.manifest, progress or Progress(quiet=True), stop or threading.Event())
+    feeder = _Feeder(cluster, stream.manifest, progress or Progress(quiet=True), stop or threading.Event())
     try:
-        if follow:
-            thresholds = Lead.of(lead, stream.manifest.partitions)
-            feeder.follow(tuple(dict.fromkeys(follow)), thresholds, follow_timeout, appear_timeout)
-        return feeder.run()
-    finally:
-        feeder.close()
+        with ExitStack() as closing_all:
+            feeder.begin(closing_all)
+            if follow:
+                thresholds = Lead.of(lead, stream.manifest.partitions)
+                feeder.follow(tuple(dict.fromkeys(follow)), thresholds, follow_timeout, appear_timeout, closing_all)
+            return feeder.run()
+    except (BrokerUnavailable, DeliveryFailed):
+        if feeder.stopped:  # what was given up for that reason is no failure
+            return feeder.fed("stopped")
+        raise
 
 
 class _Feeder:
-    def __init__(self, settings: KafkaSettings, manifest: Manifest, progress: Progress, stop: threading.Event) -> None:
-        self._settings = settings
+    def __init__(self, cluster: Cluster, manifest: Manifest, progress: Progress, stop: threading.Event) -> None:
+        self._cluster = cluster
         self._manifest = manifest
         self._progress = progress
         self._stop = stop
         self._topic = work_orders_topic(manifest.stream)
         self._sequence = Sequence.of(manifest)
-        self._sent: deque[tuple[int, Any, Deadline]] = deque()
+        self._sent: deque[tuple[int, Future[int], Deadline]] = deque()
         self._published = 0
         self._next = 0
         self._there: list[int] = []
         self._patience = Deadline(RETRY_FOR)
         self._followers: Followers | None = None
-        self._admin: Any = None
-        self._guard = TopicGuard(settings, [self._topic, manifest_topic(manifest.stream)])
+
+    @property
+    def stopped(self) -> bool:
+        return self._stop.is_set()
+
+    def fed(self, why: str) -> Fed:
+        return Fed(self._published, self._next, self._sequence.num_orders, why)
+
+    def begin(self, closing_all: ExitStack) -> None:
+        """Take note of what the topics are."""
+        self._guard = TopicGuard(self._cluster, [self._topic, manifest_topic(self._manifest.stream)])
+        closing_all.callback(self._guard.close)
         partitions = self._guard.num_partitions(self._topic)
-        if partitions != manifest.partitions:
-            self._guard.close()
-            raise StreamChanged(f"topic {self._topic} has {partitions} partitions, its manifest {manifest.partitions}")
+        if partitions != self._manifest.partitions:
+            raise StreamChanged(
+                f"topic {self._topic} has {partitions} partitions, its manifest {self._manifest.partitions}"
+            )
 
-    def close(self) -> None:
-        self._guard.close()
-        if self._admin is not None:
-            self._admin.close()
-
-    def follow(self, runs: tuple[str, ...], lead: Lead, follow_timeout: float, appear_timeout: float) -> None:
-        admin = self._admin = new_admin(self._settings)
-
-        def read(run: str) -> Any:
-            with kafka_errors(f"reading the position of run {run!r}", self._settings):
-                return read_position(admin, self._manifest, run)
-
+    def follow(
+        self, runs: tuple[str, ...], lead: Lead, follow_timeout: float, appear_timeout: float, closing_all: ExitStack
+    ) -> None:
+        """Take credit from runs."""
         for run in runs:
             check_name("run", run)
+        admin = closing_all.enter_context(closing(self._cluster.admin()))
         self._followers = Followers(
-            runs, lead, self._sequence.num_orders, read, follow_timeout, appear_timeout, self._progress.message
+            runs,
+            lead,
+            self._sequence.num_orders,
+            lambda run: read_position(admin, self._manifest, run),
+            follow_timeout,
+            appear_timeout,
+            self._progress.message,
+            REFRESH,
         )
 
     def run(self) -> Fed:
         """Publish, and after a failure look at the topic again and go on."""
         while True:
             try:
-                why = self._publish(self._expected())
-                return Fed(self._published, self._next, self._sequence.num_orders, why)
-            except (BrokerUnavailable, DeliveryFailed) as error:
+                return self.fed(self._publish(self._expected()))
+            except (BrokerUnavailable, DeliveryFailed, PositionOutOfRange) as error:
+                if self.stopped:
+                    return self.fed("stopped")
                 self._guard.check(now=True)
                 if self._patience.over:
                     raise
                 log.warning("%s; reading the topic again to go on", error)
-                self._stop.wait(1.0)
+                self._stop.wait(RETRY_PAUSE)
 
     def _expected(self) -> list[int]:
         """[P] the sequence that comes next in each partition."""
         partitions = self._manifest.partitions
         # An order that workers take for none would leave a hole that no feeder fills.
         sequence_of = implied_orders(self._manifest)
-        consumer = new_consumer(self._settings, group_id=None)
-        try:
-            with kafka_errors(f"reading {self._topic}", self._settings):
-                return [
-                    chain_end(
-                        consumer,
-                        TopicPartition(self._topic, partition),
-                        self._manifest.stream_id,
-                        partitions,
-                        sequence_of,
-                    )
-                    for partition in range(partitions)
-                ]
-        finally:
-            consumer.close()
+        with closing(self._cluster.reader()) as reader:
+            return [
+                chain_end(
+                    reader, TopicPartition(self._topic, partition), self._manifest.stream_id, partitions, sequence_of
+                )
+                for partition in range(partitions)
+            ]
 
     def _publish(self, expected: list[int]) -> str:
         """Publish from the lowest expected sequence on.
@@ -198,12 +208,8 @@ class _Feeder:
         num_orders = self._sequence.num_orders
         self._next = min(min(expected), num_orders)
         # Orders are small: unlike soft targets they gain from going together.
-        producer = new_producer(
-            self._settings,
-            linger_ms=5,
-            batch_size=batch_bytes(self._manifest),
-            max_block_ms=30_000,
-            max_request_size=max(1 << 20, self._manifest.max_record_bytes),
+        appender = self._cluster.appender(
+            max_record_bytes=max(1 << 20, self._manifest.max_record_bytes), batch_bytes=batch_bytes(self._manifest)
         )
         clean = False
         try:
@@ -212,7 +218,7 @@ class _Feeder:
                     continue  # it was acknowledged before its neighbours
                 if why := self._wait_for_credit(sequence):
                     break
-                self._send(producer, sequence)
+                self._send(appender, sequence)
             else:
                 why = "all orders are fed"
             while self._sent and not self._stop.is_set():
@@ -220,8 +226,8 @@ class _Feeder:
             clean = True
             return "stopped" if self._stop.is_set() and self._sent else why
         finally:
-            # What failed poisons its producer: nothing more may leave it.
-            close_producer(producer, timeout=5 if clean else 0)
+            # What failed poisons its appender: nothing more may leave it.
+            appender.close(FAREWELL if clean else 0.0)
 
     def _is_there(self, sequence: int) -> bool:
         """Whether an order was in the topic when publishing began."""
@@ -243,11 +249,10 @@ class _Feeder:
                 self._stop.wait(REFRESH / 2)
         return "stopped"
 
-    def _send(self, producer: KafkaProducer, sequence: int) -> None:
+    def _send(self, appender: Appender, sequence: int) -> None:
         order = implied_order(self._manifest.stream_id, self._sequence, sequence)
-        with kafka_errors(f"publishing order {sequence}", self._settings):
-            future = producer.send(self._topic, value=order.encode(), partition=self._sequence.partition(sequence))
-        self._sent.append((sequence, future, Deadline(SEND_TIMEOUT)))
+        answer = appender.append(self._topic, self._sequence.partition(sequence), order.encode())
+        self._sent.append((sequence, answer, Deadline(SEND_TIMEOUT)))
         while len(self._sent) >= WINDOW and not self._stop.is_set():
             self._settle()
 
@@ -257,20 +262,15 @@ class _Feeder:
         Raises:
             BrokerUnavailable, DeliveryFailed: it was refused, or not acknowledged in time.
         """
-        sequence, future, deadline = self._sent[0]
-        try:
-            future.get(timeout=0.5)
-        except Exception as error:  # kafka-python puts errors of any kind into a future
-            if future.failed():
-                with kafka_errors(f"publishing order {sequence}", self._settings):
-                    if isinstance(error, KafkaError):
-                        raise
-                raise DeliveryFailed(f"order {sequence} was not published: {type(error).__name__}: {error}") from error
+        sequence, answer, deadline = self._sent[0]
+        wait([answer], timeout=0.5)
+        if not answer.done():
             if deadline.over:
-                raise DeliveryFailed(f"order {sequence} was not acknowledged in {SEND_TIMEOUT:.0f} s") from None
+                raise DeliveryFailed(f"order {sequence} was not acknowledged in {SEND_TIMEOUT:.0f} s")
             self._guard.check()
             return
-        while self._sent and self._sent[0][1].succeeded():
+        answer.result()
+        while self._sent and self._sent[0][1].done() and self._sent[0][1].exception() is None:
             self._next = self._sent.popleft()[0] + 1
             self._published += 1
         while self._next < self._sequence.num_orders and self._is_there(self._next):

@@ -9,15 +9,16 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from kafka import KafkaConsumer, TopicPartition
+from kafka import TopicPartition
 
-from pipeline.kafka.clients import new_consumer, new_producer
+from pipeline.kafka.clients import new_producer
+from pipeline.kafka.cluster import KafkaCluster
 from pipeline.kafka.errors import kafka_errors
+from pipeline.kafka.log import Reader
+from pipeline.kafka.reading import read_to_end
 from pipeline.kafka.settings import KafkaSettings
 from pipeline.kafka.workarounds.halting_close import close_producer
 from pipeline.names import manifest_topic
-from pipeline.wait import Deadline
-from schemas.errors import BrokerUnavailable
 from schemas.records import Manifest, Teacher
 
 MANIFEST_KEY = b"manifest"
@@ -52,20 +53,19 @@ def read_manifest_log(settings: KafkaSettings, stream: str) -> ManifestLog:
 def read_manifest_logs(settings: KafkaSettings, streams: Iterable[str]) -> dict[str, ManifestLog]:
     """Read several manifest topics with one client; like `read_manifest_log`."""
     logs: dict[str, ManifestLog] = {}
-    consumer = new_consumer(settings, group_id=None)
+    reader = KafkaCluster(settings).reader()
     try:
         for stream in streams:
-            with kafka_errors(f"reading the manifest of {stream!r}", settings):
-                logs[stream] = _read(consumer, TopicPartition(manifest_topic(stream), 0))
+            logs[stream] = _read(reader, TopicPartition(manifest_topic(stream), 0))
     finally:
-        consumer.close()
+        reader.close()
     return logs
 
 
-def _read(consumer: KafkaConsumer, topic: TopicPartition) -> ManifestLog:
+def _read(reader: Reader, topic: TopicPartition) -> ManifestLog:
     manifest: Manifest | None = None
     teachers: dict[str, Teacher] = {}
-    for key, value, address in _all_records(consumer, topic):
+    for key, value, address in _all_records(reader, topic):
         if key == MANIFEST_KEY:
             manifest = manifest or Manifest.decode(value, address)
         elif key.startswith(b"teacher/"):
@@ -75,20 +75,12 @@ def _read(consumer: KafkaConsumer, topic: TopicPartition) -> ManifestLog:
     return ManifestLog(manifest, teachers)
 
 
-def _all_records(consumer: KafkaConsumer, topic: TopicPartition) -> list[tuple[bytes, bytes, str]]:
-    if consumer.partitions_for_topic(topic.topic) is None:
+def _all_records(reader: Reader, topic: TopicPartition) -> list[tuple[bytes, bytes, str]]:
+    if not reader.partitions(topic.topic):
         return []  # deleted just now; asking for its offsets would take 30 s to say so
-    consumer.assign([topic])
-    deadline = Deadline(READ_TIMEOUT)
-    end = consumer.end_offsets([topic])[topic]
-    consumer.seek(topic, consumer.beginning_offsets([topic])[topic])
-    records: list[tuple[bytes, bytes, str]] = []
-    while consumer.position(topic) < end:
-        if deadline.over:
-            raise BrokerUnavailable(f"{topic.topic}: not read to its end (offset {end}) within {READ_TIMEOUT:.0f} s")
-        for batch in consumer.poll(timeout_ms=500).values():
-            records += [(r.key or b"", r.value or b"", f"{r.topic}/{r.partition}@{r.offset}") for r in batch]
-    return records
+    begin = reader.begins([topic])[topic]
+    records = read_to_end(reader, topic, begin, READ_TIMEOUT)
+    return [(r.key or b"", r.value or b"", f"{r.topic}/{r.partition}@{r.offset}") for r in records]
 
 
 def append(settings: KafkaSettings, stream: str, key: bytes, value: bytes) -> None:

@@ -6,20 +6,25 @@ run's first teacher.
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Iterable
 
-from kafka import KafkaAdminClient
-
-from pipeline.kafka.coordinator import ask_coordinator
+from pipeline.kafka.log import Admin
 from pipeline.names import run_group
 from schemas.commits import RunReport
 from schemas.records import Manifest
 
 
-def read_position(admin: KafkaAdminClient, manifest: Manifest, run: str) -> RunReport | None:
-    """Read a run's last report; None if there is none. Errors of kafka-python pass through: wrap with kafka_errors."""
+def read_position(admin: Admin, manifest: Manifest, run: str) -> RunReport | None:
+    """Read a run's last report; None if there is none.
+
+    Raises:
+        BrokerUnavailable: no answer.
+    """
     group = run_group(manifest, run)
-    committed: dict[Any, Any] = ask_coordinator(lambda: admin.list_group_offsets(group)).get(group, {})
-    reports = [RunReport.decode(one.metadata) for one in committed.values()]
+    return latest_report(commit.metadata for commit in admin.committed({group: None})[group].values())
+
+
+def latest_report(texts: Iterable[str | None]) -> RunReport | None:
+    """The report among what a run's group said beside its offsets; None if there is none."""
     # More than one only where a run's first teacher was exchanged: the older report is of the earlier one.
-    return max(filter(None, reports), key=lambda report: report.time, default=None)
+    return max(filter(None, map(RunReport.decode, texts)), key=lambda report: report.time, default=None)

@@ -6,8 +6,9 @@ from kafka import TopicPartition
 from kafka import errors as kafka_error
 from kafka.structs import OffsetAndMetadata
 
-from pipeline.chain import offset_of
-from pipeline.kafka.clients import new_admin, new_consumer
+from pipeline.chain_ends import offset_of
+from pipeline.kafka.clients import new_admin
+from pipeline.kafka.cluster import KafkaCluster
 from pipeline.kafka.coordinator import ask_coordinator
 from pipeline.kafka.errors import kafka_errors
 from pipeline.kafka.settings import KafkaSettings
@@ -48,12 +49,12 @@ def rewind(settings: KafkaSettings, stream: Stream, teacher: str, sequence: int)
         with kafka_errors(f"rewinding teacher {teacher!r}", settings):
             if ask_coordinator(lambda: admin.describe_groups([group]))[group]["members"]:
                 raise in_use
-            consumer = new_consumer(settings, group_id=None)
+            reader = KafkaCluster(settings).reader()
             try:
-                offset = offset_of(consumer, partition, manifest.stream_id, manifest.partitions, sequence)
-                end = consumer.end_offsets([partition])[partition]
+                offset = offset_of(reader, partition, manifest.stream_id, manifest.partitions, sequence)
+                end = reader.ends([partition])[partition]
             finally:
-                consumer.close()
+                reader.close()
             if offset >= end:
                 raise ConfigError(f"order {sequence} is not fed yet, so there is nothing to rewind to")
             committed = ask_coordinator(lambda: admin.list_group_offsets({group: [partition]}))[group].get(partition)

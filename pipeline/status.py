@@ -15,8 +15,15 @@ from pipeline.kafka.clients import new_admin
 from pipeline.kafka.coordinator import ask_coordinator
 from pipeline.kafka.errors import kafka_errors
 from pipeline.kafka.settings import KafkaSettings
-from pipeline.names import dead_letters_topic, group_prefix, soft_targets_topic, teacher_group, work_orders_topic
-from pipeline.positions import read_position
+from pipeline.names import (
+    dead_letters_topic,
+    group_prefix,
+    run_group,
+    soft_targets_topic,
+    teacher_group,
+    work_orders_topic,
+)
+from pipeline.positions import latest_report
 from pipeline.sequence import Sequence
 from pipeline.streams import Stream
 from schemas.commits import decode_next_sequence
@@ -198,9 +205,11 @@ def _runs(admin: KafkaAdminClient, manifest: Manifest) -> list[dict[str, Any]]:
         for group in ask_coordinator(admin.list_groups)
         if group["group_id"].startswith(prefix)
     )
+    groups = {run_group(manifest, name): None for name in names}
+    committed = ask_coordinator(lambda: admin.list_group_offsets(groups)) if groups else {}
     runs = []
     for name in names:
-        position = read_position(admin, manifest, name)
+        position = latest_report(one.metadata for one in committed[run_group(manifest, name)].values())
         if position is not None:
             runs.append(
                 {

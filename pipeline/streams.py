@@ -7,12 +7,11 @@ import time
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from kafka import KafkaAdminClient
-from kafka import errors as kafka_error
-
-from pipeline.kafka.clients import new_admin
+from pipeline.kafka.clients import admin_client
+from pipeline.kafka.cluster import KafkaCluster
 from pipeline.kafka.coordinator import ask_coordinator
 from pipeline.kafka.errors import kafka_errors
+from pipeline.kafka.log import Cluster
 from pipeline.kafka.settings import KafkaSettings
 from pipeline.manifest_log import read_manifest_log
 from pipeline.names import belongs_to, group_prefix, manifest_topic, stream_of_manifest_topic
@@ -50,12 +49,8 @@ def open_stream(settings: KafkaSettings, name: str) -> Stream:
         StreamNotFound: no such stream, or one whose creation was cut short.
         BrokerUnavailable: no answer from Kafka.
     """
-    admin = new_admin(settings)
-    try:
-        with kafka_errors("listing the topics", settings):
-            topics = admin.list_topics()
-    finally:
-        admin.close()
+    with admin_client(settings) as admin, kafka_errors("listing the topics", settings):
+        topics = admin.list_topics()
     if manifest_topic(name) not in topics:
         streams = sorted(filter(None, map(stream_of_manifest_topic, topics)))
         near = difflib.get_close_matches(name, streams, n=1)
@@ -70,12 +65,8 @@ def open_stream(settings: KafkaSettings, name: str) -> Stream:
 
 def list_streams(settings: KafkaSettings) -> list[str]:
     """Names of all streams of the cluster, sorted."""
-    admin = new_admin(settings)
-    try:
-        with kafka_errors("listing the topics", settings):
-            return sorted(filter(None, map(stream_of_manifest_topic, admin.list_topics())))
-    finally:
-        admin.close()
+    with admin_client(settings) as admin, kafka_errors("listing the topics", settings):
+        return sorted(filter(None, map(stream_of_manifest_topic, admin.list_topics())))
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,24 +85,20 @@ def delete_stream(settings: KafkaSettings, name: str) -> Deleted:
     Raises:
         StreamNotFound: nothing of that name is there.
     """
-    admin = new_admin(settings)
-    try:
-        with kafka_errors(f"deleting stream {name!r}", settings):
-            topics = sorted(topic for topic in admin.list_topics() if belongs_to(topic, name))
-            listed = ask_coordinator(admin.list_groups)
-            groups = sorted(g["group_id"] for g in listed if g["group_id"].startswith(group_prefix(name)))
-            if not topics and not groups:
-                raise StreamNotFound(f"no stream {name!r} at {settings.bootstrap_servers}; see `distillog topics list`")
-            # The manifest goes last: what is left of a delete that was cut short is still listed, and can be deleted.
-            for topic in sorted(topics, key=lambda topic: topic == manifest_topic(name)):
-                admin.delete_topics([topic])
-            # Brokers answer before they have forgotten; whoever looks at once should not find half a stream.
-            gone_by = Deadline(10.0)
-            while not gone_by.over and any(belongs_to(topic, name) for topic in admin.list_topics()):
-                time.sleep(0.02)
-            results = ask_coordinator(lambda: admin.delete_groups(groups)) if groups else {}
-    finally:
-        admin.close()
+    with admin_client(settings) as admin, kafka_errors(f"deleting stream {name!r}", settings):
+        topics = sorted(topic for topic in admin.list_topics() if belongs_to(topic, name))
+        listed = ask_coordinator(admin.list_groups)
+        groups = sorted(g["group_id"] for g in listed if g["group_id"].startswith(group_prefix(name)))
+        if not topics and not groups:
+            raise StreamNotFound(f"no stream {name!r} at {settings.bootstrap_servers}; see `distillog topics list`")
+        # The manifest goes last: what is left of a delete that was cut short is still listed, and can be deleted.
+        for topic in sorted(topics, key=lambda topic: topic == manifest_topic(name)):
+            admin.delete_topics([topic])
+        # Brokers answer before they have forgotten; whoever looks at once should not find half a stream.
+        gone_by = Deadline(10.0)
+        while not gone_by.over and any(belongs_to(topic, name) for topic in admin.list_topics()):
+            time.sleep(0.02)
+        results = ask_coordinator(lambda: admin.delete_groups(groups)) if groups else {}
     gone = [g for g in groups if results[g] in ("OK", "GroupIdNotFoundError")]
     return Deleted(topics, gone, sorted(set(groups) - set(gone)))
 
@@ -124,16 +111,17 @@ class TopicGuard:
     """
 
     def __init__(
-        self, settings: KafkaSettings, topics: Iterable[str], interval: float = 5.0, patience: float = 300.0
+        self, cluster: Cluster | KafkaSettings, topics: Iterable[str], interval: float = 5.0, patience: float = 300.0
     ) -> None:
-        self._settings = settings
+        if isinstance(cluster, KafkaSettings):  # a worker that does not go through the seam yet
+            cluster = KafkaCluster(cluster)
         self._topics = sorted(topics)
         self._interval = interval
         self._patience = patience
-        # A short time-out: the thread that asks has more to do.
-        self._admin: KafkaAdminClient = new_admin(settings, request_timeout_ms=5_000)
+        # A short patience: the thread that asks has more to do.
+        self._admin = cluster.admin(patience=5.0)
         try:
-            self._first = self._identities()
+            self._first = self._admin.identities(self._topics)
             missing = [topic for topic, identity in self._first.items() if identity is None]
             if missing:
                 raise StreamChanged(f"topic {missing[0]} does not exist; was the stream deleted just now?")
@@ -146,7 +134,7 @@ class TopicGuard:
         """Partitions that the topic had at the start."""
         identity = self._first[topic]
         assert identity is not None  # the constructor refused a missing topic
-        return identity[1]
+        return identity.partitions
 
     def check(self, *, now: bool = False) -> None:
         """Compare topic IDs and partition counts with those of the start.
@@ -159,7 +147,7 @@ class TopicGuard:
             return
         self._asked = time.monotonic()
         try:
-            identities = self._identities()
+            identities = self._admin.identities(self._topics)
         except BrokerUnavailable as error:
             silent = time.monotonic() - self._answered
             if silent > self._patience:
@@ -170,27 +158,13 @@ class TopicGuard:
             there = identities[topic]
             if there is None:
                 raise StreamChanged(f"topic {topic} was deleted while this process used it; stopping")
-            if there[0] != first[0]:  # type: ignore[index]
+            if first is None or there.topic_id != first.topic_id:
                 raise StreamChanged(f"topic {topic} was deleted and made again while this process used it; start anew")
             if there != first:
                 raise StreamChanged(
-                    f"topic {topic} has {there[1]} partitions now; the sequence needs the number that it began with"
+                    f"topic {topic} has {there.partitions} partitions now; the sequence needs the number that it began "
+                    "with"
                 )
-
-    def _identities(self) -> dict[str, tuple[str, int] | None]:
-        with kafka_errors("describing topics", self._settings):
-            described = {t["name"]: t for t in self._admin.describe_topics(self._topics)}
-        found: dict[str, tuple[str, int] | None] = {}
-        for topic in self._topics:
-            answer = described.get(topic)
-            code = answer["error_code"] if answer else kafka_error.UnknownTopicOrPartitionError.errno
-            if code == kafka_error.UnknownTopicOrPartitionError.errno:
-                found[topic] = None
-            elif code or answer is None:
-                raise BrokerUnavailable(f"describing topic {topic}: {kafka_error.for_code(code).__name__}")
-            else:
-                found[topic] = (str(answer["topic_id"]), len(answer["partitions"]))
-        return found
 
     def close(self) -> None:
         """Close the guard's client."""

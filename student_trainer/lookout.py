@@ -15,6 +15,7 @@ from kafka import KafkaAdminClient, TopicPartition
 from kafka.admin import OffsetSpec
 
 from pipeline.kafka.clients import new_admin
+from pipeline.kafka.cluster import KafkaCluster
 from pipeline.kafka.settings import KafkaSettings
 from pipeline.names import soft_targets_topic, teacher_group, work_orders_topic
 from pipeline.streams import Stream, TopicGuard
@@ -49,7 +50,7 @@ class Lookout:
         self._teachers = tuple(teachers)
         quick = KafkaSettings(settings.bootstrap_servers, {"request_timeout_ms": _ANSWER_MS, **settings.options})
         topics = [soft_targets_topic(stream.manifest.stream, teacher) for teacher in teachers]
-        self._guard = TopicGuard(quick, topics, _GUARD_EVERY)
+        self._guard = TopicGuard(KafkaCluster(quick), topics, _GUARD_EVERY)
         try:
             self._admin: KafkaAdminClient = new_admin(quick)
         except BaseException:

@@ -59,6 +59,7 @@ def feed(
     Without --follow all of them are published. Ends when all are fed or no followed run is left.
     """
     from pipeline import feed as feeder
+    from pipeline.kafka.cluster import KafkaCluster
     from pipeline.progress import Progress
     from pipeline.stop_signals import on_stop
     from pipeline.streams import open_stream
@@ -68,7 +69,7 @@ def feed(
     stop = threading.Event()
     with on_stop(stop.set) as signals, Progress(title=f"feed {stream}", quiet=quiet) as progress:
         fed = feeder.feed(
-            settings,
+            KafkaCluster(settings, stop.is_set),
             opened,
             follow,
             lead,

@@ -14,6 +14,7 @@ from small_streams import accepted, read_orders, small_stream
 
 from pipeline.feed import feed
 from pipeline.kafka.clients import new_admin, new_consumer
+from pipeline.kafka.cluster import KafkaCluster
 from pipeline.kafka.settings import KafkaSettings
 from pipeline.names import work_orders_topic
 from pipeline.sequence import Sequence
@@ -57,14 +58,14 @@ def test_every_order_is_published_once_to_its_partition_in_order(
     kafka_settings: KafkaSettings, fresh_name: Name
 ) -> None:
     stream = small_stream(kafka_settings, fresh_name("feed"), epochs=3)
-    fed = feed(kafka_settings, stream)
+    fed = feed(KafkaCluster(kafka_settings), stream)
     assert (fed.published, fed.next_sequence, fed.total, fed.why) == (60, 60, 60, "all orders are fed")
     assert numbers(kafka_settings, stream) == whole(stream)
 
 
 def test_orders_hold_what_the_sequence_says(kafka_settings: KafkaSettings, fresh_name: Name) -> None:
     stream = small_stream(kafka_settings, fresh_name("feed"), epochs=2)
-    feed(kafka_settings, stream)
+    feed(KafkaCluster(kafka_settings), stream)
     sequence = Sequence.of(stream.manifest)
     for orders in read_orders(kafka_settings, stream).values():
         for order in orders:
@@ -76,8 +77,8 @@ def test_orders_hold_what_the_sequence_says(kafka_settings: KafkaSettings, fresh
 
 def test_feeding_a_fed_stream_publishes_nothing(kafka_settings: KafkaSettings, fresh_name: Name) -> None:
     stream = small_stream(kafka_settings, fresh_name("feed"))
-    feed(kafka_settings, stream)
-    assert feed(kafka_settings, stream).published == 0
+    feed(KafkaCluster(kafka_settings), stream)
+    assert feed(KafkaCluster(kafka_settings), stream).published == 0
     assert numbers(kafka_settings, stream) == whole(stream)
 
 
@@ -85,7 +86,7 @@ def test_a_stopped_feeder_publishes_nothing_more(kafka_settings: KafkaSettings, 
     stream = small_stream(kafka_settings, fresh_name("feed"))
     stop = threading.Event()
     stop.set()
-    assert feed(kafka_settings, stream, stop=stop).why == "stopped"
+    assert feed(KafkaCluster(kafka_settings), stream, stop=stop).why == "stopped"
     assert end(kafka_settings, stream) == 0
 
 
@@ -102,7 +103,7 @@ def test_a_killed_feeder_is_resumed_at_the_exact_next_order(
         process.communicate()
     killed_at = end(kafka_settings, stream)
     assert killed_at < 12_000
-    fed = feed(kafka_settings, stream)
+    fed = feed(KafkaCluster(kafka_settings), stream)
     # The killed one's last requests may still land after we looked, as repetitions.
     assert fed.next_sequence == fed.total == 12_000
     found = read_orders(kafka_settings, stream)
@@ -153,7 +154,7 @@ def test_a_stream_taken_away_under_a_feeder_stops_it(
 
     def follow_nobody() -> None:
         try:
-            feed(kafka_settings, stream, ("nobody",), (8, 16))
+            feed(KafkaCluster(kafka_settings), stream, ("nobody",), (8, 16))
         except BaseException as error:
             failed.append(error)
 
@@ -178,7 +179,7 @@ def test_partitions_added_by_somebody_are_refused(kafka_settings: KafkaSettings,
     finally:
         admin.close()
     with pytest.raises(StreamChanged, match=f"topic {topic} has 5 partitions, its manifest 4"):
-        feed(kafka_settings, open_stream(kafka_settings, stream.manifest.stream))
+        feed(KafkaCluster(kafka_settings), open_stream(kafka_settings, stream.manifest.stream))
 
 
 LEADS = {
@@ -193,10 +194,10 @@ def test_a_lead_that_cannot_work_is_refused(case: str, kafka_settings: KafkaSett
     stream = small_stream(kafka_settings, fresh_name("feed"))
     lead, text = LEADS[case]
     with pytest.raises(ConfigError, match=text):
-        feed(kafka_settings, stream, ("run",), lead)
+        feed(KafkaCluster(kafka_settings), stream, ("run",), lead)
 
 
 def test_a_lead_without_a_run_is_refused(kafka_settings: KafkaSettings, fresh_name: Name) -> None:
     stream = small_stream(kafka_settings, fresh_name("feed"))
     with pytest.raises(ConfigError, match="give --follow RUN"):
-        feed(kafka_settings, stream, (), (8, 16))
+        feed(KafkaCluster(kafka_settings), stream, (), (8, 16))

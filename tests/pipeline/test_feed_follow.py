@@ -12,6 +12,7 @@ from small_streams import small_stream
 from pipeline.feed import Fed, feed
 from pipeline.follow import Followers, Lead
 from pipeline.kafka.clients import new_admin, new_consumer
+from pipeline.kafka.cluster import KafkaCluster
 from pipeline.kafka.coordinator import ask_coordinator
 from pipeline.kafka.settings import KafkaSettings
 from pipeline.names import run_group, work_orders_topic
@@ -140,7 +141,7 @@ class Feeding:
         self._thread.start()
 
     def _feed(self) -> None:
-        self.fed.append(feed(self._settings, self._stream, ("run",), (8, 16), stop=self.stop))
+        self.fed.append(feed(KafkaCluster(self._settings), self._stream, ("run",), (8, 16), stop=self.stop))
 
     def published(self) -> int:
         topic = work_orders_topic(self._stream.manifest.stream)

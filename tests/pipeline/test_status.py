@@ -12,6 +12,7 @@ from small_streams import small_stream
 from pipeline.create import add_teacher
 from pipeline.feed import feed
 from pipeline.kafka.clients import new_admin, new_consumer, new_producer
+from pipeline.kafka.cluster import KafkaCluster
 from pipeline.kafka.coordinator import ask_coordinator
 from pipeline.kafka.settings import KafkaSettings
 from pipeline.names import dead_letters_topic, run_group, soft_targets_topic, teacher_group, work_orders_topic
@@ -31,7 +32,7 @@ def stream(kafka_settings: KafkaSettings, fresh_name: Callable[[str], str]) -> S
         made.manifest.stream_id, "cnn", "ab" * 32, "cnn.onnx", (signal,), "logits", "logits", 10, inference_batch=8
     )
     add_teacher(kafka_settings, made, teacher)
-    feed(kafka_settings, made)
+    feed(KafkaCluster(kafka_settings), made)
     return open_stream(kafka_settings, made.manifest.stream)
 
 

@@ -11,6 +11,7 @@ from small_streams import DATASET, OPTIONS, fetcher, small_stream
 from pipeline.create import KEEP_FOR_EVER, StreamOptions, _check_record_size, add_teacher, create_stream
 from pipeline.feed import feed
 from pipeline.kafka.clients import new_admin
+from pipeline.kafka.cluster import KafkaCluster
 from pipeline.kafka.coordinator import ask_coordinator
 from pipeline.kafka.settings import KafkaSettings
 from pipeline.names import dead_letters_topic, manifest_topic, soft_targets_topic, teacher_group, work_orders_topic
@@ -233,7 +234,7 @@ def test_the_guard_notices_a_stream_that_is_taken_away(kafka_settings: KafkaSett
 def fed(kafka_settings: KafkaSettings, fresh_name: Name) -> Stream:
     stream = small_stream(kafka_settings, fresh_name("s"))
     add_teacher(kafka_settings, stream, teacher(stream))
-    feed(kafka_settings, stream)
+    feed(KafkaCluster(kafka_settings), stream)
     return open_stream(kafka_settings, stream.manifest.stream)
 
 

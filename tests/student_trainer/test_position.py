@@ -10,11 +10,11 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from kafka import KafkaAdminClient, OffsetAndMetadata, TopicPartition
+from kafka import TopicPartition
 from reader_logs import Logs, logs_of, make_stream
 
-from pipeline.kafka.clients import new_admin
-from pipeline.kafka.coordinator import ask_coordinator
+from pipeline.kafka.cluster import KafkaCluster
+from pipeline.kafka.log import Admin, Commit
 from pipeline.kafka.settings import KafkaSettings
 from pipeline.names import run_group, soft_targets_topic
 from pipeline.positions import read_position
@@ -69,8 +69,8 @@ def logs(kafka_settings: KafkaSettings, fresh_name: Callable[[str], str]) -> Ite
 
 
 @pytest.fixture
-def admin(kafka_settings: KafkaSettings) -> Iterator[KafkaAdminClient]:
-    made = new_admin(kafka_settings)
+def reports(kafka_settings: KafkaSettings) -> Iterator[Admin]:
+    made = KafkaCluster(kafka_settings).admin()
     yield made
     made.close()
 
@@ -80,11 +80,11 @@ def start(logs: Logs, **more: Any) -> PositionReporter:
 
 
 @pytest.mark.kafka
-def test_a_run_reports_every_second_where_it_stands(logs: Logs, admin: KafkaAdminClient, eventually: Any) -> None:
+def test_a_run_reports_every_second_where_it_stands(logs: Logs, reports: Admin, eventually: Any) -> None:
     manifest = logs.stream.manifest
 
     def position() -> RunReport | None:
-        return read_position(admin, manifest, "mlp")
+        return read_position(reports, manifest, "mlp")
 
     assert position() is None
     with start(logs) as reporter:
@@ -99,7 +99,7 @@ def test_a_run_reports_every_second_where_it_stands(logs: Logs, admin: KafkaAdmi
         third = eventually(lambda: (p := position()) and p.time > second.time and p)  # though nothing happened
         assert replace(third, time=second.time) == second
         group = run_group(manifest, "mlp")
-        committed = ask_coordinator(lambda: admin.list_group_offsets(group))[group]
+        committed = reports.committed({group: None})[group]
         for teacher, offsets in (("cnn", (3, 3, 2)), ("vit", (4, 5, 6))):
             topic = soft_targets_topic(manifest.stream, teacher)
             assert tuple(committed[TopicPartition(topic, number)].offset for number in range(3)) == offsets
@@ -110,14 +110,14 @@ def test_a_run_reports_every_second_where_it_stands(logs: Logs, admin: KafkaAdmi
 
 
 @pytest.mark.kafka
-def test_a_run_that_starves_says_so(logs: Logs, admin: KafkaAdminClient, eventually: Any) -> None:
+def test_a_run_that_starves_says_so(logs: Logs, reports: Admin, eventually: Any) -> None:
     with start(logs, starving=lambda: True) as reporter:
         reporter.trained(Cursor.start(2, 3))
-        eventually(lambda: (p := read_position(admin, logs.stream.manifest, "mlp")) and p.state == "starving")
+        eventually(lambda: (p := read_position(reports, logs.stream.manifest, "mlp")) and p.state == "starving")
 
 
 @pytest.mark.kafka
-def test_an_error_makes_the_last_report_failed(logs: Logs, admin: KafkaAdminClient) -> None:
+def test_an_error_makes_the_last_report_failed(logs: Logs, reports: Admin) -> None:
     def train() -> None:
         with start(logs) as reporter:
             reporter.trained(Cursor.start(2, 3))
@@ -125,18 +125,18 @@ def test_an_error_makes_the_last_report_failed(logs: Logs, admin: KafkaAdminClie
 
     with pytest.raises(ZeroDivisionError):
         train()
-    last = read_position(admin, logs.stream.manifest, "mlp")
+    last = read_position(reports, logs.stream.manifest, "mlp")
     assert last is not None
     assert last.state == "failed"
 
 
 @pytest.mark.kafka
-def test_a_silent_run_is_taken_over(logs: Logs, admin: KafkaAdminClient, eventually: Any) -> None:
+def test_a_silent_run_is_taken_over(logs: Logs, reports: Admin, eventually: Any) -> None:
     for run_id in ("first", "second"):
         reporter = start(logs, run_id=run_id)
         reporter.trained(Cursor.start(2, 3))
-        eventually(lambda: (p := read_position(admin, logs.stream.manifest, "mlp")) and p.run_id == run_id)  # noqa: B023
-        eventually(lambda: (p := read_position(admin, logs.stream.manifest, "mlp")) and p.time)
+        eventually(lambda: (p := read_position(reports, logs.stream.manifest, "mlp")) and p.run_id == run_id)  # noqa: B023
+        eventually(lambda: (p := read_position(reports, logs.stream.manifest, "mlp")) and p.time)
         reporter.close()
         assert reporter.error is None
 
@@ -154,7 +154,7 @@ def test_two_run_ids_in_one_group_make_both_stop(logs: Logs, eventually: Any) ->
 
 
 @pytest.mark.kafka
-def test_a_report_written_over_the_failure_is_answered(logs: Logs, admin: KafkaAdminClient, eventually: Any) -> None:
+def test_a_report_written_over_the_failure_is_answered(logs: Logs, reports: Admin, eventually: Any) -> None:
     other = RunReport(0, 1, 0, 1.0, "the other", "elsewhere", "training")
     group, place = (
         run_group(logs.stream.manifest, "mlp"),
@@ -162,10 +162,10 @@ def test_a_report_written_over_the_failure_is_answered(logs: Logs, admin: KafkaA
     )
 
     def write() -> None:
-        ask_coordinator(lambda: admin.alter_group_offsets(group, {place: OffsetAndMetadata(1, other.encode(), -1)}))
+        reports.commit(group, {place: Commit(1, other.encode())})
 
     def state_of_mine() -> str | None:
-        position = read_position(admin, logs.stream.manifest, "mlp")
+        position = read_position(reports, logs.stream.manifest, "mlp")
         return position.state if position and position.run_id == "mine" else None
 
     with start(logs, run_id="mine") as reporter:

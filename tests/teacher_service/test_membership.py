@@ -13,6 +13,7 @@ from support.models import classifier
 from support.streams import stream_with_teacher
 
 from pipeline.feed import ORDERS_IN_A_BATCH, feed
+from pipeline.kafka.cluster import KafkaCluster
 from pipeline.kafka.settings import KafkaSettings
 from pipeline.kafka.workarounds.parked_partitions import poll
 from pipeline.wait import Deadline
@@ -26,7 +27,7 @@ def test_all_partitions_have_their_turn(
     partitions, epochs = 64, 400
     options = {"partitions": partitions, "order_size": 64, "epochs": epochs}
     stream = stream_with_teacher(kafka_settings, fresh_name("turns"), classifier(tmp_path / "m.onnx"), options=options)
-    num_orders = feed(kafka_settings, stream).total
+    num_orders = feed(KafkaCluster(kafka_settings), stream).total
     assert num_orders / partitions > 8 * ORDERS_IN_A_BATCH
     teacher = stream.teacher("t")
     consumer = join_group(kafka_settings, stream.manifest, teacher, "w", 6.0)
