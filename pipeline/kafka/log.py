@@ -4,7 +4,7 @@ Worker, feeder and student are written against these protocols alone. `cluster.p
 have a twin of it in memory, in which every call can be made to fail, and one contract test holds both to the same
 behaviour. The group protocol behind `Member` (classic groups, an assignor of our own) is the seam's own business.
 
-Every method may raise, beside what it names:
+Every method but `close` may raise, beside what it names:
     BrokerUnavailable: no answer in time, or one that may come right by itself: ask again.
     ConfigError: the cluster refuses the rights or the settings: asking again cannot help.
 """

@@ -7,7 +7,8 @@ the calls.
 How calls fail: `faults` is called with the name of each before it acts, and what it raises is what the call raises.
 The names are those of the methods ("appender", "append", "poll", "ends", "commit", "committed", ...), and two that
 stand for answers that get lost: "acknowledge" (the record is written) and "commit acknowledged" (the commit is taken).
-As in the protocols, "append" and "acknowledge" fail the record's future, and a member's commit answers False.
+Only `close` cannot fail. As in the protocols, "append" and "acknowledge" fail the record's future, and a member's
+commit answers False.
 """
 
 from __future__ import annotations
@@ -160,6 +161,11 @@ class MemoryCluster:
         with self._changed:
             self._group(group).commits.clear()
 
+    def commit(self, group: str, partition: TopicPartition, commit: Commit) -> None:
+        """Let a group have committed, whoever did so."""
+        with self._changed:
+            self._group(group).commits[partition] = commit
+
     def expire(self, member: MemoryMember) -> None:
         """End a member's session; it does not know before its next poll."""
         with self._changed:
@@ -276,7 +282,6 @@ class MemoryAppender:
 
     def close(self, timeout: float = 0.0) -> None:
         """Stop; what is on its way is given up, and may still land."""
-        self._cluster.faults("close")
         self._closed = True
         for answer in self._mine:
             if not answer.done():

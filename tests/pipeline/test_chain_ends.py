@@ -1,0 +1,100 @@
+"""Where a log's chain ends, also where its beginning was removed."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from kafka import TopicPartition
+from support.memory_log import MemoryCluster
+
+from pipeline.chain_ends import chain_end
+from schemas.errors import DecodeError, SequenceGap
+
+STREAM = "0123456789abcdef"
+
+
+def sequence_of(value: bytes, address: str) -> tuple[str, int]:
+    owner, colon, sequence = value.decode().partition(":")
+    if not colon:
+        raise DecodeError(address, "no record of ours", value)
+    return owner, int(sequence)
+
+
+def end_of(values: list[int | str], partition: int = 0, stride: int = 1, trimmed: int = 0) -> int:
+    """What `chain_end` makes of a log of sequences of this stream, and of anything else as text."""
+    cluster = MemoryCluster()
+    cluster.create_topic("log", stride)
+    at = TopicPartition("log", partition)
+    for value in values:
+        cluster.write("log", partition, (value if isinstance(value, str) else f"{STREAM}:{value}").encode())
+    cluster.delete_records(at, trimmed)
+    return chain_end(cluster.reader(), at, STREAM, stride, sequence_of)
+
+
+LOGS: dict[str, tuple[list[int | str], int, int]] = {
+    "nothing": ([], 0, 0),
+    "a whole chain": ([0, 1, 2], 0, 3),
+    "a repetition at its end": ([0, 1, 0], 0, 2),
+    "an order that came too early": ([0, 2, 1], 0, 2),
+    "junk and another stream's records": (["junk", 0, "f" * 16 + ":1", 1, "junk"], 0, 2),
+    "trimmed to a repetition and what follows it": ([*range(8), 3, 8, 9], 8, 10),
+    "trimmed to repetitions, of which the highest is taken": ([*range(8), 3, 5], 8, 6),
+    "trimmed in the middle of a whole chain": ([0, 1, 2, 3], 2, 4),
+    "trimmed to a record that lies too high for its place": ([0, 1, 2, 9, 3], 2, 4),
+}
+
+
+@pytest.mark.parametrize("case", LOGS)
+def test_a_chain_ends_behind_what_a_reader_has_accepted(case: str) -> None:
+    values, trimmed, expected = LOGS[case]
+    assert end_of(values, trimmed=trimmed) == expected
+
+
+@pytest.mark.parametrize(("values", "trimmed"), [([0, 1], 2), ([0, "junk", "junk"], 1), ([0, 7], 1)])
+def test_a_log_that_no_longer_says_where_its_chain_stood_is_refused(values: list[int | str], trimmed: int) -> None:
+    with pytest.raises(SequenceGap, match=r"log/0: retention removed the records before offset .* rewind the group"):
+        end_of(values, trimmed=trimmed)
+
+
+@st.composite
+def written_logs(draw: st.DrawFn) -> tuple[list[int | str], list[bool], int, int]:
+    """A log by writers that repeat, as zombies and resumed ones do; which records are new; its partition, of how many.
+
+    A writer begins anywhere in what is there, or right behind it, and goes on for a while.
+    """
+    stride = draw(st.integers(1, 5))
+    partition = draw(st.integers(0, stride - 1))
+    values: list[int | str] = []
+    new: list[bool] = []
+    expected = partition
+    for _ in range(draw(st.integers(1, 8))):
+        if draw(st.booleans()):
+            values.append(draw(st.sampled_from(["junk", f"{'f' * 16}:{expected + stride}"])))
+            new.append(False)
+        sequence = partition + stride * draw(st.integers(0, (expected - partition) // stride))
+        for _ in range(draw(st.integers(0, 6))):
+            values.append(sequence)
+            new.append(sequence == expected)
+            sequence += stride
+            expected = max(expected, sequence)
+    return values, new, partition, stride
+
+
+@given(written_logs(), st.data())
+def test_a_trimmed_log_never_ends_too_high_and_is_exact_while_one_new_record_is_left(
+    log: tuple[list[int | str], list[bool], int, int], data: st.DataObject
+) -> None:
+    values, new, partition, stride = log
+    whole = partition + stride * sum(new)
+    assert end_of(values, partition, stride) == whole
+    trimmed = data.draw(st.integers(0, len(values)), label="trimmed")
+    ours = [value for value in values[trimmed:] if isinstance(value, int)]
+    if trimmed and not ours:
+        with pytest.raises(SequenceGap):
+            end_of(values, partition, stride, trimmed)
+        return
+    found = end_of(values, partition, stride, trimmed)
+    assert found <= whole
+    if any(new[trimmed:]):
+        assert found == whole
