@@ -22,6 +22,7 @@ from benchmarks.streams import ORDER_SIZE, ORDERS_PER_EPOCH, Bench
 from pipeline.create import StreamOptions, create_stream
 from pipeline.datasets import open_dataset
 from pipeline.kafka.clients import new_consumer, new_producer
+from pipeline.kafka.cluster import KafkaCluster
 from pipeline.kafka.workarounds.halting_close import close_producer
 from pipeline.kafka.workarounds.wide_receive import WideClient
 from pipeline.names import soft_targets_topic
@@ -85,7 +86,7 @@ def fill(bench: Bench, name: str, num_classes: int, num_orders: int) -> Stream:
 
 def decoded(bench: Bench, stream: Stream, num_orders: int) -> float:
     """MB/s of the student's reader, values decoded."""
-    reader = SoftTargetReader(bench.kafka, stream, [TEACHER])
+    reader = SoftTargetReader(KafkaCluster(bench.kafka), stream, [TEACHER])
 
     def read_all() -> int:
         num_bytes = 0

@@ -23,6 +23,7 @@ from benchmarks.models import write_cnn
 from benchmarks.pairs import Pairs, Spread, interleave
 from benchmarks.streams import ORDER_SIZE, ORDERS_PER_EPOCH, VIEW, Bench
 from benchmarks.worker import label
+from pipeline.kafka.cluster import KafkaCluster
 from pipeline.views.fetch import Fetched, Fetcher
 from student_trainer.batches import batches
 from student_trainer.dataset_source import DatasetSource
@@ -114,7 +115,7 @@ class Runs:
                 source = StreamSource(kafka, settings)
                 if cache is not None:
                     source.fetcher = cache  # type: ignore[assignment]
-                with PositionReporter(kafka, source.stream, settings.name, ["cheap"]) as reporter:
+                with PositionReporter(KafkaCluster(kafka), source.stream, settings.name, ["cheap"]) as reporter:
                     result = train(settings, folder, source, reporter, take)
         steps, clock, cpu = (last - first for first, last in zip(lines[0], lines[-1], strict=True))
         return Seconds(clock / steps, cpu / steps), result

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from pipeline.datasets import open_dataset
+from pipeline.kafka.cluster import KafkaCluster
 from pipeline.kafka.settings import KafkaSettings
 from pipeline.views import evaluation_view, view_spec
 from pipeline.views.fetch import Fetcher
@@ -48,9 +49,10 @@ def launch(
         DistillogError: as `train`, and as the source that the run file names.
     """
     if settings.source == "stream":
-        cluster = kafka()
-        source = StreamSource(cluster, settings)
+        where = kafka()
+        source = StreamSource(where, settings)
         names = [teacher.name for teacher in source.teachers]
+        cluster = KafkaCluster(where)
         with PositionReporter(cluster, source.stream, settings.name, names, lambda: source.starving) as reporter:
             result = train(settings, folder, source, reporter, progress, resume)
         folder.write_report(_report(settings, result) | {"stream": source.statistics()})

@@ -11,12 +11,9 @@ import threading
 import time
 from collections.abc import Sequence
 
-from kafka import KafkaAdminClient, TopicPartition
-from kafka.admin import OffsetSpec
+from kafka import TopicPartition
 
-from pipeline.kafka.clients import new_admin
-from pipeline.kafka.cluster import KafkaCluster
-from pipeline.kafka.settings import KafkaSettings
+from pipeline.kafka.log import Admin, Cluster
 from pipeline.names import soft_targets_topic, teacher_group, work_orders_topic
 from pipeline.streams import Stream, TopicGuard
 from schemas.commits import decode_next_sequence
@@ -28,8 +25,8 @@ log = logging.getLogger(__name__)
 LOOK_EVERY = 1.0
 """Seconds between two looks while the reader waits."""
 _GUARD_EVERY = 5.0
-_ANSWER_MS = 5_000
-"""How long one question may take; the default of 30 s would let a broker that is back wait for an old question."""
+_ANSWER = 5.0
+"""Seconds that one question may take; with 30 s would let a broker that is back wait for an old question."""
 _SLOW = 2.0
 """Seconds after which a question counts as unanswered."""
 
@@ -45,14 +42,13 @@ class Lookout:
         BrokerUnavailable: no broker answered.
     """
 
-    def __init__(self, settings: KafkaSettings, stream: Stream, teachers: Sequence[str]) -> None:
+    def __init__(self, cluster: Cluster, stream: Stream, teachers: Sequence[str]) -> None:
         self._stream = stream
         self._teachers = tuple(teachers)
-        quick = KafkaSettings(settings.bootstrap_servers, {"request_timeout_ms": _ANSWER_MS, **settings.options})
         topics = [soft_targets_topic(stream.manifest.stream, teacher) for teacher in teachers]
-        self._guard = TopicGuard(KafkaCluster(quick), topics, _GUARD_EVERY)
+        self._guard = TopicGuard(cluster, topics, _GUARD_EVERY)
         try:
-            self._admin: KafkaAdminClient = new_admin(quick)
+            self._admin: Admin = cluster.admin(_ANSWER)
         except BaseException:
             self._guard.close()
             raise
@@ -138,27 +134,32 @@ class Lookout:
         self._asking_since = time.monotonic()
         try:
             self._guard.check(now=suspicious)
-            looks = self._ask(wanted) if wanted else {}
-        except DistillogError:
-            raise
-        except Exception as error:
-            # A broker that is away, restarting or half-informed answers with much more than KafkaError, and none of it
-            # says anything about the log: the reader's own deadline ends the wait, and quotes this.
-            self._trouble = f"{type(error).__name__}: {' '.join(str(error).split())}".rstrip(": ")
-            log.debug("asking about %s: %s", wanted, self._trouble)
-            return
+            looks = self._answer(wanted) if wanted else {}
         finally:
             self._asking_since = None
+        if looks is not None:
+            with self._changed:
+                if wanted == self._wanted:
+                    self._looks = looks
+
+    def _answer(self, wanted: Sequence[Place]) -> dict[Place, Look] | None:
+        """Ask; None, and `trouble`, where there is no answer."""
+        try:
+            looks = self._ask(wanted)
+        except Exception as error:
+            # A broker that is away, restarting, half-informed or unwilling answers with much more than errors of ours,
+            # and none of it says anything about the log: the reader's own deadline ends the wait, and quotes this.
+            self._trouble = f"{type(error).__name__}: {' '.join(str(error).split())}".rstrip(": ")
+            log.debug("asking about %s: %s", wanted, self._trouble)
+            return None
         self._trouble = ""
-        with self._changed:
-            if wanted == self._wanted:
-                self._looks = looks
+        return looks
 
     def _ask(self, wanted: Sequence[Place]) -> dict[Place, Look]:
         manifest = self._stream.manifest
         groups = {teacher_group(manifest, teacher): teacher for teacher, _ in wanted}
         orders = work_orders_topic(manifest.stream)
-        committed = self._admin.list_group_offsets(
+        committed = self._admin.committed(
             {group: [TopicPartition(orders, p) for t, p in wanted if t == teacher] for group, teacher in groups.items()}
         )
         commits: dict[Place, int] = {}
@@ -169,7 +170,7 @@ class Lookout:
                 commits[(teacher, partition.partition)] = -1 if sequence is None else sequence
         # After the commits: only then does the end cover what they count.
         topics = {TopicPartition(soft_targets_topic(manifest.stream, t), p): (t, p) for t, p in commits}
-        ends = self._admin.list_partition_offsets(dict.fromkeys(topics, OffsetSpec.LATEST)) if topics else {}
-        described = self._admin.describe_groups(list(groups))
-        self.members = {teacher: len(described[group].get("members") or ()) for group, teacher in groups.items()}
-        return {place: Look(commits[place], int(ends[partition].offset)) for partition, place in topics.items()}
+        ends = self._admin.ends(topics) if topics else {}
+        members = self._admin.num_members(groups)
+        self.members = {teacher: members[group] for group, teacher in groups.items()}
+        return {place: Look(commits[place], ends[partition]) for partition, place in topics.items()}

@@ -15,12 +15,9 @@ from collections.abc import Callable, Sequence
 from types import TracebackType
 from typing import Self
 
-from kafka import KafkaAdminClient, TopicPartition
-from kafka import errors as kafka_error
-from kafka.structs import OffsetAndMetadata
+from kafka import TopicPartition
 
-from pipeline.kafka.clients import new_admin
-from pipeline.kafka.settings import KafkaSettings
+from pipeline.kafka.log import Admin, Cluster, Commit
 from pipeline.names import run_group, soft_targets_topic
 from pipeline.streams import Stream
 from schemas.commits import RUN_STATES, RunReport
@@ -31,7 +28,8 @@ log = logging.getLogger(__name__)
 
 EVERY = 1.0
 """Seconds between two commits."""
-_ANSWER_MS = 5_000
+_ANSWER = 5.0
+"""Seconds for which one answer is waited for."""
 _FAREWELL = 5.0
 """Seconds for which `close` waits for the last commit."""
 _INSIST = 5
@@ -54,7 +52,7 @@ class PositionReporter:
 
     def __init__(
         self,
-        settings: KafkaSettings,
+        cluster: Cluster,
         stream: Stream,
         run: str,
         teachers: Sequence[str],
@@ -79,8 +77,7 @@ class PositionReporter:
         self.error: RunLocked | None = None
         """Why the run must stop: what `trained` raises; to be looked at where no step is taken."""
         self._closed = threading.Event()
-        quick = KafkaSettings(settings.bootstrap_servers, {"request_timeout_ms": _ANSWER_MS, **settings.options})
-        self._admin: KafkaAdminClient = new_admin(quick)
+        self._admin: Admin = cluster.admin(_ANSWER)
         self._thread = threading.Thread(target=self._report, name="position", daemon=True)
         self._thread.start()
 
@@ -162,7 +159,7 @@ class PositionReporter:
             self._commit(cursor)
 
     def _read(self) -> RunReport | None:
-        committed = self._admin.list_group_offsets({self._group: [self._first]}).get(self._group, {}).get(self._first)
+        committed = self._admin.committed({self._group: [self._first]}).get(self._group, {}).get(self._first)
         return RunReport.decode(committed.metadata) if committed is not None else None
 
     def _commit(self, cursor: Cursor) -> None:
@@ -172,15 +169,12 @@ class PositionReporter:
         report = RunReport(
             cursor.pass_number, cursor.sequence, self._checkpointed, time.time(), self.run_id, self._host, state
         )
-        offsets: dict[TopicPartition, OffsetAndMetadata] = {}
+        commits: dict[TopicPartition, Commit] = {}
         for topic, each in zip(self._topics, cursor.offsets, strict=True):
             for number, offset in enumerate(each):
                 partition = TopicPartition(topic, number)
                 if self._committed.get(partition) != offset:
-                    offsets[partition] = OffsetAndMetadata(offset, "", -1)
-        offsets[self._first] = OffsetAndMetadata(cursor.offsets[0][0], report.encode(), -1)
-        answers = self._admin.alter_group_offsets(self._group, offsets)
-        for partition, answer in answers.items():
-            if answer is not kafka_error.NoError:
-                raise answer(f"committing {partition}")
-        self._committed |= {partition: commit.offset for partition, commit in offsets.items()}
+                    commits[partition] = Commit(offset)
+        commits[self._first] = Commit(cursor.offsets[0][0], report.encode())
+        self._admin.commit(self._group, commits)
+        self._committed |= {partition: commit.offset for partition, commit in commits.items()}

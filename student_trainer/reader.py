@@ -9,19 +9,21 @@ import logging
 import threading
 import time
 from collections.abc import Callable, Sequence
-from typing import Any
 
-from kafka import KafkaConsumer, TopicPartition
-from kafka import errors as kafka_error
+from kafka import TopicPartition
 
-from pipeline.kafka.clients import new_consumer
-from pipeline.kafka.errors import kafka_errors
-from pipeline.kafka.settings import KafkaSettings
-from pipeline.kafka.workarounds.parked_partitions import poll
+from pipeline.kafka.log import Cluster, Record
 from pipeline.names import soft_targets_topic
 from pipeline.sequence import Sequence as OrderSequence
 from pipeline.streams import Stream
-from schemas.errors import CheckpointError, DecodeError, LogTrimmed, SequenceGap
+from schemas.errors import (
+    BrokerUnavailable,
+    CheckpointError,
+    DecodeError,
+    LogTrimmed,
+    PositionOutOfRange,
+    SequenceGap,
+)
 from schemas.records import SoftTargets
 from student_trainer.held import Held, PartitionLog, Wait, check_identity
 from student_trainer.lookout import LOOK_EVERY, Lookout
@@ -29,8 +31,8 @@ from student_trainer.rule import ReadersRule
 
 log = logging.getLogger(__name__)
 
-_POLL_MS = 100
-"""How long one poll waits: a stop is heeded as fast."""
+_POLL = 0.1
+"""Seconds that one poll waits: a stop is heeded as fast."""
 _RECORDS_IN_A_FETCH = 3
 """Of one partition: held records are kept few by small fetches, never by pausing partitions one by one, which costs
 98 % of the speed (measured: 137-190 records/s instead of 8,200)."""
@@ -50,7 +52,7 @@ class SoftTargetReader:
 
     def __init__(
         self,
-        settings: KafkaSettings,
+        cluster: Cluster,
         stream: Stream,
         teachers: Sequence[str],
         stop: threading.Event | None = None,
@@ -65,7 +67,6 @@ class SoftTargetReader:
         """Records dropped that are of another stream."""
         self.num_undecodable = 0
         """Records dropped that are no soft targets at all."""
-        self._settings = settings
         self._stream = stream
         self._sequence = OrderSequence.of(stream.manifest)
         self._teachers = {name: stream.teacher(name) for name in teachers}
@@ -79,11 +80,9 @@ class SoftTargetReader:
         fetch = max(_MIN_FETCH_BYTES, _RECORDS_IN_A_FETCH * stream.manifest.max_record_bytes)
         num_logs = len(self._teachers) * stream.manifest.partitions
         self._held_limit = max(_HELD_BYTES, 2 * num_logs * stream.manifest.max_record_bytes)
-        self._lookout = Lookout(settings, stream, teachers)
+        self._lookout = Lookout(cluster, stream, teachers)
         try:
-            self._consumer: KafkaConsumer = new_consumer(
-                settings, group_id=None, max_partition_fetch_bytes=fetch, max_poll_records=10_000
-            )
+            self._log = cluster.reader(fetch_bytes=fetch)
         except BaseException:
             self._lookout.close()
             raise
@@ -116,11 +115,10 @@ class SoftTargetReader:
                 self._logs[partition] = PartitionLog(teacher, partition, rule)
         logs = list(self._logs.values())
         self._zip = [[each for each in logs if each.partition.partition == number] for number in range(partitions)]
-        with kafka_errors("seeking in the soft targets", self._settings):
-            self._consumer.assign(list(self._logs))
-            self._resume()
-            for partition, each in self._logs.items():
-                self._consumer.seek(partition, each.rule.position)
+        self._log.assign(self._logs)
+        self._resume()
+        for partition, each in self._logs.items():
+            self._log.seek(partition, each.rule.position)
 
     def restart(self) -> None:
         """Go back to order 0 for another pass."""
@@ -168,7 +166,7 @@ class SoftTargetReader:
     def close(self) -> None:
         """Close the clients."""
         self._lookout.close()
-        self._consumer.close(timeout_ms=500)
+        self._log.close()
 
     def _count(self) -> None:
         self._dropped = [self.num_duplicates, self.num_early]
@@ -199,26 +197,23 @@ class SoftTargetReader:
     def _poll(self, needed: set[TopicPartition]) -> None:
         self._hold_back(needed)
         try:
-            polled = poll(self._consumer, _POLL_MS)
-        except (kafka_error.OffsetOutOfRangeError, kafka_error.LogTruncationError) as error:
+            polled = self._log.poll(_POLL)
+        except PositionOutOfRange as error:
             self._out_of_range(error)
             return
-        except kafka_error.AuthorizationError:
-            with kafka_errors("reading the soft targets", self._settings):
-                raise
-        except kafka_error.KafkaError as error:
+        except BrokerUnavailable as error:
             # A broker that restarts: the one who waits has a deadline of its own.
             log.debug("polling the soft targets: %s", error)
-            self._stop.wait(_POLL_MS / 1000)
+            self._stop.wait(_POLL)
             return
         for partition, records in polled.items():
             each = self._logs[partition]
             for record in records:
                 self._offer(each, record)
 
-    def _offer(self, each: PartitionLog, record: Any) -> None:
+    def _offer(self, each: PartitionLog, record: Record) -> None:
         address = f"{record.topic}/{record.partition}@{record.offset}"
-        raw: bytes = record.value or b""
+        raw = record.value or b""
         try:
             value = SoftTargets.decode(raw, address)
         except DecodeError as error:
@@ -243,14 +238,14 @@ class SoftTargetReader:
         if self._held_bytes > self._held_limit:
             others = set(self._logs) - needed
             self._resume(self._paused - others)
-            self._consumer.pause(*(others - self._paused))
+            self._log.pause(others - self._paused)
             self._paused = others
         elif self._paused and (self._held_bytes < self._held_limit // 2 or self._paused & needed):
             self._resume()
 
     def _resume(self, partitions: set[TopicPartition] | None = None) -> None:
         resumed = self._paused if partitions is None else partitions
-        self._consumer.resume(*(resumed & set(self._logs)))
+        self._log.resume(resumed & set(self._logs))
         self._paused = self._paused - resumed
 
     def _prove(self, missing: list[PartitionLog]) -> None:
@@ -260,7 +255,7 @@ class SoftTargetReader:
             if look is None or each.held:
                 continue
             # The consumer's place moves over what is never handed out, too.
-            each.rule.skip_to(self._consumer.position(each.partition, timeout_ms=0) or 0)
+            each.rule.skip_to(self._log.position(each.partition) or 0)
             if each.rule.is_gap(look):
                 stream, topic = self._stream.manifest.stream, each.partition.topic
                 raise SequenceGap(
@@ -270,16 +265,15 @@ class SoftTargetReader:
                     f"`distillog topics rewind {stream} {each.teacher} {each.rule.expected}`"
                 )
 
-    def _out_of_range(self, error: kafka_error.KafkaError) -> None:
+    def _out_of_range(self, error: PositionOutOfRange) -> None:
         """Say why a position is not in its log."""
         self._lookout.check_now()
         positions = {each.partition: each.rule.position for each in self._logs.values()}
         try:
-            begins = self._consumer.beginning_offsets(list(positions), timeout_ms=5_000)
-            ends = self._consumer.end_offsets(list(positions), timeout_ms=5_000)
-        except kafka_error.KafkaError as trouble:
+            begins, ends = self._log.begins(positions), self._log.ends(positions)
+        except BrokerUnavailable as trouble:
             log.debug("asking for the ends of the soft targets: %s", trouble)
-            self._stop.wait(_POLL_MS / 1000)
+            self._stop.wait(_POLL)
             return  # the position is still out of range when the broker is back
         for partition, position in positions.items():
             where = f"{partition.topic}/{partition.partition}"

@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from pipeline.kafka.cluster import KafkaCluster
 from pipeline.kafka.settings import KafkaSettings
 from pipeline.sequence import Sequence as OrderSequence
 from pipeline.streams import open_stream
@@ -95,7 +96,7 @@ class StreamSource:
             SequenceGap, LogTrimmed, StreamChanged, DataUnavailable, BrokerUnavailable: as `SoftTargetReader`.
         """
         names = [teacher.name for teacher in self.teachers]
-        reader = self._reader = SoftTargetReader(self._kafka, self.stream, names, self._stop)
+        reader = self._reader = SoftTargetReader(KafkaCluster(self._kafka), self.stream, names, self._stop)
         try:
             starvation = Starvation(self._starve, self.stream.manifest.stream)
             sequence = cursor.sequence

@@ -1,7 +1,7 @@
-"""Publishing beside the polling thread: one unacknowledged order per partition, dead letters first.
+"""Publishing beside the polling thread: what the chains say is next, dead letters first.
 
-A producer that failed once is poisoned, so a publisher that failed is thrown away with its producer; whoever owns it
-makes a new one and goes back to the committed offsets.
+A producer that failed once is poisoned, so it is closed and another one takes its place, under a generation of its own.
+A chain belongs to one generation: whoever opens chains compares (leases.py), and whatever else comes here is dropped.
 """
 
 from __future__ import annotations
@@ -10,168 +10,262 @@ import logging
 import queue
 import threading
 import time
-from collections import deque
 from collections.abc import Callable
-from dataclasses import dataclass, field
-from typing import Any
+from concurrent.futures import Future
+from dataclasses import dataclass
 
-from kafka import KafkaProducer
-
-from pipeline.kafka.clients import new_producer
-from pipeline.kafka.settings import KafkaSettings
-from pipeline.kafka.workarounds.halting_close import close_producer
-from schemas.errors import DecodeError, RecordTooLarge
-from schemas.records import WorkOrder
+from pipeline.kafka.log import RECORD_SLACK, Appender
+from pipeline.wait import Deadline
+from schemas.errors import BrokerUnavailable, ConfigError, DeliveryFailed, DistillogError, RecordTooLarge
+from teacher_service.chain import Chain, Parcel
 
 log = logging.getLogger(__name__)
 
 DELIVERY_TIMEOUT = 120.0
 """Seconds until an unacknowledged record counts as failed; less turns slow brokers into storms of republishing."""
 
+MAX_FAILED_DELIVERIES = 3
+"""Producers in a row that failed before anything was acknowledged."""
+
+CONNECT_PATIENCE = 300.0
+"""Seconds without a producer after which the publisher gives up."""
+
 _GRACE = 15.0
+_PAUSE = 0.5
+"""Seconds between two tries to make a producer."""
 
 
 @dataclass(slots=True, eq=False)
-class Job:
-    """One record of the work orders on its way through the stages."""
+class _Sent:
+    """A parcel on its way: so many of its records are not acknowledged yet."""
 
-    partition: int
-    lease: int
-    offset: int
-    sequence: int
-    """for a record that is no work order: the sequence expected in its place"""
-    order: WorkOrder | DecodeError
-    """the error for a record that is no work order: it carries the bytes and the reason"""
-    letters: list[bytes] = field(default_factory=list)
-    """encoded dead letters that go out before the soft targets"""
-    value: bytes | None = None
-    """encoded soft targets"""
-    num_rows: int = 0
-    num_faults: int = 0
+    parcel: Parcel
+    missing: int
+    letters: bool
+    since: float
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _News:
+    """What happened to a record of a parcel, under which generation."""
+
+    generation: int
+    parcel: Parcel
+    error: BaseException | None
 
 
 class Publisher:
-    """Sends finished jobs and reports each when all its records are acknowledged.
+    """Sends parcels in their chains' order, and tells each chain what was acknowledged.
 
-    Bytes in flight are bounded by `max_jobs`, since `send` itself never blocks: `submit` does.
+    `submit` blocks while `max_parcels` are in hand, since a producer itself never does.
     """
 
     def __init__(
         self,
-        settings: KafkaSettings,
+        connect: Callable[[], Appender],
         soft_targets: str,
         dead_letters: str,
         headers: list[tuple[str, bytes]],
         max_record_bytes: int,
-        max_jobs: int,
-        is_current: Callable[[Job], bool],
-        finished: queue.SimpleQueue[Job],
+        max_parcels: int,
+        published: Callable[[Parcel], None] = lambda parcel: None,
     ) -> None:
-        self.failure: Exception | None = None
+        self.failure: DistillogError | None = None
+        """why it has given up"""
+        self.generation: int | None = None
+        """of the producer in place; None while there is none"""
+        self._connect = connect
         self._soft_targets = soft_targets
         self._dead_letters = dead_letters
         self._headers = headers
         self._max_record_bytes = max_record_bytes
-        self._is_current = is_current
-        self._finished = finished
-        self._inbox: queue.SimpleQueue[tuple[str, Any]] = queue.SimpleQueue()
-        self._slots = threading.Semaphore(max_jobs)
+        self._max_parcels = max_parcels
+        self._published = published
+        self._generations = 0
+        self._failed_in_a_row = 0
+        self._appender: Appender | None = None
+        self._patience = Deadline(CONNECT_PATIENCE)
+        self._inbox: queue.SimpleQueue[Parcel | _News | None] = queue.SimpleQueue()
+        self._in_hand: set[Parcel] = set()
+        self._room = threading.Condition()
+        self._sent: dict[Chain, _Sent] = {}
+        self._looked = time.monotonic()
         self._closed = threading.Event()
-        self._waiting: dict[int, deque[Job]] = {}
-        self._unacknowledged: dict[int, tuple[int, float]] = {}
-        """partition -> (records of its first job not acknowledged yet, when they were sent)"""
-        self._producer: KafkaProducer = new_producer(
-            settings, max_request_size=max_record_bytes + 65_536, delivery_timeout_ms=int(DELIVERY_TIMEOUT * 1000)
-        )
         self._thread = threading.Thread(target=self._run, name="publisher", daemon=True)
+
+    def start(self) -> None:
+        """Start the thread, which begins by making a producer."""
         self._thread.start()
 
-    def submit(self, job: Job) -> None:
-        """Take a finished job; blocks while `max_jobs` are unacknowledged. After a failure jobs are dropped."""
-        while not self._slots.acquire(timeout=0.5):
-            if self._closed.is_set():
+    def submit(self, parcel: Parcel) -> None:
+        """Take a labelled job; blocks while there is no room. One whose lease has ended is dropped."""
+        with self._room:
+            while len(self._live()) >= self._max_parcels and not self._useless(parcel):
+                self._room.wait(0.2)
+            if self._useless(parcel):
                 return
-        self._inbox.put(("job", job))
+            self._in_hand.add(parcel)
+        self._inbox.put(parcel)
 
-    def close(self, timeout: float = 0.0) -> None:
-        """Stop sending. What is unacknowledged after `timeout` seconds is given up."""
+    def close(self) -> None:
+        """Stop sending; what is unacknowledged is given up."""
         self._closed.set()
-        self._inbox.put(("stop", None))
-        self._thread.join(5.0)
-        close_producer(self._producer, timeout)
+        self._inbox.put(None)
+        if self._thread.ident is not None:
+            self._thread.join(5.0)
+        self._drop_producer()
+
+    def turn(self, timeout: float) -> None:
+        """Make a producer if there is none, else handle the next thing that happened: one step of the thread."""
+        if self._appender is None:
+            self._make_producer()
+            return
+        try:
+            self._refuse_overdue()
+            self._handle(self._inbox.get(timeout=timeout))
+        except queue.Empty:
+            pass
+        except (RecordTooLarge, ConfigError) as error:
+            self._give_up(error)
+        except DistillogError as error:
+            self._replace(error)
 
     def _run(self) -> None:
-        checked = time.monotonic()
         try:
-            while not self._closed.is_set():
-                if time.monotonic() - checked >= 1.0:
-                    checked = time.monotonic()
-                    self._check_overdue()
-                try:
-                    kind, what = self._inbox.get(timeout=1.0)
-                except queue.Empty:
-                    continue
-                if kind == "job":
-                    waiting = self._waiting.setdefault(what.partition, deque())
-                    waiting.append(what)
-                    if len(waiting) == 1:
-                        self._start(what)
-                elif kind == "acknowledged":
-                    self._acknowledged(what)
-                elif kind == "failed":
-                    raise what
-        except Exception as error:
-            log.warning("publishing failed: %s", error)
-            self.failure = error
-            self._closed.set()
+            while not self._closed.is_set() and self.failure is None:
+                self.turn(1.0)
+                if self._appender is None:
+                    self._closed.wait(_PAUSE)
+        except BaseException as error:  # a bug, and the worker is to end with it
+            log.exception("publishing failed")
+            self._give_up(DeliveryFailed(f"publishing failed: {type(error).__name__}: {error}"))
 
-    def _start(self, job: Job) -> None:
-        if not self._is_current(job):
-            self._finish(job, report=False)
-        elif job.letters:
-            self._send(job, self._dead_letters, 0, job.letters)
-        else:
-            self._send_value(job)
+    def _live(self) -> set[Parcel]:
+        self._in_hand = {parcel for parcel in self._in_hand if not parcel.job.chain.over}
+        return self._in_hand
 
-    def _send_value(self, job: Job) -> None:
-        if job.value is None:
-            self._finish(job)
-        else:
-            self._send(job, self._soft_targets, job.partition, [job.value])
+    def _useless(self, parcel: Parcel) -> bool:
+        return parcel.job.chain.over or self._closed.is_set() or self.failure is not None
 
-    def _send(self, job: Job, topic: str, partition: int, values: list[bytes]) -> None:
-        self._unacknowledged[job.partition] = (len(values), time.monotonic())
-        for value in values:
-            if len(value) > self._max_record_bytes + 65_536:
-                raise RecordTooLarge(
-                    f"{topic}: a record of {len(value)} bytes is over the stream's limit of {self._max_record_bytes}"
+    def _make_producer(self) -> None:
+        try:
+            self._appender = self._connect()
+        except BrokerUnavailable as error:
+            if self._patience.over:
+                self._give_up(BrokerUnavailable(f"{error}; no producer for {CONNECT_PATIENCE:.0f} s, giving up"))
+            else:
+                log.warning("no producer for soft targets: %s; trying again", error)
+            return
+        except DistillogError as error:
+            self._give_up(error)
+            return
+        self._generations += 1
+        self.generation = self._generations
+
+    def _replace(self, error: DistillogError) -> None:
+        self._drop_producer()
+        self._failed_in_a_row += 1
+        if self._failed_in_a_row >= MAX_FAILED_DELIVERIES:
+            self._give_up(
+                DeliveryFailed(
+                    f"Kafka did not acknowledge soft targets {MAX_FAILED_DELIVERIES} times in a row ({error}); nothing "
+                    "of them was committed, start the worker again when Kafka is well"
                 )
-            future = self._producer.send(topic, value=value, partition=partition, headers=self._headers)
-            # The callbacks run on the client's IO thread, which must not wait: they only leave a note.
-            future.add_callback(lambda _: self._inbox.put(("acknowledged", job)))
-            future.add_errback(lambda error: self._inbox.put(("failed", error)))
+            )
+            return
+        log.warning("soft targets not acknowledged (%s): going back to the committed offsets", error)
 
-    def _acknowledged(self, job: Job) -> None:
-        left, since = self._unacknowledged[job.partition]
-        if left > 1:
-            self._unacknowledged[job.partition] = (left - 1, since)
-        elif job.letters and job.value is not None:
-            job.letters = []
-            self._send_value(job)
+    def _drop_producer(self) -> None:
+        """First the generation, so that no chain is opened for a producer that is being closed."""
+        self.generation = None
+        appender, self._appender = self._appender, None
+        self._sent.clear()
+        self._patience = Deadline(CONNECT_PATIENCE)
+        if appender is not None:
+            try:
+                appender.close()
+            except DistillogError as error:  # what it still sends is a zombie's: chains of its generation are over
+                log.warning("closing a producer: %s", error)
+
+    def _give_up(self, error: DistillogError) -> None:
+        self._drop_producer()
+        self.failure = error
+
+    def _handle(self, what: Parcel | _News | None) -> None:
+        if isinstance(what, Parcel):
+            what.job.chain.labelled(what)
+            self._send_next(what.job.chain)
+        elif what is not None and what.generation == self.generation:
+            if what.error is not None:
+                raise _delivery_error(what.error)
+            self._acknowledged(what.parcel)
+
+    def _send_next(self, chain: Chain) -> None:
+        """Send what is next in a chain, if it is one of this producer's."""
+        if chain.producer != self.generation:
+            return
+        parcel = chain.to_send()
+        if parcel is None:
+            return
+        if parcel.letters:
+            self._send(parcel, self._dead_letters, 0, parcel.letters, letters=True)
         else:
-            self._finish(job)
+            self._send_value(parcel)
 
-    def _finish(self, job: Job, *, report: bool = True) -> None:
-        self._unacknowledged.pop(job.partition, None)
-        waiting = self._waiting[job.partition]
-        waiting.popleft()
-        self._slots.release()
-        if report:
-            self._finished.put(job)
-        if waiting:
-            self._start(waiting[0])
+    def _send_value(self, parcel: Parcel) -> None:
+        if parcel.value is None:
+            self._finish(parcel)
+        else:
+            self._send(parcel, self._soft_targets, parcel.job.chain.partition, (parcel.value,), letters=False)
 
-    def _check_overdue(self) -> None:
-        for partition, (_, since) in self._unacknowledged.items():
-            if time.monotonic() - since > DELIVERY_TIMEOUT + _GRACE:
-                raise TimeoutError(f"partition {partition}: not acknowledged within {DELIVERY_TIMEOUT:.0f} s")
+    def _send(self, parcel: Parcel, topic: str, partition: int, values: tuple[bytes, ...], *, letters: bool) -> None:
+        assert self._appender is not None  # nothing is handled without one
+        assert self.generation is not None
+        generation = self.generation
+        self._sent[parcel.job.chain] = _Sent(parcel, len(values), letters, time.monotonic())
+
+        def done(future: Future[int]) -> None:
+            # On the client's thread, which must not wait: it only leaves a note.
+            self._inbox.put(_News(generation, parcel, future.exception()))
+
+        for value in values:
+            if len(value) > self._max_record_bytes + RECORD_SLACK:
+                raise RecordTooLarge(
+                    f"{topic}: a record of {len(value)} bytes is over the stream's limit of {self._max_record_bytes}; "
+                    "create the stream with a smaller --order-size or a topk codec"
+                )
+            self._appender.append(topic, partition, value, headers=self._headers).add_done_callback(done)
+
+    def _acknowledged(self, parcel: Parcel) -> None:
+        sent = self._sent[parcel.job.chain]
+        sent.missing -= 1
+        if sent.missing:
+            return
+        if sent.letters:
+            self._send_value(parcel)
+        else:
+            self._finish(parcel)
+
+    def _finish(self, parcel: Parcel) -> None:
+        chain = parcel.job.chain
+        self._sent.pop(chain, None)
+        self._failed_in_a_row = 0
+        if chain.acknowledged(parcel.job):
+            self._published(parcel)
+        with self._room:
+            self._in_hand.discard(parcel)
+            self._room.notify_all()
+        self._send_next(chain)
+
+    def _refuse_overdue(self) -> None:
+        now = time.monotonic()
+        if now - self._looked < 1.0:
+            return
+        self._looked = now
+        for chain, sent in self._sent.items():
+            if now - sent.since > DELIVERY_TIMEOUT + _GRACE:
+                raise DeliveryFailed(f"partition {chain.partition}: not acknowledged within {DELIVERY_TIMEOUT:.0f} s")
+
+
+def _delivery_error(error: BaseException) -> DistillogError:
+    return error if isinstance(error, DistillogError) else DeliveryFailed(f"{type(error).__name__}: {error}")

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from pipeline.kafka.cluster import KafkaCluster
 from pipeline.kafka.settings import KafkaSettings
 from pipeline.sequence import Sequence
 from pipeline.streams import Stream, open_stream
@@ -61,7 +62,7 @@ def prepare_worker(
     message(f"teacher {teacher.name!r} of stream {stream_name!r} on {model.provider}; worker {options.worker.name}")
     if notice:
         message(notice)
-    return Worker(settings, stream, fetcher, model, options.worker, progress)
+    return Worker(KafkaCluster(settings), stream, fetcher, model, options.worker, progress)
 
 
 def find_teacher(stream: Stream, model_path: Path, name: str | None) -> Teacher:

@@ -1,12 +1,13 @@
 """Loading the next order, running the model on this one, publishing the last: threads beside the polling thread.
 
-The lowest sequence goes first, since a student waits for the lowest. A job whose partition was taken away meanwhile is
-dropped at the next stage.
+The lowest sequence goes first, since a student waits for the lowest. A job whose lease has ended is dropped at the
+next stage.
 """
 
 from __future__ import annotations
 
 import heapq
+import itertools
 import logging
 import queue
 import threading
@@ -21,8 +22,8 @@ from pipeline.views.fetch import Fetched, Fetcher
 from schemas.codecs import CodecSpec
 from schemas.errors import DataUnavailable, DecodeError, TeacherRejected
 from schemas.records import DeadLetter, Output, SoftTargets, WorkOrder
+from teacher_service.chain import Job, Parcel
 from teacher_service.model import OnnxTeacher
-from teacher_service.publisher import Job
 
 log = logging.getLogger(__name__)
 
@@ -65,8 +66,7 @@ class Stages:
         model: OnnxTeacher,
         codec: CodecSpec,
         work_orders: str,
-        is_current: Callable[[Job], bool],
-        publish: Callable[[Job], None],
+        publish: Callable[[Parcel], None],
         data_retry: float | None = None,
     ) -> None:
         self.failure: BaseException | None = None
@@ -76,10 +76,10 @@ class Stages:
         self._model = model
         self._codec = codec
         self._work_orders = work_orders
-        self._is_current = is_current
         self._publish = publish
         self._data_retry = DATA_RETRY if data_retry is None else data_retry
-        self._heap: list[tuple[int, int, int, Job]] = []
+        self._heap: list[tuple[int, int, Job]] = []
+        self._numbers = itertools.count()
         self._ready = threading.Condition()
         self._loaded: queue.Queue[tuple[Job, Fetched | None]] = queue.Queue(maxsize=1)
         self._stop = threading.Event()
@@ -97,8 +97,8 @@ class Stages:
         """Queue jobs; within a partition in the log's order."""
         with self._ready:
             for job in jobs:
-                # The lease tells a job from its stale twin: after a rewind the same record is queued again.
-                heapq.heappush(self._heap, (job.sequence, job.offset, job.lease, job))
+                # The number keeps a partition's jobs in their order where two have one sequence.
+                heapq.heappush(self._heap, (job.sequence, next(self._numbers), job))
             self._ready.notify()
 
     def clear(self) -> list[Job]:
@@ -130,7 +130,7 @@ class Stages:
     def _load_all(self) -> None:
         while not self._stop.is_set():
             job = self._next()
-            if job is None or not self._is_current(job):
+            if job is None or job.chain.over:
                 continue
             fetched = None
             if isinstance(job.order, WorkOrder):
@@ -171,17 +171,18 @@ class Stages:
                 job, fetched = self._loaded.get(timeout=0.2)
             except queue.Empty:
                 continue
-            if not self._is_current(job):
+            if job.chain.over:
                 continue
             if isinstance(job.order, DecodeError):
-                job.letters = [self._letter(job, None, None, job.order.reason, job.order.raw)]
-            elif fetched is not None:
+                parcel = Parcel(job, (self._letter(job, None, None, job.order.reason, job.order.raw),))
+            else:
+                assert fetched is not None  # an order was fetched
                 self.inferring.start()
-                self._label(job, job.order, fetched)
+                parcel = self._label(job, job.order, fetched)
                 self.inferring.stop()
-            self._publish(job)
+            self._publish(parcel)
 
-    def _label(self, job: Job, order: WorkOrder, fetched: Fetched) -> None:
+    def _label(self, job: Job, order: WorkOrder, fetched: Fetched) -> Parcel:
         logits = self._logits(order, fetched)
         faults = list(fetched.faults)
         kept = fetched.kept_rows
@@ -190,9 +191,8 @@ class Stages:
             faults += [(int(row), "the teacher's output is not finite") for row in kept[~finite]]
             kept, logits = kept[finite], logits[finite]
         teacher = self._model.teacher
-        job.num_rows, job.num_faults = len(order.sample_ids), len(faults)
-        job.letters = [self._letter(job, row, int(order.sample_ids[row]), reason, None) for row, reason in faults]
-        job.value = SoftTargets(
+        letters = tuple(self._letter(job, row, int(order.sample_ids[row]), reason, None) for row, reason in faults)
+        value = SoftTargets(
             stream_id=order.stream_id,
             sequence=order.sequence,
             epoch=order.epoch,
@@ -203,6 +203,7 @@ class Stages:
             teacher_sha256=teacher.sha256,
             outputs=(Output.of("logits", logits, self._codec),),
         ).encode()
+        return Parcel(job, letters, value, len(order.sample_ids), len(faults))
 
     def _logits(self, order: WorkOrder, fetched: Fetched) -> npt.NDArray[np.float32]:
         """Run the model; a failure is no fault of the data (memory, a device), so it is tried once more."""
@@ -223,7 +224,7 @@ class Stages:
             stream_id=self._model.teacher.stream_id,
             teacher=self._model.teacher.name,
             topic=self._work_orders,
-            partition=job.partition,
+            partition=job.chain.partition,
             offset=job.offset,
             sequence=job.sequence if row is not None else None,
             row=row,

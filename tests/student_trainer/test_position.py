@@ -76,7 +76,7 @@ def reports(kafka_settings: KafkaSettings) -> Iterator[Admin]:
 
 
 def start(logs: Logs, **more: Any) -> PositionReporter:
-    return PositionReporter(logs.settings, logs.stream, "mlp", ("cnn", "vit"), **more)
+    return PositionReporter(KafkaCluster(logs.settings), logs.stream, "mlp", ("cnn", "vit"), **more)
 
 
 @pytest.mark.kafka

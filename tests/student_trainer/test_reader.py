@@ -17,6 +17,7 @@ from kafka.errors import TopicAlreadyExistsError
 from reader_logs import Logs, label, logs_of, make_stream
 
 from pipeline.broker.local import LocalBroker
+from pipeline.kafka.cluster import KafkaCluster
 from pipeline.kafka.settings import KafkaSettings
 from pipeline.names import soft_targets_topic
 from schemas.errors import (
@@ -59,7 +60,7 @@ def logs(kafka_settings: KafkaSettings, fresh_name: FreshName) -> Iterator[Logs]
 
 @contextmanager
 def reading(logs: Logs, teachers: tuple[str, ...] = ("cnn",), **more: Any) -> Iterator[SoftTargetReader]:
-    reader = SoftTargetReader(logs.settings, logs.stream, teachers, **more)
+    reader = SoftTargetReader(KafkaCluster(logs.settings), logs.stream, teachers, **more)
     try:
         yield reader
     finally:
@@ -260,7 +261,7 @@ def remade(logs: Logs) -> bool:
 
 def test_an_unknown_teacher_is_refused(logs: Logs) -> None:
     with pytest.raises(StreamNotFound, match="no teacher 'vit'"):
-        SoftTargetReader(logs.settings, logs.stream, ["vit"])
+        SoftTargetReader(KafkaCluster(logs.settings), logs.stream, ["vit"])
 
 
 WRONG: dict[str, Callable[[SoftTargets], dict[str, Any]]] = {

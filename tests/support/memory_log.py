@@ -17,7 +17,7 @@ import itertools
 import threading
 from collections.abc import Callable, Collection, Iterable, Mapping
 from concurrent.futures import Future
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from kafka import TopicPartition
 
@@ -88,6 +88,7 @@ class Flight:
     key: bytes | None
     headers: Headers
     answer: Future[int]
+    sender: MemoryAppender
     offset: int | None = None
     """where it landed; None: not yet"""
 
@@ -179,6 +180,12 @@ class MemoryCluster:
             self._changed.notify_all()
             return log.end - 1
 
+    def overwrite(self, partition: TopicPartition, offset: int, value: bytes) -> None:
+        """Let a broker lose a record: other bytes stand in its place."""
+        with self._changed:
+            log = self._log(partition)
+            log.records[offset - log.begin] = replace(log.records[offset - log.begin], value=value)
+
     def records(self, topic: str, partition: int) -> list[MemoryRecord]:
         """What a partition holds."""
         with self._changed:
@@ -256,7 +263,7 @@ class MemoryAppender:
         """Send a record."""
         answer: Future[int] = Future()
         answer.set_running_or_notify_cancel()
-        flight = Flight(self._cluster, topic, partition, value, key, headers, answer)
+        flight = Flight(self._cluster, topic, partition, value, key, headers, answer, self)
         try:
             self._cluster.faults("append")
             if self._closed or self._poisoned:

@@ -32,17 +32,24 @@ def fetcher(dataset: str = DIGITS, view: str = "none", **params: Any) -> Fetcher
 
 
 def manifest(source: Fetcher, **changes: Any) -> Manifest:
-    """A manifest that is in no Kafka."""
+    """A manifest that is in no Kafka, over a data set that is there."""
+    dataset = source.dataset
+    facts = {"dataset": dataset.uri, "num_samples": dataset.num_samples, "num_classes": dataset.num_classes}
+    return bare_manifest(**{**facts, "view": source.view, **changes})
+
+
+def bare_manifest(**changes: Any) -> Manifest:
+    """A manifest that is in no Kafka, of a data set that nobody opens."""
     none = np.empty(0, np.int64)
     made = Manifest(
         stream="s",
         stream_id="0123456789abcdef",
-        dataset=source.dataset.uri,
+        dataset="none",
         dataset_fingerprint="0" * 64,
-        num_samples=source.dataset.num_samples,
-        num_classes=source.dataset.num_classes,
+        num_samples=1,
+        num_classes=10,
         class_names=(),
-        view=source.view,
+        view=view_spec("none", {}),
         view_probe=Probe(none, none, "0" * 64, np.empty((0, 1), np.int64), np.empty((0, 1), np.float32)),
         order_size=32,
         epochs=1,
@@ -124,7 +131,7 @@ def dead_letters(settings: KafkaSettings, topic: str) -> list[DeadLetter]:
     return [DeadLetter.decode(one.value, topic) for one in records(settings, topic)[0]]
 
 
-def teacher_record(model: Path, **changes: Any) -> Teacher:
+def teacher_record(model: Path = Path("m.onnx"), **changes: Any) -> Teacher:
     """A record for `support.models.classifier` with its defaults on a field "image"."""
     from schemas.records import TeacherInput
 

@@ -1,4 +1,4 @@
-"""Publishing finished jobs to the real Kafka."""
+"""Publishing what the chains say is next, to the real Kafka."""
 
 from __future__ import annotations
 
@@ -6,59 +6,77 @@ import queue
 import threading
 from collections import Counter
 from collections.abc import Callable, Iterator
+from concurrent.futures import Future
 from contextlib import contextmanager
 from typing import Any
 
 import pytest
+from support.faulty_cluster import FaultyCluster
 from support.streams import records
 
-from pipeline.kafka.clients import new_admin
+from pipeline.kafka.clients import admin_client
+from pipeline.kafka.cluster import KafkaCluster
+from pipeline.kafka.log import Appender
 from pipeline.kafka.settings import KafkaSettings
-from schemas.errors import DecodeError, RecordTooLarge
-from teacher_service.publisher import Job, Publisher
+from schemas.errors import DecodeError, DeliveryFailed, RecordTooLarge
+from teacher_service.chain import Chain, Mark, Parcel
+from teacher_service.publisher import MAX_FAILED_DELIVERIES, Publisher
 
 pytestmark = pytest.mark.kafka
 
-Finished = queue.SimpleQueue[Job]
+Finished = queue.SimpleQueue[Parcel]
+P = 3
 
 
 @pytest.fixture
 def topics(kafka_settings: KafkaSettings, fresh_name: Callable[[str], str]) -> tuple[str, str]:
     name = fresh_name("publisher")
-    admin = new_admin(kafka_settings)
-    try:
-        for topic, partitions in ((f"{name}.targets", 3), (f"{name}.letters", 1)):
+    with admin_client(kafka_settings) as admin:
+        for topic, partitions in ((f"{name}.targets", P), (f"{name}.letters", 1)):
             spec = {"num_partitions": partitions, "replication_factor": 1, "configs": {"max.message.bytes": "4000"}}
             admin.create_topics({topic: spec}, wait_for_metadata=True)
-    finally:
-        admin.close()
     return f"{name}.targets", f"{name}.letters"
+
+
+@pytest.fixture
+def cluster(kafka_settings: KafkaSettings) -> FaultyCluster:
+    return FaultyCluster(KafkaCluster(kafka_settings))
 
 
 @contextmanager
 def publisher(
-    settings: KafkaSettings,
+    cluster: FaultyCluster,
     topics: tuple[str, str],
     finished: Finished,
-    is_current: Callable[[Job], bool] = lambda job: True,
     max_record_bytes: int = 100_000,
-    max_jobs: int = 4,
+    max_parcels: int = 4,
+    connect: Callable[[], Appender] | None = None,
 ) -> Iterator[Publisher]:
-    made = Publisher(settings, *topics, [("worker", b"w")], max_record_bytes, max_jobs, is_current, finished)
+    connect = connect or (lambda: cluster.appender(max_record_bytes=max_record_bytes))
+    made = Publisher(connect, *topics, [("worker", b"w")], max_record_bytes, max_parcels, finished.put)
+    made.start()
     try:
         yield made
     finally:
         made.close()
 
 
-def job(partition: int, number: int, letters: int = 0, value: bool = True) -> Job:
-    made = Job(partition, 1, number, number, DecodeError("here", "none"))
-    made.letters = [f"letter {partition}/{number}.{row}".encode() for row in range(letters)]
-    made.value = f"value {partition}/{number}".encode() if value else None
-    return made
+class Chains:
+    """Chains of one producer's generation, and parcels for them."""
+
+    def __init__(self, publisher: Publisher, eventually: Any) -> None:
+        generation = eventually(lambda: publisher.generation, what="a producer")
+        self.all = [Chain(partition, generation, Mark(0, partition), P) for partition in range(P)]
+
+    def parcel(self, partition: int, letters: int = 0, value: bytes | None = b"") -> Parcel:
+        chain = self.all[partition]
+        number = chain.read.offset
+        job = chain.accept(number, DecodeError("here", "none"))
+        written = tuple(f"letter {partition}/{number}.{row}".encode() for row in range(letters))
+        return Parcel(job, written, f"value {partition}/{number}".encode() if value == b"" else value)
 
 
-def take(finished: Finished, count: int) -> list[Job]:
+def take(finished: Finished, count: int) -> list[Parcel]:
     return [finished.get(timeout=30) for _ in range(count)]
 
 
@@ -66,49 +84,60 @@ def values(settings: KafkaSettings, topic: str) -> dict[int, list[str]]:
     return {partition: [one.value.decode() for one in found] for partition, found in records(settings, topic).items()}
 
 
+class Counting:
+    """An appender that counts how many records of a partition are on their way at once."""
+
+    def __init__(self, appender: Appender) -> None:
+        self._appender = appender
+        self._lock = threading.Lock()
+        self._now: Counter[int] = Counter()
+        self.most: Counter[int] = Counter()
+
+    def append(self, topic: str, partition: int, value: bytes, **more: Any) -> Future[int]:
+        with self._lock:
+            self._now[partition] += 1
+            self.most[partition] = max(self.most[partition], self._now[partition])
+        future = self._appender.append(topic, partition, value, **more)
+
+        def arrived(_: object) -> None:
+            with self._lock:
+                self._now[partition] -= 1
+
+        future.add_done_callback(arrived)
+        return future
+
+    def close(self, timeout: float = 0.0) -> None:
+        self._appender.close(timeout)
+
+
 def test_each_partition_keeps_its_order_with_one_unacknowledged_record_at_a_time(
-    kafka_settings: KafkaSettings, topics: tuple[str, str]
+    cluster: FaultyCluster, kafka_settings: KafkaSettings, topics: tuple[str, str], eventually: Any
 ) -> None:
     finished: Finished = queue.SimpleQueue()
-    most: Counter[int] = Counter()
-    on_the_way: Counter[int] = Counter()
-    lock = threading.Lock()
-    with publisher(kafka_settings, topics, finished, max_jobs=32) as made:
-        send = made._producer.send
-
-        def counted(topic: str, partition: int, **rest: Any) -> Any:
-            with lock:
-                on_the_way[partition] += 1
-                most[partition] = max(most[partition], on_the_way[partition])
-            future = send(topic, partition=partition, **rest)
-
-            def arrived(_: object) -> None:
-                with lock:
-                    on_the_way[partition] -= 1
-
-            return future.add_both(arrived)
-
-        made._producer.send = counted
-        jobs = [job(number % 3, number) for number in range(90)]
-        for one in jobs:
-            made.submit(one)
+    counting = Counting(cluster.appender(max_record_bytes=100_000))
+    with publisher(cluster, topics, finished, max_parcels=32, connect=lambda: counting) as made:
+        chains = Chains(made, eventually)
+        for number in range(90):
+            made.submit(chains.parcel(number % P))
         done = take(finished, 90)
-    assert most == {0: 1, 1: 1, 2: 1}
+    assert counting.most == {0: 1, 1: 1, 2: 1}
     written = values(kafka_settings, topics[0])
-    for partition in range(3):
-        assert written[partition] == [f"value {partition}/{number}" for number in range(partition, 90, 3)]
-        assert [one.sequence for one in done if one.partition == partition] == list(range(partition, 90, 3))
+    for partition in range(P):
+        assert written[partition] == [f"value {partition}/{number}" for number in range(30)]
+        assert [one.job.offset for one in done if one.job.chain.partition == partition] == list(range(30))
+        assert chains.all[partition].done.offset == 30
 
 
 def test_dead_letters_are_acknowledged_before_the_soft_targets_and_both_before_the_job_counts(
-    kafka_settings: KafkaSettings, topics: tuple[str, str]
+    cluster: FaultyCluster, kafka_settings: KafkaSettings, topics: tuple[str, str], eventually: Any
 ) -> None:
     finished: Finished = queue.SimpleQueue()
-    with publisher(kafka_settings, topics, finished) as made:
-        made.submit(job(0, 0, letters=3))
-        made.submit(job(0, 1, letters=1, value=False))  # a record that is no order
-        made.submit(job(0, 2))
-        assert [one.sequence for one in take(finished, 3)] == [0, 1, 2]
+    with publisher(cluster, topics, finished) as made:
+        chains = Chains(made, eventually)
+        made.submit(chains.parcel(0, letters=3))
+        made.submit(chains.parcel(0, letters=1, value=None))  # a record that is no order
+        made.submit(chains.parcel(0))
+        assert [one.job.offset for one in take(finished, 3)] == [0, 1, 2]
     letters = records(kafka_settings, topics[1])[0]
     targets = records(kafka_settings, topics[0])[0]
     assert [one.value for one in letters] == [b"letter 0/0.0", b"letter 0/0.1", b"letter 0/0.2", b"letter 0/1.0"]
@@ -118,53 +147,97 @@ def test_dead_letters_are_acknowledged_before_the_soft_targets_and_both_before_t
 
 
 def test_a_job_whose_lease_ended_is_not_sent_and_does_not_count(
-    kafka_settings: KafkaSettings, topics: tuple[str, str]
+    cluster: FaultyCluster, kafka_settings: KafkaSettings, topics: tuple[str, str], eventually: Any
 ) -> None:
     finished: Finished = queue.SimpleQueue()
-    with publisher(kafka_settings, topics, finished, lambda one: one.sequence % 2 == 0) as made:
-        for number in range(8):
-            made.submit(job(0, number))  # more than may be under way: the dropped ones make room
-        assert [one.sequence for one in take(finished, 4)] == [0, 2, 4, 6]
-    assert values(kafka_settings, topics[0])[0] == [f"value 0/{number}" for number in (0, 2, 4, 6)]
+    with publisher(cluster, topics, finished) as made:
+        ended, current = Chains(made, eventually), Chains(made, eventually)
+        parcels = [ended.parcel(0) for _ in range(6)]
+        ended.all[0].end()
+        for number in range(6):  # more than there is room for: the dropped ones make room
+            made.submit(parcels[number])
+            made.submit(current.parcel(1))
+        assert [one.job.chain.partition for one in take(finished, 6)] == [1] * 6
+    assert values(kafka_settings, topics[0])[0] == []
+    assert ended.all[0].done == Mark(0, 0)
 
 
 def test_a_record_over_the_streams_limit_is_a_failure_before_it_is_sent(
-    kafka_settings: KafkaSettings, topics: tuple[str, str], eventually: Any
+    cluster: FaultyCluster, topics: tuple[str, str], eventually: Any
 ) -> None:
     finished: Finished = queue.SimpleQueue()
-    with publisher(kafka_settings, topics, finished, max_record_bytes=1_000) as made:
-        large = job(0, 0)
-        large.value = b"x" * 70_000
-        made.submit(large)
+    with publisher(cluster, topics, finished, max_record_bytes=1_000) as made:
+        made.submit(Chains(made, eventually).parcel(0, value=b"x" * 70_000))
         failure = eventually(lambda: made.failure, timeout=30, what="the failure")
-        assert isinstance(failure, RecordTooLarge)
+    assert isinstance(failure, RecordTooLarge)
     assert finished.empty()
 
 
 def test_a_record_over_the_brokers_limit_is_a_failure_and_nothing_follows_it(
-    kafka_settings: KafkaSettings, topics: tuple[str, str], eventually: Any
+    cluster: FaultyCluster, kafka_settings: KafkaSettings, topics: tuple[str, str], eventually: Any
 ) -> None:
     finished: Finished = queue.SimpleQueue()
-    with publisher(kafka_settings, topics, finished) as made:
-        large = job(0, 0)
-        large.value = b"x" * 50_000
-        made.submit(large)
-        made.submit(job(0, 4))
+    with publisher(cluster, topics, finished) as made:
+        chains = Chains(made, eventually)
+        made.submit(chains.parcel(0, value=b"x" * 50_000))
+        made.submit(chains.parcel(0))
         failure = eventually(lambda: made.failure, timeout=30, what="the failure")
-        assert "MessageSizeTooLarge" in type(failure).__name__
-        for number in range(10):
-            made.submit(job(1, number))  # does not block for ever
+        assert isinstance(failure, RecordTooLarge)
+        for _ in range(10):
+            made.submit(chains.parcel(1))  # does not block for ever
     assert finished.empty()
     assert values(kafka_settings, topics[0])[0] == []
 
 
-def test_closing_with_records_under_way_ends_the_producer_for_good(
-    kafka_settings: KafkaSettings, topics: tuple[str, str]
+@pytest.mark.parametrize("constructors", [0, 3])
+def test_a_failed_delivery_takes_its_producer_along_and_the_next_one_serves_new_chains_alone(
+    cluster: FaultyCluster, kafka_settings: KafkaSettings, topics: tuple[str, str], eventually: Any, constructors: int
 ) -> None:
     finished: Finished = queue.SimpleQueue()
+    with publisher(cluster, topics, finished) as made:
+        before = Chains(made, eventually)
+        made.submit(before.parcel(0))
+        take(finished, 1)
+        cluster.fail(1, constructors)
+        generation = made.generation
+        made.submit(before.parcel(0))
+        made.submit(before.parcel(1))
+        eventually(lambda: made.generation not in (None, generation), what="another producer")
+        made.submit(before.parcel(2))  # labelled by then, of a lease that nobody has ended yet
+        after = Chains(made, eventually)
+        made.submit(after.parcel(1))
+        (done,) = take(finished, 1)
+    assert done.job.chain is after.all[1]
+    assert cluster.num_appenders == 2
+    assert [chain.done.offset for chain in before.all] == [1, 0, 0]
+    assert values(kafka_settings, topics[0]) == {0: ["value 0/0"], 1: ["value 1/0"], 2: []}
+
+
+def test_producers_that_fail_one_after_another_are_given_up(
+    cluster: FaultyCluster, topics: tuple[str, str], eventually: Any
+) -> None:
+    finished: Finished = queue.SimpleQueue()
+    with publisher(cluster, topics, finished) as made:
+        for _ in range(MAX_FAILED_DELIVERIES):
+            assert made.failure is None
+            chains = Chains(made, eventually)
+            generation = made.generation
+            cluster.fail(1)
+            made.submit(chains.parcel(0))
+            eventually(lambda: made.failure or made.generation not in (None, generation), what="its end")  # noqa: B023
+    assert isinstance(made.failure, DeliveryFailed)
+    assert "3 times in a row (injected: not acknowledged)" in str(made.failure)
+
+
+def test_closing_with_records_under_way_ends_the_producer_for_good(
+    cluster: FaultyCluster, topics: tuple[str, str], eventually: Any
+) -> None:
+    finished: Finished = queue.SimpleQueue()
+    before = set(threading.enumerate())
     for _ in range(5):  # now and then all are acknowledged before the close
-        with publisher(kafka_settings, topics, finished, max_jobs=64) as made:
+        with publisher(cluster, topics, finished, max_parcels=64) as made:
+            chains = Chains(made, eventually)
             for number in range(60):
-                made.submit(job(number % 3, number, letters=3))
-        assert not made._producer._sender.is_alive()
+                made.submit(chains.parcel(number % P, letters=3))
         assert not made._thread.is_alive()
+    eventually(lambda: set(threading.enumerate()) <= before, what="the end of all threads")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import queue
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -20,8 +20,8 @@ from schemas.codecs import CodecSpec, Dense
 from schemas.errors import DataUnavailable, DecodeError, TeacherRejected
 from schemas.records import DeadLetter, SoftTargets, TeacherInput
 from teacher_service import stages as stages_module
+from teacher_service.chain import Chain, Job, Mark, Parcel
 from teacher_service.model import OnnxTeacher
-from teacher_service.publisher import Job
 from teacher_service.stages import Stages
 
 BROKEN = "support.user_data:bytes_0_to_255?count=100&broken=7"
@@ -30,26 +30,22 @@ BROKEN = "support.user_data:bytes_0_to_255?count=100&broken=7"
 class Bench:
     """Stages whose jobs come out in a queue."""
 
-    def __init__(
-        self, source: Fetcher, model: OnnxTeacher, is_current: Callable[[Job], bool] = lambda job: True
-    ) -> None:
+    def __init__(self, source: Fetcher, model: OnnxTeacher) -> None:
         self.manifest = manifest(source)
-        self.done: queue.Queue[Job] = queue.Queue()
-        self.stages = Stages(source, model, CodecSpec("float32"), "s.work-orders", is_current, self.done.put)
+        self.done: queue.Queue[Parcel] = queue.Queue()
+        self.stages = Stages(source, model, CodecSpec("float32"), "s.work-orders", self.done.put)
 
-    def job(self, sequence: int, lease: int = 1, offset: int | None = None) -> Job:
-        at = sequence // 4 if offset is None else offset
-        return Job(sequence % 4, lease, at, sequence, order(self.manifest, sequence))
+    def job(self, sequence: int) -> Job:
+        chain = Chain(sequence % 4, 1, Mark(sequence // 4, sequence), 4)
+        return chain.accept(sequence // 4, order(self.manifest, sequence))
 
-    def take(self, count: int) -> list[Job]:
+    def take(self, count: int) -> list[Parcel]:
         return [self.done.get(timeout=20) for _ in range(count)]
 
 
 @contextmanager
-def bench(
-    source: Fetcher, path: Path, is_current: Callable[[Job], bool] = lambda job: True, **record: Any
-) -> Iterator[Bench]:
-    made = Bench(source, OnnxTeacher(path, teacher_record(path, **record), threads=1), is_current)
+def bench(source: Fetcher, path: Path, **record: Any) -> Iterator[Bench]:
+    made = Bench(source, OnnxTeacher(path, teacher_record(path, **record), threads=1))
     try:
         yield made
     finally:
@@ -61,15 +57,19 @@ def test_the_lowest_sequence_goes_first(tmp_path: Path) -> None:
         made.stages.add([made.job(sequence) for sequence in (9, 2, 30, 5)])
         made.stages.add([made.job(sequence) for sequence in (7, 0)])
         made.stages.start()
-        assert [job.sequence for job in made.take(6)] == [0, 2, 5, 7, 9, 30]
+        assert [parcel.job.sequence for parcel in made.take(6)] == [0, 2, 5, 7, 9, 30]
 
 
 def test_a_job_of_a_lease_that_ended_is_dropped_also_where_its_record_is_queued_again(tmp_path: Path) -> None:
-    with bench(fetcher(), classifier(tmp_path / "m.onnx"), lambda job: job.lease == 2) as made:
-        made.stages.add([made.job(sequence, lease=1) for sequence in (0, 4, 8)])
-        made.stages.add([made.job(sequence, lease=2) for sequence in (0, 4, 8)])
+    with bench(fetcher(), classifier(tmp_path / "m.onnx")) as made:
+        before = [made.job(sequence) for sequence in (0, 4, 8)]
+        made.stages.add(before)
+        for job in before:
+            job.chain.end()
+        again = [made.job(sequence) for sequence in (0, 4, 8)]
+        made.stages.add(again)
         made.stages.start()
-        assert [(job.sequence, job.lease) for job in made.take(3)] == [(0, 2), (4, 2), (8, 2)]
+        assert [parcel.job for parcel in made.take(3)] == again
         assert made.done.empty()
 
 
@@ -87,9 +87,9 @@ def test_labels_are_those_of_the_model_for_the_orders_samples(tmp_path: Path) ->
     with bench(source, path) as made:
         made.stages.add([made.job(3)])
         made.stages.start()
-        (job,) = made.take(1)
-        assert job.value is not None
-        targets = SoftTargets.decode(job.value, "here")
+        (parcel,) = made.take(1)
+        assert parcel.value is not None
+        targets = SoftTargets.decode(parcel.value, "here")
     asked = order(made.manifest, 3)
     inputs = source.fetch(asked.sample_ids, asked.view_seed).inputs
     values = targets.output("logits").values()
@@ -98,7 +98,7 @@ def test_labels_are_those_of_the_model_for_the_orders_samples(tmp_path: Path) ->
     assert targets.kept_rows is None
     assert (targets.sequence, targets.epoch, targets.view_seed) == (3, asked.epoch, asked.view_seed)
     assert np.array_equal(targets.sample_ids, asked.sample_ids)
-    assert not job.letters
+    assert not parcel.letters
 
 
 def test_samples_that_cannot_be_decoded_go_to_the_dead_letters_by_row(tmp_path: Path) -> None:
@@ -107,21 +107,21 @@ def test_samples_that_cannot_be_decoded_go_to_the_dead_letters_by_row(tmp_path: 
     with bench(fetcher(BROKEN), path, inputs=inputs) as made:
         made.stages.add([made.job(1)])
         made.stages.start()
-        (job,) = made.take(1)
+        (parcel,) = made.take(1)
     asked = order(made.manifest, 1).sample_ids
     bad = [(row, sample_id) for row, sample_id in enumerate(asked.tolist()) if sample_id % 7 == 5]
-    letters = [DeadLetter.decode(letter, "here") for letter in job.letters]
+    letters = [DeadLetter.decode(letter, "here") for letter in parcel.letters]
     assert bad
     assert [(letter.row, letter.sample_id) for letter in letters] == bad
     assert {letter.reason for letter in letters} == {f"sample {sample_id} is cut short" for _, sample_id in bad}
     assert {(letter.topic, letter.partition, letter.offset, letter.sequence) for letter in letters} == {
         ("s.work-orders", 1, 0, 1)
     }
-    assert job.value is not None
-    targets = SoftTargets.decode(job.value, "here")
+    assert parcel.value is not None
+    targets = SoftTargets.decode(parcel.value, "here")
     assert targets.kept_rows is not None
     assert sorted([*targets.kept_rows.tolist(), *(row for row, _ in bad)]) == list(range(len(asked)))
-    assert (job.num_rows, job.num_faults) == (len(asked), len(bad))
+    assert (parcel.num_rows, parcel.num_faults) == (len(asked), len(bad))
 
 
 def test_rows_without_finite_outputs_are_left_out(tmp_path: Path) -> None:
@@ -132,12 +132,12 @@ def test_rows_without_finite_outputs_are_left_out(tmp_path: Path) -> None:
     with bench(source, path) as made:
         made.stages.add([made.job(0)])
         made.stages.start()
-        (job,) = made.take(1)
-    (letter,) = [DeadLetter.decode(letter, "here") for letter in job.letters]
+        (parcel,) = made.take(1)
+    (letter,) = [DeadLetter.decode(letter, "here") for letter in parcel.letters]
     assert letter.row == int(means.argmax())
     assert "not finite" in letter.reason
-    assert job.value is not None
-    assert SoftTargets.decode(job.value, "here").num_kept == 31
+    assert parcel.value is not None
+    assert SoftTargets.decode(parcel.value, "here").num_kept == 31
 
 
 def test_an_order_without_any_good_row_is_still_an_order(tmp_path: Path) -> None:
@@ -145,24 +145,24 @@ def test_an_order_without_any_good_row_is_still_an_order(tmp_path: Path) -> None
     with bench(fetcher(), path) as made:
         made.stages.add([made.job(0)])
         made.stages.start()
-        (job,) = made.take(1)
-    assert job.value is not None
-    assert SoftTargets.decode(job.value, "here").num_kept == 0
-    assert len(job.letters) == 32
+        (parcel,) = made.take(1)
+    assert parcel.value is not None
+    assert SoftTargets.decode(parcel.value, "here").num_kept == 0
+    assert len(parcel.letters) == 32
 
 
 def test_a_record_that_is_no_order_becomes_one_letter_with_its_bytes(tmp_path: Path) -> None:
     with bench(fetcher(), classifier(tmp_path / "m.onnx")) as made:
         raw = b"x" * 100_000
         error = DecodeError("s.work-orders/2@7", "no Avro " + "z" * 5_000, raw)
-        made.stages.add([Job(2, 1, 7, 30, error)])
+        made.stages.add([Chain(2, 1, Mark(7, 30), 4).accept(7, error)])
         made.stages.start()
-        (job,) = made.take(1)
-    (letter,) = [DeadLetter.decode(letter, "here") for letter in job.letters]
+        (parcel,) = made.take(1)
+    (letter,) = [DeadLetter.decode(letter, "here") for letter in parcel.letters]
     assert (letter.partition, letter.offset, letter.sequence, letter.row) == (2, 7, None, None)
     assert letter.raw == raw[:65_536]
     assert len(letter.reason) == 1_000
-    assert job.value is None
+    assert parcel.value is None
 
 
 class _Flaky:
@@ -192,9 +192,9 @@ def test_a_read_that_fails_for_a_while_is_tried_again_without_dead_letters(tmp_p
     with bench(source, classifier(tmp_path / "m.onnx")) as made:
         made.stages.add([made.job(0)])
         made.stages.start()
-        (job,) = made.take(1)
-    assert not job.letters
-    assert job.num_faults == 0
+        (parcel,) = made.take(1)
+    assert not parcel.letters
+    assert parcel.num_faults == 0
     assert source.dataset.failures == 0  # type: ignore[attr-defined]
 
 

@@ -24,7 +24,7 @@ def stages(tmp_path: Path) -> Stages:
 
     path = classifier(tmp_path / "m.onnx")
     model = OnnxTeacher(path, teacher_record(path), threads=1)
-    return Stages(fetcher(), model, CodecSpec(), "orders", lambda job: True, lambda job: None)
+    return Stages(fetcher(), model, CodecSpec(), "orders", lambda parcel: None)
 
 
 def test_an_idle_stage_never_hangs_and_a_busy_one_does_at_ten_times_its_usual_time(stages: Stages) -> None:

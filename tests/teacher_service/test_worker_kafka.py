@@ -17,6 +17,7 @@ import onnxruntime as ort
 import pytest
 from kafka import TopicPartition
 from kafka import errors as kafka_error
+from support.faulty_cluster import FaultyCluster
 from support.models import classifier
 from support.streams import (
     dead_letters,
@@ -29,6 +30,7 @@ from support.streams import (
 )
 
 from pipeline.kafka.clients import new_admin
+from pipeline.kafka.cluster import KafkaCluster
 from pipeline.kafka.coordinator import ask_coordinator
 from pipeline.kafka.settings import KafkaSettings
 from pipeline.names import dead_letters_topic, soft_targets_topic, teacher_group, work_orders_topic
@@ -303,16 +305,27 @@ def test_feeding_again_repairs_a_hole(place: Callable[..., Place]) -> None:
     assert here.accepted() == [0, 4, 8, 12]
 
 
+@pytest.mark.parametrize("constructors", [0, 3], ids=["a new producer at once", "none for a while"])
 def test_a_failed_delivery_sends_the_worker_back_to_its_commit_and_nothing_is_lost(
-    place: Callable[..., Place], tmp_path: Path, eventually: Any
+    place: Callable[..., Place],
+    tmp_path: Path,
+    eventually: Any,
+    monkeypatch: pytest.MonkeyPatch,
+    constructors: int,
 ) -> None:
     here = place(classifier(tmp_path / "slow.onnx", slow=10_000))
     here.feed()
+    cluster = FaultyCluster(KafkaCluster(here.settings))
+    monkeypatch.setattr("teacher_service.serve.KafkaCluster", lambda settings: cluster)
     running = here.start(until_idle=True)
-    for failures in (1, 2):
+    for producers in (2, 3):
         seen = running.report.orders
         eventually(lambda: running.report.orders > seen + 2, timeout=30, what="some orders")  # noqa: B023
-        running.worker._publisher.failure = kafka_error.KafkaTimeoutError(f"injected {failures}")
+        cluster.fail(1, constructors)
+        eventually(lambda: cluster.num_appenders == producers, timeout=30, what="another producer")  # noqa: B023
+        for partition, (_, sequence) in here.commits().items():
+            # Nothing is committed that a reader cannot read.
+            assert sequence <= partition + P * len([one for one in here.accepted() if one % P == partition])
     report = running.end()
     assert here.accepted() == list(range(here.num_orders))
     assert report.orders >= here.num_orders

@@ -4,20 +4,19 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable
-from contextlib import nullcontext, suppress
+from contextlib import nullcontext
 from pathlib import Path
 
 import pytest
-from kafka.errors import NoOffsetForPartitionError
 from support.models import classifier
 from support.streams import stream_with_teacher
 
-from pipeline.feed import ORDERS_IN_A_BATCH, feed
+from pipeline.feed import ORDERS_IN_A_BATCH, batch_bytes, feed
 from pipeline.kafka.cluster import KafkaCluster
 from pipeline.kafka.settings import KafkaSettings
-from pipeline.kafka.workarounds.parked_partitions import poll
+from pipeline.names import teacher_group, work_orders_topic
 from pipeline.wait import Deadline
-from teacher_service.membership import Membership, join_group
+from teacher_service.leases import Leases
 
 
 @pytest.mark.kafka
@@ -29,25 +28,23 @@ def test_all_partitions_have_their_turn(
     stream = stream_with_teacher(kafka_settings, fresh_name("turns"), classifier(tmp_path / "m.onnx"), options=options)
     num_orders = feed(KafkaCluster(kafka_settings), stream).total
     assert num_orders / partitions > 8 * ORDERS_IN_A_BATCH
-    teacher = stream.teacher("t")
-    consumer = join_group(kafka_settings, stream.manifest, teacher, "w", 6.0)
-    membership = Membership(kafka_settings, consumer, stream.manifest, teacher, nullcontext)
+    cluster = KafkaCluster(kafka_settings)
+    group = teacher_group(stream.manifest, "t")
+    topic = work_orders_topic(stream.manifest.stream)
+    fetch_bytes = 2 * batch_bytes(stream.manifest)
+    member = cluster.member(group, topic, name="w", session_timeout=6.0, fetch_bytes=fetch_bytes)
+    leases = Leases(cluster, member, stream.manifest, stream.teacher("t"), lambda: 1, nullcontext)
     taken = Counter(dict.fromkeys(range(partitions), 0))
     most_ahead = 0
     deadline = Deadline(60.0)
     try:
         while taken.total() < num_orders:
             assert not deadline.over, f"{taken.total()} of {num_orders} orders came"
-            polled = {}
-            with suppress(NoOffsetForPartitionError):  # a new group: `settled` says where to begin
-                polled = poll(consumer, 100)
-            if not membership.settled():
-                continue
-            for topic_partition, records in polled.items():
+            for topic_partition, records in leases.poll(0.1).items():
                 taken[topic_partition.partition] += len(records)
             most_ahead = max(most_ahead, max(taken.values()) - min(taken.values()))
     finally:
-        membership.close()
-        consumer.close()
+        leases.close()
+        member.close()
     # A student trains in the sequence's order: what lies ahead of the slowest partition has to wait.
     assert most_ahead <= 5 * ORDERS_IN_A_BATCH

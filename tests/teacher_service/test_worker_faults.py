@@ -1,0 +1,103 @@
+"""A worker over the log in memory, with a fault at every single call."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator
+
+import pytest
+from kafka import TopicPartition
+from support.memory_log import MemoryCluster
+from support.streams import bare_manifest, order, teacher_record
+from support.worker_by_hand import WorkerByHand
+
+from pipeline.kafka.log import Commit
+from pipeline.names import dead_letters_topic, soft_targets_topic, teacher_group, work_orders_topic
+from schemas.commits import decode_next_sequence
+from schemas.errors import BrokerUnavailable
+from schemas.records import SoftTargets
+
+P, N = 3, 20
+MANIFEST = bare_manifest(num_samples=N, order_size=1, partitions=P)
+TEACHER = teacher_record()
+ORDERS = work_orders_topic("s")
+TARGETS = soft_targets_topic("s", "t")
+LETTERS = dead_letters_topic("s")
+
+
+@pytest.fixture(autouse=True)
+def quiet(caplog: pytest.LogCaptureFixture) -> Iterator[None]:
+    with caplog.at_level(logging.ERROR, "teacher_service"):
+        yield
+
+
+class Bench:
+    """A stream in memory, and a count of the calls to it."""
+
+    def __init__(self, failing: range) -> None:
+        self.calls: list[str] = []
+        self._failing = failing
+        self.cluster = MemoryCluster(self._fault)
+        for topic, partitions in ((ORDERS, P), (TARGETS, P), (LETTERS, 1)):
+            self.cluster.create_topic(topic, partitions)
+        # What a log may hold: orders that a failed feeder left early, repetitions, and a record that is none.
+        for sequence in (0, 1, 2, 6, 3, 4, 5, 0, 6, 7, *range(14, 17), *range(8, N)):
+            self.cluster.write(ORDERS, sequence % P, order(MANIFEST, sequence).encode())
+            if sequence == 7:
+                self.cluster.write(ORDERS, 1, b"garbage")
+
+    def _fault(self, call: str) -> None:
+        self.calls.append(call)
+        if len(self.calls) - 1 in self._failing:
+            raise BrokerUnavailable(f"injected: call {len(self.calls) - 1}, {call}")
+
+    def committed(self) -> dict[int, int]:
+        """Partition -> the sequence that its group expects."""
+        found: dict[TopicPartition, Commit] = self.cluster._group(teacher_group(MANIFEST, "t")).commits
+        return {tp.partition: decode_next_sequence(commit.metadata) or 0 for tp, commit in found.items()}
+
+    def readable(self) -> dict[int, int]:
+        """Partition -> the sequence that a reader waits for."""
+        expected = {partition: partition for partition in range(P)}
+        for partition in expected:
+            for one in self.cluster.records(TARGETS, partition):
+                if SoftTargets.decode(one.value or b"", "").sequence == expected[partition]:
+                    expected[partition] += P
+        return expected
+
+    def work(self, worker: WorkerByHand, rounds: int) -> None:
+        for _ in range(rounds):
+            worker.round()
+            readable = self.readable()
+            assert all(sequence <= readable[partition] for partition, sequence in self.committed().items())
+
+
+def run(failing: range, workers: int) -> Bench:
+    """Label the stream with workers that come one after another; the faults end before the last rounds."""
+    bench = Bench(failing)
+    there: list[WorkerByHand] = []
+    while len(there) < workers:
+        try:
+            there.append(WorkerByHand(bench.cluster, MANIFEST, TEACHER))
+        except BrokerUnavailable:
+            continue  # started again
+        for worker in there:
+            bench.work(worker, 3)
+    for _ in range(12):
+        for worker in there:
+            bench.work(worker, 1)
+    done = {0: 21, 1: 22, 2: 20}
+    assert [worker.ended for worker in there] == [None] * workers
+    assert bench.readable() == done
+    assert bench.committed() == done
+    assert len(bench.cluster.records(LETTERS, 0)) >= 1
+    return bench
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+@pytest.mark.parametrize("length", [1, 2])
+def test_a_fault_at_any_call_loses_nothing_and_stops_nothing(workers: int, length: int) -> None:
+    calls = run(range(0), workers).calls
+    assert {"appender", "append", "acknowledge", "poll", "commit", "committed", "ends", "reader"} <= set(calls)
+    for number in range(len(calls)):
+        run(range(number, number + length), workers)
