@@ -12,10 +12,11 @@ EXTRAS := teacher,student,data,broker,dev
 PYTHON ?=
 TORCH_INDEX_URL ?=
 ARGS ?=
+TORCH_INDEX = $(if $(TORCH_INDEX_URL),--extra-index-url '$(TORCH_INDEX_URL)')
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help setup demo test faults faults-short bench compose-test lint types check clean
+.PHONY: help setup demo test faults faults-short bench compose-test format lint types check constraints clean
 
 help: ## print these targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-13s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -41,6 +42,10 @@ bench: setup ## measure worker, student and data plane against bare loops
 compose-test: ## run the docker compose set-up, where a Docker engine answers
 	@docker/test.sh
 
+format: setup ## let ruff write the code's form, and mend what it can
+	@$(BIN)/ruff check --fix .
+	@$(BIN)/ruff format .
+
 lint: setup ## ruff
 	@$(BIN)/ruff check .
 	@$(BIN)/ruff format --check .
@@ -50,12 +55,20 @@ types: setup ## mypy --strict
 
 check: lint types test ## what has to pass: lint, types and tests
 
+# In a new .venv (`make clean`), or whatever else lies in this one is pinned too.
+constraints: setup ## take the newest of all that pyproject.toml allows, and pin it in constraints.txt
+	@$(BIN)/python -m pip install --disable-pip-version-check --no-input --quiet --upgrade --upgrade-strategy eager \
+	    $(TORCH_INDEX) -e '.[$(EXTRAS)]'
+	@{ grep '^#' constraints.txt; $(BIN)/python -m pip freeze --exclude-editable | sed 's/+.*//'; } >$(VENV)/constraints.txt
+	@mv $(VENV)/constraints.txt constraints.txt
+	@touch $(STAMP)
+
 clean: ## remove all that make made, but not runs/
 	@rm -rf $(VENV) build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis
 	@find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
-# Runs again when pyproject.toml has changed. Whatever cannot be done is said in one line.
-$(STAMP): pyproject.toml
+# Runs again when what is to be installed has changed. Whatever cannot be done is said in one line.
+$(STAMP): pyproject.toml constraints.txt
 	@fail() { echo "make setup: $$1" >&2; exit 1; }; \
 	fits='import sys; sys.exit(sys.version_info < (3, 11))'; \
 	if ! $(BIN)/python -c "$$fits" 2>/dev/null; then \
@@ -82,6 +95,6 @@ $(STAMP): pyproject.toml
 	    || fail "needs $$needed GB of free disk space here for PyTorch and the rest"; \
 	echo "installing into $(VENV): some minutes the first time (log: $(LOG))"; \
 	$(BIN)/python -m pip install --disable-pip-version-check --no-input \
-	    $(if $(TORCH_INDEX_URL),--extra-index-url '$(TORCH_INDEX_URL)') -e '.[$(EXTRAS)]' >$(LOG) 2>&1 \
+	    $(TORCH_INDEX) --constraint constraints.txt -e '.[$(EXTRAS)]' >$(LOG) 2>&1 \
 	    || fail "no network or no disk? pip says: $$(grep -o 'ERROR: .*' $(LOG) | head -n 1) (all of it: $(LOG))"; \
 	touch $(STAMP)

@@ -1,0 +1,34 @@
+"""What pyproject.toml asks for, constraints.txt pins."""
+
+from __future__ import annotations
+
+import tomllib
+from itertools import chain
+from pathlib import Path
+
+import pytest
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
+
+ROOT = Path(__file__).parents[2]
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+REQUIREMENTS = sorted({*PROJECT["dependencies"], *chain(*PROJECT["optional-dependencies"].values())})
+LINES = [line for line in (ROOT / "constraints.txt").read_text(encoding="utf-8").splitlines() if line[0] != "#"]
+PINS = {canonicalize_name(name): version for name, _, version in (line.partition("==") for line in LINES)}
+
+
+@pytest.mark.parametrize("text", REQUIREMENTS)
+def test_a_requirement_is_pinned_to_a_version_that_it_allows(text: str) -> None:
+    requirement = Requirement(text)
+    assert requirement.specifier.contains(PINS[canonicalize_name(requirement.name)])
+
+
+@pytest.mark.parametrize("line", LINES)
+def test_a_pin_is_an_exact_version_of_a_package_index(line: str) -> None:
+    (specifier,) = Requirement(line).specifier
+    assert specifier.operator == "=="
+    assert not {"+", "*"} & set(specifier.version)
+
+
+def test_a_package_is_pinned_once() -> None:
+    assert len(PINS) == len(LINES)
