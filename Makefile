@@ -64,7 +64,7 @@ constraints: setup ## take the newest of all that pyproject.toml allows, and pin
 	@touch $(STAMP)
 
 clean: ## remove all that make made, but not runs/
-	@rm -rf $(VENV) build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis
+	@rm -rf $(VENV) build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis .coverage*
 	@find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # Runs again when what is to be installed has changed. Whatever cannot be done is said in one line.
