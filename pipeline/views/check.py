@@ -1,4 +1,4 @@
-"""Is the local data what a stream's manifest says it is?"""
+"""Whether the local data are what a stream's manifest says they are."""
 
 from __future__ import annotations
 

@@ -1,7 +1,8 @@
-"""The README says what is there: the tree of the house, the targets of make, the commands."""
+"""The README says what is there: folders, targets of make, commands; what a module is for, its own first line says."""
 
 from __future__ import annotations
 
+import ast
 import re
 from pathlib import Path
 
@@ -13,6 +14,7 @@ from pipeline.cli import main
 ROOT = Path(__file__).parents[2]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 PACKAGES = ("schemas", "pipeline", "teacher_service", "student_trainer")
+MODULES = sorted(str(path.relative_to(ROOT)) for package in PACKAGES for path in (ROOT / package).rglob("*.py"))
 LINE = re.compile(r"( *)([\w.-]+/?) {2,}(\S.*)")
 
 
@@ -52,13 +54,19 @@ def test_the_tree_says_about_five_words_of_each(path: str) -> None:
     assert 1 <= len(TREE[path].split()) <= 7
 
 
-@pytest.mark.parametrize("package", PACKAGES)
-def test_the_tree_names_every_module(package: str) -> None:
-    # A folder without lines of its own below it speaks for all that it holds.
-    folders = [path for path in TREE if path.endswith("/")]
-    whole = tuple(folder for folder in folders if not any(path != folder and path.startswith(folder) for path in TREE))
-    modules = {str(path.relative_to(ROOT)) for path in (ROOT / package).rglob("*.py") if path.name != "__init__.py"}
-    assert sorted(module for module in modules if module not in TREE and not module.startswith(whole)) == []
+def test_the_tree_names_every_folder_of_the_packages_and_no_file() -> None:
+    files = [path for package in PACKAGES for path in (ROOT / package).rglob("*.*") if "__pycache__" not in path.parts]
+    folders = {f"{path.parent.relative_to(ROOT)}/" for path in files}
+    assert {path for path in TREE if path.startswith(tuple(f"{package}/" for package in PACKAGES))} == folders
+
+
+@pytest.mark.parametrize("module", MODULES)
+def test_the_first_line_of_a_module_says_what_it_is_for(module: str) -> None:
+    text = (ROOT / module).read_text(encoding="utf-8")
+    first = str(ast.get_docstring(ast.parse(text))).splitlines()[0]
+    assert text.startswith(f'"""{first}'), "`head -n 1` is to show it"
+    assert first.endswith(".")
+    assert len(first.split()) >= 5
 
 
 def test_the_tree_names_every_folder_of_the_repository() -> None:
