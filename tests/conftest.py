@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Protocol, TypeVar
 
 import pytest
+from support.processes import Distillog, distillog_commands
 
 from pipeline.broker.local import LocalBroker
 from pipeline.kafka.settings import KafkaSettings
@@ -74,3 +75,10 @@ def own_broker(tmp_path: Path) -> Iterator[LocalBroker]:
 def fresh_name() -> Callable[[str], str]:
     """`fresh_name("stream")` is a name that no other test has, good for streams, teachers, runs and topics."""
     return lambda kind="t": f"{kind}-{secrets.token_hex(4)}"
+
+
+@pytest.fixture
+def distillog(kafka_settings: KafkaSettings, tmp_path: Path) -> Iterator[Distillog]:
+    """The `distillog` command against the session's Kafka."""
+    with distillog_commands(kafka_settings, tmp_path) as commands:
+        yield commands

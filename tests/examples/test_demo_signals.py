@@ -56,7 +56,7 @@ def test_a_process_that_heeds_no_sigterm_is_killed(signals: Signals, tmp_path: P
     child = processes.start("deaf", [sys.executable, "-c", deaf])
     eventually(lambda: "deaf" in child.log.read_text(), what="the child's first word")
     processes.stop(child, timeout=0.2)
-    assert child.process.returncode == -signal.SIGKILL
+    assert child.popen.returncode == -signal.SIGKILL
 
 
 def test_a_process_that_fails_is_reported_with_its_own_error(signals: Signals, tmp_path: Path, eventually):

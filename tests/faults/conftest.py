@@ -1,4 +1,4 @@
-"""What the fault battery shares: the command itself, data that can be steered, and a look at how far a log is."""
+"""What the fault battery shares: data that can be steered, and a look at how far a log is."""
 
 from __future__ import annotations
 
@@ -8,19 +8,11 @@ from pathlib import Path
 import pytest
 from kafka import TopicPartition
 from kafka.admin import OffsetSpec
-from support.processes import Distillog, distillog_commands
 
 from pipeline.kafka.clients import new_admin
 from pipeline.kafka.settings import KafkaSettings
 from pipeline.names import soft_targets_topic
 from pipeline.streams import Stream
-
-
-@pytest.fixture
-def distillog(kafka_settings: KafkaSettings, tmp_path: Path) -> Iterator[Distillog]:
-    """The `distillog` command against the session's Kafka."""
-    with distillog_commands(kafka_settings, tmp_path) as commands:
-        yield commands
 
 
 @pytest.fixture

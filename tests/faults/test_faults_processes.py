@@ -209,7 +209,7 @@ def test_feeder_worker_and_student_go_on_after_a_broker_was(
     worker = teach(distillog, stream, model, "a")
     student = distillog.start("runs", "start", file, "--folder", runs)
     eventually(lambda: checkpoints(runs), 90, "a checkpoint")
-    assert student.runs
+    assert student.running
     if how == "killed":
         own_broker.kill()
         own_broker.start()

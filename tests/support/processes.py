@@ -6,7 +6,6 @@ import os
 import re
 import signal
 import subprocess
-import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -16,31 +15,31 @@ from click.testing import CliRunner, Result
 
 from pipeline.cli import main
 from pipeline.kafka.settings import KafkaSettings
+from pipeline.processes import DISTILLOG, Process
 from pipeline.wait import Deadline
 
-COMMAND = Path(sys.executable).with_name("distillog")
 TESTS = Path(__file__).parents[1]
 PATIENCE = 90.0
 """seconds until a process must have done what it was waited for; PyTorch alone may take ten to load on a busy box"""
 
 
-class Child:
-    """One process; its stdout and stderr go into files, so that nothing needs to read them meanwhile."""
+class Child(Process):
+    """One process of the command; stdout and stderr go into files of their own."""
 
     def __init__(self, arguments: tuple[str, ...], files: Path, env: dict[str, str]) -> None:
         self.arguments = arguments
-        self._out, self._err = files.with_suffix(".stdout"), files.with_suffix(".stderr")
-        with self._out.open("wb") as out, self._err.open("wb") as err:
-            self._process = subprocess.Popen(
-                [str(COMMAND), *arguments], stdin=subprocess.DEVNULL, stdout=out, stderr=err, env=env
+        self._out = files.with_suffix(".stdout")
+        with self._out.open("wb") as out:
+            super().__init__(
+                f"`distillog {' '.join(arguments)}`",
+                [DISTILLOG, *arguments],
+                files.with_suffix(".stderr"),
+                environment=env,
+                stdout=out,
             )
 
     def __repr__(self) -> str:
-        return f"`distillog {' '.join(self.arguments)}` (exit {self._process.poll()})\n{self.stdout}{self.stderr}"
-
-    @property
-    def pid(self) -> int:
-        return self._process.pid
+        return f"{self.name} (exit {self.popen.poll()})\n{self.stdout}{self.stderr}"
 
     @property
     def stdout(self) -> str:
@@ -48,17 +47,13 @@ class Child:
 
     @property
     def stderr(self) -> str:
-        return self._err.read_text()
-
-    @property
-    def runs(self) -> bool:
-        return self._process.poll() is None
+        return self.log.read_text()
 
     def wait_for(self, pattern: str, timeout: float = PATIENCE) -> str:
         """Wait until stderr has a line that matches, and return the match; AssertionError if it ends without."""
         deadline = Deadline(timeout)
         while True:
-            ended = not self.runs  # before the look, so that the last words count
+            ended = not self.running  # before the look, so that the last words count
             if found := re.search(pattern, self.stderr):
                 return found.group()
             assert not ended, f"ended without saying {pattern!r}: {self!r}"
@@ -68,7 +63,7 @@ class Child:
     def wait(self, timeout: float = PATIENCE) -> int:
         """Exit code, negative for a signal."""
         try:
-            return self._process.wait(timeout)
+            return self.popen.wait(timeout)
         except subprocess.TimeoutExpired:
             raise AssertionError(f"did not end within {timeout:g} s: {self!r}") from None
 
@@ -83,21 +78,19 @@ class Child:
         assert self.wait(timeout) == code, repr(self)
         return one_error(self.stderr, *words)
 
-    def kill(self) -> None:
-        """SIGKILL, as a crash or the kernel's memory killer would."""
-        self._process.kill()
-        self._process.wait()
+    def assert_clean(self) -> None:
+        assert_clean(self.stderr)
 
     def terminate(self) -> None:
-        self._process.terminate()
+        self.send(signal.SIGTERM)
 
     def freeze(self) -> None:
         """SIGSTOP: no thread of it runs, its connections stay open."""
-        self._process.send_signal(signal.SIGSTOP)
+        self.send(signal.SIGSTOP)
 
     def thaw(self) -> None:
         """SIGCONT."""
-        self._process.send_signal(signal.SIGCONT)
+        self.send(signal.SIGCONT)
 
 
 class Distillog:
@@ -141,9 +134,7 @@ class Distillog:
 
     def close(self) -> None:
         for child in self._children:
-            if child.runs:
-                child.thaw()
-                child.kill()
+            child.kill()
 
 
 @contextmanager
