@@ -1,4 +1,8 @@
-"""SIGTERM and Ctrl-C as a question: finish what is in hand, then leave. A second one insists."""
+"""SIGTERM and Ctrl-C as a question: finish what is in hand, then leave. A second one insists.
+
+One rule says how a command ends that has finished so: with 0 on SIGTERM, since whoever supervises it asked for just
+that; with 130 on Ctrl-C, so that a script does not go on as if all were done.
+"""
 
 from __future__ import annotations
 
@@ -9,16 +13,30 @@ from contextlib import contextmanager
 from types import FrameType
 from typing import Any
 
+INTERRUPTED = 130
+"""Exit code after Ctrl-C: 128 + SIGINT, as shells have it."""
+
+_came: set[int] = set()
+
+
+def forget() -> None:
+    """Begin anew: another command begins in this process."""
+    _came.clear()
+
+
+def interrupted() -> bool:
+    """Whether Ctrl-C came inside an `on_stop` since the last `forget`."""
+    return signal.SIGINT in _came
+
 
 @contextmanager
-def on_stop(stop: Callable[[], None]) -> Iterator[list[int]]:
+def on_stop(stop: Callable[[], None]) -> Iterator[None]:
     """Call `stop` on the first SIGTERM or Ctrl-C inside the block; a second one ends the process as ever.
 
-    Gives the list of signals that came. Outside the main thread, where Python delivers no signals, nothing happens.
+    Outside the main thread, where Python delivers no signals, nothing happens.
     """
-    came: list[int] = []
     if threading.current_thread() is not threading.main_thread():
-        yield came
+        yield
         return
     before: dict[signal.Signals, Any] = {}
 
@@ -27,13 +45,13 @@ def on_stop(stop: Callable[[], None]) -> Iterator[list[int]]:
             signal.signal(number, handler)
 
     def ask(number: int, frame: FrameType | None) -> None:
-        came.append(number)
+        _came.add(number)
         restore()
         stop()
 
     for number in (signal.SIGTERM, signal.SIGINT):
         before[number] = signal.signal(number, ask)
     try:
-        yield came
+        yield
     finally:
         restore()

@@ -13,6 +13,7 @@ from typing import Any, ClassVar
 
 import click
 
+from pipeline import stop_signals
 from schemas.errors import DistillogError
 
 OUR_PACKAGES = ("schemas", "pipeline", "teacher_service", "student_trainer")
@@ -50,18 +51,19 @@ class Distillog(click.Group):
     def invoke(self, ctx: click.Context) -> Any:
         """Run a command; its errors become one line on stderr and an exit code."""
         verbose = bool(ctx.params.get("verbose"))
+        stop_signals.forget()
         try:
-            return super().invoke(ctx)
+            result = super().invoke(ctx)
         except DistillogError as error:
             if verbose:
                 click.echo(traceback.format_exc().rstrip(), err=True)
             click.echo(f"error: {' '.join(str(error).split())}", err=True)
             ctx.exit(error.exit_code)
         except KeyboardInterrupt:
-            ctx.exit(130)
+            ctx.exit(stop_signals.INTERRUPTED)
         except click.Abort as error:
             if isinstance(error.__context__, KeyboardInterrupt):  # Ctrl-C at a question
-                ctx.exit(130)
+                ctx.exit(stop_signals.INTERRUPTED)
             raise
         except (click.ClickException, click.exceptions.Exit, BrokenPipeError):
             raise  # click prints these, or is quiet about them
@@ -70,6 +72,9 @@ class Distillog(click.Group):
             click.echo(f"error: unexpected {type(error).__name__}: {text}; this is a bug, please report it", err=True)
             click.echo(traceback.format_exc().rstrip(), err=True)
             ctx.exit(1)
+        if stop_signals.interrupted():
+            ctx.exit(stop_signals.INTERRUPTED)
+        return result
 
 
 class _Stderr(logging.Handler):

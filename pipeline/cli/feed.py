@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import signal
 import threading
 
 import click
@@ -67,7 +66,7 @@ def feed(
     settings = kafka_settings()
     opened = open_stream(settings, stream)
     stop = threading.Event()
-    with on_stop(stop.set) as signals, Progress(title=f"feed {stream}", quiet=quiet) as progress:
+    with on_stop(stop.set), Progress(title=f"feed {stream}", quiet=quiet) as progress:
         fed = feeder.feed(
             KafkaCluster(settings, stop.is_set),
             opened,
@@ -82,5 +81,3 @@ def feed(
         print_json({"published": fed.published, "next": fed.next_sequence, "orders": fed.total, "why": fed.why})
     else:
         click.echo(f"{stream}: {fed.why}; published {fed.published}, {fed.next_sequence} of {fed.total} orders are fed")
-    if signal.SIGINT in signals:
-        click.get_current_context().exit(130)
