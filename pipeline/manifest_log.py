@@ -18,7 +18,7 @@ from pipeline.kafka.log import Reader
 from pipeline.kafka.reading import read_to_end
 from pipeline.kafka.settings import KafkaSettings
 from pipeline.kafka.workarounds.halting_close import close_producer
-from pipeline.names import manifest_topic
+from pipeline.names import address_of, manifest_topic
 from schemas.records import Manifest, Teacher
 
 MANIFEST_KEY = b"manifest"
@@ -80,7 +80,7 @@ def _all_records(reader: Reader, topic: TopicPartition) -> list[tuple[bytes, byt
         return []  # deleted just now; asking for its offsets would take 30 s to say so
     begin = reader.begins([topic])[topic]
     records = read_to_end(reader, topic, begin, READ_TIMEOUT)
-    return [(r.key or b"", r.value or b"", f"{r.topic}/{r.partition}@{r.offset}") for r in records]
+    return [(r.key or b"", r.value or b"", address_of(r)) for r in records]
 
 
 def append(settings: KafkaSettings, stream: str, key: bytes, value: bytes) -> None:

@@ -1,11 +1,16 @@
-"""The names of a stream's topics and consumer groups.
+"""The names of a stream's topics and consumer groups, and the address of a record.
 
 Groups carry the stream's random ID, so that a stream deleted and made again inherits no offsets.
 """
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 from schemas.records import Manifest
+
+if TYPE_CHECKING:
+    from pipeline.kafka.log import Record
 
 _MANIFEST = ".manifest"
 _SOFT_TARGETS = ".soft-targets."
@@ -31,13 +36,18 @@ def dead_letters_topic(stream: str) -> str:
     return stream + ".dead-letters"
 
 
+def address_of(record: Record) -> str:
+    """Where a record lies, as every message writes it: `topic/partition@offset`."""
+    return f"{record.topic}/{record.partition}@{record.offset}"
+
+
 def teacher_group(manifest: Manifest, teacher: str) -> str:
     """Consumer group of all workers of one teacher."""
     return f"{group_prefix(manifest.stream)}{manifest.stream_id}.teacher.{teacher}"
 
 
 def run_group(manifest: Manifest, run: str) -> str:
-    """Consumer group under which a run reports its position."""
+    """Consumer group under which a run reports."""
     return f"{group_prefix(manifest.stream)}{manifest.stream_id}.run.{run}"
 
 

@@ -12,7 +12,7 @@ DistillogError                  the CLI prints it as one line and exits with `ex
 ├── ManifestMismatch            local data, views or model differ from what the manifest pins
 ├── TeacherRejected             an ONNX file that cannot serve as this teacher
 ├── SequenceGap                 a sequence that is proven missing from a log
-├── PositionOutOfRange          a place to read on from is not in its log (any more)
+├── PositionOutOfRange          a position is not in its log (any more)
 ├── LogTrimmed                  records below a cursor were removed by retention
 ├── DataUnavailable             the data set cannot be read now (I/O), after retries
 ├── BadSamples                  too many samples of the data set cannot be decoded
@@ -88,7 +88,7 @@ class SequenceGap(DistillogError):
 
 
 class PositionOutOfRange(DistillogError):
-    """A place to read on from is not in its log (any more)."""
+    """A position, the offset to read on from, is not in its log (any more)."""
 
 
 class LogTrimmed(DistillogError):

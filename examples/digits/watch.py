@@ -14,7 +14,7 @@ from kafka import TopicPartition
 from pipeline.kafka.clients import new_consumer
 from pipeline.kafka.errors import kafka_errors
 from pipeline.kafka.settings import KafkaSettings
-from pipeline.names import soft_targets_topic
+from pipeline.names import address_of, soft_targets_topic
 from pipeline.sequence import Sequence
 from pipeline.streams import Stream
 from pipeline.wait import Deadline
@@ -166,7 +166,7 @@ class SoftTargetLog:
         for records in polled:
             for record in records:
                 try:
-                    targets = SoftTargets.decode(record.value, f"{record.topic}/{record.partition}@{record.offset}")
+                    targets = SoftTargets.decode(record.value, address_of(record))
                 except DecodeError:
                     self.check.num_foreign += 1
                     continue
@@ -177,7 +177,7 @@ class SoftTargetLog:
                 yield Label(record.partition, targets.sequence, targets.num_kept, worker, record.timestamp / 1000)
 
     def _is_ours(self, targets: SoftTargets, partition: int) -> bool:
-        """Whether a record is what the manifest implies of its sequence: samples, views, teacher, place."""
+        """Whether a record is what the manifest implies of its sequence: samples, views, teacher, partition."""
         sequence = self._sequence
         return (
             targets.stream_id == self._stream.manifest.stream_id

@@ -10,7 +10,7 @@ from pipeline.create import StreamOptions, create_stream
 from pipeline.datasets import open_dataset
 from pipeline.kafka.clients import new_consumer
 from pipeline.kafka.settings import KafkaSettings
-from pipeline.names import work_orders_topic
+from pipeline.names import address_of, work_orders_topic
 from pipeline.streams import Stream
 from pipeline.views import view_spec
 from pipeline.views.fetch import Fetcher
@@ -42,7 +42,7 @@ def read_orders(settings: KafkaSettings, stream: Stream) -> dict[int, list[WorkO
         consumer.seek_to_beginning(*partitions)
         while any(consumer.position(partition) < ends[partition] for partition in partitions):
             for at, records in consumer.poll(timeout_ms=500).items():
-                found[at.partition] += [WorkOrder.decode(r.value, f"{at}@{r.offset}") for r in records]
+                found[at.partition] += [WorkOrder.decode(r.value, address_of(r)) for r in records]
     finally:
         consumer.close()
     return found

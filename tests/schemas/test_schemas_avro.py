@@ -11,7 +11,7 @@ from schemas_examples import examples
 from schemas.avro import REGISTRY, Registry
 from schemas.errors import ConfigError, DecodeError, EncodeError
 
-ADDRESS = "digits.work-orders[0]@0"
+ADDRESS = "digits.work-orders/0@0"
 NAMES = ("dead_letter", "manifest", "soft_targets", "teacher", "work_order")
 
 

@@ -15,7 +15,7 @@ from schemas.errors import ConfigError, DecodeError, DistillogError, EncodeError
 from schemas.records import Output, SoftTargets
 
 EXAMPLES = examples()
-ADDRESS = "digits.soft-targets.vit[3]@12"
+ADDRESS = "digits.soft-targets.vit/3@12"
 
 # The wire format of version 1. A change here makes every log and captured file of that version unreadable: add a
 # schema version instead.

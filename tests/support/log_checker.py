@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from support.streams import records
 
 from pipeline.kafka.settings import KafkaSettings
-from pipeline.names import soft_targets_topic, work_orders_topic
+from pipeline.names import address_of, soft_targets_topic, work_orders_topic
 from pipeline.sequence import Sequence
 from pipeline.streams import Stream
 from schemas.records import SoftTargets, WorkOrder
@@ -73,7 +73,7 @@ def _check(
         expected = partition
         values: dict[int, bytes] = {}
         for one in found:
-            record = decode(one.value, f"{topic}/{partition}@{one.offset}")
+            record = decode(one.value, address_of(one))
             assert record.stream_id == stream.manifest.stream_id
             if record.sequence == expected:
                 worker = dict(one.headers).get("worker", b"").decode()

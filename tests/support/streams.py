@@ -14,7 +14,7 @@ from pipeline.create import StreamOptions, add_teacher, create_stream
 from pipeline.datasets import open_dataset
 from pipeline.kafka.clients import new_consumer, new_producer
 from pipeline.kafka.settings import KafkaSettings
-from pipeline.names import work_orders_topic
+from pipeline.names import address_of, work_orders_topic
 from pipeline.sequence import Sequence
 from pipeline.streams import Stream, open_stream
 from pipeline.views import view_spec
@@ -122,7 +122,7 @@ def records(settings: KafkaSettings, topic: str) -> dict[int, list[Any]]:
 
 def soft_targets(settings: KafkaSettings, topic: str) -> dict[int, list[SoftTargets]]:
     return {
-        partition: [SoftTargets.decode(one.value, f"{topic}/{partition}@{one.offset}") for one in found]
+        partition: [SoftTargets.decode(one.value, address_of(one)) for one in found]
         for partition, found in records(settings, topic).items()
     }
 
