@@ -9,6 +9,7 @@ EXTRAS := teacher,student,data,broker,dev
 # make setup PYTHON=/path/to/python3.12                                   another Python
 # make setup TORCH_INDEX_URL=https://download.pytorch.org/whl/cpu         PyTorch without CUDA: 1 GB instead of 6
 # make test ARGS='-k broker'                                              more arguments for pytest, demo or benchmarks
+# make test ARGS='-n 0 -k broker'                                         one test after the other, in one process
 PYTHON ?=
 TORCH_INDEX_URL ?=
 ARGS ?=
@@ -26,8 +27,9 @@ setup: $(STAMP) ## make the virtual environment .venv and install everything int
 demo: setup ## distil a teacher into a small student over a real Kafka, and print the table
 	@$(BIN)/python examples/digits/demo.py $(ARGS)
 
+# Side by side, since they wait more than they compute; each process starts a Kafka of its own (330 MB).
 test: setup ## run every test but the long fault battery
-	@$(BIN)/python -m pytest -m 'not faults' $(ARGS)
+	@$(BIN)/python -m pytest -n logical --maxprocesses 4 --dist worksteal -m 'not faults' $(ARGS)
 
 faults: setup ## run the fault battery: kills, freezes, broken data, wrong models
 	@$(BIN)/python -m pytest -m faults $(ARGS)
