@@ -57,7 +57,8 @@ def test_sample_ids_become_soft_targets_and_those_a_student(
         assert sorted(np.concatenate([record.sample_ids for record in records])) == list(range(1297))
 
     (lag,) = json.loads(distillog.succeed("topics", "lag", name, "--json"))["teachers"]
-    assert (lag["labelled"], lag["lag"], lag["published"]) == (52, 0, 52)
+    written = 52 + labels.duplicates + labels.early  # a worker that is slow to join may label some orders again
+    assert (lag["labelled"], lag["lag"], lag["published"]) == (52, 0, written)
     (run,) = json.loads(distillog.succeed("topics", "describe", name, "--json"))["runs"]
     assert (run["name"], run["state"]) == ("student", "done")
 
