@@ -24,6 +24,8 @@ from student_trainer.source import Cursor, ReadyOrder
 class Batch:
     """B rows to train on."""
 
+    sample_ids: Tensor
+    """[B] int64, to say which rows they are; stays where it is."""
     inputs: dict[str, Tensor]
     """Field -> [B, ...]."""
     labels: Tensor
@@ -32,20 +34,10 @@ class Batch:
     """One per teacher."""
 
     def to(self, device: torch.device) -> Batch:
-        """Return the batch on a device, logits widened there; copies from pinned memory do not wait."""
-
-        def move(tensor: Tensor) -> Tensor:
-            return tensor.to(device, non_blocking=True)
-
-        targets: list[Target] = []
-        for target in self.targets:
-            if isinstance(target, DenseTarget):
-                targets.append(DenseTarget(move(target.logits).float()))
-            else:
-                tails = {temperature: move(tail) for temperature, tail in target.log_tails.items()}
-                targets.append(TopKTarget(move(target.indices), move(target.log_probs), tails, target.num_classes))
-        inputs = {field: move(values) for field, values in self.inputs.items()}
-        return Batch(inputs, move(self.labels), tuple(targets))
+        """Return the batch on a device; copies from pinned memory do not wait."""
+        inputs = {field: values.to(device, non_blocking=True) for field, values in self.inputs.items()}
+        labels = self.labels.to(device, non_blocking=True)
+        return Batch(self.sample_ids, inputs, labels, tuple(target.to(device) for target in self.targets))
 
 
 def batches(
@@ -101,8 +93,8 @@ def _behind(order: ReadyOrder, offsets: list[list[int]], partitions: int, num_or
 
 
 def _columns(order: ReadyOrder) -> list[NDArray[Any]]:
-    """All arrays of an order, in a fixed sequence: labels, inputs, then each teacher's."""
-    columns: list[NDArray[Any]] = [order.labels, *order.inputs.values()]
+    """All arrays of an order, in a fixed sequence: sample IDs, labels, inputs, then each teacher's."""
+    columns: list[NDArray[Any]] = [order.sample_ids, order.labels, *order.inputs.values()]
     for target in order.targets:
         if isinstance(target, Dense):
             columns.append(target.logits)
@@ -125,7 +117,7 @@ class _Rows:
 
 def _batch(order: ReadyOrder, buffers: list[_Rows]) -> Batch:
     tensors = iter([rows.tensor for rows in buffers])
-    labels = next(tensors)
+    sample_ids, labels = next(tensors), next(tensors)
     inputs = {field: next(tensors) for field in order.inputs}
     targets: list[Target] = []
     for target in order.targets:
@@ -135,4 +127,4 @@ def _batch(order: ReadyOrder, buffers: list[_Rows]) -> Batch:
             targets.append(TopKTarget(indices, log_probs, tails, target.num_classes))
         else:
             targets.append(DenseTarget(next(tensors)))
-    return Batch(inputs, labels, tuple(targets))
+    return Batch(sample_ids, inputs, labels, tuple(targets))

@@ -73,8 +73,9 @@ class DatasetSource:
                 view_seed = sequence.view_seed(sequence.epoch_of(number))
                 fetched = fetch_patiently(self.fetcher, sample_ids, view_seed, self._size, self._closed)
                 faults.add(sample_ids, fetched.faults)
-                labels = self._labels.hide(sample_ids[fetched.kept_rows], fetched.labels)
-                yield ReadyOrder(pass_number, number, fetched.inputs, labels, (), ())
+                sample_ids = sample_ids[fetched.kept_rows]
+                labels = self._labels.hide(sample_ids, fetched.labels)
+                yield ReadyOrder(pass_number, number, sample_ids, fetched.inputs, labels, (), ())
             first = 0
 
     def describe(self) -> dict[str, Any]:

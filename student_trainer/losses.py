@@ -30,7 +30,15 @@ class DenseTarget:
     """A teacher's logits for a batch."""
 
     logits: Tensor
-    """[B, C] float32; as stored, perhaps float16, until `Batch.to`."""
+    """[B, C] float32 for a loss; as stored, perhaps float16, until `total_loss` widens them."""
+
+    def to(self, device: torch.device) -> DenseTarget:
+        """Return it on a device, as narrow as it is; copies from pinned memory do not wait."""
+        return DenseTarget(self.logits.to(device, non_blocking=True))
+
+    def widened(self) -> DenseTarget:
+        """Return it in float32."""
+        return DenseTarget(self.logits.float())
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -44,6 +52,17 @@ class TopKTarget:
     log_tails: dict[float, Tensor]
     """Declared T -> [B] float32 log of the teacher's mass outside the k; -inf where that is 0."""
     num_classes: int
+
+    def to(self, device: torch.device) -> TopKTarget:
+        """Return it on a device; copies from pinned memory do not wait."""
+        tails = {temperature: tail.to(device, non_blocking=True) for temperature, tail in self.log_tails.items()}
+        indices, log_probs = (each.to(device, non_blocking=True) for each in (self.indices, self.log_probs))
+        return TopKTarget(indices, log_probs, tails, self.num_classes)
+
+    def widened(self) -> TopKTarget:
+        """Return it in float32."""
+        tails = {temperature: tail.float() for temperature, tail in self.log_tails.items()}
+        return TopKTarget(self.indices, self.log_probs.float(), tails, self.num_classes)
 
     def log_probs_at(self, temperature: float) -> Tensor:
         """Return [B, k] float32 log probabilities at T: the kept ones share exactly what the tail leaves."""
@@ -186,9 +205,10 @@ Total = Callable[[Tensor, tuple[Target, ...], Tensor], tuple[Tensor, dict[str, T
 
 
 def total_loss(settings: RunSettings, labelled_fraction: float) -> Total:
-    """Return the run's loss: (logits [B, C], targets, labels [B]) -> (scalar, the mean of each entry, unweighted).
+    """Return the run's loss: (logits [B, C], targets, labels [B]) -> (scalar, each entry's rows [B], unweighted).
 
-    A soft loss is the mean over the teachers, weighted by their weights.
+    A soft loss is the mean over the teachers, weighted by their weights. Whatever the codec, the device and autocast,
+    a loss sees float32: softened in float16, most of a confident teacher's probabilities would be 0.
     """
     weights = [teacher.weight for teacher in settings.teachers]
     shares = [weight / sum(weights) for weight in weights]
@@ -203,7 +223,8 @@ def total_loss(settings: RunSettings, labelled_fraction: float) -> Total:
         terms.append((key, loss.function, entry.weight, entry.temperature, "teacher" in loss.needs, params))
 
     def total(logits: Tensor, targets: tuple[Target, ...], labels: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
-        logits = logits.float()  # under autocast the losses stay in float32
+        # Here and nowhere else: rows travel as narrow as they were stored, and widening a whole batch costs little.
+        logits, targets = logits.float(), tuple(target.widened() for target in targets)
         result: Tensor | None = None
         parts: dict[str, Tensor] = {}
         for key, function, weight, temperature, soft, params in terms:
@@ -214,7 +235,7 @@ def total_loss(settings: RunSettings, labelled_fraction: float) -> Total:
             else:
                 rows = function(logits, None, labels, temperature, **params)
             mean = rows.mean()
-            parts[key] = mean
+            parts[key] = rows.detach()
             weighted = mean if weight == 1 else weight * mean  # a product costs microseconds, forward and backward
             result = weighted if result is None else result + weighted
         assert result is not None

@@ -59,6 +59,8 @@ class ReadyOrder:
 
     pass_number: int
     sequence: int
+    sample_ids: NDArray[np.int64]
+    """[M] int64."""
     inputs: dict[str, NDArray[Any]]
     """Field -> [M, ...]."""
     labels: NDArray[np.int64]

@@ -164,7 +164,8 @@ class StreamSource:
             rows = np.intersect1d(rows, other, assume_unique=True)
         self._rows_left_out += len(first.sample_ids) - len(rows)
         if not len(rows):
-            return ReadyOrder(pass_number, first.sequence, {}, np.empty(0, np.int64), (), next_offsets)
+            none = np.empty(0, np.int64)
+            return ReadyOrder(pass_number, first.sequence, none, {}, none, (), next_offsets)
         if any(len(each) != len(rows) for each in kept):
             # A row that one teacher could not decode is no row of the zip.
             targets = [_take(target, np.searchsorted(each, rows)) for target, each in zip(targets, kept, strict=True)]
@@ -177,7 +178,7 @@ class StreamSource:
                 f"({reason}); dataset {self.fetcher.dataset.uri} is not the same on both machines"
             )
         labels = self._labels.hide(sample_ids, fetched.labels)
-        return ReadyOrder(pass_number, first.sequence, fetched.inputs, labels, tuple(targets), next_offsets)
+        return ReadyOrder(pass_number, first.sequence, sample_ids, fetched.inputs, labels, tuple(targets), next_offsets)
 
     def _values(self, held: Held) -> Dense | TopK:
         output = held.value.output(OUTPUT)

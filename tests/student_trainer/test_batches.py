@@ -30,6 +30,7 @@ def order(pass_number: int, sequence: int, num_rows: int, offset: int) -> ReadyO
     return ReadyOrder(
         pass_number,
         sequence,
+        values + 1_000_000,
         {"x": values[:, None] * np.float32(1)},
         values,
         (Dense(logits), top),
@@ -63,6 +64,7 @@ def test_rows_come_whole_in_order_and_only_the_last_few_are_dropped(
         assert isinstance(dense, DenseTarget)
         assert isinstance(top, TopKTarget)
         assert torch.equal(batch.inputs["x"][:, 0].long(), batch.labels)
+        assert torch.equal(batch.sample_ids - 1_000_000, batch.labels)
         assert torch.equal(dense.logits[:, 1], (batch.labels.float() / 1000))
         assert set(top.log_tails) == {1.0, 2.0}
 
@@ -90,6 +92,7 @@ def test_batches_do_not_depend_on_where_orders_end(sizes: list[int], batch_size:
             replace(
                 one,
                 sequence=sequence,
+                sample_ids=one.sample_ids[part],
                 labels=one.labels[part],
                 inputs={"x": one.inputs["x"][part]},
                 targets=(),

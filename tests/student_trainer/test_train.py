@@ -99,7 +99,13 @@ class Sliced(DatasetSource):
             part = slice(sequence * self._order_size, (sequence + 1) * self._order_size)
             logits = np.eye(10, dtype=np.float32)[self._rows[part]] * 5
             yield ReadyOrder(
-                0, sequence, {"image": self._inputs[part]}, self._rows[part], (Dense(logits),), (sequence + 1,)
+                0,
+                sequence,
+                np.arange(part.start, part.start + len(logits)),
+                {"image": self._inputs[part]},
+                self._rows[part],
+                (Dense(logits),),
+                (sequence + 1,),
             )
 
 

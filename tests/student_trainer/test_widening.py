@@ -1,0 +1,102 @@
+"""Whatever the codec and the device, a loss sees float32."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+from torch.nn import functional
+from train_runs import digits_run
+
+from schemas.codecs import CODECS, CodecSpec
+from schemas.records import Output
+from student_trainer.batches import Batch, batches
+from student_trainer.losses import LOSSES, Loss, Target, TopKTarget, total_loss
+from student_trainer.settings import RunSettings, run_settings
+from student_trainer.source import Cursor, ReadyOrder
+from student_trainer.students import Network
+from student_trainer.trainee import Trainee
+
+CUDA = pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+DEVICES = ["cpu", pytest.param("cuda", marks=CUDA)]
+
+
+def spec(codec: str) -> CodecSpec:
+    return CodecSpec(codec, k=5) if codec == "topk" else CodecSpec(codec)
+
+
+def batch_of(logits: np.ndarray[Any, Any], codec: str) -> Batch:
+    """One batch of a teacher's [B, C] logits as they come from a record, of samples 0, 1, 2, ..."""
+    ids = np.arange(len(logits))
+    target = Output.of("logits", logits, spec(codec)).values()
+    order = ReadyOrder(0, 0, ids, {"x": np.ones((len(ids), 3), np.float32)}, ids % 2, (target,), (1,))
+    ((batch, _),) = batches([order], len(ids), Cursor.start(1, 1), 1, 1)
+    return batch
+
+
+def distilled(loss: str, temperature: float = 1.0, **train: Any) -> RunSettings:
+    document = digits_run(train=train).as_dict()
+    document |= {"source": "stream", "data": {"stream": "s"}, "teachers": [{"name": "t"}]}
+    return run_settings(document | {"losses": [{"name": loss, "temperature": temperature}]})
+
+
+def sharp(rows: int, classes: int, spread: float = 3.0) -> np.ndarray[Any, Any]:
+    return (np.random.default_rng(0).standard_normal((rows, classes)) * spread).astype(np.float32)
+
+
+@pytest.mark.parametrize("precision", ["float32", "bf16"])
+@pytest.mark.parametrize("device", DEVICES)
+@pytest.mark.parametrize("codec", CODECS)
+def test_a_loss_sees_float32(codec: str, device: str, precision: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[torch.dtype] = []
+
+    def spy(logits: Tensor, target: Target, labels: Tensor, temperature: float) -> Tensor:
+        if isinstance(target, TopKTarget):
+            seen.extend(each.dtype for each in (logits, target.log_probs, *target.log_tails.values()))
+        else:
+            seen.extend((logits.dtype, target.logits.dtype))
+        return logits.sum(dim=1)
+
+    monkeypatch.setitem(LOSSES, "spy", Loss(spy, frozenset({"teacher"})))
+    trainee = Trainee(distilled("spy", precision=precision), Network("x", (3,), 10), 5, 1.0, torch.device(device))
+    trainee.take_step(batch_of(sharp(4, 10), codec), 0)
+    assert len(seen) >= 2
+    assert set(seen) == {torch.float32}
+
+
+@pytest.mark.parametrize("device", DEVICES)
+@pytest.mark.parametrize("codec", CODECS)
+def test_a_student_equal_to_its_teacher_costs_nothing_with_50_000_classes(codec: str, device: str) -> None:
+    logits = sharp(4, 50_000)
+    batch = batch_of(logits, codec).to(torch.device(device))
+    loss, rows = total_loss(distilled("forward_kl"), 1.0)(
+        torch.tensor(logits.astype(np.float16) if codec == "float16" else logits, device=device),
+        batch.targets,
+        batch.labels,
+    )
+    # The tail of top-k is exact, its classes' log-probabilities are rounded to float16.
+    assert (rows["forward_kl"] >= (-1e-3 if codec == "topk" else 0)).all()
+    assert abs(loss.item()) < (1e-3 if codec == "topk" else 1e-6)
+
+
+@pytest.mark.parametrize("device", DEVICES)
+@pytest.mark.parametrize("codec", ["float32", "float16"])
+def test_gradients_are_those_of_float64_with_152_000_classes(codec: str, device: str) -> None:
+    temperature, teacher = 8.0, sharp(2, 152_000)
+    batch = batch_of(teacher, codec).to(torch.device(device))
+    student = torch.tensor(np.roll(teacher, 7, axis=1), device=device, requires_grad=True)
+    loss, _ = total_loss(distilled("forward_kl", temperature), 1.0)(student, batch.targets, batch.labels)
+    loss.backward()
+
+    exact = student.detach().cpu().double().requires_grad_()
+    stored = torch.tensor(teacher.astype(codec)).double()
+    p = functional.log_softmax(stored / temperature, dim=1)
+    q = functional.log_softmax(exact / temperature, dim=1)
+    (temperature**2 * (p.exp() * (p - q)).sum(dim=1)).mean().backward()
+    assert student.grad is not None
+    assert exact.grad is not None
+    difference = (student.grad.cpu().double() - exact.grad).abs().sum() / exact.grad.abs().sum()
+    assert difference < 1e-4
