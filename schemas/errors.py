@@ -19,6 +19,8 @@ DistillogError                  the CLI prints it as one line and exits with `ex
 ├── DeliveryFailed              Kafka did not acknowledge a record in time
 ├── WorkerHung                  loading, inference or publishing exceeded its deadline
 ├── CheckpointError             a checkpoint is missing, damaged or of another run
+├── CannotWrite                 a file of a run cannot be written: no room, or no right to
+├── NotFinite                   NaN or infinity in a loss, a gradient, the weights or a student's outputs
 ├── RunLocked                   another process trains in this run folder
 └── Starved                     no label came for `starve_timeout`; exit code 3
 """
@@ -113,6 +115,14 @@ class WorkerHung(DistillogError):
 
 class CheckpointError(DistillogError):
     """A checkpoint is missing, damaged or of another run."""
+
+
+class CannotWrite(DistillogError):
+    """A file of a run cannot be written: no room, or no right to."""
+
+
+class NotFinite(DistillogError):
+    """NaN or infinity in a loss, a gradient, the weights or a student's outputs."""
 
 
 class RunLocked(DistillogError):

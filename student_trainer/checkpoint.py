@@ -23,6 +23,7 @@ import torch
 
 from schemas.errors import CheckpointError
 from student_trainer.source import Cursor
+from student_trainer.whole_files import writing
 
 logger = logging.getLogger(__name__)
 
@@ -85,15 +86,13 @@ def save_checkpoint(folder: Path, checkpoint: Checkpoint, state: dict[str, Any],
         keep: at least 1.
 
     Raises:
-        CheckpointError: it could not be written.
+        CannotWrite: the disk refuses; the older ones stay.
     """
     place = folder / f"step-{checkpoint.step:08d}"
-    try:
+    with writing(place):
         written = _write(place, checkpoint, state)
         for old in _newest_first(folder)[keep:]:
             shutil.rmtree(old)
-    except OSError as error:
-        raise CheckpointError(f"{place}: cannot be written: {error.strerror}; free the disk and resume") from error
     return written
 
 
@@ -102,20 +101,28 @@ def _write(place: Path, checkpoint: Checkpoint, state: dict[str, Any]) -> Path:
     fresh, stale = place.with_name(f".{place.name}.new"), place.with_name(f".{place.name}.old")
     for left_over in (fresh, stale):
         shutil.rmtree(left_over, ignore_errors=True)
-    fresh.mkdir()
-    tensors = io.BytesIO()
-    torch.save(state, tensors)
-    body = asdict(checkpoint) | {"state_sha256": hashlib.sha256(tensors.getbuffer()).hexdigest()}
-    text = json.dumps({"checkpoint": body, "sha256": _digest(body)}, indent=1)
-    _write_through(fresh / "state.pt", tensors.getbuffer())
-    _write_through(fresh / "checkpoint.json", text.encode())
-    _flush_folder(fresh)
+    try:
+        _fill(fresh, checkpoint, state)
+    except BaseException:
+        shutil.rmtree(fresh, ignore_errors=True)  # half of it would keep a full disk full
+        raise
     if place.exists():  # the damaged one that this run had to go back behind: a folder is not renamed over another
         place.rename(stale)
     fresh.rename(place)
     _flush_folder(place.parent)
     shutil.rmtree(stale, ignore_errors=True)
     return place
+
+
+def _fill(folder: Path, checkpoint: Checkpoint, state: dict[str, Any]) -> None:
+    folder.mkdir()
+    tensors = io.BytesIO()
+    torch.save(state, tensors)
+    body = asdict(checkpoint) | {"state_sha256": hashlib.sha256(tensors.getbuffer()).hexdigest()}
+    text = json.dumps({"checkpoint": body, "sha256": _digest(body)}, indent=1)
+    _write_through(folder / "state.pt", tensors.getbuffer())
+    _write_through(folder / "checkpoint.json", text.encode())
+    _flush_folder(folder)
 
 
 def _write_through(path: Path, content: bytes | memoryview) -> None:

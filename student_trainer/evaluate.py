@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from torch import nn
 
 from pipeline.views.fetch import Fetcher
-from schemas.errors import ConfigError
+from schemas.errors import ConfigError, NotFinite
 from student_trainer.fetching import FaultBudget, fetch_patiently
 
 Inputs = dict[str, NDArray[Any]]
@@ -105,6 +105,7 @@ def evaluate(
 
     Raises:
         ConfigError: the student's class count differs from the dataset's or the teacher's.
+        NotFinite: the student or the teacher gives NaN or infinity; names the sample.
     """
     predict = predictor(model, field)
     was_training = isinstance(model, nn.Module) and model.training
@@ -138,7 +139,8 @@ def _evaluate(
         sample_ids = np.arange(start, min(start + batch_size, dataset.num_samples))
         fetched = fetch_patiently(fetcher, sample_ids, 0, size)
         faults.add(sample_ids, fetched.faults)
-        log_probs = log_softmax(predict(fetched.inputs))
+        seen_ids = sample_ids[fetched.kept_rows]
+        log_probs = log_softmax(_checked(predict(fetched.inputs), "student", dataset.uri, seen_ids))
         num_samples += len(log_probs)
         best = log_probs.argmax(axis=1)
         labels = fetched.labels
@@ -159,7 +161,7 @@ def _evaluate(
                 bins[row] += np.bincount(place, weights, NUM_BINS)
         if teacher_logits is not None:
             seen = fetched if size == teacher_size else fetch_patiently(fetcher, sample_ids, 0, teacher_size)
-            teacher = log_softmax(teacher_logits(seen.inputs))
+            teacher = log_softmax(_checked(teacher_logits(seen.inputs), "teacher", dataset.uri, seen_ids))
             if teacher.shape != log_probs.shape:
                 raise ConfigError(
                     f"the teacher gives {teacher.shape[1]} classes, the student {log_probs.shape[1]}; "
@@ -180,6 +182,17 @@ def _evaluate(
     if num_labelled:
         result["ece"] = float(np.abs(bins[1] - bins[2]).sum() / num_labelled)
     return result
+
+
+def _checked(logits: NDArray[np.float32], who: str, uri: str, sample_ids: NDArray[np.int64]) -> NDArray[np.float32]:
+    """Return the logits [N, C]; -inf is a class that cannot be, unless none can."""
+    bad = np.flatnonzero(~np.isfinite(logits.max(axis=1)))
+    if len(bad):
+        raise NotFinite(
+            f"dataset {uri}: the {who} gives NaN or infinity for {len(bad)} of {len(logits)} samples, the first is "
+            f"sample {sample_ids[bad[0]]}; there is nothing to evaluate, go back to an older {who}"
+        )
+    return logits
 
 
 def log_softmax(logits: NDArray[np.float32]) -> NDArray[np.float64]:

@@ -16,7 +16,7 @@ from torch import nn
 
 from schemas.errors import ConfigError
 from student_trainer.evaluate import open_session
-from student_trainer.run_folder import replace_file
+from student_trainer.whole_files import replace_file
 
 TOLERANCE = 1e-4
 """Largest difference between ONNX Runtime's and PyTorch's logits, as a share of the logits' range."""

@@ -20,10 +20,11 @@ from student_trainer.dataset_source import DatasetSource
 from student_trainer.export import export_student, latency, num_parameters
 from student_trainer.fetching import fetch_patiently
 from student_trainer.position import PositionReporter
+from student_trainer.records import Progress
 from student_trainer.run_folder import RunFolder, read_run, read_settings
 from student_trainer.settings import RunSettings
 from student_trainer.stream_source import StreamSource
-from student_trainer.train import Progress, TrainResult, train
+from student_trainer.train import TrainResult, train
 from student_trainer.trained import Trained, load_student
 
 _CHECKED = 256

@@ -1,4 +1,7 @@
-"""Optimizers, built by name; fused, since a small student's step costs less than a loop over its tensors."""
+"""Optimizers, built by name; fused, since a small student's step costs less than a loop over its tensors.
+
+And since only a fused one heeds `found_inf`, by which a step that is not finite leaves no trace (guard.py).
+"""
 
 from __future__ import annotations
 
@@ -20,9 +23,14 @@ def sgd(
     parameters: Parameters, lr: float, momentum: float = 0.0, weight_decay: float = 0.0, nesterov: bool = False
 ) -> torch.optim.Optimizer:
     """Stochastic gradient descent; weight decay is added to the gradient (L2)."""
-    return torch.optim.SGD(
+    optimizer = torch.optim.SGD(
         parameters, lr=lr, momentum=momentum, weight_decay=weight_decay, nesterov=nesterov, fused=True
     )
+    if momentum:
+        # The fused kernel allocates these at the first step, and leaves them unset where that step is skipped.
+        for each in parameters:
+            optimizer.state[each]["momentum_buffer"] = torch.zeros_like(each)
+    return optimizer
 
 
 def adamw(

@@ -6,22 +6,28 @@ import fcntl
 import json
 import os
 import secrets
-from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
+from types import TracebackType
 from typing import IO, Any
 
-from schemas.errors import CheckpointError, ConfigError, RunLocked
+from schemas.errors import ConfigError, RunLocked
 from student_trainer.settings import RunSettings, load_run
+from student_trainer.whole_files import write_whole, writing
 
 
 class RunFolder:
-    """A locked run folder. Use as a context manager; the lock ends with the process, however it ends."""
+    """A locked run folder. Use as a context manager; the lock ends with the process, however it ends.
 
-    def __init__(self, path: Path, lock: IO[str], run_id: str) -> None:
+    A run that is made and fails before it has learned anything leaves nothing behind, so that its name is free again.
+    """
+
+    def __init__(self, path: Path, lock: IO[str], run_id: str, fresh: bool = False) -> None:
         self.path = path
         self.run_id = run_id
         """Random, new with each run made: two runs of one name are told apart by it."""
         self._lock = lock
+        self._fresh = fresh
 
     @classmethod
     def create(cls, path: Path, settings: RunSettings) -> RunFolder:
@@ -30,16 +36,20 @@ class RunFolder:
         Raises:
             ConfigError: there is a run already.
             RunLocked: and it is training.
+            CannotWrite: the disk refuses.
         """
-        path.mkdir(parents=True, exist_ok=True)
-        lock = _locked(path)
-        if (path / "run.toml").exists():
-            lock.close()
-            raise ConfigError(f"{path}: there is a run of this name; resume it, or give another name")
-        run_id = secrets.token_hex(8)
-        folder = cls(path, lock, run_id)
-        folder.set_state("created")
-        write_whole(path / "run.toml", settings.as_toml())  # last: without it this is no run yet
+        lock = _locked(path, make=True)
+        folder = cls(path, lock, secrets.token_hex(8), fresh=True)
+        try:
+            _sign(path, lock)
+            if (path / "run.toml").exists():
+                folder.keep()
+                raise ConfigError(f"{path}: there is a run of this name; resume it, or give another name")
+            folder.set_state("created")
+            write_whole(path / "run.toml", settings.as_toml())  # last: without it this is no run yet
+        except BaseException:
+            folder.close(failed=True)
+            raise
         return folder
 
     @classmethod
@@ -49,15 +59,40 @@ class RunFolder:
         Raises:
             ConfigError: there is none.
             RunLocked: another process trains in it.
+            CannotWrite: it belongs to somebody else.
         """
-        info = read_run(path)
-        return cls(path, _locked(path), str(info["run_id"]))
+        read_run(path)
+        lock = _locked(path)
+        _sign(path, lock)
+        return cls(path, lock, str(read_run(path)["run_id"]))
 
     def __enter__(self) -> RunFolder:
         return self
 
-    def __exit__(self, *_: object) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close(failed=error is not None)
+
+    def keep(self) -> None:
+        """Take note that the run has learned something, or saved a place to go on from."""
+        self._fresh = False
+
+    def close(self, failed: bool = False) -> None:
+        """Give the lock back; remove what a run left that failed before it was worth keeping."""
+        if failed and self._fresh:
+            self._discard()
         self._lock.close()
+
+    def _discard(self) -> None:
+        with suppress(OSError):  # what ended the run matters more
+            for file in ("run.toml", "run.json", "metrics.jsonl"):  # the first makes it a run
+                (self.path / file).unlink(missing_ok=True)
+            if self.checkpoints.is_dir():
+                self.checkpoints.rmdir()
+            if os.listdir(self.path) == ["lock"]:  # else something lies there that is not ours
+                (self.path / "lock").unlink()
+                self.path.rmdir()
 
     @property
     def checkpoints(self) -> Path:
@@ -87,12 +122,14 @@ def read_run(path: Path) -> dict[str, Any]:
     """Return a run's `run.json` (run_id, state); needs no lock.
 
     Raises:
-        ConfigError: there is no run in this folder.
+        ConfigError: there is no run in this folder, or it may not be read.
     """
     try:
         if not (path / "run.toml").exists():
             raise FileNotFoundError
         info = json.loads((path / "run.json").read_bytes())
+    except PermissionError as error:
+        raise ConfigError(f"{path}: cannot be read by user {os.geteuid()}: {error.strerror}") from None
     except (OSError, ValueError):
         raise ConfigError(f"{path}: there is no run; `distillog runs list` shows those there are") from None
     assert isinstance(info, dict)
@@ -105,70 +142,31 @@ def read_settings(path: Path, overrides: tuple[str, ...] = ()) -> RunSettings:
     return load_run(path / "run.toml", overrides)
 
 
-def write_whole(path: Path, text: str) -> None:
-    """Replace a small file in one step, so that nobody reads half of it."""
-    fresh = path.with_name(f".{path.name}.new")
-    with fresh.open("w", encoding="utf-8") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-    fresh.replace(path)
-
-
-def replace_file(path: Path, write: Callable[[Path], None]) -> None:
-    """Let `write` make a file under another name, then rename it into place."""
-    fresh = path.with_name(f".new-{path.name}")
-    try:
-        write(fresh)
-        fresh.replace(path)
-    finally:
-        fresh.unlink(missing_ok=True)
-
-
-def _locked(path: Path) -> IO[str]:
-    # Never removed: whoever unlinks a lock file lets two processes lock two files of one name.
-    lock = (path / "lock").open("a+", encoding="utf-8")
-    try:
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        lock.seek(0)
-        pid = lock.read().strip() or "unknown"
+def _locked(path: Path, make: bool = False) -> IO[str]:
+    """Lock a run's folder, and make it first where it may be made."""
+    place = path / "lock"
+    while True:
+        with writing(path):
+            if make:
+                path.mkdir(parents=True, exist_ok=True)
+            lock = place.open("a+", encoding="utf-8")
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            lock.seek(0)
+            pid = lock.read().strip() or "unknown"
+            lock.close()
+            raise RunLocked(f"{path}: process {pid} trains in this run folder; stop it, or give another name") from None
+        # A start that fails removes its folder with the lock that it holds: what was opened just before is no lock of
+        # whoever comes next.
+        with suppress(FileNotFoundError):
+            if os.path.samestat(os.fstat(lock.fileno()), place.stat()):
+                break
         lock.close()
-        raise RunLocked(f"{path}: process {pid} trains in this run folder; stop it, or give another name") from None
-    lock.seek(0)
-    lock.truncate()
-    lock.write(f"{os.getpid()}\n")
-    lock.flush()
     return lock
 
 
-class Metrics:
-    """`metrics.jsonl`, one JSON object a line; what depends on the clock stands under the key "timing" alone."""
-
-    def __init__(self, path: Path, num_bytes: int) -> None:
-        """Open it, cut back to the length that the checkpoint knows; later lines are of steps taken again.
-
-        Raises:
-            CheckpointError: it is shorter than that.
-        """
-        self._file = path.open("ab")
-        if self._file.seek(0, os.SEEK_END) < num_bytes:
-            self._file.close()
-            raise CheckpointError(f"{path}: is shorter than the checkpoint says; it was cut or replaced")
-        self._file.truncate(num_bytes)
-        self._file.seek(num_bytes)
-
-    def write(self, line: dict[str, Any]) -> None:
-        """Append a line."""
-        self._file.write(json.dumps(line).encode() + b"\n")
-        self._file.flush()
-
-    def sync(self) -> int:
-        """Bring all lines to disk and return the file's length in bytes."""
-        self._file.flush()
-        os.fsync(self._file.fileno())
-        return self._file.tell()
-
-    def close(self) -> None:
-        """Close the file."""
-        self._file.close()
+def _sign(path: Path, lock: IO[str]) -> None:
+    with writing(path):
+        os.ftruncate(lock.fileno(), 0)
+        os.write(lock.fileno(), f"{os.getpid()}\n".encode())

@@ -5,36 +5,25 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from typing import Any
 
 from torch import nn
 
 from pipeline.stop_signals import on_stop
-from pipeline.views.fetch import Fetcher
-from schemas.errors import ConfigError, Starved
+from schemas.errors import ConfigError, DistillogError, Starved
 from student_trainer.batches import Batch, batches
-from student_trainer.checkpoint import (
-    Checkpoint,
-    check_resume,
-    has_checkpoints,
-    load_checkpoint,
-    machine,
-    save_checkpoint,
-)
-from student_trainer.evaluate import evaluate
+from student_trainer.checkpoint import Checkpoint, check_resume, has_checkpoints, load_checkpoint, machine
 from student_trainer.losses import check_losses
 from student_trainer.prefetch import Prefetcher
 from student_trainer.preparation import choose_device, evaluation_fetcher, inspect_network, plan, set_threads
-from student_trainer.run_folder import Metrics, RunFolder
+from student_trainer.records import Progress, Records
+from student_trainer.run_folder import RunFolder
 from student_trainer.settings import RunSettings
 from student_trainer.source import Cursor, OrderSource, Reporter
 from student_trainer.trainee import Trainee, weights_sha256
 
 logger = logging.getLogger(__name__)
-
-Progress = Callable[[dict[str, Any]], None]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -85,6 +74,8 @@ def train(
     Raises:
         ConfigError: what the run file asks for cannot be had, or is longer than its stream.
         CheckpointError: no checkpoint is whole, or the run differs.
+        CannotWrite: the disk refuses.
+        NotFinite: a loss, a gradient or the weights are not finite; that step was not taken.
         DistillogError: whatever the source raises, after a checkpoint.
     """
     try:
@@ -115,7 +106,8 @@ def train(
             logger.info("%s: resumes at step %d of %d", folder.path, saved.step, total_steps)
         elif resume:
             logger.warning("%s: no checkpoint was written yet; the run begins at step 0", folder.path)
-        records = _Records(settings, folder, trainee, checkpoint, evaluation, reporter, progress, total_steps)
+        records = Records(settings, folder, trainee, checkpoint, evaluation, reporter, progress, total_steps)
+        folder.set_state("training")
     except BaseException:
         source.close()
         raise
@@ -134,7 +126,8 @@ def train(
             reporter.trained(cursor)
         return stopping()
 
-    folder.set_state("training")
+    if reporter is not None and checkpoint.step:
+        reporter.checkpointed(start)  # by the process before this one
     records.say("training")
     state = "failed"
     stop = threading.Event()
@@ -148,20 +141,22 @@ def train(
                         reporter.trained(cursor)
                     item = ready.get(interrupted)
                 except Exception as error:
-                    records.save(step, cursor)  # what was learned until now is whole
                     state = "starved" if isinstance(error, Starved) else "failed"
+                    if step or isinstance(error, DistillogError):
+                        records.rescue(step, cursor)  # what was learned until now is whole
                     raise
                 if item is None:
                     break
                 batch, next_cursor = item
 
-                loss, terms = trainee.take_step(batch, step)
+                result = trainee.take_step(batch, step)
+                records.took(step, cursor, next_cursor, batch, result)
                 step, cursor = step + 1, next_cursor
 
                 if step % settings.train.log_every == 0 or step == total_steps:
-                    records.log(step, cursor, loss, terms, ready)
+                    records.log(step, cursor, result, ready)
                 if step < total_steps and _due(step, settings.evaluation.every):
-                    records.evaluate(step)
+                    records.evaluate(step, cursor)
                 if step < total_steps and _due(step, settings.checkpoint.every):
                     records.save(step, cursor)
 
@@ -173,7 +168,7 @@ def train(
                     "%s: the source ended at step %d of %d; it left rows out", folder.path, step, total_steps
                 )
             records.save(step, cursor)
-            scores = records.evaluate(step) if finished else {}
+            scores = records.evaluate(step, cursor) if finished else {}
             state = "done" if finished else "stopped"
         finally:
             records.close(state)
@@ -187,90 +182,3 @@ def train(
 
 def _due(step: int, every: int) -> bool:
     return every > 0 and step % every == 0
-
-
-class _Records:
-    """What a run writes and says while it trains: metrics, evaluations, checkpoints, its state."""
-
-    def __init__(
-        self,
-        settings: RunSettings,
-        folder: RunFolder,
-        trainee: Trainee,
-        checkpoint: Checkpoint,
-        evaluation: Fetcher | None,
-        reporter: Reporter | None,
-        progress: Progress | None,
-        total_steps: int,
-    ) -> None:
-        self._settings = settings
-        self._folder = folder
-        self._trainee = trainee
-        self._checkpoint = checkpoint
-        self._evaluation = evaluation
-        self._reporter = reporter
-        self._progress = progress
-        self._total_steps = total_steps
-        self._metrics = Metrics(folder.metrics, checkpoint.metrics_bytes)
-        self._last = (checkpoint.step, time.perf_counter())
-
-    def say(self, state: str) -> None:
-        """Tell the reporter what the run does."""
-        if self._reporter is not None:
-            self._reporter.state(state)
-
-    def save(self, step: int, cursor: Cursor) -> None:
-        """Write a checkpoint, then report it, in this order: a report of what a crash forgets would be a lie."""
-        num_bytes = self._metrics.sync()
-        checkpoint = replace(self._checkpoint, step=step, cursor=cursor.as_dict(), metrics_bytes=num_bytes)
-        save_checkpoint(self._folder.checkpoints, checkpoint, self._trainee.state(), self._settings.checkpoint.keep)
-        if self._reporter is not None:
-            self._reporter.checkpointed(cursor)
-
-    def log(self, step: int, cursor: Cursor, loss: Any, terms: dict[str, Any], ready: Prefetcher[Any]) -> None:
-        """Write a line of metrics: this step's losses, and how fast the last steps were."""
-        (last_step, last_time), now = self._last, time.perf_counter()
-        self._last = (step, now)
-        batch_size = self._settings.train.batch_size
-        self._write(
-            {
-                "step": step,
-                "total_steps": self._total_steps,
-                "pass": cursor.pass_number,
-                "sequence": cursor.sequence,
-                "lr": self._trainee.lr(step - 1),
-                "loss": loss.item(),
-                "losses": {name: term.item() for name, term in terms.items()},
-                "timing": {
-                    "time": time.time(),
-                    "samples_per_s": (step - last_step) * batch_size / (now - last_time),
-                    "views_per_s": ready.produced * batch_size / ready.busy if ready.busy else 0.0,
-                    "waited_s": ready.waited,
-                    "longest_wait_s": ready.longest_wait,
-                    "batches_ready": ready.ready,
-                },
-            }
-        )
-
-    def evaluate(self, step: int) -> dict[str, float]:
-        """Evaluate the student where there is something to evaluate on."""
-        if self._evaluation is None:
-            return {}
-        self.say("evaluating")
-        size, batch_size = self._settings.student.size, self._settings.evaluation.batch_size
-        scores = evaluate(self._trainee.model, self._evaluation, batch_size, field=self._trainee.field, size=size)
-        self._write({"step": step, "evaluation": scores})
-        self.say("training")
-        return scores
-
-    def close(self, state: str) -> None:
-        """Write the run's last state."""
-        self._metrics.sync()
-        self._metrics.close()
-        self._folder.set_state(state)
-        self.say(state)
-
-    def _write(self, line: dict[str, Any]) -> None:
-        self._metrics.write(line)
-        if self._progress is not None:
-            self._progress(line)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -10,6 +11,7 @@ from torch import Tensor, nn
 
 from pipeline.hashing import hash_int, tag
 from student_trainer.batches import Batch
+from student_trainer.guard import Guard
 from student_trainer.losses import total_loss
 from student_trainer.optimizers import build_optimizer
 from student_trainer.schedules import build_schedule
@@ -19,6 +21,24 @@ from student_trainer.students import Network, build_student
 _STEP = tag("student_trainer.step")
 _MASK = (1 << 63) - 1
 _HALVES = {"bf16": torch.bfloat16, "fp16": torch.float16}
+_LEAST_SCALE = 2.0**-16
+"""It begins at 2^16 and halves with each step skipped: 32 of them in a row, or more than ever come right again."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Step:
+    """What a step came to, on the device: to read any of it is to wait for the device."""
+
+    loss: Tensor
+    """Scalar float32: the total."""
+    rows: dict[str, Tensor]
+    """Loss -> [B] float32, unweighted."""
+    refused: Tensor
+    """Scalar float32: 1 where the loss or the gradient was not finite and the step was not taken."""
+
+    def bad_rows(self) -> Tensor:
+        """Return [B] bool: where a loss is not finite. All False where only the gradient is not."""
+        return ~torch.stack([torch.isfinite(rows) for rows in self.rows.values()]).all(dim=0)
 
 
 class Trainee:
@@ -36,8 +56,12 @@ class Trainee:
         self.field = network.field
         self.device = device
         self.model: nn.Module = build_student(settings.student, network, train.seed).to(device).train()
+        self._learned = [each for each in self.model.parameters() if each.requires_grad]
         self.optimizer = build_optimizer(settings.optimizer, self.model)
         self.scaler = torch.amp.GradScaler(device.type, enabled=train.precision == "fp16")
+        self._guard = Guard(self.model, device, skips=self.scaler.is_enabled())
+        if not self.scaler.is_enabled():
+            self.optimizer.found_inf = self._guard.refused  # type: ignore[attr-defined]
         self._schedule = build_schedule(settings.schedule, total_steps)
         self._loss = total_loss(settings, labelled_fraction)
         self._half = _HALVES.get(train.precision)
@@ -48,8 +72,11 @@ class Trainee:
         """Return the learning rate of a step."""
         return self._lr * self._schedule(step)
 
-    def take_step(self, batch: Batch, step: int) -> tuple[Tensor, dict[str, Tensor]]:
-        """Learn from a batch; return the total loss and each of its terms, on the device."""
+    def take_step(self, batch: Batch, step: int) -> Step:
+        """Learn from a batch, unless its loss or gradient is not finite; then, and from then on, nothing is learned.
+
+        Under fp16 such a step is skipped alone: an overflow is the gradient scaler's business.
+        """
         if self.device.type != "cpu":
             batch = batch.to(self.device)
         # Dropout's randomness is a function of (seed, step), so that a resumed run needs no generator's state.
@@ -61,20 +88,31 @@ class Trainee:
         for group in self.optimizer.param_groups:
             group["lr"] = lr
         self.optimizer.zero_grad()
+        self._guard.begin()
         if self._half is None:
             logits = self.model(batch.inputs[self.field])
         else:
             with torch.autocast(self.device.type, self._half):
                 logits = self.model(batch.inputs[self.field])
-        loss, terms = self._loss(logits, batch.targets, batch.labels)
-        if self._half is torch.float16:
-            self.scaler.scale(loss).backward()  # type: ignore[no-untyped-call]
-            self.scaler.step(self.optimizer)
-            self.scaler.update()
-        else:
-            loss.backward()  # type: ignore[no-untyped-call]
-            self.optimizer.step()
-        return loss, terms
+        loss, rows = self._loss(logits, batch.targets, batch.labels)
+        self.scaler.scale(loss).backward()  # type: ignore[no-untyped-call]
+        self._guard.check(loss, self._gradients())
+        self.scaler.step(self.optimizer)
+        self.scaler.update()
+        self._guard.undo()
+        return Step(loss.detach(), rows, self._guard.refused.clone())
+
+    def _gradients(self) -> list[Tensor]:
+        return [each.grad for each in self._learned if each.grad is not None]
+
+    def lost_scale(self) -> float | None:
+        """Return the gradient scale if it fell so low that fp16 holds no gradient any more; waits for the device."""
+        scale = self.scaler.get_scale()
+        return scale if self.scaler.is_enabled() and scale < _LEAST_SCALE else None
+
+    def is_finite(self) -> bool:
+        """Return whether all weights are; waits for the device."""
+        return bool(torch.stack([torch.isfinite(each).all() for each in self._learned]).all())
 
     def state(self) -> dict[str, Any]:
         """Return the state dicts: weights with buffers, optimizer, gradient scaler."""

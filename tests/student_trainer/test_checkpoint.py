@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import torch
 
-from schemas.errors import CheckpointError
+from schemas.errors import CannotWrite, CheckpointError
 from student_trainer.checkpoint import (
     Checkpoint,
     check_resume,
@@ -111,7 +111,7 @@ def test_what_a_crash_left_half_written_is_not_taken_for_a_checkpoint(tmp_path: 
 
 def test_a_checkpoint_that_cannot_be_written_is_one_line(tmp_path: Path) -> None:
     (tmp_path / "checkpoints").write_text("a file in its way")
-    with pytest.raises(CheckpointError, match="cannot be written"):
+    with pytest.raises(CannotWrite, match="cannot be written"):
         save(tmp_path / "checkpoints", 10)
 
 

@@ -6,10 +6,11 @@ from pathlib import Path
 from typing import Any
 
 from student_trainer.dataset_source import DatasetSource
+from student_trainer.records import Progress
 from student_trainer.run_folder import RunFolder
 from student_trainer.settings import RunSettings, run_settings
 from student_trainer.source import OrderSource, Reporter
-from student_trainer.train import Progress, TrainResult, train
+from student_trainer.train import TrainResult, train
 
 
 def digits_run(**sections: dict[str, Any]) -> RunSettings:

@@ -1,0 +1,234 @@
+"""What a run writes and says while it trains: metrics, evaluations, checkpoints, its state."""
+
+from __future__ import annotations
+
+import logging
+import math
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from pipeline.views.fetch import Fetcher
+from schemas.errors import CannotWrite, DistillogError, NotFinite
+from student_trainer.batches import Batch
+from student_trainer.checkpoint import Checkpoint, save_checkpoint
+from student_trainer.evaluate import evaluate
+from student_trainer.guard import looks_at_once
+from student_trainer.metrics import Metrics
+from student_trainer.prefetch import Prefetcher
+from student_trainer.run_folder import RunFolder
+from student_trainer.settings import RunSettings
+from student_trainer.source import Cursor, Reporter
+from student_trainer.trainee import Step, Trainee
+
+logger = logging.getLogger(__name__)
+
+Progress = Callable[[dict[str, Any]], None]
+
+_NAMED = 16
+"""Sample IDs that an error names at most."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Taken:
+    """A step that nobody has looked at yet."""
+
+    step: int
+    """Steps taken before it."""
+    cursor: Cursor
+    """Where its batch starts."""
+    behind: Cursor
+    """Where the next one does."""
+    sample_ids: Tensor
+    """[B] int64"""
+    result: Step
+
+
+class Records:
+    """A run's records. Whoever reads the student, to log, evaluate or save it, first looks whether a step was refused.
+
+    Every method but `say` and `rescue` may raise CannotWrite, and NotFinite once a step was refused.
+    """
+
+    def __init__(
+        self,
+        settings: RunSettings,
+        folder: RunFolder,
+        trainee: Trainee,
+        checkpoint: Checkpoint,
+        evaluation: Fetcher | None,
+        reporter: Reporter | None,
+        progress: Progress | None,
+        total_steps: int,
+    ) -> None:
+        self._settings = settings
+        self._folder = folder
+        self._trainee = trainee
+        self._checkpoint = checkpoint
+        self._evaluation = evaluation
+        self._reporter = reporter
+        self._progress = progress
+        self._total_steps = total_steps
+        self._metrics = Metrics(folder.metrics, checkpoint.metrics_bytes)
+        self._last = (checkpoint.step, time.perf_counter())
+        self._taken: list[_Taken] = []
+
+    def say(self, state: str) -> None:
+        """Tell the reporter what the run does."""
+        if self._reporter is not None:
+            self._reporter.state(state)
+
+    def took(self, step: int, cursor: Cursor, behind: Cursor, batch: Batch, result: Step) -> None:
+        """Take note of a step, the batch of which lies between two cursors."""
+        self._folder.keep()
+        self._taken.append(_Taken(step, cursor, behind, batch.sample_ids, result))
+        if looks_at_once(result.loss.device):
+            self._look()
+
+    def _look(self) -> None:
+        """Look at the steps since the last look.
+
+        Raises:
+            NotFinite: one was refused, or under fp16 too many; a checkpoint of before it is on disk.
+        """
+        taken, self._taken = self._taken, []
+        if not taken:
+            return
+        flags = torch.stack([each.result.refused for each in taken]).tolist()
+        refused = [each for each, flag in zip(taken, flags, strict=True) if flag]
+        if not refused:
+            return
+        bad, step, cursor, cause = refused[0], refused[0].step, refused[0].cursor, ""
+        if self._trainee.scaler.is_enabled():
+            scale = self._trainee.lost_scale()
+            if scale is None:
+                return
+            # Each was skipped alone: the weights are those of now.
+            bad, step, cursor = refused[-1], taken[-1].step + 1, taken[-1].behind
+            cause = f"; steps overflow again and again, fp16's gradient scale fell to {scale:.1g}: take bf16"
+        place = f"no checkpoint of step {step} could be written"
+        if not self._trainee.is_finite():
+            place = "the weights were not finite before it, so the checkpoints on disk are older"
+        else:
+            with _warned():
+                # One more than usual is kept: whoever looks into it may want to go back further.
+                saved = self._save(step, cursor, self._settings.checkpoint.keep + 1)
+                place = f"{saved.name} is of before it"
+        raise NotFinite(
+            f"{self._folder.path}: step {bad.step + 1}, pass {bad.cursor.pass_number}, sequence "
+            f"{bad.cursor.sequence}: {_what(bad)}; it was not taken, {place}{cause}; "
+            "look at these samples, or start another run with a lower learning rate"
+        )
+
+    def save(self, step: int, cursor: Cursor) -> None:
+        """Write a checkpoint of a student that can be gone on with.
+
+        Raises:
+            NotFinite: its weights are not finite.
+        """
+        self._look()
+        if not self._trainee.is_finite():
+            raise NotFinite(
+                f"{self._folder.path}: the weights are not finite after step {step}, at sequence {cursor.sequence}; "
+                "the checkpoints on disk are of before; start another run with a lower learning rate"
+            )
+        self._save(step, cursor, self._settings.checkpoint.keep)
+
+    def rescue(self, step: int, cursor: Cursor) -> None:
+        """Write a checkpoint while the run fails; that it cannot be written is only a warning then."""
+        with _warned():
+            self.save(step, cursor)
+
+    def _save(self, step: int, cursor: Cursor, keep: int) -> Path:
+        """Write a checkpoint, then report it, in this order: a report of what a crash forgets would be a lie."""
+        num_bytes = self._metrics.sync()
+        checkpoint = replace(self._checkpoint, step=step, cursor=cursor.as_dict(), metrics_bytes=num_bytes)
+        saved = save_checkpoint(self._folder.checkpoints, checkpoint, self._trainee.state(), keep)
+        self._folder.keep()
+        if self._reporter is not None:
+            self._reporter.checkpointed(cursor)
+        return saved
+
+    def log(self, step: int, cursor: Cursor, result: Step, ready: Prefetcher[Any]) -> None:
+        """Write a line of metrics: this step's losses, and how fast the last steps were."""
+        self._look()
+        (last_step, last_time), now = self._last, time.perf_counter()
+        self._last = (step, now)
+        batch_size = self._settings.train.batch_size
+        self._write(
+            {
+                "step": step,
+                "total_steps": self._total_steps,
+                "pass": cursor.pass_number,
+                "sequence": cursor.sequence,
+                "lr": self._trainee.lr(step - 1),
+                "loss": _number(result.loss),
+                "losses": {name: _number(rows.mean()) for name, rows in result.rows.items()},
+                "timing": {
+                    "time": time.time(),
+                    "samples_per_s": (step - last_step) * batch_size / (now - last_time),
+                    "views_per_s": ready.produced * batch_size / ready.busy if ready.busy else 0.0,
+                    "waited_s": ready.waited,
+                    "longest_wait_s": ready.longest_wait,
+                    "batches_ready": ready.ready,
+                },
+            }
+        )
+
+    def evaluate(self, step: int, cursor: Cursor) -> dict[str, float]:
+        """Evaluate the student where there is something to evaluate on; should that fail, save it first."""
+        if self._evaluation is None:
+            return {}
+        self._look()
+        self.say("evaluating")
+        size, batch_size = self._settings.student.size, self._settings.evaluation.batch_size
+        try:
+            scores = evaluate(self._trainee.model, self._evaluation, batch_size, field=self._trainee.field, size=size)
+        except DistillogError:
+            self.rescue(step, cursor)
+            raise
+        self._write({"step": step, "evaluation": scores})
+        self.say("training")
+        return scores
+
+    def close(self, state: str) -> None:
+        """Write the run's last state; where it failed, that even this cannot be written is only a warning."""
+        with _warned() if state in ("failed", "starved") else nullcontext():
+            self._folder.set_state(state)
+        self._metrics.close()
+        self.say(state)
+
+    def _write(self, line: dict[str, Any]) -> None:
+        self._metrics.write(line)
+        if self._progress is not None:
+            self._progress(line)
+
+
+@contextmanager
+def _warned() -> Iterator[None]:
+    """Say what cannot be written where another error is on its way, which says more."""
+    try:
+        yield
+    except CannotWrite as error:
+        logger.warning("%s", error)
+
+
+def _number(value: Tensor) -> float | None:
+    """The number for JSON; null where fp16 overflowed."""
+    number: float = value.item()
+    return number if math.isfinite(number) else None
+
+
+def _what(bad: _Taken) -> str:
+    """What was not finite, and the samples of it: of a loss the rows' own, of a gradient all of the batch."""
+    loss, rows = bad.result.loss.item(), bad.result.bad_rows().cpu()
+    ids = (bad.sample_ids[rows] if rows.any() else bad.sample_ids).tolist()
+    what = f"the gradient is not finite, with a loss of {loss:.4g}," if math.isfinite(loss) else f"the loss is {loss}"
+    more = f" and {len(ids) - _NAMED} more" if len(ids) > _NAMED else ""
+    return f"{what} on samples {', '.join(map(str, ids[:_NAMED]))}{more} of a batch of {len(rows)}"

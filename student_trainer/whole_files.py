@@ -1,0 +1,64 @@
+"""Files that are written whole or not at all, and what is said where the disk refuses."""
+
+from __future__ import annotations
+
+import errno
+import os
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from schemas.errors import CannotWrite
+
+_FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
+_FORBIDDEN = {errno.EACCES, errno.EPERM, errno.EROFS}
+
+
+@contextmanager
+def writing(path: Path) -> Iterator[None]:
+    """Turn what the disk answers inside the block into one line about `path`.
+
+    Raises:
+        CannotWrite: in place of an OSError.
+    """
+    try:
+        yield
+    except OSError as error:
+        if error.errno in _FULL:
+            advice = "make room there and try again"
+        elif error.errno in _FORBIDDEN:
+            advice = f"let user {os.geteuid()} write there, or write elsewhere"
+        else:
+            advice = "look what lies there and try again"
+        raise CannotWrite(f"{path}: cannot be written: {error.strerror or error}; {advice}") from error
+
+
+def write_whole(path: Path, text: str) -> None:
+    """Replace a small file in one step, so that nobody reads half of it.
+
+    Raises:
+        CannotWrite: the disk refuses; the file is as it was.
+    """
+
+    def write(fresh: Path) -> None:
+        with fresh.open("w", encoding="utf-8") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+
+    replace_file(path, write)
+
+
+def replace_file(path: Path, write: Callable[[Path], None]) -> None:
+    """Let `write` make a file under another name, then rename it into place.
+
+    Raises:
+        CannotWrite: the disk refuses; the file is as it was.
+    """
+    fresh = path.with_name(f".new-{path.name}")
+    with writing(path):
+        try:
+            write(fresh)
+            fresh.replace(path)
+        finally:
+            fresh.unlink(missing_ok=True)
