@@ -14,9 +14,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import tomli_w
+
 from schemas.errors import ConfigError
 from schemas.names import check_name
-from student_trainer.toml_tables import build, dump, flatten, override, unknown
+from student_trainer.toml_tables import build, flatten, override, unknown
 
 SOURCES = ("stream", "dataset")
 DEVICES = ("auto", "cpu", "cuda")
@@ -254,7 +256,7 @@ class RunSettings:
 
     def as_toml(self) -> str:
         """Return a run file that loads as these settings."""
-        return dump(self.as_dict())
+        return tomli_w.dumps(self.as_dict())
 
     def sha256(self) -> str:
         """Return the hex SHA-256 over all settings."""

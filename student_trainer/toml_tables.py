@@ -6,7 +6,6 @@ A dataclass with a field `params` takes the keys that it does not declare; any o
 from __future__ import annotations
 
 import dataclasses
-import json
 import tomllib
 import types
 import typing
@@ -127,42 +126,3 @@ def override(document: dict[str, Any], assignments: Sequence[str]) -> None:
                     table = table.setdefault(key, {})
             else:
                 raise ConfigError(f"{place} is no table")
-
-
-def dump(document: Mapping[str, Any]) -> str:
-    """Write a document as TOML: scalars first, then tables, then lists of tables."""
-    lines = [f"{_key(key)} = {_inline(value)}" for key, value in document.items() if not _is_section(value)]
-    for key, value in document.items():
-        if not _is_section(value):
-            continue
-        many = isinstance(value, list)
-        for table in value if many else [value]:
-            lines += ["", f"[[{_key(key)}]]" if many else f"[{_key(key)}]"]
-            lines += [f"{_key(name)} = {_inline(each)}" for name, each in table.items()]
-    return "\n".join(lines) + "\n"
-
-
-def _is_section(value: Any) -> bool:
-    return isinstance(value, Mapping) or (
-        isinstance(value, list) and bool(value) and all(isinstance(each, Mapping) for each in value)
-    )
-
-
-def _key(key: str) -> str:
-    bare = key.isascii() and key.replace("-", "_").replace("_", "a").isalnum()
-    return key if bare else json.dumps(key)
-
-
-def _inline(value: Any) -> str:
-    match value:
-        case bool():
-            return "true" if value else "false"
-        case Mapping():
-            return "{" + ", ".join(f"{_key(key)} = {_inline(each)}" for key, each in value.items()) + "}"
-        case list() | tuple():
-            return "[" + ", ".join(_inline(each) for each in value) + "]"
-        case str():
-            # JSON's escapes are TOML's, but for the one character that JSON leaves as it is.
-            return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")
-        case _:
-            return repr(value)
