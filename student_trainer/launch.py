@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
@@ -21,7 +20,7 @@ from student_trainer.export import export_student, latency, num_parameters
 from student_trainer.fetching import fetch_patiently
 from student_trainer.position import PositionReporter
 from student_trainer.records import Progress
-from student_trainer.run_folder import RunFolder, read_run, read_settings
+from student_trainer.run_folder import RunFolder
 from student_trainer.settings import RunSettings
 from student_trainer.stream_source import StreamSource
 from student_trainer.train import TrainResult, train
@@ -82,44 +81,6 @@ def _report(settings: RunSettings, result: TrainResult) -> dict[str, Any]:
             "views_per_s": result.views_per_s,
         },
     }
-
-
-def summary(path: Path) -> dict[str, Any]:
-    """What `runs list` and `runs show` say of a run; needs no lock.
-
-    Raises:
-        ConfigError: there is no run in this folder.
-    """
-    info, settings = read_run(path), read_settings(path)
-    step, accuracy = _last_figures(path / "metrics.jsonl")
-    return {
-        "name": settings.name,
-        "state": info["state"],
-        "run_id": info["run_id"],
-        "source": settings.data.stream if settings.source == "stream" else settings.data.dataset,
-        "student": settings.student.name,
-        "step": step,
-        "accuracy": accuracy,
-    }
-
-
-def summaries(folder: Path) -> list[dict[str, Any]]:
-    """Summaries of all runs below a folder, by name."""
-    return [summary(path.parent) for path in sorted(folder.glob("*/run.toml"))]
-
-
-def _last_figures(metrics: Path) -> tuple[int, float | None]:
-    """Last step and last accuracy of a metrics file."""
-    step, accuracy = 0, None
-    if metrics.exists():
-        for line in metrics.read_text(encoding="utf-8").splitlines():
-            try:
-                values = json.loads(line)
-            except ValueError:
-                continue  # the line that is being written
-            step = values["step"]
-            accuracy = values.get("evaluation", {}).get("accuracy", accuracy)
-    return step, accuracy
 
 
 def evaluation_data(trained: Trained, dataset: str | None = None) -> Fetcher:

@@ -71,7 +71,7 @@ def _train(settings: RunSettings, run: RunFolder, quiet: bool, *, resume: bool) 
             timing = line["timing"]
             progress.update(
                 step=f"{line['step']:,}/{line['total_steps']:,}",
-                loss=f"{line['loss']:.4f}",
+                loss="overflow" if line["loss"] is None else f"{line['loss']:.4f}",
                 samples_per_s=timing["samples_per_s"],
                 waited_s=timing["waited_s"],
             )
@@ -98,7 +98,7 @@ def _scores(scores: dict[str, float]) -> str:
 @json_option
 def list_(folder: Path, as_json: bool) -> None:
     """List the runs in the folder."""
-    from student_trainer.launch import summaries
+    from student_trainer.run_summary import summaries
 
     found = summaries(folder)
     if as_json:
@@ -117,16 +117,31 @@ def list_(folder: Path, as_json: bool) -> None:
 @json_option
 def show(name: str, folder: Path, as_json: bool) -> None:
     """Show run NAME: its settings, state and last figures."""
-    from student_trainer.launch import summary
     from student_trainer.run_folder import read_settings
+    from student_trainer.run_summary import summary
 
     path = folder / name
     found, settings = summary(path), read_settings(path)
     if as_json:
         print_json({**found, "settings": settings.as_dict()})
         return
-    print_table([("what", "value"), *((key, value) for key, value in found.items() if value is not None)])
+    print_table([("what", "value"), *_figures(found)])
     click.echo(f"\n{settings.as_toml().rstrip()}")
+
+
+def _figures(found: dict[str, Any]) -> list[tuple[str, str]]:
+    """Rows of a summary; losses and scores stand in rows of their own."""
+    rows: list[tuple[str, str]] = []
+    for key, value in found.items():
+        if isinstance(value, dict):
+            rows += [(f"{key} {name}", _text(each)) for name, each in value.items()]
+        elif value is not None and key != "accuracy":  # which is among the scores
+            rows.append((key, _text(value)))
+    return rows
+
+
+def _text(value: object) -> str:
+    return f"{value:.6g}" if isinstance(value, float) else str(value)
 
 
 @runs.command()

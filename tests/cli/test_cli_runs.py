@@ -1,0 +1,87 @@
+"""What `distillog runs` prints of a run."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner
+
+from pipeline.cli import main
+
+RUN = """
+name = "small"
+source = "dataset"
+losses = [{name = "cross_entropy"}]
+[data]
+dataset = "digits?split=train"
+[student]
+name = "linear"
+[train]
+batch_size = 50
+steps = 12
+log_every = 5
+[evaluation]
+dataset = "digits?split=test"
+every = 6
+"""
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("runs")
+    (folder / "small.toml").write_text(RUN)
+    result = CliRunner().invoke(main, ["runs", "start", str(folder / "small.toml"), "--folder", str(folder), "--quiet"])
+    assert result.exit_code == 0, result.output
+    return folder
+
+
+def call(runs: Path, *arguments: str) -> str:
+    result = CliRunner().invoke(main, ["runs", *arguments, "--folder", str(runs)])
+    assert result.exit_code == 0, result.output
+    return result.stdout
+
+
+def test_show_has_the_last_loss_and_figures(runs: Path) -> None:
+    lines = [json.loads(line) for line in (runs / "small/metrics.jsonl").read_text().splitlines()]
+    assert [line["step"] for line in lines] == [5, 6, 10, 12, 12]
+    last, evaluation = lines[-2:]
+    shown = json.loads(call(runs, "show", "small", "--json"))
+    assert shown["step"] == shown["total_steps"] == 12
+    assert shown["loss"] == last["loss"]
+    assert shown["losses"] == {"cross_entropy": last["losses"]["cross_entropy"]}
+    assert shown["lr"] == 0.001
+    assert shown["samples_per_s"] == last["timing"]["samples_per_s"]
+    assert shown["steps_per_s"] == pytest.approx(shown["samples_per_s"] / 50)
+    assert shown["evaluation"] == {"step": 12, **evaluation["evaluation"]}
+    assert shown["settings"]["train"]["batch_size"] == 50
+
+    shown_text = call(runs, "show", "small").split("\n\n")[0]
+    table = dict(re.split(r" {2,}", line, maxsplit=1) for line in shown_text.splitlines())
+    assert table["state"] == "done"
+    assert table["loss"] == f"{last['loss']:.6g}"
+    assert table["losses cross_entropy"] == table["loss"]
+    assert table["evaluation accuracy"] == f"{evaluation['evaluation']['accuracy']:.6g}"
+    assert table["evaluation step"] == "12"
+
+
+def test_a_run_that_has_logged_nothing_yet_shows_what_there_is(runs: Path, tmp_path: Path) -> None:
+    path = tmp_path / "small"
+    path.mkdir()
+    for name in ("run.toml", "run.json"):
+        (path / name).write_bytes((runs / "small" / name).read_bytes())
+    shown = json.loads(call(tmp_path, "show", "small", "--json"))
+    assert (shown["step"], shown["loss"], shown["evaluation"]) == (0, None, None)
+    assert "loss" not in call(tmp_path, "show", "small").split("\n\n")[0]
+    # And a line that is being written, or did not fit on the disk, is left out.
+    (path / "metrics.jsonl").write_text((runs / "small/metrics.jsonl").read_text().splitlines()[0] + '\n{"step": 7')
+    assert json.loads(call(tmp_path, "show", "small", "--json"))["step"] == 5
+
+
+def test_list_has_the_accuracy(runs: Path) -> None:
+    (found,) = json.loads(call(runs, "list", "--json"))
+    header, row = call(runs, "list").splitlines()
+    assert header.split() == ["name", "state", "source", "student", "step", "accuracy"]
+    assert row.split() == ["small", "done", "digits?split=train", "linear", "12", str(found["accuracy"])]
