@@ -121,6 +121,20 @@ def test_two_students_of_one_name_in_two_folders_both_stop(
 
 
 @pytest.mark.short
+def test_a_mistyped_stream_burns_no_name(distillog: Distillog, labelled: Stream, tmp_path: Path) -> None:
+    name, runs = labelled.manifest.stream, tmp_path / "runs"
+    words = (f"no stream '{name}x'",)
+    distillog.refuse("runs", "start", run_file(tmp_path, f"{name}x"), "--folder", runs, words=words)
+    distillog.refuse("runs", "resume", "student", "--folder", runs, words=("there is no run",))
+    assert list(runs.iterdir()) == []
+    distillog.refuse(
+        "runs", "start", run_file(tmp_path, name, teachers={"name": "tt"}), "--folder", runs, words=("no teacher 'tt'",)
+    )
+    distillog.succeed("runs", "start", run_file(tmp_path, name), "--folder", runs, "--quiet")
+    assert report(runs)["steps"] == 26
+
+
+@pytest.mark.short
 def test_a_student_without_labels_saves_itself_and_says_what_it_waits_for(
     distillog: Distillog, stream: Stream, tmp_path: Path
 ) -> None:

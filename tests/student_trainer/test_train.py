@@ -177,6 +177,25 @@ def test_the_reporter_hears_every_cursor_and_every_checkpoint(tmp_path: Path) ->
     assert listener.states == ["training", "done"]
 
 
+def test_a_resumed_run_reports_its_checkpoint_before_anything_else(tmp_path: Path) -> None:
+    run(tmp_path / "r", digits_run(train={"steps": 6}))
+    told: list[tuple[str, Cursor]] = []
+
+    class Teller(Listener):
+        def trained(self, cursor: Cursor) -> None:
+            told.append(("trained", cursor))
+
+        def checkpointed(self, cursor: Cursor) -> None:
+            told.append(("checkpointed", cursor))
+
+    run(tmp_path / "r", digits_run(), reporter=Teller())
+    at = Cursor(0, 4, 44)  # 6 batches of 50 in orders of 64
+    assert told[:2] == [("checkpointed", at), ("trained", at)]
+    told.clear()
+    run(tmp_path / "s", digits_run(), reporter=Teller())
+    assert told[0] == ("trained", Cursor.start())
+
+
 class Starving(DatasetSource):
     def orders(self, cursor: Cursor) -> Iterator[ReadyOrder]:
         yield from islice(super().orders(cursor), 5)

@@ -1,0 +1,345 @@
+"""A run's folder on a disk that refuses: one clear line, nothing left of a start that failed, nothing lost of a run."""
+
+from __future__ import annotations
+
+import json
+import os
+import resource
+import shutil
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+from click.testing import CliRunner, Result
+from support.processes import COMMAND, one_error
+from train_runs import digits_run, run
+
+import student_trainer.launch  # what `distillog runs` loads, before rights are given up
+import student_trainer.run_summary  # noqa: F401
+from pipeline.cli import main
+from schemas.errors import CannotWrite, ConfigError, RunLocked
+from student_trainer.run_folder import RunFolder, read_run
+from student_trainer.settings import RunSettings
+
+NOBODY = 65534
+
+
+def distillog(*arguments: object) -> Result:
+    return CliRunner().invoke(main, [str(each) for each in arguments])
+
+
+def run_file(folder: Path, **sections: dict[str, Any]) -> Path:
+    path = folder / "r.toml"
+    path.write_text(digits_run(**sections).as_toml())
+    return path
+
+
+def limited(num_bytes: int, *arguments: object) -> subprocess.CompletedProcess[str]:
+    """Run the command in a process that may write no file longer than this: a disk that is full at that place."""
+
+    def limit() -> None:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (num_bytes, num_bytes))
+
+    return subprocess.run(
+        [str(COMMAND), *map(str, arguments)],
+        preexec_fn=limit,
+        capture_output=True,
+        text=True,
+        timeout=100,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+    )
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """A folder with room for 256 KiB."""
+    path = tmp_path / "disk"
+    path.mkdir()
+    if os.geteuid() != 0 or sys.platform != "linux":
+        pytest.skip("mounting needs root on Linux")
+    mount = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=256k", "tmpfs", str(path)], capture_output=True)
+    if mount.returncode:
+        pytest.skip(f"no mount here: {mount.stderr!r}")
+    yield path
+    subprocess.run(["umount", str(path)], check=True)
+
+
+def fill(disk: Path, but: int = 0) -> Path:
+    """Fill a disk up to a few bytes."""
+    filler = disk / "filler"
+    with filler.open("wb", buffering=0) as file:
+        try:
+            while True:
+                file.write(b"x" * 4096)
+        except OSError:
+            pass
+        file.truncate(max(0, file.tell() - but))
+    return filler
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> str:
+    return run(tmp_path_factory.mktemp("whole") / "r", digits_run()).weights_sha256
+
+
+def test_metrics_that_do_not_fit_are_one_line_and_the_run_goes_on_later(tmp_path: Path, whole: str) -> None:
+    file = run_file(tmp_path, train={"log_every": 1}, checkpoint={"every": 0})
+    done = limited(2000, "runs", "start", file, "--folder", tmp_path / "runs", "--quiet")
+    assert done.returncode == 1
+    one_error(done.stderr, "runs/r/metrics.jsonl: cannot be written: File too large; make room there and try again")
+    assert len(done.stderr.splitlines()) == 1
+    assert read_run(tmp_path / "runs/r")["state"] == "failed"
+    result = distillog("runs", "resume", "r", "--folder", tmp_path / "runs", "--quiet")
+    assert result.exit_code == 0, result.output
+    assert whole[:16] in result.stdout
+
+
+def test_a_checkpoint_that_does_not_fit_is_one_line_and_the_one_before_stays(tmp_path: Path, whole: str) -> None:
+    runs = tmp_path / "runs"
+    stop = digits_run(train={"steps": 5}, checkpoint={"every": 5})
+    run(runs / "r", stop)
+    done = limited(2500, "runs", "resume", "r", "--folder", runs, "--set", "train.steps=12", "--quiet")
+    assert done.returncode == 1
+    words = "checkpoints/step-00000010: cannot be written: File too large; make room there and try again"
+    one_error(done.stderr, words)
+    assert [each.name for each in (runs / "r/checkpoints").iterdir()] == ["step-00000005"]
+    assert read_run(runs / "r")["state"] == "failed"
+
+
+def test_on_a_full_disk_the_checkpoints_own_line_is_the_error(small_disk: Path, whole: str) -> None:
+    """And not that the run's last state cannot be written either, which is a warning."""
+    filler: list[Path] = []
+
+    def show(line: dict[str, Any]) -> None:
+        if line["step"] == 3 and not filler:
+            filler.append(fill(small_disk))
+
+    with pytest.raises(CannotWrite, match=r"checkpoints/step-00000005: cannot be written: No space left on device"):
+        run(small_disk / "r", digits_run(), progress=show)
+    assert sorted(each.name for each in (small_disk / "r").iterdir() if each.name != "checkpoints") == [
+        "lock",
+        "metrics.jsonl",
+        "run.json",
+        "run.toml",
+    ]
+    assert list((small_disk / "r/checkpoints").iterdir()) == []
+    filler[0].unlink()
+    assert run(small_disk / "r", digits_run()).weights_sha256 == whole
+
+
+@pytest.mark.parametrize("room", [0, 4096, 8192])
+def test_a_start_on_a_full_disk_leaves_nothing(small_disk: Path, tmp_path: Path, room: int) -> None:
+    filler = fill(small_disk, but=room)
+    result = distillog("runs", "start", run_file(tmp_path), "--folder", small_disk, "--quiet")
+    assert result.exit_code == 1
+    one_error(result.stderr, str(small_disk), "cannot be written: No space left on device; make room there and try")
+    assert list(small_disk.iterdir()) == [filler]
+
+
+def test_a_report_that_does_not_fit_is_one_line_and_can_be_had_later(tmp_path: Path) -> None:
+    run(tmp_path / "runs/r", digits_run())
+    (tmp_path / "runs/r/.new-report.json").symlink_to("/dev/full")
+    resume = ("runs", "resume", "r", "--folder", tmp_path / "runs", "--quiet")
+    result = distillog(*resume)
+    assert result.exit_code == 1
+    one_error(result.stderr, "r/report.json: cannot be written: No space left on device")
+    assert distillog(*resume).exit_code == 0
+    assert json.loads((tmp_path / "runs/r/report.json").read_text())["steps"] == 12
+
+
+def test_a_student_that_cannot_be_exported_for_want_of_room_is_one_line(tmp_path: Path) -> None:
+    run(tmp_path / "runs/r", digits_run())
+    done = limited(1000, "runs", "export", "r", "--folder", tmp_path / "runs")
+    assert done.returncode == 1
+    one_error(done.stderr, "r/student.onnx: cannot be written: File too large")
+    assert [each.name for each in (tmp_path / "runs/r").iterdir() if "onnx" in each.name] == []
+
+
+def test_the_last_state_that_cannot_be_written_hides_no_error(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    def fail(line: dict[str, Any]) -> None:
+        (tmp_path / "r/.new-run.json").symlink_to("/dev/full")
+        raise ConfigError("what really happened")
+
+    with pytest.raises(ConfigError, match="what really happened"):
+        run(tmp_path / "r", digits_run(), progress=fail)
+    assert "run.json: cannot be written: No space left on device" in caplog.text
+
+
+@pytest.fixture
+def open_folder() -> Iterator[Path]:
+    """A folder that every user may enter; pytest's own are closed to others."""
+    with tempfile.TemporaryDirectory() as path:
+        Path(path).chmod(0o755)
+        yield Path(path)
+
+
+@contextmanager
+def without_rights() -> Iterator[int]:
+    """Be a user whom modes hold back, as root is not."""
+    if os.geteuid():
+        yield os.geteuid()
+        return
+    os.seteuid(NOBODY)
+    try:
+        yield NOBODY
+    finally:
+        os.seteuid(0)
+
+
+def closed(path: Path) -> None:
+    """Let nobody write below a folder."""
+    for each in [path, *path.rglob("*")]:
+        each.chmod(0o555 if each.is_dir() else 0o444)
+
+
+@contextmanager
+def closed_for_a_while(path: Path) -> Iterator[None]:
+    closed(path)
+    try:
+        yield
+    finally:
+        for each in [path, *path.rglob("*")]:
+            each.chmod(0o755)
+
+
+def one_line_without_rights(path: Path, *arguments: object) -> str:
+    with closed_for_a_while(path), without_rights() as user:
+        result = distillog(*arguments)
+    assert result.exit_code == 1
+    return one_error(result.stderr, f"Permission denied; let user {user} write there, or write elsewhere")
+
+
+def test_a_start_in_a_folder_of_somebody_else_is_one_line(open_folder: Path, tmp_path: Path) -> None:
+    file = shutil.copy(run_file(tmp_path), open_folder / "r.toml")
+    runs = open_folder / "runs"
+    runs.mkdir()
+    assert f"error: {runs}/r: cannot be written" in one_line_without_rights(
+        open_folder, "runs", "start", file, "--folder", runs
+    )
+    assert list(runs.iterdir()) == []
+    assert f"error: {open_folder}/new/r: cannot be written" in one_line_without_rights(
+        open_folder, "runs", "start", file, "--folder", open_folder / "new"
+    )
+
+
+def test_a_run_of_somebody_else_is_not_resumed_nor_exported_but_can_be_looked_at(open_folder: Path) -> None:
+    run(open_folder / "runs/r", digits_run())
+    with tempfile.TemporaryDirectory() as path:  # whoever has no rights may not read Python's own files either
+        assert (
+            distillog("runs", "export", "r", "--folder", open_folder / "runs", "--output", f"{path}/s").exit_code == 0
+        )
+    where = ("r", "--folder", open_folder / "runs")
+    assert f"error: {open_folder}/runs/r: cannot be written" in one_line_without_rights(
+        open_folder, "runs", "resume", *where
+    )
+    assert "student.onnx: cannot be written" in one_line_without_rights(open_folder, "runs", "export", *where)
+    with closed_for_a_while(open_folder), without_rights():
+        assert distillog("runs", "show", *where).exit_code == 0
+    # Its lock may be there to be opened, and the rest not.
+    with closed_for_a_while(open_folder):
+        (open_folder / "runs/r/lock").chmod(0o666)
+        with without_rights():
+            result = distillog("runs", "resume", *where)
+        assert result.exit_code == 1
+        one_error(result.stderr, f"error: {open_folder}/runs/r/", "cannot be written: Permission denied")
+
+
+def test_a_run_that_may_not_be_read_is_not_said_to_be_missing(open_folder: Path) -> None:
+    run(open_folder / "runs/r", digits_run())
+    (open_folder / "runs/r").chmod(0o700 if os.geteuid() == 0 else 0o000)
+    with without_rights():
+        result = distillog("runs", "show", "r", "--folder", open_folder / "runs")
+    (open_folder / "runs/r").chmod(0o755)
+    one_error(result.stderr, f"{open_folder}/runs/r: cannot be read by user", "Permission denied")
+
+
+FAILING: dict[str, dict[str, Any]] = {
+    "dataset": {"data": {"dataset": "digitz?split=train"}},
+    "view": {"data": {"view": {"name": "afine"}}},
+    "student": {"student": {"name": "mpl"}},
+    "loss": {"losses.": {}},
+    "optimizer": {"optimizer": {"name": "sdg"}},
+    "device": {"train": {"device": "cpu", "precision": "fp16"}},
+    "evaluation": {"evaluation": {"dataset": "digits?split=tset"}},
+    "length": {"data": {"epochs": 1}, "train": {"steps": 99}},
+    "a student of one's own": {"student": {"name": "test_run_folder:wrong_shape"}},
+}
+
+
+def wrong_shape(input_shape: tuple[int, ...], num_classes: int, **params: Any) -> Any:
+    from torch import nn
+
+    return nn.Linear(7, num_classes)  # fails at its first batch
+
+
+@pytest.mark.parametrize("what", FAILING)
+def test_a_start_that_fails_leaves_nothing_and_the_corrected_file_starts(tmp_path: Path, what: str, whole: str) -> None:
+    sections = {key: values for key, values in FAILING[what].items() if values}
+    settings = digits_run(**sections)
+    text = settings.as_toml()
+    if what == "loss":
+        text = text.replace("cross_entropy", "cross_entrpy")
+    file = tmp_path / "r.toml"
+    file.write_text(text)
+    start = ("runs", "start", file, "--folder", tmp_path / "runs", "--quiet")
+    assert distillog(*start).exit_code == 1
+    assert list((tmp_path / "runs").iterdir()) == []
+    run_file(tmp_path)
+    result = distillog(*start)
+    assert result.exit_code == 0, result.output
+    assert whole[:16] in result.stdout
+
+
+def test_a_run_that_has_learned_something_is_never_removed(tmp_path: Path, whole: str) -> None:
+    """Not even what failed before its first checkpoint, in a way that nobody foresaw."""
+
+    def fail(line: dict[str, Any]) -> None:
+        raise ZeroDivisionError
+
+    settings = digits_run(train={"log_every": 1})
+    with pytest.raises(ZeroDivisionError):
+        run(tmp_path / "r", settings, progress=fail)
+    assert read_run(tmp_path / "r")["state"] == "failed"
+    with pytest.raises(ConfigError, match="there is a run of this name"):
+        RunFolder.create(tmp_path / "r", settings)
+    assert read_run(tmp_path / "r")["state"] == "failed"
+    assert run(tmp_path / "r", settings).weights_sha256 == whole
+    with pytest.raises(ZeroDivisionError), RunFolder.open(tmp_path / "r"):
+        raise ZeroDivisionError
+    assert read_run(tmp_path / "r")["state"] == "done"
+
+
+def make_and_fail(path: Path, settings: RunSettings) -> None:
+    with pytest.raises(ZeroDivisionError), RunFolder.create(path, settings):
+        raise ZeroDivisionError
+
+
+def test_what_is_not_the_runs_own_stays_where_a_start_fails(tmp_path: Path) -> None:
+    (tmp_path / "r").mkdir()
+    (tmp_path / "r/notes.txt").write_text("mine")
+    make_and_fail(tmp_path / "r", digits_run())
+    assert sorted(each.name for each in (tmp_path / "r").iterdir()) == ["lock", "notes.txt"]
+
+
+def test_a_lock_that_was_removed_with_a_failed_start_locks_nobody(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A start that had opened the lock file just before takes the next one, and is seen by whoever comes then."""
+    import fcntl
+
+    flock: Callable[[Any, int], None] = fcntl.flock
+    first = RunFolder.create(tmp_path / "r", digits_run())
+
+    def late(file: Any, operation: int) -> None:
+        monkeypatch.setattr(fcntl, "flock", flock)
+        first.close(failed=True)
+        flock(file, operation)
+
+    monkeypatch.setattr(fcntl, "flock", late)
+    with RunFolder.create(tmp_path / "r", digits_run()), pytest.raises(RunLocked):
+        RunFolder.create(tmp_path / "r", digits_run())
