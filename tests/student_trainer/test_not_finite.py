@@ -162,6 +162,22 @@ def test_a_gradient_that_is_not_finite_stops_the_run_though_the_loss_is(
     assert load_checkpoint(tmp_path / "r/checkpoints")[0].step == BAD_STEP - 1
 
 
+def test_a_loss_that_is_infinite_stops_the_run_though_its_gradient_is_finite(
+    tmp_path: Path, looks: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    calls = 0
+
+    def high(logits: Tensor, target: None, labels: Tensor, temperature: float, labelled_fraction: float) -> Tensor:
+        nonlocal calls
+        calls += 1
+        return cross_entropy(logits, target, labels, temperature) + (torch.inf if calls == BAD_STEP else 0.0)
+
+    monkeypatch.setitem(LOSSES, "cross_entropy", Loss(high, frozenset({"labels"})))
+    with pytest.raises(NotFinite, match=r"step 8, .* the loss is inf on samples "):
+        run(tmp_path / "r", small_run())
+    assert load_checkpoint(tmp_path / "r/checkpoints")[0].step == BAD_STEP - 1
+
+
 @pytest.mark.parametrize("optimizer", OPTIMIZERS)
 @pytest.mark.parametrize("bad_step", [0, 3])
 def test_a_refused_step_leaves_no_trace_in_an_optimizer(optimizer: str, bad_step: int) -> None:

@@ -7,7 +7,6 @@ import os
 import resource
 import shutil
 import subprocess
-import sys
 import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -22,7 +21,7 @@ from train_runs import digits_run, run
 import student_trainer.launch  # what `distillog runs` loads, before rights are given up
 import student_trainer.run_summary  # noqa: F401
 from pipeline.cli import main
-from schemas.errors import CannotWrite, ConfigError, RunLocked
+from schemas.errors import ConfigError, RunLocked
 from student_trainer.run_folder import RunFolder, read_run
 from student_trainer.settings import RunSettings
 
@@ -55,31 +54,23 @@ def limited(num_bytes: int, *arguments: object) -> subprocess.CompletedProcess[s
     )
 
 
-@pytest.fixture
-def small_disk(tmp_path: Path) -> Iterator[Path]:
-    """A folder with room for 256 KiB."""
-    path = tmp_path / "disk"
-    path.mkdir()
-    if os.geteuid() != 0 or sys.platform != "linux":
-        pytest.skip("mounting needs root on Linux")
-    mount = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=256k", "tmpfs", str(path)], capture_output=True)
-    if mount.returncode:
-        pytest.skip(f"no mount here: {mount.stderr!r}")
-    yield path
-    subprocess.run(["umount", str(path)], check=True)
+def on_a_small_disk(disk: Path, room: int, script: str) -> subprocess.CompletedProcess[str]:
+    """Run a shell script where `disk` has so many bytes left; its mount ends with it, however it ends.
 
-
-def fill(disk: Path, but: int = 0) -> Path:
-    """Fill a disk up to a few bytes."""
-    filler = disk / "filler"
-    with filler.open("wb", buffering=0) as file:
-        try:
-            while True:
-                file.write(b"x" * 4096)
-        except OSError:
-            pass
-        file.truncate(max(0, file.tell() - but))
-    return filler
+    In the script `$DISTILLOG` is the command, and `disk/filler` what fills the disk.
+    """
+    disk.mkdir()
+    mount = f"mount -t tmpfs -o size=256k tmpfs {disk}"
+    if subprocess.run(["unshare", "-m", "sh", "-c", mount], capture_output=True).returncode:
+        pytest.skip("a small disk needs the right to mount")
+    full = f"head -c 512k /dev/zero > {disk}/filler 2>/dev/null; truncate -s -{room} {disk}/filler"
+    return subprocess.run(
+        ["unshare", "-m", "sh", "-c", f"{mount} && {{ {full}\n{script}\n}}"],
+        capture_output=True,
+        text=True,
+        timeout=100,
+        env={**os.environ, "OMP_NUM_THREADS": "1", "DISTILLOG": str(COMMAND)},
+    )
 
 
 @pytest.fixture(scope="module")
@@ -111,34 +102,32 @@ def test_a_checkpoint_that_does_not_fit_is_one_line_and_the_one_before_stays(tmp
     assert read_run(runs / "r")["state"] == "failed"
 
 
-def test_on_a_full_disk_the_checkpoints_own_line_is_the_error(small_disk: Path, whole: str) -> None:
-    """And not that the run's last state cannot be written either, which is a warning."""
-    filler: list[Path] = []
+def test_a_run_that_filled_its_disk_goes_on_once_there_is_room(tmp_path: Path, whole: str) -> None:
+    disk, file = tmp_path / "disk", run_file(tmp_path)
+    script = f"""
+        $DISTILLOG runs start {file} --folder {disk} --quiet; echo "exit $?"
+        cd {disk}/r; ls -A . checkpoints; rm {disk}/filler
+        $DISTILLOG runs resume r --folder {disk} --quiet
+    """
+    done = on_a_small_disk(disk, 24 * 1024, script)
+    assert done.returncode == 0, done.stderr
+    said = one_error(done.stderr.splitlines()[0], "r/checkpoints/step-", "cannot be written: No space left on device")
+    assert said.endswith("; make room there and try again")
+    first, _, resumed = done.stdout.rpartition(f"{disk}/r: finished")
+    assert first.split() == ["exit", "1", ".:", *FILES, "checkpoints:"]
+    assert whole[:16] in resumed
 
-    def show(line: dict[str, Any]) -> None:
-        if line["step"] == 3 and not filler:
-            filler.append(fill(small_disk))
 
-    with pytest.raises(CannotWrite, match=r"checkpoints/step-00000005: cannot be written: No space left on device"):
-        run(small_disk / "r", digits_run(), progress=show)
-    assert sorted(each.name for each in (small_disk / "r").iterdir() if each.name != "checkpoints") == [
-        "lock",
-        "metrics.jsonl",
-        "run.json",
-        "run.toml",
-    ]
-    assert list((small_disk / "r/checkpoints").iterdir()) == []
-    filler[0].unlink()
-    assert run(small_disk / "r", digits_run()).weights_sha256 == whole
+FILES = ["checkpoints", "lock", "metrics.jsonl", "run.json", "run.toml"]
 
 
 @pytest.mark.parametrize("room", [0, 4096, 8192])
-def test_a_start_on_a_full_disk_leaves_nothing(small_disk: Path, tmp_path: Path, room: int) -> None:
-    filler = fill(small_disk, but=room)
-    result = distillog("runs", "start", run_file(tmp_path), "--folder", small_disk, "--quiet")
-    assert result.exit_code == 1
-    one_error(result.stderr, str(small_disk), "cannot be written: No space left on device; make room there and try")
-    assert list(small_disk.iterdir()) == [filler]
+def test_a_start_on_a_full_disk_leaves_nothing(tmp_path: Path, room: int) -> None:
+    disk, file = tmp_path / "disk", run_file(tmp_path)
+    script = f"""$DISTILLOG runs start {file} --folder {disk} --quiet; echo "exit $?"; ls -A {disk}"""
+    done = on_a_small_disk(disk, room, script)
+    one_error(done.stderr, f"{disk}/r", "cannot be written: No space left on device; make room there and try again")
+    assert done.stdout.split() == ["exit", "1", "filler"]
 
 
 def test_a_report_that_does_not_fit_is_one_line_and_can_be_had_later(tmp_path: Path) -> None:
