@@ -28,7 +28,7 @@ MAY_IMPORT = {
     "pipeline/kafka/workarounds": PIPELINE,
     "pipeline/views": PIPELINE,
     "teacher_service": PIPELINE | {"teacher_service", "onnx", "onnxruntime"},
-    "student_trainer": PIPELINE | {"student_trainer", "torch", "onnx", "onnxruntime"},
+    "student_trainer": PIPELINE | {"student_trainer", "torch", "onnx", "onnxruntime", "tomli_w"},
 }
 """Folder -> what its modules may import beside the standard library."""
 MAY_IMPORT_INSIDE = {**MAY_IMPORT, "pipeline/cli": PIPELINE | {"click", "teacher_service", "student_trainer"}}
