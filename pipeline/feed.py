@@ -251,7 +251,8 @@ class _Feeder:
 
     def _send(self, appender: Appender, sequence: int) -> None:
         order = implied_order(self._manifest.stream_id, self._sequence, sequence)
-        answer = appender.append(self._topic, self._sequence.partition(sequence), order.encode())
+        value = order.encode(self._manifest.schema_fingerprints)
+        answer = appender.append(self._topic, self._sequence.partition(sequence), value)
         self._sent.append((sequence, answer, Deadline(SEND_TIMEOUT)))
         while len(self._sent) >= WINDOW and not self._stop.is_set():
             self._settle()

@@ -1,14 +1,14 @@
 """Avro single-object encoding: C3 01, the schema's CRC-64-AVRO fingerprint, the body.
 
-A registry is a folder of `<name>.<version>.avsc`. Writers use the newest version of a name; readers know all of them
-and resolve what they read to the newest, so a field that a version adds needs a default.
+A registry is a folder of `<name>.<version>.avsc`. Writers use the version that their stream's manifest pins; readers
+know all of them and resolve what they read to the newest, so a field that a version adds needs a default.
 """
 
 from __future__ import annotations
 
 import io
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -18,7 +18,7 @@ import fastavro
 from fastavro.schema import fingerprint as avro_fingerprint
 from fastavro.schema import to_parsing_canonical_form
 
-from schemas.errors import ConfigError, DecodeError, EncodeError
+from schemas.errors import ConfigError, DecodeError, EncodeError, UnknownSchema
 from schemas.names import did_you_mean
 
 Datum = dict[str, Any]
@@ -27,6 +27,9 @@ T = TypeVar("T")
 _MARKER = b"\xc3\x01"
 _HEADER = 10
 """Bytes before the body: the marker and the fingerprint."""
+
+NEWEST: Mapping[str, str] = {}
+"""Pins nothing: each record is written in the newest version of its schema."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -88,16 +91,35 @@ class Registry:
         """Return the newest fingerprint of each name in hex: what a manifest pins."""
         return {name: version.fingerprint.hex() for name, version in sorted(self._schemas.newest.items())}
 
-    def encode(self, name: str, datum: Datum) -> bytes:
-        """Return the record's bytes in the newest version; a datum that does not fit it raises EncodeError."""
-        schema = self._newest(name)
-        out = io.BytesIO()
-        out.write(_MARKER + schema.fingerprint)
-        try:
-            fastavro.schemaless_writer(out, schema.parsed, datum)
-        except Exception as error:  # fastavro names no errors of its own: a wrong datum raises whatever it meets first
-            raise EncodeError(f"{name}: {_reason(error)}") from error
-        return out.getvalue()
+    def unknown(self, pinned: Mapping[str, str]) -> dict[str, str]:
+        """Return those of a manifest's fingerprints (name -> hex) that no schema here has: a newer program's."""
+        return {name: crc for name, crc in sorted(pinned.items()) if self._of_hex(name, crc) is None}
+
+    def _of_hex(self, name: str, crc: str) -> _Version | None:
+        versions = self._schemas.by_name.get(name, {}).values()
+        return next((version for version in versions if version.fingerprint.hex() == crc), None)
+
+    def encode(self, name: str, datum: Datum, pinned: Mapping[str, str] = NEWEST) -> bytes:
+        """Return the record's bytes in the version that a manifest pins, so that every reader of its stream knows it.
+
+        Args:
+            name: the schema's.
+            datum: as the newest version has it.
+            pinned: schema name -> fingerprint in hex; a name that is not pinned is written in its newest version.
+
+        Raises:
+            EncodeError: the datum does not fit, or holds what the pinned version has no field for.
+            ConfigError: an unknown schema or fingerprint.
+        """
+        newest = self._newest(name)
+        version = self._of_hex(name, pinned[name]) if name in pinned else newest
+        if version is None:
+            raise ConfigError(f"the stream pins {name} {pinned[name]}, which this Distillog does not know")
+        raw = _write(version, datum)
+        # An older version leaves out what it has no field for, and a label may not lose anything on its way.
+        if version is not newest and _write(newest, self.decode(name, raw, name)) != _write(newest, datum):
+            raise EncodeError(f"{name}: version {version.version}, which the stream pins, cannot hold all of it")
+        return raw
 
     def decode(self, name: str, raw: bytes, address: str) -> Datum:
         """Return the datum of a record of any known version, resolved to the newest.
@@ -130,6 +152,16 @@ class Registry:
             raise DecodeError(address, f"the {name} is corrupt: {_reason(error)}", raw) from error
 
 
+def _write(version: _Version, datum: Datum) -> bytes:
+    out = io.BytesIO()
+    out.write(_MARKER + version.fingerprint)
+    try:
+        fastavro.schemaless_writer(out, version.parsed, datum)
+    except Exception as error:  # fastavro names no errors of its own: a wrong datum raises whatever it meets first
+        raise EncodeError(f"{version.name}: {_reason(error)}") from error
+    return out.getvalue()
+
+
 def _refuse_header(name: str, raw: bytes, address: str, written: _Version | None) -> NoReturn:
     """Raise the DecodeError that says what stands where the header of a `name` was expected."""
     if not raw:
@@ -139,7 +171,7 @@ def _refuse_header(name: str, raw: bytes, address: str, written: _Version | None
     elif len(raw) < _HEADER:
         reason = f"the {name} is cut: {len(raw)} bytes, less than a header"
     elif written is None:
-        reason = f"unknown schema {raw[2:_HEADER].hex()}, written by a newer or a foreign program; expected a {name}"
+        raise UnknownSchema(address, raw[2:_HEADER].hex(), name, raw)
     else:
         reason = f"a {written.name}, not a {name}"
     raise DecodeError(address, reason, raw or b"")

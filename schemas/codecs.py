@@ -3,10 +3,12 @@
 | name | columns | bytes a row |
 |---|---|---|
 | float32 | values [M, C] float32 | 4 C |
-| float16 | values [M, C] float16 | 2 C |
+| float16 | values [M, C] float16, each row less its maximum | 2 C |
 | topk | see topk.py | k * (2 + width of a class ID) + 4 for each T |
 
-The first dimension of every column is M. A variation is one `Codec` and one line in `CODECS`.
+float16 ends at 65,504, and logits may not: each row is stored less its maximum, which no softmax and no centred loss
+can see, and what is still below -65,504 becomes that. The first dimension of every column is M. A variation is one
+`Codec` and one line in `CODECS`.
 """
 
 from __future__ import annotations
@@ -16,6 +18,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from schemas.columns import Array, Columns, FloatArray
 from schemas.errors import ConfigError, EncodeError
@@ -23,7 +26,7 @@ from schemas.finite import all_finite, bad_rows, to_float16
 from schemas.names import did_you_mean
 from schemas.topk import TopK, bytes_per_row, check_topk, decode_topk, encode_topk
 
-__all__ = ["CODECS", "Codec", "CodecSpec", "Dense", "TopK", "encode_values"]
+__all__ = ["CODECS", "Codec", "CodecSpec", "Dense", "TopK", "encode_values", "storable"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,6 +71,11 @@ class CodecSpec:
                 raise ConfigError(f"codec {text!r}: cannot read {setting!r}; write it as in {example}") from None
         return cls(name, **values)
 
+    def refuse_classes(self, num_classes: int) -> None:
+        """Raise ConfigError where outputs of so many classes cannot travel by it."""
+        if self.k > num_classes:
+            raise ConfigError(f"codec {self} keeps k={self.k} of only {num_classes} classes: use k <= {num_classes}")
+
     def __str__(self) -> str:
         if self.name != "topk":
             return self.name
@@ -79,8 +87,9 @@ class Dense:
     """All of a teacher's outputs."""
 
     logits: Array
-    """[M, C] float32 or float16, as stored: a read-only view of the record's bytes. Widening it is left to whoever
-    computes with it: PyTorch does it twenty times as fast as NumPy, and on a GPU half the bytes cross the bus."""
+    """[M, C] float32, or float16 with each row's maximum at 0, as stored: a read-only view of the record's bytes.
+    Widening it is left to whoever computes with it: PyTorch does it twenty times as fast as NumPy, and on a GPU half
+    the bytes cross the bus."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -97,8 +106,18 @@ class Codec:
     """(spec, num_classes) -> bytes of one row on the wire, without headers."""
 
 
+def storable(values: FloatArray) -> npt.NDArray[np.bool_]:
+    """Return [M] bool: the rows of [M, C] float32 that every codec stores, which are those without NaN and infinity."""
+    finite: npt.NDArray[np.bool_] = np.asarray(np.isfinite(values).all(axis=1))
+    return finite
+
+
 def encode_values(values: FloatArray, spec: CodecSpec) -> Columns:
-    """Return the columns of [M, C] float32; non-finite or unfit values raise EncodeError."""
+    """Return the columns of [M, C] float32.
+
+    Raises EncodeError for rows that are not `storable`, and for what is no fault of a row: another shape or dtype, or a
+    codec that does not fit C classes.
+    """
     if values.ndim != 2 or values.dtype != np.float32 or not values.shape[1]:
         raise EncodeError(f"outputs must be float32 of shape [M, C], not {values.dtype} of shape {values.shape}")
     if not all_finite(values):
@@ -111,7 +130,8 @@ def _encode_float32(values: FloatArray, spec: CodecSpec) -> Columns:
 
 
 def _encode_float16(values: FloatArray, spec: CodecSpec) -> Columns:
-    return {"values": to_float16(values, "outputs", "use codec float32")}
+    with np.errstate(over="ignore"):  # a row may reach from one end of float32 to the other
+        return {"values": to_float16(values - values.max(axis=1, keepdims=True))}
 
 
 def _check_dense(dtype: str) -> Callable[[Columns, int, int], None]:

@@ -4,6 +4,7 @@ DistillogError                  the CLI prints it as one line and exits with `ex
 ├── ConfigError                 a setting, a run file or an argument is wrong
 ├── EncodeError                 a value does not fit its codec or record
 ├── DecodeError                 bytes that are not what their address says they should be
+│   └── UnknownSchema           a record of a schema that this program does not know
 ├── BrokerUnavailable           no answer from Kafka within the deadline
 ├── RecordTooLarge              a record is over the limit of the topic
 ├── StreamNotFound              no stream, teacher or run of that name
@@ -55,6 +56,15 @@ class DecodeError(DistillogError):
         self.address = address
         self.reason = reason
         self.raw = raw
+
+
+class UnknownSchema(DecodeError):
+    """A record of a schema that this program does not know: a newer Distillog wrote it, or somebody else."""
+
+    def __init__(self, address: str, fingerprint: str, expected: str, raw: bytes) -> None:
+        reason = f"unknown schema {fingerprint}, written by a newer or a foreign program; expected a {expected}"
+        super().__init__(address, reason, raw)
+        self.fingerprint = fingerprint
 
 
 class BrokerUnavailable(DistillogError):

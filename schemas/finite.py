@@ -1,4 +1,4 @@
-"""Numbers that can travel: none but finite ones, and in float16 none that overflow."""
+"""Numbers that can travel: none but finite ones, and in float16 none below its lowest."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from schemas.errors import EncodeError
+_LOWEST = float(np.finfo(np.float16).min)
 
 
 def all_finite(values: npt.NDArray[Any]) -> bool:
@@ -23,10 +23,7 @@ def bad_rows(values: npt.NDArray[Any]) -> str:
     return f"row {rows[0]} and {len(rows) - 1} others" if len(rows) > 1 else f"row {rows[0]}"
 
 
-def to_float16(values: npt.NDArray[Any], what: str, advice: str) -> npt.NDArray[np.float16]:
-    """Return [M, C] rounded to float16; finite values that overflow raise EncodeError of `what` with `advice`."""
-    with np.errstate(over="ignore"):
-        half = values.astype(np.float16)
-    if not all_finite(half):
-        raise EncodeError(f"{what} beyond the 65,504 of float16 in {bad_rows(half)}: {advice}")
+def to_float16(values: npt.NDArray[Any]) -> npt.NDArray[np.float16]:
+    """Return [M, C] of values at most 0, rounded to float16; those below its lowest, -65,504, become that."""
+    half: npt.NDArray[np.float16] = np.maximum(values, values.dtype.type(_LOWEST)).astype(np.float16)
     return half

@@ -7,13 +7,14 @@ from __future__ import annotations
 
 import json
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Self
 
 import numpy as np
 import numpy.typing as npt
 
-from schemas.avro import REGISTRY, Datum
+from schemas.avro import NEWEST, REGISTRY, Datum
 from schemas.codecs import CodecSpec
 from schemas.columns import IntArray, pack, pack_ids, pack_sha256, unpack, unpack_ids
 from schemas.errors import EncodeError
@@ -63,13 +64,13 @@ class Teacher:
     inference_batch: int
     """Rows in each call of the model."""
 
-    def encode(self) -> bytes:
-        """Return the record's bytes; EncodeError where a value does not fit."""
+    def encode(self, pinned: Mapping[str, str] = NEWEST) -> bytes:
+        """Return the record's bytes in the schema version `pinned`; EncodeError where a value does not fit."""
         if problem := self._problem():
             raise EncodeError(problem)
         inputs = [{name: getattr(one, name) for name in TeacherInput.__slots__} for one in self.inputs]
         datum = {name: getattr(self, name) for name in self.__slots__}
-        return REGISTRY.encode("teacher", datum | {"inputs": inputs, "sha256": pack_sha256(self.sha256)})
+        return REGISTRY.encode("teacher", datum | {"inputs": inputs, "sha256": pack_sha256(self.sha256)}, pinned)
 
     @classmethod
     def decode(cls, raw: bytes, address: str) -> Self:
@@ -151,7 +152,7 @@ class Manifest:
     """Schema name -> fingerprint in hex of the version that the stream's writers use."""
 
     def encode(self) -> bytes:
-        """Return the record's bytes; EncodeError or ConfigError where a value does not fit."""
+        """Return the record's bytes in the version that it pins itself; EncodeError where a value does not fit."""
         if problem := self._problem():
             raise EncodeError(problem)
         datum = {name: getattr(self, name) for name in self.__slots__}
@@ -165,7 +166,7 @@ class Manifest:
         }
         datum["codec"] = {"name": self.codec.name, "k": self.codec.k, "temperatures": self.codec.temperatures}
         datum["schema_fingerprints"] = dict(sorted(self.schema_fingerprints.items()))
-        return REGISTRY.encode("manifest", datum)
+        return REGISTRY.encode("manifest", datum, self.schema_fingerprints)
 
     @classmethod
     def decode(cls, raw: bytes, address: str) -> Self:

@@ -1,15 +1,17 @@
 """Records of the log: work orders, soft targets, dead letters. Letters: N samples in an order, M kept rows, C classes.
 
-Each knows its bytes: `encode()` refuses wrong values with EncodeError, `decode(raw, address)` with DecodeError. Equal
-values are equal bytes, so times and worker names travel in Kafka's headers. The manifest's records are in manifest.py.
+Each knows its bytes: `encode(manifest.schema_fingerprints)` writes the versions that its stream pins and refuses wrong
+values with EncodeError, `decode(raw, address)` reads every version and refuses with DecodeError. Equal values are equal
+bytes, so times and worker names travel in Kafka's headers. The manifest's records are in manifest.py.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Self
 
-from schemas.avro import REGISTRY, Datum
+from schemas.avro import NEWEST, REGISTRY, Datum
 from schemas.codecs import CODECS, CodecSpec, Dense, TopK, encode_values
 from schemas.columns import (
     Columns,
@@ -50,11 +52,11 @@ class WorkOrder:
     view_seed: int
     """In [0, 2^63)."""
 
-    def encode(self) -> bytes:
-        """Return the record's bytes; EncodeError where a value does not fit."""
+    def encode(self, pinned: Mapping[str, str] = NEWEST) -> bytes:
+        """Return the record's bytes in the schema version `pinned`; EncodeError where a value does not fit."""
         if problem := _order_problem(self.sequence, self.epoch, self.view_seed):
             raise EncodeError(problem)
-        return REGISTRY.encode("work_order", _order_datum(self))
+        return REGISTRY.encode("work_order", _order_datum(self), pinned)
 
     @classmethod
     def decode(cls, raw: bytes, address: str) -> Self:
@@ -121,8 +123,8 @@ class SoftTargets:
         known = [output.name for output in self.outputs]
         raise ConfigError(f"teacher {self.teacher!r} has no output {name!r}: {did_you_mean(name, known)}")
 
-    def encode(self) -> bytes:
-        """Return the record's bytes; EncodeError where a value does not fit."""
+    def encode(self, pinned: Mapping[str, str] = NEWEST) -> bytes:
+        """Return the record's bytes in the schema version `pinned`; EncodeError where a value does not fit."""
         if problem := _order_problem(self.sequence, self.epoch, self.view_seed) or self._problem():
             raise EncodeError(problem)
         kept = self.kept_rows
@@ -140,7 +142,7 @@ class SoftTargets:
             }
             for output in self.outputs
         ]
-        return REGISTRY.encode("soft_targets", datum)
+        return REGISTRY.encode("soft_targets", datum, pinned)
 
     @classmethod
     def decode(cls, raw: bytes, address: str) -> Self:
@@ -203,11 +205,11 @@ class DeadLetter:
     raw: bytes | None
     """The record itself, where it is none of ours."""
 
-    def encode(self) -> bytes:
-        """Return the record's bytes; EncodeError where a value does not fit."""
+    def encode(self, pinned: Mapping[str, str] = NEWEST) -> bytes:
+        """Return the record's bytes in the schema version `pinned`; EncodeError where a value does not fit."""
         if problem := self._problem():
             raise EncodeError(problem)
-        return REGISTRY.encode("dead_letter", {name: getattr(self, name) for name in self.__slots__})
+        return REGISTRY.encode("dead_letter", {name: getattr(self, name) for name in self.__slots__}, pinned)
 
     @classmethod
     def decode(cls, raw: bytes, address: str) -> Self:

@@ -2,7 +2,8 @@
 
 Columns: indices [M, k] in the narrowest width that holds C - 1, log_probs [M, k] float16 at T = 1, and a log_tail@T [M]
 float32 for each declared T. The tails are exact, from all C logits in float64, because neither 1 - sum(exp(stored)) nor
-the tail of another temperature gives them: the first is wrong by percent to orders of magnitude.
+the tail of another temperature gives them: the first is wrong by percent to orders of magnitude. A log p below -65,504
+is stored as that.
 """
 
 from __future__ import annotations
@@ -50,7 +51,7 @@ class TopK:
 
 
 def encode_topk(values: FloatArray, k: int, temperatures: tuple[float, ...]) -> Columns:
-    """Return the columns of finite [M, C] float32; k > C and float16 overflow raise EncodeError."""
+    """Return the columns of finite [M, C] float32; k > C raises EncodeError."""
     num_rows, num_classes = values.shape
     if k > num_classes:
         raise EncodeError(f"codec topk keeps k={k} of only {num_classes} classes: use k <= {num_classes}")
@@ -72,7 +73,7 @@ def encode_topk(values: FloatArray, k: int, temperatures: tuple[float, ...]) -> 
             outside = _logsumexp(logits / temperature)
             tail[part] = np.maximum(outside - np.logaddexp(_logsumexp(head / temperature), outside), least)
     columns: Columns = {"indices": indices}
-    columns["log_probs"] = to_float16(log_probs, "log-probabilities", "the logits of a row lie too far apart for topk")
+    columns["log_probs"] = to_float16(log_probs)
     return columns | {_TAIL + repr(float(temperature)): tail for temperature, tail in tails.items()}
 
 

@@ -41,6 +41,8 @@ class Wait:
     """teacher -> members of its group, as far as they are known"""
     trouble: str
     """why Kafka gave no answer lately; empty if it did"""
+    dropped: str = ""
+    """what is said of records that were dropped for an unknown schema; empty if none was"""
 
 
 class PartitionLog:

@@ -23,6 +23,7 @@ from schemas.errors import (
     LogTrimmed,
     PositionOutOfRange,
     SequenceGap,
+    UnknownSchema,
 )
 from schemas.records import SoftTargets
 from student_trainer.held import Held, PartitionLog, Wait, check_identity
@@ -66,7 +67,11 @@ class SoftTargetReader:
         self.num_foreign = 0
         """Records dropped that are of another stream."""
         self.num_undecodable = 0
-        """Records dropped that are no soft targets at all."""
+        """Records dropped that are no soft targets at all, those of unknown schemas among them."""
+        self.num_unknown = 0
+        """Records dropped that are of a schema which is not known here."""
+        self.unknown_schema = ""
+        """Fingerprint of the last of them."""
         self._stream = stream
         self._sequence = OrderSequence.of(stream.manifest)
         self._teachers = {name: stream.teacher(name) for name in teachers}
@@ -185,7 +190,8 @@ class SoftTargetReader:
                     places = tuple(each.place for each in missing if not each.held)
                     if places:
                         lookout = self._lookout
-                        on_wait(Wait(sequence, places, seconds, dict(lookout.members), lookout.trouble))
+                        members, trouble = dict(lookout.members), lookout.trouble
+                        on_wait(Wait(sequence, places, seconds, members, trouble, self._unknown_text()))
             return True
         finally:
             self._waiting_since = None
@@ -218,6 +224,10 @@ class SoftTargetReader:
             value = SoftTargets.decode(raw, address)
         except DecodeError as error:
             self.num_undecodable += 1
+            if isinstance(error, UnknownSchema):
+                # One forged record may not end a run, so it is named only when a label is missing.
+                self.num_unknown += 1
+                self.unknown_schema = error.fingerprint
             each.rule.skip_to(record.offset + 1)
             # A record of nobody of ours: dropped by the reader's rule, like any other that is not expected.
             level = logging.WARNING if self.num_undecodable == 1 else logging.DEBUG
@@ -232,6 +242,15 @@ class SoftTargetReader:
             each.held.append(Held(value, record.offset + 1, address, len(raw)))
             self.num_records += 1
             self._held_bytes += len(raw)
+
+    def _unknown_text(self) -> str:
+        """What is said behind a missing label of records that were dropped for their schema; empty if none was."""
+        if not self.num_unknown:
+            return ""
+        return (
+            f"; {self.num_unknown} records of unknown schemas were dropped (the last of {self.unknown_schema}): "
+            "did a newer Distillog write them?"
+        )
 
     def _hold_back(self, needed: set[TopicPartition]) -> None:
         """Read only the needed partitions while too much is held: one may be late by hours, the others are not."""
@@ -263,6 +282,7 @@ class SoftTargetReader:
                     f"missing: its group committed past it (next {look.next_sequence}), and the log was read to its "
                     f"end (offset {look.end}) without it; stop the teacher's workers and run "
                     f"`distillog topics rewind {stream} {each.teacher} {each.rule.expected}`"
+                    f"{self._unknown_text()}"
                 )
 
     def _out_of_range(self, error: PositionOutOfRange) -> None:

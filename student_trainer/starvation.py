@@ -49,4 +49,5 @@ class Starvation:
             count = wait.members.get(teacher)
             workers = "an unknown number of workers" if count is None else f"{count} worker{'s' * (count != 1)}"
             text += f"; teacher {teacher!r} has {workers}"
-        return f"{text}; start one with `distillog teach {self._stream} MODEL.onnx`"
+        text += f"; start one with `distillog teach {self._stream} MODEL.onnx`"
+        return text + wait.dropped

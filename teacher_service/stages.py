@@ -12,14 +12,15 @@ import logging
 import queue
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from pipeline.views.fetch import Fetched, Fetcher
-from schemas.codecs import CodecSpec
+from schemas.avro import NEWEST
+from schemas.codecs import CodecSpec, storable
 from schemas.errors import DataUnavailable, DecodeError, TeacherRejected
 from schemas.records import DeadLetter, Output, SoftTargets, WorkOrder
 from teacher_service.chain import Job, Parcel
@@ -68,6 +69,7 @@ class Stages:
         work_orders: str,
         publish: Callable[[Parcel], None],
         data_retry: float | None = None,
+        pinned: Mapping[str, str] = NEWEST,
     ) -> None:
         self.failure: BaseException | None = None
         self.loading = Clock()
@@ -75,6 +77,7 @@ class Stages:
         self._fetcher = fetcher
         self._model = model
         self._codec = codec
+        self._pinned = pinned
         self._work_orders = work_orders
         self._publish = publish
         self._data_retry = DATA_RETRY if data_retry is None else data_retry
@@ -186,7 +189,7 @@ class Stages:
         logits = self._logits(order, fetched)
         faults = list(fetched.faults)
         kept = fetched.kept_rows
-        finite = np.isfinite(logits).all(axis=1)
+        finite = storable(logits)
         if not finite.all():
             faults += [(int(row), "the teacher's output is not finite") for row in kept[~finite]]
             kept, logits = kept[finite], logits[finite]
@@ -202,7 +205,7 @@ class Stages:
             teacher=teacher.name,
             teacher_sha256=teacher.sha256,
             outputs=(Output.of("logits", logits, self._codec),),
-        ).encode()
+        ).encode(self._pinned)
         return Parcel(job, letters, value, len(order.sample_ids), len(faults))
 
     def _logits(self, order: WorkOrder, fetched: Fetched) -> npt.NDArray[np.float32]:
@@ -231,4 +234,4 @@ class Stages:
             sample_id=sample_id,
             reason=str(reason)[:_MAX_REASON],
             raw=raw[:_MAX_RAW] if raw is not None else None,
-        ).encode()
+        ).encode(self._pinned)

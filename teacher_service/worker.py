@@ -101,7 +101,15 @@ class Worker:
         self._letters = dead_letters_topic(manifest.stream)
         self._stop = threading.Event()
         self._faults = FaultLimit()
-        self._stages = Stages(fetcher, model, manifest.codec, self._orders, self._publish, options.data_retry)
+        self._stages = Stages(
+            fetcher,
+            model,
+            manifest.codec,
+            self._orders,
+            self._publish,
+            options.data_retry,
+            manifest.schema_fingerprints,
+        )
         self._publisher = Publisher(
             lambda: cluster.appender(max_record_bytes=manifest.max_record_bytes),
             self._targets,

@@ -9,7 +9,7 @@ import pytest
 from schemas_examples import examples
 
 from schemas.avro import REGISTRY, Registry
-from schemas.errors import ConfigError, DecodeError, EncodeError
+from schemas.errors import ConfigError, DecodeError, EncodeError, UnknownSchema
 
 ADDRESS = "digits.work-orders/0@0"
 NAMES = ("dead_letter", "manifest", "soft_targets", "teacher", "work_order")
@@ -121,9 +121,9 @@ def test_a_version_that_cannot_read_the_older_one_refuses_its_records(folder: Pa
 def test_a_foreign_fingerprint_is_refused_and_named() -> None:
     raw = bytearray(examples()["work_order"].encode())
     raw[2:10] = b"\x01" * 8
-    with pytest.raises(DecodeError, match="unknown schema 0101010101010101") as caught:
+    with pytest.raises(UnknownSchema, match="unknown schema 0101010101010101") as caught:
         REGISTRY.decode("work_order", bytes(raw), ADDRESS)
-    assert caught.value.address == ADDRESS
+    assert (caught.value.address, caught.value.fingerprint) == (ADDRESS, "01" * 8)
     assert caught.value.raw == bytes(raw)
 
 
@@ -133,6 +133,35 @@ def test_a_newer_version_is_foreign_to_an_older_reader(folder: Path) -> None:
     raw = Registry(folder).encode("work_order", datum | {"priority": 1})
     with pytest.raises(DecodeError, match="newer or a foreign program"):
         REGISTRY.decode("work_order", raw, ADDRESS)
+
+
+def test_a_stream_that_pins_an_older_version_gets_its_records_in_it(folder: Path) -> None:
+    old = examples()["work_order"].encode()
+    edit(folder, "work_order", 2, lambda schema: schema["fields"].append(field("priority", "long", 7)))
+    registry = Registry(folder)
+    datum = registry.decode("work_order", old, ADDRESS)
+    assert registry.encode("work_order", datum, REGISTRY.fingerprints()) == old
+    assert registry.encode("work_order", datum)[2:10] == registry.fingerprint("work_order", 2)
+    assert registry.encode("work_order", datum, {"teacher": "00" * 8}) == registry.encode("work_order", datum)
+
+
+def test_what_an_older_version_has_no_field_for_is_not_left_out_in_silence(folder: Path) -> None:
+    edit(folder, "work_order", 2, lambda schema: schema["fields"].append(field("priority", "long", 7)))
+    registry = Registry(folder)
+    datum = registry.decode("work_order", examples()["work_order"].encode(), ADDRESS)
+    with pytest.raises(EncodeError, match="work_order: version 1, which the stream pins, cannot hold all of it"):
+        registry.encode("work_order", datum | {"priority": 9}, REGISTRY.fingerprints())
+
+
+def test_fingerprints_of_a_newer_program_are_told_by_name(folder: Path) -> None:
+    edit(folder, "work_order", 2, lambda schema: schema["fields"].append(field("priority", "long", 7)))
+    newer = Registry(folder).fingerprints()
+    assert REGISTRY.unknown(newer) == {"work_order": newer["work_order"]}
+    assert REGISTRY.unknown(REGISTRY.fingerprints() | {"letter": "ab" * 8}) == {"letter": "ab" * 8}
+    assert Registry(folder).unknown(REGISTRY.fingerprints()) == {}
+    assert REGISTRY.unknown({"work_order": REGISTRY.fingerprint("teacher").hex()}) != {}
+    with pytest.raises(ConfigError, match=f"pins work_order {newer['work_order']}, which this Distillog does not know"):
+        REGISTRY.encode("work_order", {}, newer)
 
 
 @pytest.mark.parametrize("datum", [{}, {"stream_id": 1}, None, [], {"stream_id": "a", "sequence": 2**70}], ids=str)

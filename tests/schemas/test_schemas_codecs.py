@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from schemas_examples import SPECS, float_arrays, logits
 
-from schemas.codecs import CODECS, CodecSpec, Dense, TopK
+from schemas.codecs import CODECS, CodecSpec, Dense, TopK, storable
 from schemas.errors import ConfigError, EncodeError
 from schemas.records import Output, SoftTargets
 
@@ -123,27 +123,43 @@ def test_float32_is_exact(values: Any) -> None:
     assert decoded.logits.tobytes() == values.tobytes()
 
 
-@given(st.integers(0, 5).flatmap(lambda rows: float_arrays(rows, 3, 65_504)))
-def test_float16_rounds_once(values: Any) -> None:
+@given(st.integers(0, 5).flatmap(lambda rows: float_arrays(rows, 3, 30_000)))
+def test_float16_shifts_a_row_to_a_maximum_of_nothing_and_rounds_once(values: Any) -> None:
     decoded = over_the_wire(values, SPEC_OF["float16"])
     assert isinstance(decoded, Dense)
     assert decoded.logits.dtype == np.float16
-    assert decoded.logits.tobytes() == values.astype(np.float16).tobytes()
+    assert decoded.logits.tobytes() == (values - values.max(axis=1, keepdims=True)).astype(np.float16).tobytes()
 
 
-@pytest.mark.parametrize("value", [65_520.0, -65_520.0, 1e30])
-def test_float16_refuses_what_overflows(value: float) -> None:
-    values = logits(4, 5)
-    values[1:3, 4] = value
-    with pytest.raises(EncodeError, match="65,504 of float16 in row 1 and 1 others: use codec float32"):
-        Output.of("logits", values, SPEC_OF["float16"])
+@given(st.integers(0, 5).flatmap(lambda rows: float_arrays(rows, 3, 2.0**127)))
+@pytest.mark.parametrize("name", CODECS)
+def test_every_codec_stores_every_finite_row(name: str, values: Any) -> None:
+    assert storable(values).all()
+    over_the_wire(values, SPEC_OF[name])
 
 
-def test_float16_keeps_its_largest_number() -> None:
-    values = np.full((1, 2), 65_519, np.float32)
+@pytest.mark.parametrize("name", CODECS)
+def test_rows_with_nan_or_infinity_are_told_apart_from_those_that_can_be_stored(name: str) -> None:
+    values = logits(5, 300)
+    values[1, 2], values[3, 0], values[4, 1] = np.nan, np.inf, -np.inf
+    assert storable(values).tolist() == [True, False, True, False, False]
+    Output.of("logits", values[storable(values)], SPEC_OF[name])
+    with pytest.raises(EncodeError, match="NaN or infinity in row 1 and 2 others"):
+        Output.of("logits", values, SPEC_OF[name])
+
+
+@pytest.mark.parametrize("base", [0.0, 65_000.0, 3e6, -3e6])
+def test_float16_keeps_the_probabilities_of_logits_of_any_size(base: float) -> None:
+    values = (np.float32(base) + np.array([[3.0, 2.0, 0.0]], np.float32)).astype(np.float32)
     decoded = over_the_wire(values, SPEC_OF["float16"])
     assert isinstance(decoded, Dense)
-    assert decoded.logits.tolist() == [[65_504, 65_504]]
+    assert decoded.logits.tolist() == [[0.0, -1.0, -3.0]]
+
+
+def test_float16_ends_at_its_lowest_number() -> None:
+    decoded = over_the_wire(np.array([[3e38, 0.0, -3e38], [70_000, 0, 69_999]], np.float32), SPEC_OF["float16"])
+    assert isinstance(decoded, Dense)
+    assert decoded.logits.tolist() == [[0, -65_504, -65_504], [0, -65_504, -1]]
 
 
 @pytest.mark.parametrize(
@@ -229,14 +245,18 @@ def test_a_tail_of_next_to_nothing_stays_finite_below_all_classes() -> None:
         assert decoded.log_probs_at(temperature).tolist() == [[0.0]]
 
 
-def test_topk_refuses_logits_too_far_apart_for_float16() -> None:
-    with pytest.raises(EncodeError, match="too far apart for topk"):
-        Output.of("logits", np.array([[1e5, 0, 0]], np.float32), CodecSpec("topk", 2))
+def test_topk_of_logits_too_far_apart_for_float16_gives_the_lower_ones_nothing() -> None:
+    decoded = top(np.array([[1e5, 0, 0]], np.float32), "topk:k=2,temperatures=1|4")
+    for temperature in (1.0, 4.0):
+        assert np.exp(decoded.log_probs_at(temperature)).tolist() == [[1.0, 0.0]]
 
 
 def test_topk_refuses_more_kept_classes_than_there_are() -> None:
     with pytest.raises(EncodeError, match="k=5 of only 4 classes: use k <= 4"):
         Output.of("logits", logits(2, 4), CodecSpec("topk", 5))
+    with pytest.raises(ConfigError, match="topk:k=5,temperatures=1 keeps k=5 of only 4 classes: use k <= 4"):
+        CodecSpec("topk", 5).refuse_classes(4)
+    CodecSpec("topk", 4).refuse_classes(4)
 
 
 def test_an_undeclared_temperature_is_refused_with_the_declared_ones() -> None:

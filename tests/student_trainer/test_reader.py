@@ -100,6 +100,26 @@ def test_what_is_not_expected_is_dropped_and_counted(logs: Logs, caplog: pytest.
     assert f"{soft_targets_topic(logs.stream.manifest.stream, 'cnn')}/1@0" in told[0]
 
 
+def newer(record: SoftTargets) -> bytes:
+    """The record as a program of tomorrow writes it: under a fingerprint that nobody here knows."""
+    return record.encode()[:2] + b"\xab" * 8 + record.encode()[10:]
+
+
+def test_a_record_of_an_unknown_schema_ends_nobody_and_is_named_when_a_label_is_missing(logs: Logs) -> None:
+    logs.write("cnn", newer(label(logs.stream, "cnn", 0)), 0, partition=0)
+    logs.write("cnn", newer(label(logs.stream, "cnn", 1)), partition=1)
+    with reading(logs) as reader:
+        reader.seek(0, ())
+        assert read(reader, range(1)) == [(0,)]
+        told = "; 2 records of unknown schemas were dropped \\(the last of abababababababab\\): did a newer Distillog"
+        with pytest.raises(Starved, match=told):
+            reader.next(1, Starvation(StarveSettings(warning=1.2, timeout=3.0), logs.stream.manifest.stream))
+        assert (reader.num_unknown, reader.num_undecodable) == (2, 2)
+        logs.commit("cnn", 1, 4)
+        with pytest.raises(SequenceGap, match=rf"sequence 1 of teacher 'cnn' is missing.*rewind.* cnn 1`{told}"):
+            reader.next(1, Patience())
+
+
 def test_the_cursors_offsets_are_where_reading_begins(logs: Logs) -> None:
     logs.write("cnn", 0, 3, 6, 1, 4, 2, 5, 3, 9, 6, 9)
     with reading(logs) as reader:

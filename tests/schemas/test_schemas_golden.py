@@ -1,0 +1,64 @@
+"""Bytes of every version of every schema, kept in `golden/`: old logs and captured files must be read for ever.
+
+A file is `SCHEMA.VERSION[.EXAMPLE].bin`. A file is never changed; a new schema version brings new ones.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from schemas_examples import examples, plain
+
+from schemas.avro import REGISTRY
+from schemas.codecs import Dense
+from schemas.records import DeadLetter, Manifest, SoftTargets, Teacher, WorkOrder
+
+GOLDEN = sorted((Path(__file__).parent / "golden").glob("*.bin"))
+EXAMPLES = examples()
+RECORD: dict[str, Any] = {
+    "dead_letter": DeadLetter,
+    "manifest": Manifest,
+    "soft_targets": SoftTargets,
+    "teacher": Teacher,
+    "work_order": WorkOrder,
+}
+
+
+def parts(file: Path) -> tuple[str, int, str]:
+    """schema, version, name of the example"""
+    schema, version, *rest = file.stem.split(".")
+    return schema, int(version), " ".join([schema, *(one.replace("_", " ") for one in rest)])
+
+
+def test_bytes_of_every_schema_version_are_kept() -> None:
+    versions = {tuple(path.stem.split(".")) for path in REGISTRY.folder.glob("*.avsc")}
+    assert {tuple(file.stem.split(".")[:2]) for file in GOLDEN} == versions
+    assert set(EXAMPLES) <= {parts(file)[2] for file in GOLDEN}
+
+
+@pytest.mark.parametrize("file", GOLDEN, ids=lambda file: file.stem)
+def test_bytes_that_were_written_once_are_read_for_ever(file: Path) -> None:
+    schema, version, example = parts(file)
+    raw = file.read_bytes()
+    assert raw[2:10] == REGISTRY.fingerprint(schema, version)
+    record = RECORD[schema].decode(raw, file.name)
+    if example in EXAMPLES:
+        assert plain(record) == plain(EXAMPLES[example])
+
+
+@pytest.mark.parametrize("file", [file for file in GOLDEN if parts(file)[2] in EXAMPLES], ids=lambda file: file.stem)
+def test_a_stream_that_pins_a_version_gets_its_very_bytes(file: Path) -> None:
+    schema, version, example = parts(file)
+    pinned = {schema: REGISTRY.fingerprint(schema, version).hex()}
+    record = EXAMPLES[example]
+    assert (record.encode() if schema == "manifest" else record.encode(pinned)) == file.read_bytes()
+
+
+def test_float16_rows_of_before_the_shift_are_read_as_they_were() -> None:
+    raw = (Path(__file__).parent / "golden" / "soft_targets.1.float16_unshifted.bin").read_bytes()
+    values = SoftTargets.decode(raw, "").output("logits").values()
+    assert isinstance(values, Dense)
+    assert values.logits.tolist() == np.arange(8.0).reshape(2, 4).tolist()
