@@ -15,20 +15,22 @@ import time
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
-
-import onnxruntime as ort
+from typing import TYPE_CHECKING, Any
 
 from benchmarks.models import write_cnn
 from benchmarks.pairs import Pairs, Spread, interleave
 from benchmarks.streams import ORDER_SIZE, Bench, soft_target_times
+from pipeline.onnx_runtime import open_session
 from pipeline.sequence import Sequence
 from pipeline.streams import Stream
 from pipeline.wait import Deadline
 from schemas.records import Teacher
 from teacher_service.describe import describe_model
-from teacher_service.model import open_session, prepare_input
+from teacher_service.model import prepare_input
 from teacher_service.serve import TeachOptions, prepare_worker
+
+if TYPE_CHECKING:
+    from onnxruntime import InferenceSession
 
 TEACHERS: dict[str, tuple[dict[str, Any], int]] = {
     "cheap": ({"channels": (32, 32, 64), "hidden": 128}, 400),
@@ -59,7 +61,7 @@ def label(bench: Bench, stream: Stream, model: Path, name: str, num_orders: int,
 
 
 def bare_loops(
-    bench: Bench, stream: Stream, model: Path, teacher: Teacher, num_orders: int, session: ort.InferenceSession
+    bench: Bench, stream: Stream, model: Path, teacher: Teacher, num_orders: int, session: InferenceSession
 ) -> tuple[Callable[[], float], Callable[[], float]]:
     """Samples/s of inference alone on inputs that lie ready, and of fetching and inference one after the other."""
     sequence = Sequence.of(stream.manifest)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import time
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -17,6 +16,7 @@ from pipeline.manifest_log import read_manifest_log
 from pipeline.names import belongs_to, group_prefix, manifest_topic, stream_of_manifest_topic
 from pipeline.wait import Deadline
 from schemas.errors import BrokerUnavailable, StreamChanged, StreamNotFound
+from schemas.names import did_you_mean
 from schemas.records import Manifest, Teacher
 
 
@@ -52,10 +52,8 @@ def open_stream(settings: KafkaSettings, name: str) -> Stream:
     with admin_client(settings) as admin, kafka_errors("listing the topics", settings):
         topics = admin.list_topics()
     if manifest_topic(name) not in topics:
-        streams = sorted(filter(None, map(stream_of_manifest_topic, topics)))
-        near = difflib.get_close_matches(name, streams, n=1)
-        hint = f"did you mean {near[0]!r}?" if near else f"there: {', '.join(streams) or 'none'}"
-        where = settings.bootstrap_servers
+        streams = filter(None, map(stream_of_manifest_topic, topics))
+        hint, where = did_you_mean(name, streams), settings.bootstrap_servers
         raise StreamNotFound(f"no stream {name!r} at {where} ({hint}); see `distillog topics list`")
     log = read_manifest_log(settings, name)
     if log.manifest is None:

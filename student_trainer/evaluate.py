@@ -11,11 +11,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import onnxruntime
 import torch
 from numpy.typing import NDArray
 from torch import nn
 
+from pipeline.onnx_runtime import open_session
 from pipeline.views.fetch import Fetcher
 from schemas.errors import ConfigError, NotFinite
 from student_trainer.fetching import FaultBudget, fetch_patiently
@@ -46,7 +46,7 @@ def predictor(model: nn.Module | Path | Predict, field: str = "") -> Predict:
 
         return forward
     if isinstance(model, Path):
-        session = open_session(model)
+        session = open_session(model, threads=1)
         names = [each.name for each in session.get_inputs()]
         return lambda inputs: session.run(["logits"], {name: inputs[name] for name in names})[0]
     return model
@@ -61,20 +61,6 @@ def sole_field(inputs: Inputs) -> str:
     if len(inputs) != 1:
         raise ConfigError(f"[student] input is missing; the dataset has the fields {', '.join(sorted(inputs))}")
     return next(iter(inputs))
-
-
-def open_session(path: Path, threads: int = 1) -> Any:
-    """Open an exported student in ONNX Runtime on the CPU.
-
-    Raises:
-        ConfigError: the file cannot be opened.
-    """
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = threads
-    try:
-        return onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
-    except Exception as error:  # ONNX Runtime's errors share no public base
-        raise ConfigError(f"{path}: is no ONNX file that opens: {str(error).splitlines()[0]}") from error
 
 
 def evaluate(

@@ -14,8 +14,8 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
+from pipeline.onnx_runtime import open_session
 from schemas.errors import ConfigError
-from student_trainer.evaluate import open_session
 from student_trainer.whole_files import replace_file
 
 TOLERANCE = 1e-4
@@ -56,7 +56,7 @@ def export_student(model: nn.Module, inputs: NDArray[np.float32], field: str, pa
     def write(fresh: Path) -> None:
         nonlocal difference
         _export(model, samples[:2], field, fresh)
-        session = open_session(fresh)
+        session = open_session(fresh, threads=1)
         actual = session.run(["logits"], {field: inputs})[0]
         single = session.run(["logits"], {field: inputs[:1]})[0]  # a batch that was baked in shows here
         span = float(np.ptp(expected)) or 1.0
@@ -117,7 +117,7 @@ class Latency:
 
 def latency(path: Path, inputs: dict[str, NDArray[Any]], threads: int = 1, seconds: float = 1.0) -> Latency:
     """Measure an ONNX file: half of the time at batch 1, half at the inputs' own batch."""
-    session = open_session(path, threads)
+    session = open_session(path, threads=threads, spinning=True)
     names = [each.name for each in session.get_inputs()]
     whole = {name: inputs[name] for name in names}
     one = {name: values[:1] for name, values in whole.items()}

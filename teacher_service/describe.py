@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from dataclasses import field as attribute
@@ -12,13 +11,14 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from pipeline.onnx_runtime import open_session
 from pipeline.sequence import Sequence
 from pipeline.views.fetch import Fetcher
 from schemas.errors import ConfigError, DataUnavailable, TeacherRejected
-from schemas.names import check_name
+from schemas.names import check_name, did_you_mean
 from schemas.records import Manifest, Teacher, TeacherInput
 from teacher_service.checks import check_kind
-from teacher_service.model import ONNX_DTYPES, OnnxTeacher, open_session, static_shape
+from teacher_service.model import ONNX_DTYPES, OnnxTeacher, static_shape
 from teacher_service.model_files import model_sha256
 
 DEFAULT_BATCH = 256
@@ -81,7 +81,7 @@ def describe_on(
     """As `describe_model`, on samples of one's own: for a teacher that is compared with, without any stream."""
     check_name("teacher", name)
     sha256 = model_sha256(path)
-    session = open_session(path)
+    session = open_session(path, refusal=TeacherRejected)
     there = {one.name: one for one in session.get_inputs()}
     pairs = _pair(path, dict(declared.inputs), list(fetcher.dataset.fields), list(there))
     fixed = {static_shape(one.shape)[0] for one in there.values() if one.shape} - {None}
@@ -98,7 +98,7 @@ def describe_on(
     names = [one.name for one in session.get_outputs()]
     output = declared.output
     if output is not None and output not in names:
-        raise ConfigError(f"{path} has no output {output!r}; it has {', '.join(names)}{_near(output, names)}")
+        raise ConfigError(f"{path} has no output {output!r}: {did_you_mean(output, names)}")
     if output is None and len(names) > 1:
         raise ConfigError(f"{path} has several outputs ({', '.join(names)}): say which with --output")
     kind = declared.kind or "logits"
@@ -112,9 +112,9 @@ def _pair(path: Path, declared: dict[str, str], fields: list[str], inputs: list[
     """Field -> ONNX input, for every input of the model."""
     for field, one in declared.items():
         if field not in fields:
-            raise ConfigError(f"the data set has no field {field!r}; it has {', '.join(fields)}{_near(field, fields)}")
+            raise ConfigError(f"the data set has no field {field!r}: {did_you_mean(field, fields)}")
         if one not in inputs:
-            raise ConfigError(f"{path} has no input {one!r}; it has {', '.join(inputs)}{_near(one, inputs)}")
+            raise ConfigError(f"{path} has no input {one!r}: {did_you_mean(one, inputs)}")
         if list(declared.values()).count(one) > 1:
             raise ConfigError(f"{path}: input {one!r} is given two fields; each input takes one")
     pairs = dict(declared)
@@ -230,8 +230,3 @@ def _first_answer(path: Path, teacher: Teacher, samples: Mapping[str, npt.NDArra
             f"wanted one row of classes for each of {num_rows} samples"
         )
     return values
-
-
-def _near(name: str, known: list[str]) -> str:
-    near = difflib.get_close_matches(name, known, n=1)
-    return f"; did you mean {near[0]}?" if near else ""

@@ -5,34 +5,19 @@ Letters: M rows asked for, C classes.
 
 from __future__ import annotations
 
-import difflib
-import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-import onnxruntime as ort
 
-from schemas.errors import ConfigError, TeacherRejected
+from pipeline.onnx_runtime import open_session
+from schemas.errors import TeacherRejected
 from schemas.records import Teacher, TeacherInput
 
 Inputs = Mapping[str, npt.NDArray[Any]]
 """field of the view -> [M, ...]"""
-
-PROVIDERS = {
-    "cpu": "CPUExecutionProvider",
-    "cuda": "CUDAExecutionProvider",
-    "tensorrt": "TensorrtExecutionProvider",
-    "rocm": "ROCMExecutionProvider",
-    "openvino": "OpenVINOExecutionProvider",
-    "coreml": "CoreMLExecutionProvider",
-    "directml": "DmlExecutionProvider",
-}
-"""names of `--provider`, fastest family first is `auto`'s order below"""
-
-_AUTO = ("cuda", "rocm", "coreml", "directml", "cpu")
 
 ONNX_DTYPES = {
     "tensor(float)": "float32",
@@ -49,51 +34,6 @@ ONNX_DTYPES = {
 }
 
 _MIN_PROBABILITY = 1e-12
-
-
-def choose_providers(name: str) -> list[str]:
-    """Execution providers for `--provider NAME`, the CPU always last as the fallback for single operators.
-
-    Raises:
-        ConfigError: unknown, or not in the installed ONNX Runtime.
-    """
-    available = ort.get_available_providers()
-    if name == "auto":
-        return [PROVIDERS[known] for known in _AUTO if PROVIDERS[known] in available]
-    if name not in PROVIDERS:
-        near = difflib.get_close_matches(name, [*PROVIDERS, "auto"], n=1)
-        raise ConfigError(
-            f"unknown execution provider {name!r}" + (f"; did you mean {near[0]}?" if near else f": {[*PROVIDERS]}")
-        )
-    if PROVIDERS[name] not in available:
-        raise ConfigError(f"this ONNX Runtime has no {PROVIDERS[name]}; it has {', '.join(available)}")
-    return list(dict.fromkeys([PROVIDERS[name], PROVIDERS["cpu"]]))
-
-
-def open_session(path: Path, provider: str = "cpu", threads: int = 0) -> ort.InferenceSession:
-    """Open an ONNX file; `threads` 0 = as many as there are cores.
-
-    The optimisation level is fixed, since another one gives other bits. Threads do not spin: several workers may share
-    a machine, and a spinning one takes the others' cores.
-
-    Raises:
-        TeacherRejected: ONNX Runtime cannot load it.
-    """
-    options = ort.SessionOptions()
-    options.intra_op_num_threads = threads
-    options.inter_op_num_threads = 1
-    options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_ENABLE_ALL
-    options.log_severity_level = 4
-    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            # Resolved, as in model_files: through a link other external data might be found than were hashed.
-            return ort.InferenceSession(str(path.resolve()), sess_options=options, providers=choose_providers(provider))
-    except ConfigError:
-        raise
-    except Exception as error:  # ONNX Runtime's exceptions have no common base
-        raise TeacherRejected(f"{path}: ONNX Runtime cannot load it: {' '.join(str(error).split())[:300]}") from None
 
 
 def prepare_input(values: npt.NDArray[Any], spec: TeacherInput) -> npt.NDArray[Any]:
@@ -115,7 +55,7 @@ class OnnxTeacher:
     def __init__(self, path: Path, teacher: Teacher, provider: str = "cpu", threads: int = 0) -> None:
         self.teacher = teacher
         self.path = path
-        self._session = open_session(path, provider, threads)
+        self._session = open_session(path, provider, threads, refusal=TeacherRejected)
 
     @property
     def provider(self) -> str:

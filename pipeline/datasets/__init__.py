@@ -13,9 +13,9 @@ from pipeline.datasets.digits import digits
 from pipeline.datasets.image_folder import image_folder
 from pipeline.datasets.mnist1d import mnist1d
 from pipeline.datasets.npy_folder import npy_folder
-from pipeline.datasets.params import nearest
 from pipeline.datasets.user import user_dataset
 from schemas.errors import ConfigError
+from schemas.names import did_you_mean
 
 __all__ = ["DATASETS", "Dataset", "Field", "Samples", "open_dataset"]
 
@@ -43,7 +43,7 @@ def open_dataset(uri: str) -> Dataset:
         raise ConfigError(f"data set {uri!r} gives a parameter twice")
     if name in DATASETS:
         return DATASETS[name](path, params)
-    known = nearest(name, list(DATASETS))
+    known = did_you_mean(name, DATASETS)
     if colon and path.isidentifier() and all(part.isidentifier() for part in name.split(".")):
         return user_dataset(uri, name, path, params, known)
     raise ConfigError(f"no data set {name!r}: {known}, or my_package.my_module:factory")

@@ -2,16 +2,8 @@
 
 from __future__ import annotations
 
-from difflib import get_close_matches
-
 from schemas.errors import ConfigError
-
-
-def nearest(word: str, known: list[str]) -> str:
-    """A hint for an unknown name: the one that was probably meant, then all that there are."""
-    close = get_close_matches(word, known, n=1, cutoff=0.5)
-    meant = f"did you mean {close[0]!r}? " if close else ""
-    return f"{meant}Known: {', '.join(sorted(known)) or 'none'}"
+from schemas.names import did_you_mean
 
 
 class Params:
@@ -27,7 +19,7 @@ class Params:
         self._known.append(name)
         value = self._left.pop(name, default)
         if choices and value not in choices:
-            raise ConfigError(f"data set {self._dataset}: {name} is {value!r}: {nearest(value, list(choices))}")
+            raise ConfigError(f"data set {self._dataset}: {name} is {value!r}: {did_you_mean(value, choices)}")
         return value
 
     def number(self, name: str, default: int, low: int, high: int) -> int:
@@ -40,4 +32,4 @@ class Params:
     def done(self) -> None:
         """Refuses parameters that were not taken."""
         for name in self._left:
-            raise ConfigError(f"data set {self._dataset} has no parameter {name!r}: {nearest(name, self._known)}")
+            raise ConfigError(f"data set {self._dataset} has no parameter {name!r}: {did_you_mean(name, self._known)}")

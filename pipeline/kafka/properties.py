@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import difflib
 from pathlib import Path
 from typing import Any
 
 from schemas.errors import ConfigError
+from schemas.names import did_you_mean
 
 _ALIASES = {
     "sasl_username": "sasl_plain_username",
@@ -58,9 +58,8 @@ def read_properties(path: Path) -> dict[str, Any]:
         if not equals:
             raise ConfigError(f"{path}:{number}: expected `name=value`")
         if key not in _ALLOWED:
-            near = difflib.get_close_matches(key, _ALLOWED | set(_ALIASES), n=1)
-            hint = f"; did you mean {near[0]}?" if near else ""
-            raise ConfigError(f"{path}:{number}: unknown Kafka property {name.strip()!r}{hint}")
+            hint = did_you_mean(key, _ALLOWED | set(_ALIASES))
+            raise ConfigError(f"{path}:{number}: unknown Kafka property {name.strip()!r}: {hint}")
         options[key] = _typed(key, value.strip(), f"{path}:{number}")
     return options
 

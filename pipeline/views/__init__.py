@@ -10,13 +10,13 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from pipeline.datasets.base import Arrays, Ints
-from pipeline.datasets.params import nearest
 from pipeline.views import user
 from pipeline.views.affine import affine
 from pipeline.views.crop_flip import crop_flip
 from pipeline.views.plain import plain
 from pipeline.views.signal import signal
 from schemas.errors import ConfigError
+from schemas.names import did_you_mean
 from schemas.records import ViewSpec
 
 __all__ = ["VIEWS", "View", "evaluation_view", "find_view", "view_spec"]
@@ -74,7 +74,7 @@ def find_view(name: str) -> View:
     if name in VIEWS:
         return VIEWS[name]
     if ":" not in name:
-        raise ConfigError(f"no view {name!r}: {nearest(name, list(VIEWS))}, or my_package.my_module:function")
+        raise ConfigError(f"no view {name!r}: {did_you_mean(name, VIEWS)}, or my_package.my_module:function")
     function, defaults, version, open_ended = user.load(name)
     return View(user.per_sample(function), defaults, version, open_ended=open_ended)
 
@@ -88,7 +88,7 @@ def view_spec(name: str, params: Mapping[str, Any]) -> ViewSpec:
     full: dict[str, Value] = dict(view.defaults)
     for key, value in params.items():
         if key not in full and not view.open_ended:
-            raise ConfigError(f"view {name} has no parameter {key!r}: {nearest(key, list(full))}")
+            raise ConfigError(f"view {name} has no parameter {key!r}: {did_you_mean(key, full)}")
         full[key] = _checked(name, key, value, full.get(key, value), view.limits)
     return ViewSpec(name=name, params=full, version=view.version)
 

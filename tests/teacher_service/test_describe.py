@@ -68,9 +68,9 @@ def test_one_of_two_outputs_is_chosen_by_name(tmp_path: Path) -> None:
 
 REFUSALS: dict[str, tuple[dict[str, Any], dict[str, Any], type[DistillogError], str]] = {
     "two outputs": ({"second_output": True}, {}, ConfigError, r"several outputs \(y, h2\): say which with --output"),
-    "no such output": ({}, {"output": "yy"}, ConfigError, "no output 'yy'; it has y; did you mean y"),
-    "no such field": ({}, {"inputs": {"imag": "x"}}, ConfigError, "no field 'imag'.*did you mean image"),
-    "no such input": ({}, {"inputs": {"image": "xx"}}, ConfigError, "no input 'xx'; it has x"),
+    "no such output": ({}, {"output": "yy"}, ConfigError, "no output 'yy': did you mean 'y'"),
+    "no such field": ({}, {"inputs": {"imag": "x"}}, ConfigError, "no field 'imag': did you mean 'image'"),
+    "no such input": ({}, {"inputs": {"image": "xx"}}, ConfigError, "no input 'xx': did you mean 'x'"),
     "an input without a field": ({"second_input": True}, {}, ConfigError, "nothing says which field feeds input 'x'"),
     "another sample shape": ({"shape": (2, 8, 8)}, {}, TeacherRejected, "takes samples of shape 2x8x8.*gives 1x8x8"),
     "a layout that does not fit": ({}, {"layout": "nhwc"}, TeacherRejected, "takes samples of shape 1x8x8"),

@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 from support.models import classifier, with_external_data
 
+from pipeline.onnx_runtime import open_session
 from schemas.errors import TeacherRejected
-from teacher_service.model import open_session
 from teacher_service.model_files import external_data, model_sha256
 
 

@@ -6,15 +6,15 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import onnxruntime as ort
 import pytest
 from support.models import FLAWS, classifier, quantised_dynamically
 from support.streams import teacher_record
 
-from schemas.errors import ConfigError, TeacherRejected
+from pipeline.onnx_runtime import open_session
+from schemas.errors import TeacherRejected
 from schemas.records import TeacherInput
 from teacher_service.checks import accuracy_notice, check_model
-from teacher_service.model import OnnxTeacher, choose_providers, prepare_input, to_log_space
+from teacher_service.model import OnnxTeacher, prepare_input, to_log_space
 
 ROWS = {"image": np.random.default_rng(3).random((50, 1, 8, 8), dtype=np.float32)}
 WHOLE_ROWS = {"image": np.random.default_rng(3).integers(0, 256, (50, 1, 8, 8)).astype(np.uint8)}
@@ -69,7 +69,7 @@ def test_channels_move_last_where_the_model_wants_them_there(tmp_path: Path) -> 
     image = np.random.default_rng(1).random((5, 3, 8, 8), dtype=np.float32)
     spec = (TeacherInput("x", "image", "float32", "nhwc", 1.0, ()),)
     path = classifier(tmp_path / "m.onnx", (3, 8, 8), nhwc=True)
-    bare = ort.InferenceSession(str(path)).run(["y"], {"x": np.ascontiguousarray(image.transpose(0, 2, 3, 1))})[0]
+    bare = open_session(path).run(["y"], {"x": np.ascontiguousarray(image.transpose(0, 2, 3, 1))})[0]
     assert np.array_equal(teacher(path, inputs=spec, inference_batch=5).raw({"image": image}), bare)
 
 
@@ -152,10 +152,3 @@ def test_the_accuracy_is_told_and_chance_is_called_chance(share_right: float, nu
 
 def test_without_labels_there_is_no_accuracy() -> None:
     assert accuracy_notice(np.zeros((3, 10), np.float32), np.full(3, -1)) == ""
-
-
-def test_an_unknown_provider_names_the_nearest() -> None:
-    assert choose_providers("cpu") == ["CPUExecutionProvider"]
-    assert choose_providers("auto")[-1] == "CPUExecutionProvider"
-    with pytest.raises(ConfigError, match="did you mean cuda"):
-        choose_providers("cuba")

@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import onnxruntime as ort
 import pytest
 from kafka import TopicPartition
 from kafka import errors as kafka_error
@@ -34,6 +33,7 @@ from pipeline.kafka.cluster import KafkaCluster
 from pipeline.kafka.coordinator import ask_coordinator
 from pipeline.kafka.settings import KafkaSettings
 from pipeline.names import dead_letters_topic, soft_targets_topic, teacher_group, work_orders_topic
+from pipeline.onnx_runtime import open_session
 from pipeline.streams import Stream
 from schemas.codecs import Dense
 from schemas.errors import BadSamples, ManifestMismatch, SequenceGap
@@ -185,7 +185,7 @@ def test_labels_are_those_of_a_bare_onnx_runtime_call(place: Callable[..., Place
     here = place()
     here.publish(0, 1, 2)
     here.work()
-    session = ort.InferenceSession(str(here.model))
+    session = open_session(here.model)
     source = fetcher()
     for found in soft_targets(here.settings, here.targets).values():
         for targets in found:
@@ -405,7 +405,7 @@ def test_a_foreign_teacher_of_bytes_and_probabilities_labels_a_users_own_data(
     )
     here.feed()
     here.work()
-    session = ort.InferenceSession(str(path))
+    session = open_session(path)
     source = fetcher("support.user_data:bytes_0_to_255?count=100")
     seen = 0
     for found in soft_targets(here.settings, here.targets).values():
@@ -425,7 +425,7 @@ def test_a_teacher_with_a_fixed_batch_labels_orders_of_another_size(
     here = place(path, options={"order_size": 50})
     here.publish(0, 1, 2)
     here.work()
-    session = ort.InferenceSession(str(path))
+    session = open_session(path)
     source = fetcher()
     for found in soft_targets(here.settings, here.targets).values():
         for targets in found:

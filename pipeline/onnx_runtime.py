@@ -1,0 +1,108 @@
+"""ONNX Runtime's one home: imported here alone, without its telemetry, and all sessions opened with the same options.
+
+It is imported inside the functions, since machines that neither label nor train lack it.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import warnings
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from schemas.errors import ConfigError, DistillogError
+from schemas.names import did_you_mean
+
+if TYPE_CHECKING:
+    from onnxruntime import InferenceSession
+
+log = logging.getLogger(__name__)
+
+# Before anybody imports it: it asks for Microsoft's telemetry host, again and again, and writes a device ID into the
+# user's cache. Only this variable stops both; the call of its API comes too late. Who has set it keeps what was chosen.
+os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
+
+PROVIDERS = {
+    "cpu": "CPUExecutionProvider",
+    "cuda": "CUDAExecutionProvider",
+    "tensorrt": "TensorrtExecutionProvider",
+    "rocm": "ROCMExecutionProvider",
+    "openvino": "OpenVINOExecutionProvider",
+    "coreml": "CoreMLExecutionProvider",
+    "directml": "DmlExecutionProvider",
+}
+"""names of `--provider`; `auto` tries those of `_AUTO` in that order"""
+
+_AUTO = ("cuda", "rocm", "coreml", "directml", "cpu")
+
+
+def choose_providers(name: str) -> list[str]:
+    """Execution providers for `--provider NAME`, the CPU always last as the fallback for single operators.
+
+    Raises:
+        ConfigError: unknown, or not in the installed ONNX Runtime.
+    """
+    import onnxruntime
+
+    available = onnxruntime.get_available_providers()
+    if name == "auto":
+        return [PROVIDERS[known] for known in _AUTO if PROVIDERS[known] in available]
+    if name not in PROVIDERS:
+        raise ConfigError(f"unknown execution provider {name!r}: {did_you_mean(name, [*PROVIDERS, 'auto'])}")
+    if PROVIDERS[name] not in available:
+        raise ConfigError(f"this ONNX Runtime has no {PROVIDERS[name]}; it has {', '.join(available)}")
+    return list(dict.fromkeys([PROVIDERS[name], PROVIDERS["cpu"]]))
+
+
+def open_session(
+    path: Path,
+    provider: str = "cpu",
+    threads: int = 0,
+    *,
+    spinning: bool = False,
+    refusal: type[DistillogError] = ConfigError,
+) -> InferenceSession:
+    """Open an ONNX file. The optimisation level is fixed, since another one gives other bits.
+
+    Args:
+        path: the file.
+        provider: one of PROVIDERS, or `auto`: the first of those installed that loads; the log says what did not.
+        threads: of one inference; 0 = as many as there are cores.
+        spinning: whether idle threads stay awake: quicker, but several workers may share a machine, and a spinning
+            thread takes the others' cores.
+        refusal: the error of a file that ONNX Runtime cannot load.
+
+    Raises:
+        ConfigError: no such provider, or one whose libraries do not load here.
+    """
+    import onnxruntime
+
+    providers = choose_providers(provider)
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = threads
+    options.inter_op_num_threads = 1
+    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_ALL
+    options.log_severity_level = 4
+    options.add_session_config_entry("session.intra_op.allow_spinning", str(int(spinning)))
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            # Resolved: through a link other external data might be found than were hashed.
+            session = onnxruntime.InferenceSession(str(path.resolve()), sess_options=options, providers=providers)
+    except Exception as error:  # ONNX Runtime's exceptions have no common base
+        raise refusal(f"{path}: ONNX Runtime cannot load it: {' '.join(str(error).split())[:300]}") from None
+    _check_providers(provider, providers, session.get_providers())
+    return session
+
+
+def _check_providers(name: str, asked: list[str], loaded: list[str]) -> None:
+    """ONNX Runtime goes on without a provider whose libraries do not load, perhaps a hundred times as slowly."""
+    missing = [one for one in asked if one not in loaded]
+    if missing and name != "auto":
+        raise ConfigError(
+            f"--provider {name}: {missing[0]} does not load here, so {loaded[0]} would run instead; install its "
+            "libraries (driver, CUDA, cuDNN, ...) in the versions that this ONNX Runtime needs, or ask for another"
+        )
+    if missing:
+        log.warning("%s is installed but does not load here; running on %s", " and ".join(missing), loaded[0])
