@@ -5,40 +5,34 @@ from __future__ import annotations
 import secrets
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields, replace
-from typing import Any
 
-from kafka import KafkaAdminClient
-from kafka import errors as kafka_error
-from kafka.admin import ConfigResource, ConfigResourceType
-
-from pipeline.kafka.clients import new_admin
+from pipeline.kafka.clients import admin_client
 from pipeline.kafka.errors import kafka_errors
 from pipeline.kafka.settings import KafkaSettings
 from pipeline.manifest_log import MANIFEST_KEY, append, read_manifest_log, teacher_key
 from pipeline.names import dead_letters_topic, manifest_topic, soft_targets_topic, work_orders_topic
 from pipeline.sequence import Sequence
 from pipeline.streams import Stream, open_stream
+from pipeline.topic_settings import (
+    DEFAULT_MAX_MESSAGE,
+    KEEP_FOR_EVER,
+    cluster_settings,
+    inherited_settings,
+    make_topic,
+    num_copies,
+    stream_settings,
+)
 from pipeline.views.fetch import Fetcher
 from pipeline.views.probe import make_probe
 from schemas.avro import REGISTRY
 from schemas.codecs import CODECS, CodecSpec
-from schemas.errors import BrokerUnavailable, ConfigError, RecordTooLarge, StreamConflict
+from schemas.errors import ConfigError, RecordTooLarge, StreamConflict
 from schemas.names import check_name
 from schemas.records import Manifest, Teacher
 
 DEFAULT_PARTITIONS = 64
 MAX_PARTITIONS = 256
 """Each costs the broker files and every commit an entry; more unequal workers than this serves, no group has."""
-
-KEEP_FOR_EVER = -1
-
-_INDEX = {"segment.index.bytes": str(1 << 20)}
-"""The second record of every partition waits until the broker has made two index files of this size; with the default
-of 10 MiB that took 20 to 40 ms a partition (measured), 2 s of silence at the start of a stream of 64. One MiB serves
-357 MB of the smallest records, and a whole segment of larger ones."""
-
-_DEFAULT_MAX_MESSAGE = 1_048_588
-"""`message.max.bytes` of a default broker"""
 
 _RECORD_OVERHEAD = 2_048
 """bytes of a soft-target record beside IDs and outputs: names, shapes, headers, the batch's own fields"""
@@ -79,7 +73,7 @@ def create_stream(
         The stream, and whether this call made it.
 
     Raises:
-        ConfigError: an option is out of its range.
+        ConfigError: an option is out of its range, or more copies are wanted than there are brokers.
         RecordTooLarge: an order's soft targets would not fit into a record of this cluster.
         StreamConflict: a stream of that name exists with other settings; the difference is shown.
     """
@@ -88,24 +82,19 @@ def create_stream(
         raise ConfigError(f"--partitions must be between 1 and {MAX_PARTITIONS}, not {options.partitions}")
     manifest = _manifest(name, fetcher, dataset_uri, options)
     record = manifest.encode()  # before any topic is made: it refuses what cannot be written
-    admin = new_admin(settings)
-    try:
-        with kafka_errors(f"creating stream {name!r}", settings):
-            if manifest_topic(name) in admin.list_topics():
-                there = read_manifest_log(settings, name)
-                if there.manifest is not None:
-                    _refuse_difference(manifest, there.manifest)
-                    return Stream(there.manifest, there.teachers), False
-            limit = _check_record_size(admin, manifest)
-            configs = {"retention.ms": str(options.retention_ms), "max.message.bytes": str(limit), **_INDEX}
-            replication = options.replication_factor
-            # Retention for ever holds for the manifest whatever is asked for the data: without it nothing can be read.
-            keep = {**configs, "retention.ms": str(KEEP_FOR_EVER)}
-            _make_topic(admin, manifest_topic(name), 1, replication, keep)
-            _make_topic(admin, work_orders_topic(name), options.partitions, replication, configs)
-            _make_topic(admin, dead_letters_topic(name), 1, replication, configs)
-    finally:
-        admin.close()
+    with admin_client(settings) as admin, kafka_errors(f"creating stream {name!r}", settings):
+        if manifest_topic(name) in admin.list_topics():
+            there = read_manifest_log(settings, name)
+            if there.manifest is not None:
+                _refuse_difference(manifest, there.manifest)
+                return Stream(there.manifest, there.teachers), False
+        cluster, copies = cluster_settings(admin), options.replication_factor
+        _check_record_size(manifest, int(cluster.get("message.max.bytes", DEFAULT_MAX_MESSAGE)))
+        configs = stream_settings(cluster, options.retention_ms, manifest.max_record_bytes, copies)
+        # Retention for ever holds for the manifest whatever is asked for the data: without it nothing can be read.
+        make_topic(admin, manifest_topic(name), 1, copies, {**configs, "retention.ms": str(KEEP_FOR_EVER)})
+        make_topic(admin, work_orders_topic(name), options.partitions, copies, configs)
+        make_topic(admin, dead_letters_topic(name), 1, copies, configs)
     append(settings, name, MANIFEST_KEY, record)
     stream = open_stream(settings, name)  # another creator may have been first
     _refuse_difference(manifest, stream.manifest)
@@ -119,8 +108,9 @@ def add_teacher(settings: KafkaSettings, stream: Stream, teacher: Teacher) -> bo
         Whether this call added it.
 
     Raises:
-        StreamConflict: a teacher of that name exists with another model or another declaration.
-        ManifestMismatch: its class count is not the stream's.
+        StreamConflict: a teacher of that name exists with another model or another declaration, or its class count is
+            not the stream's.
+        ConfigError: its classes do not fit the codec, or how long the stream's topics keep records cannot be read.
         RecordTooLarge: its soft targets would not fit into a record of the stream.
     """
     manifest = stream.manifest
@@ -129,6 +119,7 @@ def add_teacher(settings: KafkaSettings, stream: Stream, teacher: Teacher) -> bo
             f"teacher {teacher.name!r} has {teacher.num_classes} classes, "
             f"stream {manifest.stream!r} has {manifest.num_classes}"
         )
+    manifest.codec.refuse_classes(teacher.num_classes)
     if teacher.name in stream.teachers:
         _refuse_teacher(teacher, stream.teachers[teacher.name])
         return False
@@ -138,19 +129,11 @@ def add_teacher(settings: KafkaSettings, stream: Stream, teacher: Teacher) -> bo
             f"{manifest.codec} are more than the stream's records hold ({manifest.max_record_bytes} bytes); "
             f"create the stream with --classes {teacher.num_classes}, a smaller --order-size or a topk codec"
         )
-    admin = new_admin(settings)
-    try:
-        with kafka_errors(f"adding teacher {teacher.name!r}", settings):
-            topic = soft_targets_topic(manifest.stream, teacher.name)
-            described = admin.describe_configs(
-                [ConfigResource(ConfigResourceType.TOPIC, work_orders_topic(manifest.stream))], config_filter="all"
-            )
-            there = _config_values(described)
-            inherited = {key: there[key] for key in ("retention.ms", "max.message.bytes") if key in there}
-            _make_topic(admin, topic, manifest.partitions, -1, inherited | _INDEX)
-    finally:
-        admin.close()
-    append(settings, manifest.stream, teacher_key(teacher.name), teacher.encode())
+    with admin_client(settings) as admin, kafka_errors(f"adding teacher {teacher.name!r}", settings):
+        orders = work_orders_topic(manifest.stream)
+        configs, copies = inherited_settings(admin, orders), num_copies(admin, orders)
+        make_topic(admin, soft_targets_topic(manifest.stream, teacher.name), manifest.partitions, copies, configs)
+    append(settings, manifest.stream, teacher_key(teacher.name), teacher.encode(manifest.schema_fingerprints))
     _refuse_teacher(teacher, open_stream(settings, manifest.stream).teacher(teacher.name))
     return True
 
@@ -162,6 +145,8 @@ def _manifest(name: str, fetcher: Fetcher, dataset_uri: str, options: StreamOpti
     num_classes = options.num_classes or dataset.num_classes
     if dataset.num_classes and num_classes != dataset.num_classes:
         raise ConfigError(f"--classes {num_classes}: data set {dataset_uri} has {dataset.num_classes} classes")
+    if num_classes:
+        options.codec.refuse_classes(num_classes)
     manifest = Manifest(
         stream=name,
         stream_id=secrets.token_hex(8),
@@ -184,11 +169,8 @@ def _manifest(name: str, fetcher: Fetcher, dataset_uri: str, options: StreamOpti
     return manifest
 
 
-def _check_record_size(admin: KafkaAdminClient, manifest: Manifest) -> int:
-    """Return the `max.message.bytes` that the stream's topics need."""
-    node = admin.describe_cluster()["brokers"][0]["broker_id"]
-    described = admin.describe_configs([ConfigResource(ConfigResourceType.BROKER, str(node))], config_filter="all")
-    limit = int(_config_values(described).get("message.max.bytes", _DEFAULT_MAX_MESSAGE))
+def _check_record_size(manifest: Manifest, limit: int) -> None:
+    """Refuse orders whose soft targets may be larger than `limit` bytes, the cluster's `message.max.bytes`."""
     if manifest.max_record_bytes > limit:
         overhead = soft_target_bytes(manifest.codec, 0, manifest.num_classes)
         per_sample = soft_target_bytes(manifest.codec, 1, manifest.num_classes) - overhead
@@ -202,34 +184,6 @@ def _check_record_size(admin: KafkaAdminClient, manifest: Manifest) -> int:
             f"an order of {manifest.order_size} samples needs records of {manifest.max_record_bytes} bytes, this "
             f"cluster takes {limit} (message.max.bytes); use --order-size {fitting} or less"
         )
-    return max(_DEFAULT_MAX_MESSAGE, manifest.max_record_bytes)
-
-
-def _config_values(described: Any) -> dict[str, str]:
-    """Names and values of one described resource."""
-    values: dict[str, str] = {}
-    for by_name in described.values():
-        for configs in by_name.values():
-            values |= {name: str(config["value"]) for name, config in configs.items()}
-    return values
-
-
-def _make_topic(
-    admin: KafkaAdminClient, topic: str, partitions: int, replication: int, configs: dict[str, str]
-) -> None:
-    """Make a topic, or accept the one that is there if it has the same number of partitions."""
-    spec = {"num_partitions": partitions, "replication_factor": replication, "configs": configs}
-    try:
-        admin.create_topics({topic: spec}, wait_for_metadata=True)
-    except kafka_error.TopicAlreadyExistsError:
-        there = admin.describe_topics([topic])[0]
-        if there["error_code"]:
-            raise BrokerUnavailable(f"topic {topic}: {kafka_error.for_code(there['error_code']).__name__}") from None
-        if len(there["partitions"]) != partitions:
-            raise StreamConflict(
-                f"topic {topic} exists with {len(there['partitions'])} partitions, not {partitions}; "
-                "delete it, or choose another stream name"
-            ) from None
 
 
 def _refuse_difference(asked: Manifest, there: Manifest) -> None:

@@ -7,6 +7,7 @@ overwrite each other; the second one reads the first one's record back and compa
 from __future__ import annotations
 
 from collections.abc import Iterable
+from contextlib import closing
 from dataclasses import dataclass
 
 from kafka import TopicPartition
@@ -19,6 +20,8 @@ from pipeline.kafka.reading import read_to_end
 from pipeline.kafka.settings import KafkaSettings
 from pipeline.kafka.workarounds.halting_close import close_producer
 from pipeline.names import address_of, manifest_topic
+from schemas.avro import REGISTRY
+from schemas.errors import DecodeError, ManifestMismatch, UnknownSchema
 from schemas.records import Manifest, Teacher
 
 MANIFEST_KEY = b"manifest"
@@ -45,34 +48,60 @@ def read_manifest_log(settings: KafkaSettings, stream: str) -> ManifestLog:
 
     Raises:
         BrokerUnavailable: the topic could not be read to its end within 30 s.
+        ManifestMismatch: a newer Distillog made the stream, in schemas that this one does not know.
         DecodeError: a record of it is not what its key says.
     """
-    return read_manifest_logs(settings, [stream])[stream]
+    log = read_manifest_logs(settings, [stream])[stream]
+    if not isinstance(log, ManifestLog):
+        raise log
+    return log
 
 
-def read_manifest_logs(settings: KafkaSettings, streams: Iterable[str]) -> dict[str, ManifestLog]:
-    """Read several manifest topics with one client; like `read_manifest_log`."""
-    logs: dict[str, ManifestLog] = {}
-    reader = KafkaCluster(settings).reader()
-    try:
+def read_manifest_logs(
+    settings: KafkaSettings, streams: Iterable[str]
+) -> dict[str, ManifestLog | ManifestMismatch | DecodeError]:
+    """Read several manifest topics with one client; a stream that cannot be read has the error in its place.
+
+    Raises:
+        BrokerUnavailable: as `read_manifest_log`.
+    """
+    logs: dict[str, ManifestLog | ManifestMismatch | DecodeError] = {}
+    with closing(KafkaCluster(settings).reader()) as reader:
         for stream in streams:
-            logs[stream] = _read(reader, TopicPartition(manifest_topic(stream), 0))
-    finally:
-        reader.close()
+            try:
+                logs[stream] = _read(reader, stream)
+            except (ManifestMismatch, DecodeError) as error:
+                logs[stream] = error
     return logs
 
 
-def _read(reader: Reader, topic: TopicPartition) -> ManifestLog:
+def _read(reader: Reader, stream: str) -> ManifestLog:
     manifest: Manifest | None = None
     teachers: dict[str, Teacher] = {}
-    for key, value, address in _all_records(reader, topic):
+    for key, value, address in _all_records(reader, TopicPartition(manifest_topic(stream), 0)):
         if key == MANIFEST_KEY:
-            manifest = manifest or Manifest.decode(value, address)
+            manifest = manifest or _manifest(stream, value, address)
         elif key.startswith(b"teacher/"):
             teacher = Teacher.decode(value, address)
             if manifest and teacher.stream_id == manifest.stream_id:
                 teachers.setdefault(teacher.name, teacher)
     return ManifestLog(manifest, teachers)
+
+
+def _manifest(stream: str, value: bytes, address: str) -> Manifest:
+    """Decode a manifest; ManifestMismatch where it, or a record that it announces, is of an unknown schema version."""
+    try:
+        manifest = Manifest.decode(value, address)
+        unknown = REGISTRY.unknown(manifest.schema_fingerprints)
+    except UnknownSchema as error:
+        unknown = {"manifest": error.fingerprint}
+    if unknown:
+        named = ", ".join(f"{name} {fingerprint}" for name, fingerprint in unknown.items())
+        raise ManifestMismatch(
+            f"stream {stream!r} was made by a newer Distillog: this one does not know its schemas ({named}); "
+            "install the version that made it, or a later one"
+        )
+    return manifest
 
 
 def _all_records(reader: Reader, topic: TopicPartition) -> list[tuple[bytes, bytes, str]]:

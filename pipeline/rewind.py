@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from contextlib import closing
+
 from kafka import TopicPartition
 from kafka import errors as kafka_error
 from kafka.structs import OffsetAndMetadata
 
 from pipeline.chain_ends import offset_of
-from pipeline.kafka.clients import new_admin
+from pipeline.kafka.clients import admin_client
 from pipeline.kafka.cluster import KafkaCluster
 from pipeline.kafka.coordinator import ask_coordinator
 from pipeline.kafka.errors import kafka_errors
@@ -44,31 +46,24 @@ def rewind(settings: KafkaSettings, stream: Stream, teacher: str, sequence: int)
         f"group {group} has members: stop all workers of teacher {teacher!r}, then rewind "
         "(a killed worker counts until its session ends, some seconds later)"
     )
-    admin = new_admin(settings)
-    try:
-        with kafka_errors(f"rewinding teacher {teacher!r}", settings):
-            if ask_coordinator(lambda: admin.describe_groups([group]))[group]["members"]:
-                raise in_use
-            reader = KafkaCluster(settings).reader()
-            try:
-                offset = offset_of(reader, partition, manifest.stream_id, manifest.partitions, sequence)
-                end = reader.ends([partition])[partition]
-            finally:
-                reader.close()
-            if offset >= end:
-                raise ConfigError(f"order {sequence} is not fed yet, so there is nothing to rewind to")
-            committed = ask_coordinator(lambda: admin.list_group_offsets({group: [partition]}))[group].get(partition)
-            if committed is not None and 0 <= committed.offset < offset:
-                raise ConfigError(
-                    f"teacher {teacher!r} stands at offset {committed.offset} of {partition.topic}/"
-                    f"{partition.partition}; order {sequence} comes later, at {offset}: skipping orders makes a gap"
-                )
-            commit = OffsetAndMetadata(offset, encode_next_sequence(sequence), -1)
-            answer = admin.alter_group_offsets(group, {partition: commit})[partition]
-            if answer is kafka_error.UnknownMemberIdError:
-                raise in_use  # one joined meanwhile
-            if answer is not kafka_error.NoError:
-                raise answer()
-    finally:
-        admin.close()
+    with admin_client(settings) as admin, kafka_errors(f"rewinding teacher {teacher!r}", settings):
+        if ask_coordinator(lambda: admin.describe_groups([group]))[group]["members"]:
+            raise in_use
+        with closing(KafkaCluster(settings).reader()) as reader:
+            offset = offset_of(reader, partition, manifest.stream_id, manifest.partitions, sequence)
+            end = reader.ends([partition])[partition]
+        if offset >= end:
+            raise ConfigError(f"order {sequence} is not fed yet, so there is nothing to rewind to")
+        committed = ask_coordinator(lambda: admin.list_group_offsets({group: [partition]}))[group].get(partition)
+        if committed is not None and 0 <= committed.offset < offset:
+            raise ConfigError(
+                f"teacher {teacher!r} stands at offset {committed.offset} of {partition.topic}/"
+                f"{partition.partition}; order {sequence} comes later, at {offset}: skipping orders makes a gap"
+            )
+        commit = OffsetAndMetadata(offset, encode_next_sequence(sequence), -1)
+        answer = admin.alter_group_offsets(group, {partition: commit})[partition]
+        if answer is kafka_error.UnknownMemberIdError:
+            raise in_use  # one joined meanwhile
+        if answer is not kafka_error.NoError:
+            raise answer()
     return offset

@@ -1,17 +1,19 @@
 """How a stream stands: what it is, how far it is fed and labelled, who works on it. Plain dicts that are JSON as is.
 
-Figures come from offsets and commits alone; no record is read but the manifest.
+Figures come from offsets and commits; of records, the manifest's and each partition's last work orders are read.
 """
 
 from __future__ import annotations
 
 import time
+from contextlib import closing
 from typing import Any
 
-from kafka import KafkaAdminClient, TopicPartition
+from kafka import KafkaAdminClient, KafkaConsumer, TopicPartition
 from kafka.admin import OffsetSpec
 
-from pipeline.kafka.clients import new_admin
+from pipeline.fed import num_fed
+from pipeline.kafka.clients import admin_client, new_consumer
 from pipeline.kafka.coordinator import ask_coordinator
 from pipeline.kafka.errors import kafka_errors
 from pipeline.kafka.settings import KafkaSettings
@@ -56,18 +58,18 @@ def lag(settings: KafkaSettings, stream: Stream, rates: bool = False) -> dict[st
     Raises:
         BrokerUnavailable: no answer from Kafka.
     """
-    admin = new_admin(settings)
-    try:
-        with kafka_errors(f"reading the state of stream {stream.manifest.stream!r}", settings):
-            first = _read(admin, stream)
-            if not rates:
-                return first
-            begun = time.monotonic()
-            time.sleep(RATE_INTERVAL)
-            second = _read(admin, stream)
-            return with_rates(first, second, time.monotonic() - begun)
-    finally:
-        admin.close()
+    with (
+        kafka_errors(f"reading the state of stream {stream.manifest.stream!r}", settings),
+        admin_client(settings) as admin,
+        closing(new_consumer(settings, group_id=None)) as consumer,
+    ):
+        first = _read(admin, consumer, stream)
+        if not rates:
+            return first
+        begun = time.monotonic()
+        time.sleep(RATE_INTERVAL)
+        second = _read(admin, consumer, stream)
+        return with_rates(first, second, time.monotonic() - begun)
 
 
 def with_rates(first: dict[str, Any], second: dict[str, Any], seconds: float) -> dict[str, Any]:
@@ -125,7 +127,7 @@ def _declaration(teacher: Teacher) -> dict[str, Any]:
     }
 
 
-def _read(admin: KafkaAdminClient, stream: Stream) -> dict[str, Any]:
+def _read(admin: KafkaAdminClient, consumer: KafkaConsumer, stream: Stream) -> dict[str, Any]:
     manifest = stream.manifest
     # Commits first: an end that is read before them could lie below them.
     groups = {name: teacher_group(manifest, name) for name in stream.teachers}
@@ -138,7 +140,7 @@ def _read(admin: KafkaAdminClient, stream: Stream) -> dict[str, Any]:
         "stream": manifest.stream,
         "stream_id": manifest.stream_id,
         "orders": Sequence.of(manifest).num_orders,
-        "fed": sum(ends),
+        "fed": num_fed(consumer, manifest),
         "teachers": [
             {
                 "name": name,

@@ -47,6 +47,8 @@ def open_stream(settings: KafkaSettings, name: str) -> Stream:
 
     Raises:
         StreamNotFound: no such stream, or one whose creation was cut short.
+        ManifestMismatch: a newer Distillog made it, in schemas that this one does not know.
+        DecodeError: its manifest topic holds a record that is not what its key says.
         BrokerUnavailable: no answer from Kafka.
     """
     with admin_client(settings) as admin, kafka_errors("listing the topics", settings):

@@ -17,7 +17,7 @@ def kafka_errors(what: str, settings: KafkaSettings) -> Iterator[None]:
 
     Raises:
         BrokerUnavailable: no broker, no answer in time, or an answer that is an error.
-        ConfigError: the cluster refuses the credentials or the rights.
+        ConfigError: the cluster refuses the credentials or the rights, or a clock is wrong.
         RecordTooLarge: a record is over the cluster's limit.
     """
     where = settings.bootstrap_servers
@@ -27,6 +27,11 @@ def kafka_errors(what: str, settings: KafkaSettings) -> Iterator[None]:
         raise ConfigError(f"{what}: Kafka at {where} refuses: {_text(error)}; check the Kafka properties") from error
     except kafka_error.MessageSizeTooLargeError as error:
         raise RecordTooLarge(f"{what}: {_text(error)}; create the stream with a smaller --order-size") from error
+    except kafka_error.InvalidTimestampError as error:
+        raise ConfigError(
+            f"{what}: Kafka at {where} refuses the record's time: this machine's clock or the broker's is wrong "
+            "(message.timestamp.after.max.ms, before.max.ms of the topic); set the clocks right"
+        ) from error
     except kafka_error.KafkaConfigurationError as error:
         raise ConfigError(f"{what}: bad Kafka settings for {where}: {_text(error)}") from error
     except (kafka_error.KafkaTimeoutError, kafka_error.KafkaConnectionError) as error:

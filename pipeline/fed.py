@@ -1,0 +1,64 @@
+"""How many orders of a stream are fed: the log's length, less what a feeder that failed has published twice.
+
+P partitions.
+"""
+
+from __future__ import annotations
+
+from kafka import KafkaConsumer, TopicPartition
+
+from pipeline.chain import implied_orders
+from pipeline.names import work_orders_topic
+from pipeline.sequence import Sequence
+from pipeline.wait import Deadline
+from schemas.errors import DecodeError
+from schemas.records import Manifest
+
+_LAST = 16
+"""Records of a partition's end that are read: the very last one may be the repetition of a feeder that lags behind."""
+_TIMEOUT = 5.0
+
+
+def num_fed(consumer: KafkaConsumer, manifest: Manifest) -> int:
+    """Orders that lie in the log, each counted once, by the highest among the last records of each partition.
+
+    A partition in which none of those is an order of the stream counts its records, at most its orders. The consumer
+    has no group; its assignment is replaced.
+    """
+    topic = work_orders_topic(manifest.stream)
+    partitions = [TopicPartition(topic, number) for number in range(manifest.partitions)]
+    ends = consumer.end_offsets(partitions)
+    begins = consumer.beginning_offsets(partitions)
+    highest = _highest(consumer, manifest, {each: (begins[each], ends[each]) for each in partitions})
+    num_orders = Sequence.of(manifest).num_orders
+    fed = 0
+    for each in partitions:
+        of_partition = len(range(each.partition, num_orders, manifest.partitions))
+        at_most = min(ends[each], of_partition)
+        sequence = highest.get(each)
+        fed += at_most if sequence is None else min(at_most, sequence // manifest.partitions + 1)
+    return fed
+
+
+def _highest(
+    consumer: KafkaConsumer, manifest: Manifest, bounds: dict[TopicPartition, tuple[int, int]]
+) -> dict[TopicPartition, int]:
+    """The highest sequence of the stream among the last records of each partition that has one."""
+    unread = {each: end for each, (begin, end) in bounds.items() if begin < end}
+    consumer.assign(list(unread))
+    for each, end in unread.items():
+        consumer.seek(each, max(bounds[each][0], end - _LAST))
+    sequence_of = implied_orders(manifest)
+    highest: dict[TopicPartition, int] = {}
+    deadline = Deadline(_TIMEOUT)
+    while unread and not deadline.over:
+        for each, records in consumer.poll(timeout_ms=100, max_records=_LAST * len(bounds)).items():
+            for record in records:
+                try:
+                    owner, sequence = sequence_of(record.value or b"", "")
+                except DecodeError:
+                    continue
+                if owner == manifest.stream_id and sequence % manifest.partitions == each.partition:
+                    highest[each] = max(sequence, highest.get(each, 0))
+        unread = {each: end for each, end in unread.items() if (consumer.position(each) or 0) < end}
+    return highest
