@@ -5,14 +5,16 @@ P partitions.
 
 from __future__ import annotations
 
+from contextlib import suppress
+
 from kafka import KafkaConsumer, TopicPartition
 
-from pipeline.chain import implied_orders
+from pipeline.chain import refuse_unimplied
 from pipeline.names import work_orders_topic
 from pipeline.sequence import Sequence
 from pipeline.wait import Deadline
 from schemas.errors import DecodeError
-from schemas.records import Manifest
+from schemas.records import Manifest, WorkOrder
 
 _LAST = 16
 """Records of a partition's end that are read: the very last one may be the repetition of a feeder that lags behind."""
@@ -44,21 +46,33 @@ def _highest(
     consumer: KafkaConsumer, manifest: Manifest, bounds: dict[TopicPartition, tuple[int, int]]
 ) -> dict[TopicPartition, int]:
     """The highest sequence of the stream among the last records of each partition that has one."""
+    orders = Sequence.of(manifest)
+    highest: dict[TopicPartition, int] = {}
+    for each, found in _last_orders(consumer, bounds).items():
+        for order in sorted(found, key=lambda order: order.sequence, reverse=True):
+            if order.stream_id == manifest.stream_id and orders.partition(order.sequence) == each.partition:
+                # To compute what an order should be takes longer than to read it: mostly the first one is it.
+                with suppress(DecodeError):
+                    refuse_unimplied(orders, order, str(each), b"")
+                    highest[each] = order.sequence
+                    break
+    return highest
+
+
+def _last_orders(
+    consumer: KafkaConsumer, bounds: dict[TopicPartition, tuple[int, int]]
+) -> dict[TopicPartition, list[WorkOrder]]:
+    """Whatever is a work order among the last records of each partition, of (begin, end), as far as time allows."""
     unread = {each: end for each, (begin, end) in bounds.items() if begin < end}
     consumer.assign(list(unread))
     for each, end in unread.items():
         consumer.seek(each, max(bounds[each][0], end - _LAST))
-    sequence_of = implied_orders(manifest)
-    highest: dict[TopicPartition, int] = {}
+    found: dict[TopicPartition, list[WorkOrder]] = {each: [] for each in unread}
     deadline = Deadline(_TIMEOUT)
     while unread and not deadline.over:
         for each, records in consumer.poll(timeout_ms=100, max_records=_LAST * len(bounds)).items():
             for record in records:
-                try:
-                    owner, sequence = sequence_of(record.value or b"", "")
-                except DecodeError:
-                    continue
-                if owner == manifest.stream_id and sequence % manifest.partitions == each.partition:
-                    highest[each] = max(sequence, highest.get(each, 0))
+                with suppress(DecodeError):
+                    found[each].append(WorkOrder.decode(record.value or b"", str(each)))
         unread = {each: end for each, end in unread.items() if (consumer.position(each) or 0) < end}
-    return highest
+    return found

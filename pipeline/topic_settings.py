@@ -106,10 +106,10 @@ def make_topic(admin: KafkaAdminClient, topic: str, partitions: int, copies: int
     if error is kafka_error.TopicAlreadyExistsError:
         _refuse_difference(admin, topic, partitions, settings)
     elif error is kafka_error.InvalidReplicationFactorError:
-        alive = sum(not broker.get("is_fenced") for broker in admin.describe_cluster()["brokers"])
+        there = len(admin.describe_cluster()["brokers"])
         raise ConfigError(
-            f"topic {topic}: {'the default' if copies < 1 else copies} copies of each record are wanted, and {alive} "
-            f"broker{'s are' if alive != 1 else ' is'} there; use --replication-factor {alive} or less, or start more"
+            f"topic {topic}: {'the default' if copies < 1 else copies} copies of each record are wanted, and {there} "
+            f"broker{'s are' if there != 1 else ' is'} there; use --replication-factor {there} or less, or start more"
         )
     elif error is not kafka_error.NoError:
         raise error(f"topic {topic}: {answer.get('error_message') or error.description}")

@@ -3,12 +3,15 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 
+import numpy as np
 import pytest
 from kafka import KafkaAdminClient, TopicPartition
 from kafka.structs import OffsetAndMetadata
-from small_streams import small_stream
+from small_streams import read_orders, small_stream
 
+from pipeline.chain import implied_order
 from pipeline.create import add_teacher
 from pipeline.feed import feed
 from pipeline.kafka.clients import new_admin, new_consumer, new_producer
@@ -16,6 +19,7 @@ from pipeline.kafka.cluster import KafkaCluster
 from pipeline.kafka.coordinator import ask_coordinator
 from pipeline.kafka.settings import KafkaSettings
 from pipeline.names import dead_letters_topic, run_group, soft_targets_topic, teacher_group, work_orders_topic
+from pipeline.sequence import Sequence
 from pipeline.status import describe, lag, with_rates
 from pipeline.streams import Stream, open_stream
 from schemas.commits import RunReport
@@ -67,6 +71,36 @@ def test_a_stream_that_nobody_labels_lags_by_all_of_it(kafka_settings: KafkaSett
         "runs": [],
         "dead_letters": 0,
     }
+
+
+def test_an_order_that_was_published_twice_is_fed_once(kafka_settings: KafkaSettings, stream: Stream) -> None:
+    orders = read_orders(kafka_settings, stream)
+    producer = new_producer(kafka_settings)
+    try:
+        for partition, again in ((0, orders[0][2:]), (1, orders[1]), (2, orders[2][:1])):
+            for value in (*(order.encode() for order in again), b"no order"):
+                producer.send(orders_partition(stream, partition).topic, value, partition=partition).get(timeout=10)
+    finally:
+        producer.close(timeout=5)
+    assert lag(kafka_settings, stream)["fed"] == 20
+
+
+def test_what_is_no_order_of_the_stream_is_not_fed(
+    kafka_settings: KafkaSettings, fresh_name: Callable[[str], str]
+) -> None:
+    empty = small_stream(kafka_settings, fresh_name("status"))
+    alien = small_stream(kafka_settings, fresh_name("status"))
+    orders = Sequence.of(empty.manifest)
+    invented = replace(implied_order(empty.manifest.stream_id, orders, 13), sample_ids=np.arange(10))
+    foreign = implied_order(alien.manifest.stream_id, Sequence.of(alien.manifest), 17)
+    own = implied_order(empty.manifest.stream_id, orders, 5)
+    producer = new_producer(kafka_settings)
+    try:
+        for order in (invented, foreign, own, own):
+            producer.send(orders_partition(empty, 1).topic, order.encode(), partition=1).get(timeout=10)
+    finally:
+        producer.close(timeout=5)
+    assert lag(kafka_settings, empty)["fed"] == 2  # orders 1 and 5: a chain has no holes
 
 
 def test_commits_count_as_labelled_by_their_metadata(

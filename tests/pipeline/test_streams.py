@@ -205,6 +205,35 @@ def test_a_teacher_that_does_not_fit_is_refused(case: str, kafka_settings: Kafka
         add_teacher(kafka_settings, stream, teacher(stream, **changes))
 
 
+TOO_MANY = "keeps k=11 of only 10 classes: use k <= 10"
+
+
+def test_more_kept_classes_than_there_are_are_refused_before_anything_is_made(
+    kafka_settings: KafkaSettings, fresh_name: Name
+) -> None:
+    name = fresh_name("s")
+    with pytest.raises(ConfigError, match=TOO_MANY):
+        small_stream(kafka_settings, name, codec=CodecSpec.parse("topk:k=11"))
+    assert name not in list_streams(kafka_settings)
+
+
+def test_a_teacher_of_fewer_classes_than_are_kept_is_refused(kafka_settings: KafkaSettings, fresh_name: Name) -> None:
+    stream = small_stream(kafka_settings, fresh_name("s"), codec=CodecSpec.parse("topk:k=10"))
+    unknown = replace(stream.manifest, num_classes=0, class_names=(), codec=CodecSpec.parse("topk:k=11"))
+    with pytest.raises(ConfigError, match=TOO_MANY):
+        add_teacher(kafka_settings, Stream(unknown, {}), teacher(stream))
+
+
+def test_more_copies_than_there_are_brokers_are_refused_in_one_line(
+    kafka_settings: KafkaSettings, fresh_name: Name
+) -> None:
+    with pytest.raises(
+        ConfigError, match=r"99 copies of each record are wanted, and \d+ brokers? (is|are) there"
+    ) as told:
+        small_stream(kafka_settings, fresh_name("s"), replication_factor=99)
+    assert len(str(told.value)) < 250
+
+
 def test_an_unknown_teacher_says_which_there_are(kafka_settings: KafkaSettings, fresh_name: Name) -> None:
     stream = small_stream(kafka_settings, fresh_name("s"))
     with pytest.raises(StreamNotFound, match=r"no teacher 'cnn' \(there: none\); add it with"):

@@ -1,0 +1,117 @@
+"""Writers use the schema versions that their stream pins, whatever this program's newest are."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner
+from small_streams import DATASET, OPTIONS, fetcher, small_stream
+from support.models import classifier
+from support.streams import records, stream_with_teacher
+
+from pipeline.cli import main
+from pipeline.create import create_stream
+from pipeline.feed import feed
+from pipeline.kafka.clients import admin_client
+from pipeline.kafka.settings import KafkaSettings
+from pipeline.manifest_log import append
+from pipeline.names import manifest_topic, soft_targets_topic, work_orders_topic
+from pipeline.streams import delete_stream, open_stream
+from schemas.avro import REGISTRY, Registry
+from schemas.errors import DecodeError, ManifestMismatch
+from teacher_service.serve import TeachOptions, prepare_worker
+from teacher_service.worker import WorkerOptions
+
+pytestmark = pytest.mark.kafka
+Name = Callable[[str], str]
+
+NAMES = ("manifest", "soft_targets", "teacher", "work_order")
+
+
+@pytest.fixture
+def tomorrow(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
+    """`tomorrow("work_order")` makes this program a newer one, whose work orders have a version 2."""
+
+    def become(*names: str) -> None:
+        folder = Path(shutil.copytree(REGISTRY.folder, tmp_path / "-".join(names)))
+        for name in names:
+            schema = json.loads((folder / f"{name}.1.avsc").read_text())
+            schema["fields"].append(schema["fields"].pop(0))  # another version, which today's records can be read from
+            (folder / f"{name}.2.avsc").write_text(json.dumps(schema))
+        monkeypatch.setattr(REGISTRY, "_schemas", Registry(folder)._schemas)
+
+    return become
+
+
+def versions(settings: KafkaSettings, topic: str) -> set[str]:
+    """The fingerprints of all records of a topic."""
+    return {record.value[2:10].hex() for found in records(settings, topic).values() for record in found}
+
+
+def test_a_stream_of_an_older_program_gets_its_records_in_its_own_versions(
+    kafka_settings: KafkaSettings, fresh_name: Name, tmp_path: Path, tomorrow: Callable[..., None]
+) -> None:
+    of_today = REGISTRY.fingerprints()
+    name, model = fresh_name("s"), classifier(tmp_path / "m.onnx", (1, 8, 8))
+    stream = stream_with_teacher(kafka_settings, name, model)
+    tomorrow(*NAMES)
+    assert set(REGISTRY.fingerprints().items()) & set(of_today.items()) == {("dead_letter", of_today["dead_letter"])}
+    feed(kafka_settings, open_stream(kafka_settings, name))
+    options = TeachOptions(threads=1, worker=WorkerOptions("w", until_idle=True))
+    prepare_worker(kafka_settings, name, model, options).run()
+    assert versions(kafka_settings, work_orders_topic(name)) == {of_today["work_order"]}
+    assert versions(kafka_settings, soft_targets_topic(name, "t")) == {of_today["soft_targets"]}
+    assert open_stream(kafka_settings, name).manifest.encode() == stream.manifest.encode()
+
+
+@pytest.mark.parametrize("newer", ["soft_targets", "manifest"])
+def test_a_stream_of_a_newer_program_is_refused_at_the_start(
+    newer: str,
+    kafka_settings: KafkaSettings,
+    fresh_name: Name,
+    tomorrow: Callable[..., None],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    name = fresh_name("s")
+    tomorrow(newer)
+    small_stream(kafka_settings, name)
+    fingerprint = REGISTRY.fingerprints()[newer]
+    monkeypatch.undo()
+    refusal = rf"^stream '{name}' was made by a newer Distillog: .*\({newer} {fingerprint}\)"
+    with pytest.raises(ManifestMismatch, match=refusal):
+        open_stream(kafka_settings, name)
+    with pytest.raises(ManifestMismatch, match=refusal):
+        create_stream(kafka_settings, name, fetcher(), DATASET, OPTIONS)
+    listed = CliRunner().invoke(main, ["--bootstrap-servers", kafka_settings.bootstrap_servers, "topics", "list"])
+    assert listed.exit_code == 0
+    (line,) = [line for line in listed.output.splitlines() if line.startswith(name)]
+    assert "(unreadable: stream" in line
+    delete_stream(kafka_settings, name)
+
+
+@pytest.mark.parametrize("key", [b"manifest", b"teacher/cnn"])
+def test_a_junk_record_makes_its_stream_unreadable_and_no_other(
+    key: bytes, kafka_settings: KafkaSettings, fresh_name: Name
+) -> None:
+    junk, sound = fresh_name("junk"), fresh_name("sound")
+    small_stream(kafka_settings, sound)
+    small_stream(kafka_settings, junk)
+    if key == b"manifest":  # only the first record of that key counts
+        delete_stream(kafka_settings, junk)
+        with admin_client(kafka_settings) as admin:
+            admin.create_topics({manifest_topic(junk): {"num_partitions": 1}}, wait_for_metadata=True)
+    append(kafka_settings, junk, key, b"no Avro at all")
+    arguments = ["--bootstrap-servers", kafka_settings.bootstrap_servers, "topics", "list", "--json"]
+    listed = CliRunner().invoke(main, arguments)
+    assert listed.exit_code == 0
+    rows = {row["stream"]: row for row in json.loads(listed.stdout)}
+    assert rows[sound]["orders"] == 20
+    assert rows[junk]["orders"] is None
+    assert f"(unreadable: {manifest_topic(junk)}/0@" in rows[junk]["dataset"]
+    with pytest.raises(DecodeError, match="no Avro record"):
+        open_stream(kafka_settings, junk)
+    delete_stream(kafka_settings, junk)
