@@ -107,9 +107,10 @@ def make_topic(admin: KafkaAdminClient, topic: str, partitions: int, copies: int
         _refuse_difference(admin, topic, partitions, settings)
     elif error is kafka_error.InvalidReplicationFactorError:
         there = len(admin.describe_cluster()["brokers"])
+        wanted = f"{copies} copies" if copies > 0 else "as many copies as default.replication.factor says"
         raise ConfigError(
-            f"topic {topic}: {'the default' if copies < 1 else copies} copies of each record are wanted, and {there} "
-            f"broker{'s are' if there != 1 else ' is'} there; use --replication-factor {there} or less, or start more"
+            f"topic {topic}: {wanted} of each record are wanted, and {there} broker{'s are' if there != 1 else ' is'} "
+            f"there; use --replication-factor {there} or less, or start more"
         )
     elif error is not kafka_error.NoError:
         raise error(f"topic {topic}: {answer.get('error_message') or error.description}")
