@@ -9,7 +9,7 @@ from contextlib import suppress
 
 from kafka import KafkaConsumer, TopicPartition
 
-from pipeline.chain import refuse_unimplied
+from pipeline.chain_ends import refuse_unimplied
 from pipeline.names import work_orders_topic
 from pipeline.sequence import Sequence
 from pipeline.wait import Deadline

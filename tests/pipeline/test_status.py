@@ -11,7 +11,7 @@ from kafka import KafkaAdminClient, TopicPartition
 from kafka.structs import OffsetAndMetadata
 from small_streams import read_orders, small_stream
 
-from pipeline.chain import implied_order
+from pipeline.chain_ends import implied_order
 from pipeline.create import add_teacher
 from pipeline.feed import feed
 from pipeline.kafka.clients import new_admin, new_consumer, new_producer
