@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 import time
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -21,10 +21,17 @@ class Progress:
     Safe to call from one thread at a time.
     """
 
-    def __init__(self, console: Console | None = None, *, title: str = "", quiet: bool = False) -> None:
-        """`console` is stderr's if not given; `quiet` shows nothing at all."""
+    _num_quiet: ClassVar[int] = 0
+    """How many quiet ones are entered: what is shown inside of them is quiet too."""
+
+    def __init__(
+        self, console: Console | None = None, *, title: str = "", quiet: bool = False, after: float = 0.0
+    ) -> None:
+        """`console` is stderr's if not given; `quiet` shows nothing at all; figures come `after` seconds."""
         self._title = title
-        self._quiet = quiet
+        self._asked_quiet = quiet
+        self._quiet = quiet or Progress._num_quiet > 0
+        self._first = time.monotonic() + after
         self._fields: dict[str, object] = {}
         self._shown: dict[str, object] = {}
         self._last = float("-inf")
@@ -32,11 +39,13 @@ class Progress:
         self._live: Live | None = None
 
     def __enter__(self) -> Self:
+        Progress._num_quiet += self._asked_quiet
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        Progress._num_quiet -= self._asked_quiet
         self.close()
 
     def update(self, **fields: Any) -> None:
@@ -44,6 +53,8 @@ class Progress:
         if self._quiet:
             return
         self._fields = {key: value for key, value in {**self._fields, **fields}.items() if value is not None}
+        if time.monotonic() < self._first:
+            return
         if self._terminal():
             self._show_live()
         elif self._fields and time.monotonic() - self._last >= PLAIN_INTERVAL:
@@ -64,7 +75,7 @@ class Progress:
         if self._live is not None:
             self._live.stop()
             self._live = None
-        elif not self._quiet and self._fields and self._fields != self._shown:
+        elif not self._quiet and self._fields and self._fields != self._shown and time.monotonic() >= self._first:
             self._print_plain()
 
     def line(self) -> str:

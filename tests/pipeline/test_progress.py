@@ -37,6 +37,33 @@ def test_no_figures_are_no_line(capsys: pytest.CaptureFixture[str], monkeypatch:
     assert capsys.readouterr().err.splitlines() == ["order 1"]
 
 
+def test_what_ends_soon_shows_nothing_and_what_takes_long_does(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now = 100.0
+    monkeypatch.setattr(progress.time, "monotonic", lambda: now)
+    with Progress(title="reading", after=2.0) as shown:
+        shown.update(labels=1)
+        now += 1.9
+        shown.update(labels=2)
+    assert capsys.readouterr().err == ""
+    with Progress(title="reading", after=2.0) as shown:
+        shown.update(labels=1)
+        now += 2.0
+        shown.update(labels=2)
+        shown.update(labels=3)
+    assert capsys.readouterr().err.splitlines() == ["reading  labels 2", "reading  labels 3"]
+
+
+def test_inside_of_a_quiet_one_nothing_is_shown(capsys: pytest.CaptureFixture[str]) -> None:
+    with Progress(quiet=True), Progress(title="reading") as shown:
+        shown.update(labels=1)
+    assert capsys.readouterr().err == ""
+    with Progress(title="reading") as shown:
+        shown.update(labels=1)
+    assert capsys.readouterr().err == "reading  labels 1\n"
+
+
 def test_quiet_prints_nothing(capsys: pytest.CaptureFixture[str]) -> None:
     with Progress(quiet=True) as shown:
         shown.update(order=1)
