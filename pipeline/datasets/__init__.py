@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from urllib.parse import parse_qsl
 
-from pipeline.datasets.base import Dataset, Field, Samples
+from pipeline.datasets.base import Dataset, Field, Samples, once_readable
 from pipeline.datasets.digits import digits
 from pipeline.datasets.image_folder import image_folder
 from pipeline.datasets.mnist1d import mnist1d
@@ -30,7 +30,8 @@ DATASETS: dict[str, Callable[[str, dict[str, str]], Dataset]] = {
 def open_dataset(uri: str) -> Dataset:
     """The data set that a URI names: `name[:path][?param=value&...]`, or `module:factory[?...]` for one's own.
 
-    Raises ConfigError for an unknown name or parameter, a missing package, or a folder that is not there.
+    Raises ConfigError for an unknown name or parameter, a missing package, or a folder that is not there;
+    DataUnavailable where storage does not answer.
     """
     place, _, query = uri.partition("?")
     name, colon, path = place.partition(":")
@@ -41,9 +42,10 @@ def open_dataset(uri: str) -> Dataset:
     params = dict(pairs)
     if len(params) != len(pairs):
         raise ConfigError(f"data set {uri!r} gives a parameter twice")
-    if name in DATASETS:
-        return DATASETS[name](path, params)
     known = did_you_mean(name, DATASETS)
-    if colon and path.isidentifier() and all(part.isidentifier() for part in name.split(".")):
-        return user_dataset(uri, name, path, params, known)
+    with once_readable(uri):
+        if name in DATASETS:
+            return DATASETS[name](path, params)
+        if colon and path.isidentifier() and all(part.isidentifier() for part in name.split(".")):
+            return user_dataset(uri, name, path, params, known)
     raise ConfigError(f"no data set {name!r}: {known}, or my_package.my_module:factory")

@@ -5,11 +5,15 @@ N: samples asked for; M: those that could be read.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 import numpy.typing as npt
+
+from schemas.errors import DataUnavailable
 
 Ints = npt.NDArray[np.int64]
 Arrays = dict[str, npt.NDArray[Any]]
@@ -90,8 +94,8 @@ class ArrayDataset:
     uri: str
     arrays: Arrays
     """name -> [n, ...]"""
-    label_array: Ints
-    """[n] int64"""
+    label_array: npt.NDArray[Any]
+    """[n] whole numbers"""
     class_names: tuple[str, ...] = ()
     num_classes: int = 0
 
@@ -111,4 +115,13 @@ class ArrayDataset:
 
     def labels(self, sample_ids: Ints) -> Ints:
         """[N] int64"""
-        return self.label_array[sample_ids]
+        return self.label_array[sample_ids].astype(np.int64)
+
+
+@contextmanager
+def once_readable(uri: str) -> Iterator[None]:
+    """For a beginning, which does not wait for storage: its OSError becomes DataUnavailable, in one line."""
+    try:
+        yield
+    except OSError as error:
+        raise DataUnavailable(f"dataset {uri} cannot be read: {error}; bring it back and start again") from error

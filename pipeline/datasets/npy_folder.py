@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 from dataclasses import dataclass
 from pathlib import Path
@@ -54,15 +55,20 @@ class NpyFolder:
 
         A mapped file that vanished or shrank would otherwise be read on from memory, or kill the process (SIGBUS).
         """
-        for path, opened in self.files.items():
-            now = path.stat()
-            if (now.st_ino, now.st_size) != opened:
-                raise OSError(f"{path} was replaced while it was open: start again to read the new one")
+        self._check()
         return self.inner.read(sample_ids)
 
     def labels(self, sample_ids: Ints) -> Ints:
-        """[N] int64, -1 without `labels.npy`."""
+        """[N] int64, -1 without `labels.npy`. Raises OSError as `read`."""
+        self._check()
         return self.inner.labels(sample_ids)
+
+    def _check(self) -> None:
+        for path, opened in self.files.items():
+            now = path.stat()
+            if (now.st_ino, now.st_size) != opened:
+                text = "was replaced while it was open: start again to read the new one"
+                raise OSError(errno.ESTALE, text, str(path))
 
 
 def npy_folder(path: str, params: dict[str, str]) -> Dataset:
@@ -88,7 +94,9 @@ def npy_folder(path: str, params: dict[str, str]) -> Dataset:
         raise ConfigError(f"no .npy files but labels.npy in {folder}: each field is a file <field>.npy of [n, ...]")
     lengths = {name: len(array) for name, array in arrays.items()}
     num_samples = next(iter(lengths.values()))
-    labels = np.full(num_samples, -1, np.int64) if label_array is None else _as_labels(folder, label_array)
+    if label_array is None:
+        label_array = np.broadcast_to(np.int64(-1), (num_samples,))  # one number, however many samples
+    labels = _checked_labels(folder, label_array)
     lengths["labels"] = len(labels)
     if len(set(lengths.values())) != 1:
         raise ConfigError(f"the arrays in {folder} differ in length: {lengths}")
@@ -111,7 +119,8 @@ def _mapped(file: Path) -> npt.NDArray[Any]:
     return array
 
 
-def _as_labels(folder: Path, labels: npt.NDArray[Any]) -> Ints:
+def _checked_labels(folder: Path, labels: npt.NDArray[Any]) -> npt.NDArray[Any]:
+    """As they lie there: copied, those of 10^9 samples would be 8 GB."""
     if labels.ndim != 1 or labels.dtype.kind not in "iu" or labels.min(initial=0) < -1:
         raise ConfigError(f"{folder / 'labels.npy'} must be [n] whole numbers, -1 where unlabelled")
-    return np.asarray(labels).astype(np.int64)
+    return labels

@@ -41,7 +41,9 @@ class View:
     limits: Mapping[str, tuple[float, float]] = field(default_factory=dict)
     """Lowest and highest value of numbers; 0 to infinity where not said."""
     formatting: tuple[str, ...] = ()
-    """Parameters that say how a network wants its input: an evaluation keeps them."""
+    """Parameters of a built-in view that say how a network wants its input: an evaluation keeps them."""
+    evaluation: Mapping[str, Value] | None = None
+    """Parameters of a user's view under which it augments nothing: an evaluation sets them. None: it does not say."""
     open_ended: bool = False
     """Takes parameters that `defaults` does not name (a user's function with **params)."""
 
@@ -75,8 +77,9 @@ def find_view(name: str) -> View:
         return VIEWS[name]
     if ":" not in name:
         raise ConfigError(f"no view {name!r}: {did_you_mean(name, VIEWS)}, or my_package.my_module:function")
-    function, defaults, version, open_ended = user.load(name)
-    return View(user.per_sample(function), defaults, version, open_ended=open_ended)
+    own = user.load(name)
+    apply = user.per_sample(name, own.function)
+    return View(apply, own.defaults, own.version, open_ended=own.open_ended, evaluation=own.evaluation)
 
 
 def view_spec(name: str, params: Mapping[str, Any]) -> ViewSpec:
@@ -94,11 +97,21 @@ def view_spec(name: str, params: Mapping[str, Any]) -> ViewSpec:
 
 
 def evaluation_view(spec: ViewSpec) -> ViewSpec:
-    """The view without its randomness: the same normalisation, no augmentation ("none" for a user's own)."""
-    if spec.name not in VIEWS:
-        return view_spec("none", {})
-    kept = VIEWS[spec.name].formatting
-    return view_spec(spec.name, {key: value for key, value in spec.params.items() if key in kept})
+    """The view without its randomness: the same normalisation, no augmentation.
+
+    Raises ConfigError for a user's view that does not say how it looks then.
+    """
+    view = find_view(spec.name)
+    if spec.name in VIEWS:
+        return view_spec(spec.name, {key: value for key, value in spec.params.items() if key in view.formatting})
+    if view.evaluation is None:
+        function = spec.name.partition(":")[2]
+        raise ConfigError(
+            f"view {spec.name} does not say what of it stays in an evaluation: set [evaluation] view (--view, once a "
+            f"run is trained), or {function}.evaluation = {{...}} beside the function, the parameters under which it "
+            "augments nothing"
+        )
+    return view_spec(spec.name, {**spec.params, **view.evaluation})
 
 
 def _checked(view: str, key: str, value: Any, default: Value, limits: Mapping[str, tuple[float, float]]) -> Value:

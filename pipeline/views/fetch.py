@@ -11,6 +11,7 @@ import numpy as np
 
 from pipeline.datasets.base import Arrays, Dataset, Faults, Ints
 from pipeline.views import find_view
+from pipeline.views.user import BadRows
 from schemas.errors import ManifestMismatch
 from schemas.records import ViewSpec
 
@@ -49,21 +50,23 @@ class Fetcher:
     def fetch(self, sample_ids: Ints, view_seed: int, size: tuple[int, ...] | None = None) -> Fetched:
         """The views of [N] int64 IDs, at the spatial `size` if one is given.
 
-        An ID outside the data set is a fault of its row, as is a sample that cannot be decoded. Raises OSError when
-        the data cannot be read now.
+        An ID outside the data set is a fault of its row, as is a sample that cannot be decoded, or for which a user's
+        view raises. Raises OSError when the data cannot be read now.
         """
         known = np.flatnonzero((sample_ids >= 0) & (sample_ids < self.dataset.num_samples))
         samples = self.dataset.read(sample_ids if len(known) == len(sample_ids) else sample_ids[known])
-        kept_rows, faults = samples.kept_rows, samples.faults
+        fields, kept_rows = samples.fields, known[samples.kept_rows]
+        reasons = {int(known[row]): reason for row, reason in samples.faults}
         if len(known) < len(sample_ids):
-            outside = np.setdiff1d(np.arange(len(sample_ids)), known)
-            kept_rows = known[kept_rows]
-            faults = tuple(
-                sorted(
-                    [(int(known[row]), reason) for row, reason in faults]
-                    + [(int(row), f"no sample {sample_ids[row]} in {self.dataset.uri}") for row in outside]
-                )
-            )
-        kept_ids = sample_ids[kept_rows]
-        inputs = self._apply(samples.fields, kept_ids, view_seed, dict(self.view.params), size or None)
-        return Fetched(inputs, self.dataset.labels(kept_ids), kept_rows, faults)
+            outside = np.setdiff1d(np.arange(len(sample_ids)), known).tolist()
+            reasons |= {row: f"no sample {sample_ids[row]} in {self.dataset.uri}" for row in outside}
+        params, size = dict(self.view.params), size or None
+        try:
+            inputs = self._apply(fields, sample_ids[kept_rows], view_seed, params, size)
+        except BadRows as bad:
+            reasons |= {int(kept_rows[row]): reason for row, reason in bad.reasons.items()}
+            good = np.setdiff1d(np.arange(len(kept_rows)), list(bad.reasons))
+            fields, kept_rows = {name: array[good] for name, array in fields.items()}, kept_rows[good]
+            inputs = self._apply(fields, sample_ids[kept_rows], view_seed, params, size)
+        labels = self.dataset.labels(sample_ids[kept_rows])
+        return Fetched(inputs, labels, kept_rows, tuple(sorted(reasons.items())))

@@ -32,18 +32,23 @@ def make_probe(fetcher: Fetcher) -> Probe:
     ids: list[int] = []
     seeds: list[int] = []
     views: list[npt.NDArray[np.float32]] = []
+    reason = "they are empty"
     for number in range(_CANDIDATES):
         sample_id = hash_int(_TAG, number) % num_samples
         seed = hash_int(_TAG, number, 1) >> 1
         view = _flat(fetcher, sample_id, seed)
-        if view is not None and len(view):
+        if isinstance(view, str):
+            reason = view
+        elif len(view):
             ids.append(sample_id)
             seeds.append(seed)
             views.append(view)
         if len(ids) == NUM_VIEWS:
             break
     else:
-        raise BadSamples(f"{fetcher.dataset.uri}: only {len(ids)} of {_CANDIDATES} probed samples can be read")
+        raise BadSamples(
+            f"dataset {fetcher.dataset.uri}: only {len(ids)} of {_CANDIDATES} probed samples can be read: {reason}"
+        )
     positions = np.stack([_positions(number, len(view)) for number, view in enumerate(views)])
     pixels = np.stack([view[places] for view, places in zip(views, positions, strict=True)])
     id_column, seed_column = np.array(ids, np.int64), np.array(seeds, np.int64)
@@ -63,8 +68,8 @@ def check_probe(fetcher: Fetcher, probe: Probe) -> None:
     rows = zip(probe.sample_ids.tolist(), probe.view_seeds.tolist(), probe.positions, probe.pixels, strict=True)
     for sample_id, seed, positions, pixels in rows:
         view = _flat(fetcher, sample_id, seed)
-        if view is None or positions.max(initial=-1) >= len(view) or positions.min(initial=0) < 0:
-            found = "cannot be decoded" if view is None else f"has {len(view)} values"
+        if isinstance(view, str) or positions.max(initial=-1) >= len(view) or positions.min(initial=0) < 0:
+            found = f"cannot be decoded ({view})" if isinstance(view, str) else f"has {len(view)} values"
             raise ManifestMismatch(f"view {name}: sample {sample_id} {found} here, unlike in the manifest")
         close = np.isclose(view[positions], pixels, rtol=TOLERANCE, atol=TOLERANCE, equal_nan=True)
         if not close.all():
@@ -75,11 +80,11 @@ def check_probe(fetcher: Fetcher, probe: Probe) -> None:
             )
 
 
-def _flat(fetcher: Fetcher, sample_id: int, seed: int) -> npt.NDArray[np.float32] | None:
-    """All values of one view, fields in the order of their names; None where the sample cannot be decoded."""
+def _flat(fetcher: Fetcher, sample_id: int, seed: int) -> npt.NDArray[np.float32] | str:
+    """All values of one view, fields in the order of their names; the reason where the sample cannot be decoded."""
     fetched = fetcher.fetch(np.array([sample_id], np.int64), seed)
     if not len(fetched.kept_rows):
-        return None
+        return fetched.faults[0][1]
     return np.concatenate([fetched.inputs[name].ravel() for name in sorted(fetched.inputs)]).astype(np.float32)
 
 

@@ -8,6 +8,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import time
 from pathlib import Path
@@ -34,7 +35,7 @@ class Steered:
 
     def __getitem__(self, sample_id: int) -> dict[str, Any]:
         if (self._folder / "gone").exists():
-            raise OSError(f"{self._folder}: transport endpoint is not connected")
+            raise OSError(errno.ENOTCONN, "transport endpoint is not connected")
         self._hold()
         if self._broken and sample_id % self._broken == 5:
             raise ValueError(f"sample {sample_id} is cut short")

@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import errno
+import io
 from typing import Any
 
 import numpy as np
+from PIL import Image
+
+from pipeline.datasets.base import Field, Ints, Samples
 
 BROKEN_EVERY = 7
 
@@ -46,3 +51,77 @@ class TwoFields:
 def two_fields() -> TwoFields:
     """Samples of two fields."""
     return TwoFields()
+
+
+class Files:
+    """PNG files of 8x8 grey pixels, decoded by Pillow as they are read; one of them was cut short."""
+
+    num_classes = 10
+
+    def __init__(self, count: int, cut: int) -> None:
+        self.labels = np.arange(count) % 10
+        self._cut = cut
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def __getitem__(self, sample_id: int) -> dict[str, Any]:
+        file = io.BytesIO()
+        pixels = np.random.default_rng(sample_id).integers(0, 256, (8, 8), np.uint8)
+        Image.fromarray(pixels).save(file, "png")
+        raw = file.getvalue()
+        image = Image.open(io.BytesIO(raw[: len(raw) - 40] if sample_id == self._cut else raw))
+        return {"pixels": np.asarray(image, np.float32)[None]}
+
+
+def files(count: str = "1200", cut: str = "700") -> Files:
+    """`cut` is the sample whose file ends in the middle of its pixels."""
+    return Files(int(count), int(cut))
+
+
+def away() -> Files:
+    """Storage that does not answer."""
+    raise OSError(errno.ESTALE, "Stale file handle")
+
+
+def dimmed(sample: dict[str, Any], rng: np.random.Generator, mean: float = 0.5, noise: float = 0.1) -> dict[str, Any]:
+    """A view that normalises and augments, and does not say which is which."""
+    return {name: (values - mean + noise * rng.random()).astype(np.float32) for name, values in sample.items()}
+
+
+def told(sample: dict[str, Any], rng: np.random.Generator, mean: float = 0.5, noise: float = 0.1) -> dict[str, Any]:
+    """The same, and it says so."""
+    return dimmed(sample, rng, mean, noise)
+
+
+told.evaluation = {"noise": 0.0}  # type: ignore[attr-defined]
+
+
+class Endless:
+    """A dataset of any size whose labels are arithmetic: what it costs is what we make of it."""
+
+    uri = "endless"
+    num_classes = 10
+    class_names = ()
+
+    def __init__(self, count: int) -> None:
+        self.num_samples = count
+        self.asked = 0
+        """Labels that were asked for."""
+
+    @property
+    def fields(self) -> dict[str, Field]:
+        return {"pixels": Field((4,), "float32")}
+
+    def read(self, sample_ids: Ints) -> Samples:
+        pixels = (sample_ids[:, None] % np.arange(2, 6)).astype(np.float32)
+        return Samples({"pixels": pixels}, np.arange(len(sample_ids)))
+
+    def labels(self, sample_ids: Ints) -> Ints:
+        self.asked += len(sample_ids)
+        return sample_ids % 10
+
+
+def endless(count: str = "1000000000") -> Endless:
+    """Samples that nobody could list."""
+    return Endless(int(count))
