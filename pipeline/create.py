@@ -6,6 +6,8 @@ import secrets
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields, replace
 
+from pipeline.datasets.base import once_readable
+from pipeline.datasets.fingerprint import fingerprint
 from pipeline.kafka.clients import admin_client
 from pipeline.kafka.errors import kafka_errors
 from pipeline.kafka.settings import KafkaSettings
@@ -86,6 +88,9 @@ def create_stream(
         if manifest_topic(name) in admin.list_topics():
             there = read_manifest_log(settings, name)
             if there.manifest is not None:
+                pinned = there.manifest.dataset_fingerprint
+                if pinned != manifest.dataset_fingerprint:  # perhaps by another algorithm
+                    manifest = replace(manifest, dataset_fingerprint=fingerprint(fetcher.dataset, like=pinned))
                 _refuse_difference(manifest, there.manifest)
                 return Stream(there.manifest, there.teachers), False
         cluster, copies = cluster_settings(admin), options.replication_factor
@@ -139,14 +144,14 @@ def add_teacher(settings: KafkaSettings, stream: Stream, teacher: Teacher) -> bo
 
 
 def _manifest(name: str, fetcher: Fetcher, dataset_uri: str, options: StreamOptions) -> Manifest:
-    from pipeline.datasets.fingerprint import fingerprint
-
     dataset = fetcher.dataset
     num_classes = options.num_classes or dataset.num_classes
     if dataset.num_classes and num_classes != dataset.num_classes:
         raise ConfigError(f"--classes {num_classes}: data set {dataset_uri} has {dataset.num_classes} classes")
     if num_classes:
         options.codec.refuse_classes(num_classes)
+    with once_readable(dataset_uri):
+        probe = make_probe(fetcher)
     manifest = Manifest(
         stream=name,
         stream_id=secrets.token_hex(8),
@@ -156,7 +161,7 @@ def _manifest(name: str, fetcher: Fetcher, dataset_uri: str, options: StreamOpti
         num_classes=num_classes,
         class_names=tuple(dataset.class_names),
         view=fetcher.view,
-        view_probe=make_probe(fetcher),
+        view_probe=probe,
         order_size=options.order_size,
         epochs=options.epochs,
         seed=options.seed,

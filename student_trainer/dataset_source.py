@@ -10,15 +10,14 @@ from collections.abc import Iterator
 from dataclasses import asdict
 from typing import Any
 
-import numpy as np
-
 from pipeline.datasets import open_dataset
 from pipeline.datasets.fingerprint import fingerprint
+from pipeline.fault_limit import FaultLimit
 from pipeline.sequence import Sequence
 from pipeline.views import view_spec
 from pipeline.views.fetch import Fetcher
+from pipeline.views.patience import fetch_patiently
 from schemas.errors import ConfigError
-from student_trainer.fetching import FaultBudget, fetch_patiently
 from student_trainer.hard_labels import HardLabels, labelled_ids
 from student_trainer.settings import RunSettings
 from student_trainer.source import Cursor, ReadyOrder
@@ -47,21 +46,26 @@ class DatasetSource:
         self._size = settings.student.size
         self._passes = settings.train.passes
         self._labels = HardLabels.of(dataset, data.labelled, data.label_seed)
-        if not self._labels.fraction:
+        if not self._labels.any:
             raise ConfigError('[data] no sample shows a label; source = "dataset" learns from nothing else')
+        self._only_labelled = data.only_labelled
         # Indices of the sequence are positions in here: with only_labelled it runs over the labelled samples.
         self._ids = labelled_ids(dataset, self._labels) if data.only_labelled else None
-        self.labelled_fraction = 1.0 if data.only_labelled else self._labels.fraction
         num_samples = dataset.num_samples if self._ids is None else len(self._ids)
         needed = -(-settings.train.steps * settings.train.batch_size // num_samples)
         epochs = data.epochs or -(-needed // self._passes)
         self.sequence = Sequence(num_samples, data.order_size, epochs, data.seed, partitions=1)
         self._closed = threading.Event()
 
+    @property
+    def labelled_fraction(self) -> float:
+        """Samples that show a label / all samples of the sequence."""
+        return 1.0 if self._only_labelled else self._labels.fraction
+
     def orders(self, cursor: Cursor) -> Iterator[ReadyOrder]:
         """Yield every order from the cursor's on, pass after pass."""
         sequence = self.sequence
-        faults = FaultBudget(self.fetcher.dataset.uri)
+        uri, faults = self.fetcher.dataset.uri, FaultLimit("decoded")
         first = cursor.sequence
         for pass_number in range(cursor.pass_number, self._passes):
             for number in range(first, sequence.num_orders):
@@ -72,7 +76,7 @@ class DatasetSource:
                     sample_ids = self._ids[sample_ids]
                 view_seed = sequence.view_seed(sequence.epoch_of(number))
                 fetched = fetch_patiently(self.fetcher, sample_ids, view_seed, self._size, self._closed)
-                faults.add(sample_ids, fetched.faults)
+                faults.leave_out(uri, number, sample_ids, fetched.faults)
                 sample_ids = sample_ids[fetched.kept_rows]
                 labels = self._labels.hide(sample_ids, fetched.labels)
                 yield ReadyOrder(pass_number, number, sample_ids, fetched.inputs, labels, (), ())
@@ -80,12 +84,11 @@ class DatasetSource:
 
     def describe(self) -> dict[str, Any]:
         """Return the dataset's fingerprint and what was made of it."""
-        shown = np.empty(0, np.int64) if self._ids is None else self._ids
         return {
             "fingerprint": fingerprint(self.fetcher.dataset),
             "view": asdict(self.fetcher.view),
             "num_samples": self.sequence.num_samples,
-            "num_only_labelled": len(shown),
+            "num_only_labelled": self.sequence.num_samples if self._only_labelled else 0,
         }
 
     def close(self) -> None:

@@ -15,10 +15,15 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
+from pipeline.datasets import open_dataset
+from pipeline.fault_limit import FaultLimit
 from pipeline.onnx_runtime import open_session
+from pipeline.views import evaluation_view, view_spec
 from pipeline.views.fetch import Fetcher
+from pipeline.views.patience import fetch_patiently
 from schemas.errors import ConfigError, NotFinite
-from student_trainer.fetching import FaultBudget, fetch_patiently
+from schemas.records import ViewSpec
+from student_trainer.settings import RunSettings
 
 Inputs = dict[str, NDArray[Any]]
 Predict = Callable[[Inputs], NDArray[np.float32]]
@@ -61,6 +66,23 @@ def sole_field(inputs: Inputs) -> str:
     if len(inputs) != 1:
         raise ConfigError(f"[student] input is missing; the dataset has the fields {', '.join(sorted(inputs))}")
     return next(iter(inputs))
+
+
+def evaluation_data(settings: RunSettings, training: ViewSpec, uri: str) -> Fetcher:
+    """Open a dataset as a run's evaluation sees it: under [evaluation] view, else the training view's own.
+
+    Args:
+        settings: the run's.
+        training: the view that it trains under.
+        uri: the dataset.
+
+    Raises:
+        ConfigError: it cannot be opened, or a user's view does not say how it looks in an evaluation.
+        DataUnavailable: it cannot be read now.
+    """
+    view = settings.evaluation.view
+    spec = view_spec(view.name, view.params) if view else evaluation_view(training)
+    return Fetcher(open_dataset(uri), spec)
 
 
 def evaluate(
@@ -116,7 +138,7 @@ def _evaluate(
     sums: dict[str, float] = {}
     bins = np.zeros((3, NUM_BINS))  # count, sum of confidence, sum of hits
     num_samples = num_labelled = 0
-    faults = FaultBudget(dataset.uri)
+    faults = FaultLimit("decoded")
 
     def add(name: str, values: NDArray[Any]) -> None:
         sums[name] = sums.get(name, 0.0) + float(values.sum(dtype=np.float64))
@@ -124,7 +146,7 @@ def _evaluate(
     for start in range(0, dataset.num_samples, batch_size):
         sample_ids = np.arange(start, min(start + batch_size, dataset.num_samples))
         fetched = fetch_patiently(fetcher, sample_ids, 0, size)
-        faults.add(sample_ids, fetched.faults)
+        faults.leave_out(dataset.uri, None, sample_ids, fetched.faults)
         seen_ids = sample_ids[fetched.kept_rows]
         log_probs = log_softmax(_checked(predict(fetched.inputs), "student", dataset.uri, seen_ids))
         num_samples += len(log_probs)

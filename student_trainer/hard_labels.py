@@ -2,44 +2,61 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Iterator
+from functools import cached_property
 
 import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.datasets import Dataset
+from pipeline.datasets.base import once_readable
 from pipeline.datasets.labels import label_budget
+from pipeline.progress import Progress
 from schemas.errors import ConfigError
 
 _CHUNK = 1 << 20
 
 
-@dataclass(frozen=True, slots=True, eq=False)
 class HardLabels:
     """The samples that show their label."""
 
-    shown: NDArray[np.int64] | None
-    """[budget] int64 rising sample IDs; None: every label there is."""
-    fraction: float
-    """Samples that show a label / all samples."""
+    def __init__(self, dataset: Dataset, shown: NDArray[np.int64] | None) -> None:
+        self.shown = shown
+        """[budget] int64 rising sample IDs; None: every label there is."""
+        self._dataset = dataset
 
     @classmethod
     def of(cls, dataset: Dataset, budget: int | None, seed: int) -> HardLabels:
         """Choose them: None shows all labels, 0 none, else `budget` of them, stratified by class.
 
+        With a budget it goes over all labels once, block by block, and keeps as many IDs.
+
         Raises:
             ConfigError: fewer labels than the budget.
+            DataUnavailable: the dataset cannot be read now.
         """
-        if budget == 0:
-            return cls(np.empty(0, np.int64), 0.0)
         if budget is None:
-            count = sum(int((labels >= 0).sum()) for labels in _labels(dataset))
-            return cls(None, count / dataset.num_samples)
+            return cls(dataset, None)
+        if budget == 0:
+            return cls(dataset, np.empty(0, np.int64))
         try:
-            shown = label_budget(np.concatenate(list(_labels(dataset))), budget, seed)
+            return cls(dataset, label_budget(_labels(dataset), budget, seed))
         except ConfigError as error:
             raise ConfigError(f"[data] labelled: {error}") from error
-        return cls(shown, budget / dataset.num_samples)
+
+    @cached_property
+    def fraction(self) -> float:
+        """Samples that show a label / all samples; without a budget all labels are counted, once."""
+        if self.shown is not None:
+            return len(self.shown) / self._dataset.num_samples
+        return sum(int((labels >= 0).sum()) for labels in _labels(self._dataset)) / self._dataset.num_samples
+
+    @cached_property
+    def any(self) -> bool:
+        """Whether a sample shows its label; without a budget it looks for the first that has one."""
+        if self.shown is not None:
+            return len(self.shown) > 0
+        return any((labels >= 0).any() for labels in _labels(self._dataset))
 
     def hide(self, sample_ids: NDArray[np.int64], labels: NDArray[np.int64]) -> NDArray[np.int64]:
         """Return [N] labels with -1 where a sample is outside the budget."""
@@ -51,13 +68,19 @@ class HardLabels:
         return np.where(self.shown[places] == sample_ids, labels, -1)
 
 
-def labelled_ids(dataset: Dataset, labels: HardLabels) -> NDArray[np.int64]:
-    """Return the rising int64 IDs of all samples that show their label."""
+def labelled_ids(dataset: Dataset, labels: HardLabels) -> NDArray[np.int64] | None:
+    """Return the rising int64 IDs of all samples that show their label; None: all samples do."""
+    if labels.fraction == 1:
+        return None
     if labels.shown is not None:
         return labels.shown
-    return np.flatnonzero(np.concatenate(list(_labels(dataset))) >= 0).astype(np.int64)
-
-
-def _labels(dataset: Dataset) -> list[NDArray[np.int64]]:
     starts = range(0, dataset.num_samples, _CHUNK)
-    return [dataset.labels(np.arange(start, min(start + _CHUNK, dataset.num_samples))) for start in starts]
+    found = [np.flatnonzero(block >= 0) + start for start, block in zip(starts, _labels(dataset), strict=True)]
+    return np.concatenate(found).astype(np.int64)
+
+
+def _labels(dataset: Dataset) -> Iterator[NDArray[np.int64]]:
+    with once_readable(dataset.uri), Progress(title=f"reading the labels of {dataset.uri}", after=2.0) as progress:
+        for start in range(0, dataset.num_samples, _CHUNK):
+            progress.update(labels=start)
+            yield dataset.labels(np.arange(start, min(start + _CHUNK, dataset.num_samples)))

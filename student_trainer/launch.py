@@ -12,12 +12,13 @@ import numpy as np
 from pipeline.datasets import open_dataset
 from pipeline.kafka.cluster import KafkaCluster
 from pipeline.kafka.settings import KafkaSettings
-from pipeline.views import evaluation_view, view_spec
 from pipeline.views.fetch import Fetcher
+from pipeline.views.patience import fetch_patiently
 from schemas.errors import ConfigError
+from schemas.records import ViewSpec
 from student_trainer.dataset_source import DatasetSource
+from student_trainer.evaluate import evaluation_data
 from student_trainer.export import export_student, latency, num_parameters
-from student_trainer.fetching import fetch_patiently
 from student_trainer.position import PositionReporter
 from student_trainer.records import Progress
 from student_trainer.run_folder import RunFolder
@@ -83,24 +84,25 @@ def _report(settings: RunSettings, result: TrainResult) -> dict[str, Any]:
     }
 
 
-def evaluation_data(trained: Trained, dataset: str | None = None) -> Fetcher:
+def trained_data(trained: Trained, dataset: str | None = None, view: ViewSpec | None = None) -> Fetcher:
     """Data to evaluate or check a student on: the one asked for, else its [evaluation], else its training data.
 
-    They are seen as [evaluation] says, else under the training view without its randomness.
+    It is seen under `view` if one is given, else as `evaluation_data` says.
 
     Raises:
-        ConfigError: the run file names none, and none is asked for.
+        ConfigError: the run file names none, and none is asked for; or as `evaluation_data`.
+        DataUnavailable: it cannot be read now.
     """
     settings = trained.settings
     uri = dataset or settings.evaluation.dataset or settings.data.dataset
     if not uri:
         raise ConfigError(f"run {settings.name!r} has no [evaluation] dataset: give one with --dataset")
-    view = settings.evaluation.view
-    spec = view_spec(view.name, view.params) if view else evaluation_view(trained.view)
-    return Fetcher(open_dataset(uri), spec)
+    return Fetcher(open_dataset(uri), view) if view else evaluation_data(settings, trained.view, uri)
 
 
-def export_run(path: Path, output: Path | None = None, dataset: str | None = None) -> dict[str, Any]:
+def export_run(
+    path: Path, output: Path | None = None, dataset: str | None = None, view: ViewSpec | None = None
+) -> dict[str, Any]:
     """Export a run's newest checkpoint to ONNX and measure the file; see `export_student` and `latency`.
 
     Raises:
@@ -108,7 +110,7 @@ def export_run(path: Path, output: Path | None = None, dataset: str | None = Non
         CheckpointError: no whole checkpoint.
     """
     trained = load_student(path)
-    fetcher = evaluation_data(trained, dataset)
+    fetcher = trained_data(trained, dataset, view)
     ids = np.arange(min(_CHECKED, fetcher.dataset.num_samples))
     fetched = fetch_patiently(fetcher, ids, 0, trained.settings.student.size)
     field = trained.network.field

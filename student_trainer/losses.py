@@ -199,6 +199,11 @@ def check_losses(
             )
 
 
+def need_labels(settings: RunSettings) -> bool:
+    """Whether a loss of the run looks at true labels."""
+    return any("labels" in LOSSES[entry.name].needs for entry in settings.losses)
+
+
 _LOSS_KEYS = {"name", "weight", "temperature"}
 
 Total = Callable[[Tensor, tuple[Target, ...], Tensor], tuple[Tensor, dict[str, Tensor]]]

@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-import threading
 from contextlib import suppress
 
 import numpy as np
 import torch
 
-from pipeline.datasets import open_dataset
-from pipeline.views import evaluation_view, view_spec
 from pipeline.views.fetch import Fetcher
+from pipeline.views.patience import fetch_patiently
 from schemas.errors import ConfigError
-from student_trainer.evaluate import sole_field
-from student_trainer.fetching import fetch_patiently
+from student_trainer.evaluate import evaluation_data, sole_field
 from student_trainer.settings import RunSettings
 from student_trainer.source import OrderSource
 from student_trainer.students import STUDENTS, Network
@@ -57,15 +54,18 @@ def inspect_network(settings: RunSettings, source: OrderSource) -> Network:
     """
     num_samples = source.fetcher.dataset.num_samples
     ids = source.sequence.sample_ids(0)[:_PROBED] % num_samples
-    inputs = fetch_patiently(source.fetcher, ids, 0, settings.student.size, threading.Event()).inputs
+    fetched = fetch_patiently(source.fetcher, ids, 0, settings.student.size)
+    inputs = fetched.inputs
+    if not len(fetched.kept_rows):
+        raise ConfigError(
+            f"dataset {source.fetcher.dataset.uri}: none of its first samples can be decoded: {fetched.faults[0][1]}"
+        )
     field = settings.student.input or sole_field(inputs)
     if field not in inputs:
         raise ConfigError(
             f"[student] input {field!r} is no field of the dataset, which has {', '.join(sorted(inputs))}"
         )
     values = inputs[field]
-    if not len(values):
-        raise ConfigError(f"dataset {source.fetcher.dataset.uri}: none of its first samples can be decoded")
     if settings.student.name in STUDENTS and values.dtype.kind != "f":
         raise ConfigError(
             f"[student] {settings.student.name} takes floats, but field {field!r} is {values.dtype}; "
@@ -102,15 +102,13 @@ def evaluation_fetcher(settings: RunSettings, source: OrderSource, network: Netw
     evaluation = settings.evaluation
     if not evaluation.dataset:
         return None
-    dataset = open_dataset(evaluation.dataset)
+    fetcher = evaluation_data(settings, source.fetcher.view, evaluation.dataset)
+    dataset = fetcher.dataset
     if dataset.num_classes > source.num_classes:
         raise ConfigError(
             f"[evaluation] dataset {evaluation.dataset} has {dataset.num_classes} classes, the student "
             f"{source.num_classes}; evaluate on a dataset of the same classes"
         )
-    view = evaluation.view
-    spec = view_spec(view.name, view.params) if view else evaluation_view(source.fetcher.view)
-    fetcher = Fetcher(dataset, spec)
     ids = np.arange(min(_PROBED, dataset.num_samples))
     inputs = fetch_patiently(fetcher, ids, 0, settings.student.size).inputs
     shapes = {field: tuple(values.shape[1:]) for field, values in inputs.items()}

@@ -81,12 +81,14 @@ class OrderSource(Protocol):
     num_classes: int
     """C, the number of the student's logits."""
     num_teachers: int
-    labelled_fraction: float
-    """Samples that show a label / all samples of the sequence."""
     available: frozenset[str]
     """What losses may need of it: "teacher" (soft targets), "dense", "logits" (true ones), "labels"."""
     temperatures: tuple[float, ...] | None
     """The temperatures that the targets hold the tail mass of; None: any will do."""
+
+    @property
+    def labelled_fraction(self) -> float:
+        """Samples that show a label / all samples of the sequence; the first to ask may wait until they are counted."""
 
     def orders(self, cursor: Cursor) -> Iterator[ReadyOrder]:
         """Yield the orders from the cursor's on, whole, in sequence, pass after pass, until the last pass ends.

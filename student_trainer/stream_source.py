@@ -20,9 +20,9 @@ from pipeline.kafka.settings import KafkaSettings
 from pipeline.sequence import Sequence as OrderSequence
 from pipeline.streams import open_stream
 from pipeline.views.check import check_data
+from pipeline.views.patience import fetch_patiently
 from schemas.codecs import Dense, TopK
-from schemas.errors import ConfigError, DataUnavailable, ManifestMismatch
-from student_trainer.fetching import fetch_patiently
+from schemas.errors import ConfigError, ManifestMismatch
 from student_trainer.hard_labels import HardLabels
 from student_trainer.held import Held
 from student_trainer.reader import SoftTargetReader
@@ -60,11 +60,7 @@ class StreamSource:
         self.teachers = tuple(self.stream.teacher(each.name) for each in settings.teachers)
         """In the order of [[teachers]]."""
         self.sequence = OrderSequence.of(manifest)
-        try:
-            self.fetcher = check_data(manifest, settings.data.dataset or None)
-        except OSError as error:
-            uri = settings.data.dataset or manifest.dataset
-            raise DataUnavailable(f"dataset {uri} cannot be read: {error}; bring it back and start again") from error
+        self.fetcher = check_data(manifest, settings.data.dataset or None)
         self.num_teachers = len(self.teachers)
         self.num_classes = self.teachers[0].num_classes
         for teacher in self.teachers:
@@ -74,13 +70,17 @@ class StreamSource:
                     f"{teacher.num_classes}: one student cannot learn from both"
                 )
         self._labels = HardLabels.of(self.fetcher.dataset, settings.data.labelled, settings.data.label_seed)
-        self.labelled_fraction = self._labels.fraction
         self.available = self._available()
         topk = manifest.codec.name == "topk"
         self.temperatures: tuple[float, ...] | None = tuple(manifest.codec.temperatures) if topk else None
         self._stop = threading.Event()
         self._reader: SoftTargetReader | None = None
         self._rows_left_out = 0
+
+    @property
+    def labelled_fraction(self) -> float:
+        """Samples that show a label / all samples."""
+        return self._labels.fraction
 
     @property
     def starving(self) -> bool:
@@ -150,7 +150,7 @@ class StreamSource:
             available.add("dense")
         if all(teacher.kind == "logits" for teacher in self.teachers):
             available.add("logits")
-        if self.labelled_fraction:
+        if self._labels.any:
             available.add("labels")
         return frozenset(available)
 

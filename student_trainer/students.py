@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 import inspect
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -13,6 +12,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from pipeline.user_code import imported, said
 from schemas.errors import ConfigError
 from student_trainer.settings import StudentSettings
 from student_trainer.toml_tables import unknown
@@ -73,22 +73,6 @@ def cnn(
 STUDENTS: dict[str, Build] = {"linear": linear, "mlp": mlp, "cnn": cnn}
 
 
-def import_function(path: str, section: str) -> Callable[..., Any]:
-    """Return the function that `my_package.my_module:my_function` names.
-
-    Raises:
-        ConfigError: it cannot be imported or called; names the section and the reason.
-    """
-    module, _, name = path.partition(":")
-    try:
-        function = getattr(importlib.import_module(module), name)
-    except (ImportError, AttributeError, ValueError) as error:
-        raise ConfigError(f"{section} {path!r} cannot be imported: {error}") from error
-    if not callable(function):
-        raise ConfigError(f"{section} {path!r} is no function")
-    return function  # type: ignore[no-any-return]
-
-
 def check_parameters(function: Callable[..., Any], skip: int, params: dict[str, Any], section: str) -> None:
     """Refuse parameters that a function does not take; its first `skip` are given by us."""
     parameters = list(inspect.signature(function).parameters.values())[skip:]
@@ -126,7 +110,7 @@ def build_student(settings: StudentSettings, network: Network, seed: int) -> nn.
         ConfigError: no such student, or one that does not take these parameters or this shape.
     """
     if ":" in settings.name:
-        function: Build = import_function(settings.name, "[student]")
+        function: Build = imported("[student]", settings.name)
     elif settings.name in STUDENTS:
         function = STUDENTS[settings.name]
     else:
@@ -135,6 +119,8 @@ def build_student(settings: StudentSettings, network: Network, seed: int) -> nn.
     torch.manual_seed(seed)
     try:
         return function(network.input_shape, network.num_classes, **settings.params)
-    except (TypeError, ValueError, RuntimeError) as error:
+    except MemoryError:
+        raise
+    except Exception as error:  # a student may be of the user's own
         shape = network.input_shape
-        raise ConfigError(f"[student] {settings.name} cannot be built for samples of {shape}: {error}") from error
+        raise ConfigError(f"[student] {settings.name} cannot be built for samples of {shape}: {said(error)}") from error

@@ -14,7 +14,7 @@ from pipeline.stop_signals import on_stop
 from schemas.errors import ConfigError, DistillogError, Starved
 from student_trainer.batches import Batch, batches
 from student_trainer.checkpoint import Checkpoint, check_resume, has_checkpoints, load_checkpoint, machine
-from student_trainer.losses import check_losses
+from student_trainer.losses import check_losses, need_labels
 from student_trainer.prefetch import Prefetcher
 from student_trainer.preparation import choose_device, evaluation_fetcher, inspect_network, plan, set_threads
 from student_trainer.records import Progress, Records
@@ -85,7 +85,8 @@ def train(
         check_losses(settings, source.available, source.temperatures)
         network = inspect_network(settings, source)
         evaluation = evaluation_fetcher(settings, source, network)
-        trainee = Trainee(settings, network, total_steps, source.labelled_fraction, device)
+        fraction = source.labelled_fraction if need_labels(settings) else 1.0
+        trainee = Trainee(settings, network, total_steps, fraction, device)
         checkpoint = Checkpoint(
             step=0,
             cursor=Cursor.start(source.num_teachers, source.sequence.partitions).as_dict(),

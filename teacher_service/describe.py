@@ -214,7 +214,9 @@ def _fetch(
     except OSError as error:
         raise DataUnavailable(f"data set {fetcher.dataset.uri}: cannot be read: {error}") from None
     if not len(fetched.kept_rows):
-        raise DataUnavailable(f"data set {fetcher.dataset.uri}: none of {len(ids)} samples can be decoded")
+        raise DataUnavailable(
+            f"dataset {fetcher.dataset.uri}: none of {len(ids)} samples can be decoded: {fetched.faults[0][1]}"
+        )
     return fetched.inputs
 
 

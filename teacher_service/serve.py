@@ -52,11 +52,7 @@ def prepare_worker(
     """
     stream = open_stream(settings, stream_name)
     teacher = find_teacher(stream, model_path, options.teacher)
-    try:
-        fetcher = check_data(stream.manifest, options.dataset)
-    except OSError as error:
-        uri = options.dataset or stream.manifest.dataset
-        raise DataUnavailable(f"data set {uri}: cannot be read: {error}") from None
+    fetcher = check_data(stream.manifest, options.dataset)
     model = OnnxTeacher(model_path, teacher, options.provider, options.threads)
     notice = _check_on_first_order(stream, fetcher, model)
     message(f"teacher {teacher.name!r} of stream {stream_name!r} on {model.provider}; worker {options.worker.name}")
@@ -101,6 +97,7 @@ def _check_on_first_order(stream: Stream, fetcher: Fetcher, model: OnnxTeacher) 
     except OSError as error:
         raise DataUnavailable(f"data set {fetcher.dataset.uri}: cannot be read: {error}") from None
     if not len(fetched.kept_rows):
-        raise DataUnavailable(f"data set {fetcher.dataset.uri}: no sample of the first order can be decoded")
+        reason = fetched.faults[0][1]
+        raise DataUnavailable(f"dataset {fetcher.dataset.uri}: no sample of the first order can be decoded: {reason}")
     check_model(model, fetched.inputs)
     return accuracy_notice(model.logits(fetched.inputs), fetched.labels)

@@ -19,9 +19,10 @@ import numpy as np
 import numpy.typing as npt
 
 from pipeline.views.fetch import Fetched, Fetcher
+from pipeline.views.patience import fetch_patiently
 from schemas.avro import NEWEST
 from schemas.codecs import CodecSpec, storable
-from schemas.errors import DataUnavailable, DecodeError, TeacherRejected
+from schemas.errors import DecodeError, TeacherRejected
 from schemas.records import DeadLetter, Output, SoftTargets, WorkOrder
 from teacher_service.chain import Job, Parcel
 from teacher_service.model import OnnxTeacher
@@ -150,23 +151,17 @@ class Stages:
                 continue
 
     def _fetch(self, order: WorkOrder) -> Fetched:
-        """Fetch an order's views; I/O errors are no faults of the data, so they are tried again."""
-        first = time.monotonic()
-        wait = 0.1
-        while True:
-            try:
-                return self._fetcher.fetch(order.sample_ids, order.view_seed, self._model.size)
-            except OSError as error:
-                if time.monotonic() - first + wait > self._data_retry or self._stop.is_set():
-                    raise DataUnavailable(
-                        f"data set {self._fetcher.dataset.uri}: order {order.sequence} cannot be read "
-                        f"({error}); tried for {self._data_retry:.0f} s; nothing of it was committed, start the worker "
-                        "again when the data are back"
-                    ) from None
-                log.warning("order %d cannot be read (%s); trying again", order.sequence, error)
-            self._stop.wait(wait)
-            wait = min(2 * wait, 5.0)
-            self.loading.start()
+        return fetch_patiently(
+            self._fetcher,
+            order.sample_ids,
+            order.view_seed,
+            self._model.size,
+            self._stop,
+            seconds=self._data_retry,
+            what=f"order {order.sequence}",
+            advice="nothing of it was committed, start the worker again when the data are back",
+            alive=self.loading.start,
+        )
 
     def _infer_all(self) -> None:
         while not self._stop.is_set():

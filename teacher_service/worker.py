@@ -16,6 +16,7 @@ from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 
+from pipeline.fault_limit import FaultLimit
 from pipeline.feed import batch_bytes
 from pipeline.kafka.log import Cluster
 from pipeline.names import dead_letters_topic, soft_targets_topic, teacher_group, work_orders_topic
@@ -24,7 +25,6 @@ from pipeline.views.fetch import Fetcher
 from pipeline.wait import Deadline
 from schemas.errors import BrokerUnavailable, DistillogError, WorkerHung
 from teacher_service.chain import Parcel
-from teacher_service.fault_limit import FaultLimit
 from teacher_service.intake import Intake
 from teacher_service.leases import Leases
 from teacher_service.model import OnnxTeacher

@@ -40,6 +40,18 @@ def kafka_settings() -> KafkaSettings:
     )
 
 
+def view_param(text: str) -> tuple[str, Any]:
+    """Name and value of `NAME=VALUE`: a number, true or false where it is one, else a text. Raises UsageError."""
+    name, equals, value = text.partition("=")
+    if not (name and equals):
+        raise click.UsageError(f"--view-param {text!r}: write NAME=VALUE")
+    try:
+        parsed = json.loads(value)
+    except ValueError:
+        return name, value
+    return name, parsed if isinstance(parsed, bool | int | float) else value
+
+
 def print_json(value: Any) -> None:
     """Print a JSON document, indented where a person reads it."""
     click.echo(json.dumps(value, indent=2 if sys.stdout.isatty() else None, ensure_ascii=False))

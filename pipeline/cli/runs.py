@@ -7,9 +7,10 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from pipeline.cli.options import json_option, kafka_settings, print_json, print_table, quiet_option
+from pipeline.cli.options import json_option, kafka_settings, print_json, print_table, quiet_option, view_param
 
 if TYPE_CHECKING:
+    from schemas.records import ViewSpec
     from student_trainer.run_folder import RunFolder
     from student_trainer.settings import RunSettings
     from student_trainer.train import TrainResult
@@ -21,6 +22,10 @@ FOLDER = click.option(
     default=Path("runs"),
     show_default=True,
     help="Where runs live, each in a folder of its own name.",
+)
+VIEW = click.option("--view", metavar="NAME", help="How its samples are seen.  [default: the run file's]")
+VIEW_PARAM = click.option(
+    "--view-param", "view_params", metavar="NAME=VALUE", multiple=True, help="A parameter of --view (repeatable)."
 )
 
 
@@ -147,6 +152,8 @@ def _text(value: object) -> str:
 @runs.command()
 @NAME
 @click.option("--dataset", metavar="URI", help="Evaluate on this data set.  [default: the run file's]")
+@VIEW
+@VIEW_PARAM
 @click.option("--teacher", type=click.Path(dir_okay=False, path_type=Path), help="ONNX teacher to compare with.")
 @click.option(
     "--kind",
@@ -159,6 +166,8 @@ def _text(value: object) -> str:
 def evaluate(
     name: str,
     dataset: str | None,
+    view: str | None,
+    view_params: tuple[str, ...],
     teacher: Path | None,
     kind: str | None,
     output: str | None,
@@ -169,11 +178,11 @@ def evaluate(
     import numpy as np
 
     from student_trainer.evaluate import evaluate as evaluate_student
-    from student_trainer.launch import evaluation_data
+    from student_trainer.launch import trained_data
     from student_trainer.trained import load_student
 
     trained = load_student(folder / name)
-    fetcher = evaluation_data(trained, dataset)
+    fetcher = trained_data(trained, dataset, _view(view, view_params))
     teacher_logits = None
     teacher_size: tuple[int, ...] = ()
     if teacher is not None:
@@ -200,17 +209,35 @@ def evaluate(
         print_table([("metric", "value"), *((key, f"{value:.6g}") for key, value in scores.items())])
 
 
+def _view(name: str | None, params: tuple[str, ...]) -> ViewSpec | None:
+    from pipeline.views import view_spec
+
+    if name is None and params:
+        raise click.UsageError("--view-param needs --view")
+    return view_spec(name, dict(map(view_param, params))) if name else None
+
+
 @runs.command()
 @NAME
 @click.option("--output", type=click.Path(dir_okay=False, path_type=Path), help="[default: student.onnx in its folder]")
 @click.option("--dataset", metavar="URI", help="Compare with PyTorch on this data set.  [default: the run file's]")
+@VIEW
+@VIEW_PARAM
 @FOLDER
 @json_option
-def export(name: str, output: Path | None, dataset: str | None, folder: Path, as_json: bool) -> None:
+def export(
+    name: str,
+    output: Path | None,
+    dataset: str | None,
+    view: str | None,
+    view_params: tuple[str, ...],
+    folder: Path,
+    as_json: bool,
+) -> None:
     """Export the newest checkpoint of run NAME to one ONNX file, checked against PyTorch on real inputs."""
     from student_trainer.launch import export_run
 
-    exported = export_run(folder / name, output, dataset)
+    exported = export_run(folder / name, output, dataset, _view(view, view_params))
     if as_json:
         print_json({**exported, "path": str(exported["path"])})
         return

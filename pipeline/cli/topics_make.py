@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
-from typing import Any
 
 import click
 
-from pipeline.cli.options import json_option, kafka_settings, print_json
+from pipeline.cli.options import json_option, kafka_settings, print_json, view_param
 
 STREAM = click.argument("stream")
 
@@ -50,7 +48,7 @@ def create(
     from pipeline.views import view_spec
     from pipeline.views.fetch import Fetcher
     from schemas.codecs import CodecSpec
-    from schemas.errors import ConfigError, DataUnavailable
+    from schemas.errors import ConfigError
 
     if retention_hours is not None and not 0 < retention_hours < 1e9:
         raise ConfigError(f"--retention-hours {retention_hours:g}: give a positive number, or leave it out for ever")
@@ -65,11 +63,8 @@ def create(
         retention_ms=KEEP_FOR_EVER if retention_hours is None else int(retention_hours * 3_600_000),
         replication_factor=replication_factor,
     )
-    spec = view_spec(view, dict(map(_view_param, view_params)))
-    try:
-        made, new = create_stream(settings, stream, Fetcher(open_dataset(dataset), spec), dataset, options)
-    except OSError as error:
-        raise DataUnavailable(f"data set {dataset} cannot be read: {error}") from error
+    spec = view_spec(view, dict(map(view_param, view_params)))
+    made, new = create_stream(settings, stream, Fetcher(open_dataset(dataset), spec), dataset, options)
     manifest = made.manifest
     if as_json:
         print_json({"stream": stream, "stream_id": manifest.stream_id, "created": new})
@@ -82,17 +77,6 @@ def create(
     )
     if not made.teachers:
         click.echo(f"next: distillog topics add-teacher {stream} NAME MODEL.onnx")
-
-
-def _view_param(text: str) -> tuple[str, Any]:
-    name, equals, value = text.partition("=")
-    if not (name and equals):
-        raise click.UsageError(f"--view-param {text!r}: write NAME=VALUE")
-    try:
-        parsed = json.loads(value)
-    except ValueError:
-        return name, value
-    return name, parsed if isinstance(parsed, bool | int | float) else value
 
 
 @click.command("add-teacher")

@@ -1,63 +1,100 @@
-"""What a data set contains, as one SHA-256: a label of other data must never be trained on."""
+"""What a data set contains, as one SHA-256: a label of other data must never be trained on.
+
+A fingerprint names its algorithm: `v2:` and 64 hex digits, or 64 hex digits alone for the first, which hashed every
+label and is still computed where a manifest pins it.
+"""
 
 from __future__ import annotations
 
 import hashlib
 import json
+import logging
 
 import numpy as np
 import numpy.typing as npt
 
-from pipeline.datasets.base import Dataset, HasRaw, Ints
+from pipeline.datasets.base import Dataset, HasRaw, Ints, once_readable
 from pipeline.hashing import hash64, tag
+from pipeline.progress import Progress
+from schemas.errors import ManifestMismatch
+
+log = logging.getLogger(__name__)
 
 NUM_SAMPLES = 4096
 """Samples whose content is hashed, at hashed positions; all of a smaller data set."""
+NUM_LABELS = 65536
+"""Samples whose labels are hashed, at hashed positions; all of a smaller data set."""
+NUM_AT_ENDS = 4096
+"""Labels that are hashed at either end besides: there, data grow and are cut."""
 
+_V2 = "v2:"
 _CHUNK = 256
 _LABEL_CHUNK = 65536
 
 
-def fingerprint(dataset: Dataset) -> str:
-    """Hex SHA-256 over fields, size, class names, every label, and the content of up to 4,096 samples.
+def fingerprint(dataset: Dataset, like: str = _V2) -> str:
+    """Hex SHA-256 over fields, size, class names, some labels, and the content of some samples, all at fixed IDs.
 
     Content is the stored bytes where the data set knows them (`raw`), else the arrays of `read`. Samples that cannot
-    be decoded count as such. Raises OSError when the data cannot be read now.
+    be decoded count as such. `like` is a fingerprint whose algorithm is taken, the newest if not said.
+
+    Raises DataUnavailable when the data cannot be read now, ManifestMismatch for an algorithm of a newer Distillog.
     """
-    digest = hashlib.sha256()
+    algorithm, colon, _ = like.rpartition(":")
+    if algorithm + colon not in (_V2, ""):
+        raise ManifestMismatch(f"fingerprint {like[:20]}... was made by a newer Distillog: use that version here too")
     head = {
         "fields": {name: [field.shape, field.dtype] for name, field in sorted(dataset.fields.items())},
         "num_samples": dataset.num_samples,
         "class_names": dataset.class_names,
     }
-    digest.update(json.dumps(head, sort_keys=True).encode())
-    sampled = _sampled(dataset.num_samples)
-    # Content before labels: a data set that learns its labels by reading has then read those.
-    for start in range(0, len(sampled), _CHUNK):
-        _add(digest, dataset, sampled[start : start + _CHUNK])
-    for start in range(0, dataset.num_samples, _LABEL_CHUNK):
-        ids = np.arange(start, min(start + _LABEL_CHUNK, dataset.num_samples), dtype=np.int64)
-        digest.update(_little_endian(dataset.labels(ids)))
-    return digest.hexdigest()
+    digest = hashlib.sha256(json.dumps(head, sort_keys=True).encode())
+    with once_readable(dataset.uri), Progress(title=f"reading {dataset.uri}", after=2.0) as progress:
+        # Content before labels: a data set that learns its labels by reading has then read those.
+        content = _sampled("fingerprint", dataset.num_samples, NUM_SAMPLES)
+        num_faults = 0
+        for start in range(0, len(content), _CHUNK):
+            progress.update(samples=start)
+            num_faults += _add(digest, dataset, content[start : start + _CHUNK])
+        if num_faults:
+            log.warning("dataset %s: %d of %d samples cannot be decoded", dataset.uri, num_faults, len(content))
+        labelled = _labelled(dataset.num_samples) if algorithm else None
+        num_labels = dataset.num_samples if labelled is None else len(labelled)
+        step = _LABEL_CHUNK if labelled is None else NUM_SAMPLES
+        for start in range(0, num_labels, step):
+            progress.update(labels=start)
+            end = min(start + step, num_labels)
+            ids = np.arange(start, end, dtype=np.int64) if labelled is None else labelled[start:end]
+            digest.update(_little_endian(dataset.labels(ids)))
+    return algorithm + colon + digest.hexdigest()
 
 
-def _sampled(num_samples: int) -> Ints:
-    if num_samples <= NUM_SAMPLES:
+def _sampled(name: str, num_samples: int, count: int) -> Ints:
+    """Rising IDs, all of them or nearly `count`."""
+    if num_samples <= count:
         return np.arange(num_samples, dtype=np.int64)
-    hashes = hash64(tag("fingerprint"), np.arange(NUM_SAMPLES))
+    hashes = hash64(tag(name), np.arange(count))
     return np.unique((hashes % np.uint64(num_samples)).astype(np.int64))
 
 
-def _add(digest: hashlib._Hash, dataset: Dataset, ids: Ints) -> None:
+def _labelled(num_samples: int) -> Ints:
+    inner = _sampled("fingerprint.labels", num_samples, NUM_LABELS)
+    ends = np.arange(min(NUM_AT_ENDS, num_samples), dtype=np.int64)
+    return np.unique(np.concatenate([ends, inner, num_samples - 1 - ends]))
+
+
+def _add(digest: hashlib._Hash, dataset: Dataset, ids: Ints) -> int:
+    """Add the content of some samples; returns how many cannot be decoded, as far as that is seen."""
     if isinstance(dataset, HasRaw):
         for sample_id in ids.tolist():
             raw = dataset.raw(sample_id)
             digest.update(len(raw).to_bytes(8, "little") + raw)
-        return
+        return 0
     samples = dataset.read(ids)
     for name in sorted(samples.fields):
         digest.update(name.encode() + b"\0" + _little_endian(samples.fields[name]))
     digest.update(_little_endian(samples.kept_rows.astype(np.int64)))
+    return len(ids) - len(samples.kept_rows)
 
 
 def _little_endian(array: npt.NDArray[np.generic]) -> bytes:

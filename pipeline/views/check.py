@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pipeline.datasets import open_dataset
+from pipeline.datasets.base import once_readable
 from pipeline.datasets.fingerprint import fingerprint
 from pipeline.views.fetch import Fetcher
 from pipeline.views.probe import check_probe
@@ -14,7 +15,7 @@ def check_data(manifest: Manifest, dataset_uri: str | None = None) -> Fetcher:
     """Opens the stream's data set, or the same data at another place, and proves that it is the same.
 
     Raises ManifestMismatch, naming what differs and both values: samples, classes, content, view or its draws.
-    ConfigError for a data set or view that cannot be opened, OSError where it cannot be read now.
+    ConfigError for a data set or view that cannot be opened, DataUnavailable where it cannot be read now.
     """
     uri = dataset_uri or manifest.dataset
     dataset = open_dataset(uri)
@@ -24,9 +25,11 @@ def check_data(manifest: Manifest, dataset_uri: str | None = None) -> Fetcher:
         _compare(manifest, uri, "num_classes", manifest.num_classes, dataset.num_classes)
     if manifest.class_names and dataset.class_names:
         _compare(manifest, uri, "class_names", list(manifest.class_names), list(dataset.class_names))
-    _compare(manifest, uri, "fingerprint", manifest.dataset_fingerprint, fingerprint(dataset))
+    pinned = manifest.dataset_fingerprint
+    _compare(manifest, uri, "fingerprint", pinned, fingerprint(dataset, like=pinned))
     fetcher = Fetcher(dataset, manifest.view)
-    check_probe(fetcher, manifest.view_probe)
+    with once_readable(uri):
+        check_probe(fetcher, manifest.view_probe)
     return fetcher
 
 

@@ -1,15 +1,21 @@
 from __future__ import annotations
 
+import json
+from pathlib import Path
+
 import numpy as np
 import pytest
+from click.testing import CliRunner
 from numpy.typing import NDArray
 from torch import nn
+from train_runs import digits_run, run
 
+from pipeline.cli import main
 from pipeline.datasets import open_dataset
 from pipeline.views import view_spec
 from pipeline.views.fetch import Fetcher
 from schemas.errors import ConfigError
-from student_trainer.evaluate import Inputs, evaluate
+from student_trainer.evaluate import Inputs, evaluate, evaluation_data
 
 
 @pytest.fixture(scope="module")
@@ -79,3 +85,30 @@ def test_another_class_count_is_refused(fetcher: Fetcher, classes: int) -> None:
         evaluate(Oracle(np.zeros((500, classes), np.float32)), fetcher, 64)
     with pytest.raises(ConfigError, match=f"the teacher gives {classes} classes, the student 10"):
         evaluate(Oracle(np.zeros((500, 10), np.float32)), fetcher, 64, Oracle(np.zeros((500, classes), np.float32)))
+
+
+def test_an_evaluation_keeps_what_a_users_view_says_that_stays() -> None:
+    plain = open_dataset("digits?split=test").read(np.arange(9)).fields["image"]
+    training = view_spec("support.user_data:told", {"mean": 0.25})
+    seen = evaluation_data(digits_run(), training, "digits?split=test").fetch(np.arange(9), 0).inputs["image"]
+    assert np.array_equal(seen, plain - np.float32(0.25))
+    asked = digits_run(evaluation={"view": "none"})
+    seen = evaluation_data(asked, training, "digits?split=test").fetch(np.arange(9), 0).inputs["image"]
+    assert np.array_equal(seen, plain)
+
+
+def test_a_student_of_a_users_view_is_evaluated_and_exported_only_under_a_view_that_somebody_named(
+    tmp_path: Path,
+) -> None:
+    run(tmp_path / "r", digits_run(data={"view": "support.user_data:dimmed"}))
+    for command in ("evaluate", "export"):
+        arguments = ["runs", command, "r", "--folder", str(tmp_path), "--dataset", "digits?split=test", "--json"]
+        refused = CliRunner().invoke(main, arguments)
+        assert refused.exit_code == 1
+        assert "dimmed.evaluation = " in refused.stderr
+        assert "--view" in refused.stderr
+        named = [*arguments, "--view", "support.user_data:dimmed", "--view-param", "noise=0"]
+        found = CliRunner().invoke(main, named)
+        assert found.exit_code == 0, found.stderr
+        assert json.loads(found.stdout)
+    assert CliRunner().invoke(main, [*arguments, "--view-param", "noise=0"]).exit_code == 2

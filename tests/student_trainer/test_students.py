@@ -56,7 +56,7 @@ def test_a_student_of_ones_own_is_imported() -> None:
         (StudentSettings("cnn", params={"channels": [4] * 6}), "name fewer"),
         (StudentSettings("nowhere.at_all:student"), "cannot be imported"),
         (StudentSettings(f"{__name__}:missing"), "cannot be imported"),
-        (StudentSettings(f"{__name__}:DIGITS"), "is no function"),
+        (StudentSettings(f"{__name__}:DIGITS"), "is not callable"),
         (StudentSettings(f"{__name__}:my_student", params={"widht": 3}), "did you mean 'width'?"),
     ],
 )

@@ -243,6 +243,10 @@ def test_passes_go_over_the_same_views_again(tmp_path: Path) -> None:
         ({"train": {"device": "cpu", "precision": "fp16"}}, "fp16 needs CUDA"),
         ({"student": {"input": "imgae"}}, "is no field of the dataset"),
         ({"evaluation": {"dataset": "digits?split=test", "view": "afine"}}, "afine"),
+        (
+            {"data": {"view": "support.user_data:dimmed"}, "evaluation": {"dataset": "digits?split=test"}},
+            r"set \[evaluation\] view .* dimmed\.evaluation = ",
+        ),
         ({"data": {"labelled": 0}}, "no sample shows a label"),
         ({"data": {"labelled": 9999}}, "labelled"),
     ],

@@ -1,0 +1,59 @@
+"""Fetching views with patience: storage that is away for a moment ends neither a worker nor a run."""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections.abc import Callable
+
+from pipeline.datasets.base import Ints
+from pipeline.views.fetch import Fetched, Fetcher
+from schemas.errors import DataUnavailable
+
+log = logging.getLogger(__name__)
+
+_LONGEST_PAUSE = 5.0
+"""Seconds between two tries, at most; the first pause is 0.1 s, and each is twice the last."""
+
+
+def fetch_patiently(
+    fetcher: Fetcher,
+    sample_ids: Ints,
+    view_seed: int,
+    size: tuple[int, ...] | None = None,
+    stopped: threading.Event | None = None,
+    *,
+    seconds: float = 10.0,
+    what: str = "",
+    advice: str = "bring it back and resume the run",
+    alive: Callable[[], None] = lambda: None,
+) -> Fetched:
+    """Fetch as `Fetcher.fetch`, trying again after an OSError: storage says nothing about the samples.
+
+    Args:
+        fetcher, sample_ids, view_seed, size: of `Fetcher.fetch`.
+        stopped: once set, there is no further try.
+        seconds: for how long there are further tries.
+        what: what is fetched, such as "order 7"; for messages.
+        advice: what to do about it.
+        alive: called before each further try, for whoever watches over the time that this takes.
+
+    Raises:
+        DataUnavailable: all tries failed, or one did and `stopped` is set.
+    """
+    stopped = stopped or threading.Event()
+    place = f"dataset {fetcher.dataset.uri}"
+    first, pause = time.monotonic(), 0.1
+    while True:
+        try:
+            return fetcher.fetch(sample_ids, view_seed, size)
+        except OSError as error:
+            if time.monotonic() - first + pause > seconds or stopped.is_set():
+                raise DataUnavailable(
+                    f"{place}{what and f': {what}'} cannot be read ({error}); tried for {seconds:.0f} s; {advice}"
+                ) from error
+            log.warning("%s cannot be read (%s); trying again", what or place, error)
+        stopped.wait(pause)
+        pause = min(2 * pause, _LONGEST_PAUSE)
+        alive()
