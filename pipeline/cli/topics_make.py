@@ -116,16 +116,12 @@ def add_teacher(
     from pipeline import create
     from pipeline.streams import open_stream
     from pipeline.views.check import check_data
-    from schemas.errors import DataUnavailable
     from teacher_service.describe import describe_model
 
     names, scale = _inputs(inputs)
     settings = kafka_settings()
     opened = open_stream(settings, stream)
-    try:
-        fetcher = check_data(opened.manifest, dataset)
-    except OSError as error:
-        raise DataUnavailable(f"data set {dataset or opened.manifest.dataset} cannot be read: {error}") from error
+    fetcher = check_data(opened.manifest, dataset)
     teacher = describe_model(
         model,
         name,

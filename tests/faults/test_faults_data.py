@@ -18,7 +18,7 @@ from support.streams import dead_letters, order, publish, stream_with_teacher
 
 from pipeline.kafka.settings import KafkaSettings
 from pipeline.names import dead_letters_topic
-from pipeline.streams import Stream
+from pipeline.streams import Stream, delete_stream, open_stream
 from schemas.records import DeadLetter, SoftTargets
 
 pytestmark = [pytest.mark.kafka, pytest.mark.faults, pytest.mark.timeout(300)]
@@ -80,6 +80,27 @@ def test_samples_that_cannot_be_decoded_and_records_that_are_no_orders_cost_noth
     distillog.succeed("runs", "start", run_file(tmp_path, name), "--folder", runs, "--quiet")
     assert report(runs)["stream"]["rows_left_out"] == 4
     assert report(runs)["steps"] == (10 * ORDERS - 4) // 12
+
+
+def test_a_file_that_pillow_finds_cut_short_costs_a_row_and_no_worker(
+    distillog: Distillog, kafka_settings: KafkaSettings, fresh_name: Callable[[str], str], tmp_path: Path
+) -> None:
+    name, model = fresh_name("cut"), classifier(tmp_path / "teacher.onnx")
+    dataset = "support.user_data:files?count=1200&cut=700"
+    distillog.succeed("topics", "create", name, "--dataset", dataset, "--order-size", 30, "--partitions", 4)
+    distillog.succeed("topics", "add-teacher", name, "t", model)
+    distillog.succeed("feed", name)
+    worker = distillog.start("teach", name, model, "--until-idle", "--data-retry", 2)
+    assert worker.wait() == 0, repr(worker)
+    stream = open_stream(kafka_settings, name)
+    assert_nothing_lost(check_labels(kafka_settings, stream))
+    (letter,) = letters(kafka_settings, stream)
+    assert letter.sample_id == 700
+    assert "OSError: image file is truncated" in letter.reason or "SyntaxError" in letter.reason
+    distillog.refuse(
+        "topics", "create", fresh_name("away"), "--dataset", "support.user_data:away", words=("Stale file",)
+    )
+    delete_stream(kafka_settings, name)
 
 
 def test_more_than_a_percent_of_bad_samples_stops_the_worker(distillog: Distillog, make: Make, tmp_path: Path) -> None:

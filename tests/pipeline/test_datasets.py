@@ -7,16 +7,19 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from PIL import Image
+from support.user_data import Endless
 
 from pipeline.datasets import DATASETS, Dataset, open_dataset
 from pipeline.datasets.fingerprint import fingerprint
 from pipeline.datasets.labels import label_budget
+from pipeline.hashing import hash64, tag
 from schemas.errors import ConfigError
 
 USER_MODULE = """
+import errno
 import numpy as np
 
 class Pairs:
@@ -35,7 +38,7 @@ class Pairs:
 class Away(Pairs):
     def __getitem__(self, index):
         if index:
-            raise OSError("the mount is away")
+            raise OSError(errno.ESTALE, "the mount is away")
         return super().__getitem__(index)
 
 def pairs(length="8"):
@@ -120,17 +123,34 @@ def test_labels_are_classes_or_unlabelled(name, uris):
 def test_the_fingerprint_is_that_of_the_content(name, uris):
     first = fingerprint(open_dataset(uris[name]))
     assert first == fingerprint(open_dataset(uris[name]))
-    assert len(bytes.fromhex(first)) == 32
+    assert len(bytes.fromhex(first.removeprefix("v2:"))) == 32
 
 
-def test_fingerprints_of_built_in_data_are_golden():
-    golden = {
-        "digits?split=train": "8cca9cd79fa402236b13a5a8db0b26d091784f4a34298b3e680bdade4ae3e61e",
-        "digits?split=test": "7fb1eecf15d8dff31553a7b177358466145d81e5a5aa0b040d42f13b6f654836",
-        "mnist1d?n=5000": "d712e89ecd5cb3b57806dd63bf93da44c31267b8c7438bde6859a492198b61e2",
-        "mnist1d?split=test&n=100&seed=3": "45e2d5158be691ac666a72205e59fe791b7fbe064f0f99bd57d7b6f2ace5f5ae",
-    }
-    assert {uri: fingerprint(open_dataset(uri)) for uri in golden} == golden
+GOLDEN = {
+    "digits?split=train": "8cca9cd79fa402236b13a5a8db0b26d091784f4a34298b3e680bdade4ae3e61e",
+    "digits?split=test": "7fb1eecf15d8dff31553a7b177358466145d81e5a5aa0b040d42f13b6f654836",
+    "mnist1d?n=5000": "d712e89ecd5cb3b57806dd63bf93da44c31267b8c7438bde6859a492198b61e2",
+    "mnist1d?split=test&n=100&seed=3": "45e2d5158be691ac666a72205e59fe791b7fbe064f0f99bd57d7b6f2ace5f5ae",
+}
+GOLDEN_LARGE = {
+    "mnist1d?n=100000": (
+        "v2:5fc7a1135f5bcc20a7bf65cebe4e4dbe800ee315afaae3ba4be00d4c663a5880",
+        "17396ee37247083b0801b70b0e04519092d824897eddcc97fd42163f7ac83c48",
+    ),
+}
+
+
+@pytest.mark.parametrize("uri", GOLDEN)
+def test_fingerprints_of_small_data_are_golden_and_hash_what_the_first_form_did(uri):
+    dataset = open_dataset(uri)
+    assert fingerprint(dataset) == f"v2:{GOLDEN[uri]}"
+    assert fingerprint(dataset, like="0" * 64) == GOLDEN[uri]
+
+
+@pytest.mark.parametrize("uri", GOLDEN_LARGE)
+def test_fingerprints_of_large_data_are_golden_in_both_forms(uri):
+    dataset = open_dataset(uri)
+    assert (fingerprint(dataset), fingerprint(dataset, like="0" * 64)) == GOLDEN_LARGE[uri]
 
 
 def test_digits_are_split_without_overlap_and_by_class():
@@ -213,6 +233,26 @@ def change_field_name(npy):
 
 def change_dtype(npy):
     np.save(npy / "token.npy", np.load(npy / "token.npy").view(np.uint32))
+
+
+def test_the_labels_of_endless_data_are_hashed_at_some_positions_and_both_ends():
+    whole = Endless(10**9)
+    first = fingerprint(whole)
+    assert first.startswith("v2:")
+    assert 65_536 < whole.asked < 80_000
+
+    class Shifted(Endless):
+        wrong = range(0)
+
+        def labels(self, sample_ids):
+            labels = super().labels(sample_ids)
+            inside = (sample_ids >= self.wrong.start) & (sample_ids < self.wrong.stop)
+            return np.where(inside, (labels + 1) % 10, labels)
+
+    for wrong in (range(1), range(10**9 - 1, 10**9), range(4_000, 4_100), range(5 * 10**8, 5 * 10**8 + 10**6)):
+        other = Shifted(10**9)
+        other.wrong = wrong
+        assert fingerprint(other) != first, wrong
 
 
 @pytest.mark.parametrize("change", [change_pixel, change_label, change_class_name, change_field_name, change_dtype])
@@ -369,25 +409,49 @@ def test_an_unusable_array_is_refused_by_name(npy, name):
 def test_a_label_budget_is_shared_by_the_classes(labels, data, seed):
     column = np.array(labels, np.int64)
     budget = data.draw(st.integers(1, int((column >= 0).sum())))
-    ids = label_budget(column, budget, seed)
+    ids = label_budget([column], budget, seed)
     assert len(np.unique(ids)) == len(ids) == budget
     assert (np.diff(ids) > 0).all()
     assert (column[ids] >= 0).all()
     got, there = np.bincount(column[ids], minlength=5), np.bincount(column[column >= 0], minlength=5)
     for one in range(5):
         assert got[one] == there[one] or got[one] >= got.max() - 1
-    smaller = label_budget(column, max(1, budget // 2), seed)
+    smaller = label_budget([column], max(1, budget // 2), seed)
     assert set(smaller.tolist()) <= set(ids.tolist())
 
 
+def all_at_once(labels, budget, seed):
+    """The budget of one column of all labels, as it was first written."""
+    ids = np.flatnonzero(labels >= 0)
+    draws = hash64(seed, tag("label_budget"), ids)
+    order = np.lexsort((draws, labels[ids]))
+    ordered = labels[ids][order]
+    rank = np.arange(len(ids)) - np.searchsorted(ordered, ordered)
+    return np.sort(ids[order[np.lexsort((draws[order], rank))[:budget]]])
+
+
+@settings(deadline=None, max_examples=300)
+@given(st.integers(0, 2**32), st.integers(1, 6), st.integers(1, 400), st.lists(st.integers(0, 400), max_size=12))
+def test_a_label_budget_does_not_depend_on_the_blocks(seed, num_classes, size, cuts):
+    draw = np.random.default_rng(seed)
+    shares = draw.random(num_classes + 1) ** 4
+    labels = draw.choice(num_classes + 1, size, p=shares / shares.sum()) - 1
+    if draw.random() < 0.3:
+        labels = np.sort(labels)  # classes that come one after the other
+    budget = int(draw.integers(1, max(2, (labels >= 0).sum())))
+    assume((labels >= 0).sum() >= budget)
+    blocks = np.split(labels, sorted(min(cut, size) for cut in cuts))
+    assert label_budget(blocks, budget, seed).tolist() == all_at_once(labels, budget, seed).tolist()
+
+
 def test_label_budgets_are_golden_and_differ_by_seed():
-    labels = open_dataset("digits").labels(np.arange(1297))
+    labels = [open_dataset("digits").labels(np.arange(1297))]
     assert label_budget(labels, 12, 5).tolist() == [194, 305, 445, 593, 673, 723, 811, 1007, 1211, 1246, 1266, 1275]
-    assert np.bincount(labels[label_budget(labels, 100, 0)]).tolist() == [10] * 10
+    assert np.bincount(labels[0][label_budget(labels, 100, 0)]).tolist() == [10] * 10
     assert label_budget(labels, 100, 0).tolist() != label_budget(labels, 100, 1).tolist()
 
 
 @pytest.mark.parametrize("budget", [0, -1, 4])
 def test_a_budget_that_does_not_fit_is_refused(budget):
     with pytest.raises(ConfigError, match="3 labels"):
-        label_budget(np.array([0, -1, 1, 2]), budget, 0)
+        label_budget([np.array([0, -1]), np.array([1, 2])], budget, 0)

@@ -9,6 +9,7 @@ from kafka.structs import OffsetAndMetadata
 from small_streams import DATASET, OPTIONS, fetcher, small_stream
 
 from pipeline.create import StreamOptions, _check_record_size, add_teacher, create_stream
+from pipeline.datasets.fingerprint import fingerprint
 from pipeline.feed import feed
 from pipeline.kafka.clients import new_admin
 from pipeline.kafka.cluster import KafkaCluster
@@ -18,6 +19,7 @@ from pipeline.names import dead_letters_topic, manifest_topic, soft_targets_topi
 from pipeline.rewind import rewind
 from pipeline.streams import Stream, TopicGuard, delete_stream, list_streams, open_stream
 from pipeline.topic_settings import KEEP_FOR_EVER
+from pipeline.views.check import check_data
 from schemas.codecs import CodecSpec
 from schemas.commits import encode_next_sequence
 from schemas.errors import (
@@ -57,6 +59,22 @@ def commit(settings: KafkaSettings, stream: Stream, name: str, partition: int, o
         ask_coordinator(lambda: admin.alter_group_offsets(teacher_group(stream.manifest, name), commits))
     finally:
         admin.close()
+
+
+def test_a_stream_with_a_fingerprint_of_the_first_form_is_there_already_and_its_data_the_same(
+    kafka_settings: KafkaSettings, fresh_name: Name, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    name = fresh_name("stream")
+    with monkeypatch.context() as patched:
+        patched.setattr("pipeline.create.fingerprint", lambda dataset, like="": fingerprint(dataset, like="0" * 64))
+        first, _ = create_stream(kafka_settings, name, fetcher(), DATASET, OPTIONS)
+    try:
+        assert len(first.manifest.dataset_fingerprint) == 64
+        again, new = create_stream(kafka_settings, name, fetcher(), DATASET, OPTIONS)
+        assert (again.manifest.stream_id, new) == (first.manifest.stream_id, False)
+        check_data(again.manifest)
+    finally:
+        delete_stream(kafka_settings, name)
 
 
 def test_a_stream_is_opened_as_it_was_made(kafka_settings: KafkaSettings, fresh_name: Name) -> None:

@@ -272,7 +272,6 @@ def test_an_evaluation_keeps_the_normalisation_alone():
     spec = view_spec("crop_flip", {"min_area": 0.5, "flip": 0.5, "mean": "0.5"})
     assert evaluation_view(spec) == view_spec("crop_flip", {"mean": "0.5"})
     assert evaluation_view(view_spec("affine", DIGITS_AFFINE)) == view_spec("affine", {})
-    assert evaluation_view(view_spec("users_own_view:jitter", {})).name == "none"
 
 
 class Faulty(ArrayDataset):

@@ -4,12 +4,13 @@ from itertools import islice
 
 import numpy as np
 import pytest
+from support.user_data import Endless
 from train_runs import digits_run
 
 from pipeline.datasets import open_dataset
-from schemas.errors import ConfigError
+from schemas.errors import ConfigError, DataUnavailable
 from student_trainer.dataset_source import DatasetSource
-from student_trainer.hard_labels import HardLabels
+from student_trainer.hard_labels import HardLabels, labelled_ids
 from student_trainer.source import Cursor
 
 
@@ -69,6 +70,32 @@ def test_hidden_labels_are_minus_one(budget: int | None, count: int) -> None:
     assert (hidden >= 0).sum() == count
     assert hard.fraction == pytest.approx(count / 1297)
     assert np.array_equal(hidden[hidden >= 0], dataset.labels(ids)[hidden >= 0])
+
+
+def test_labels_are_counted_when_they_are_asked_for_and_looked_for_until_one_is_found() -> None:
+    dataset = Endless(10**9)
+    hard = HardLabels.of(dataset, None, seed=1)
+    assert hard.any
+    assert dataset.asked <= 1 << 20
+    ids = np.array([5, 10**9 - 1])
+    assert hard.hide(ids, ids % 10).tolist() == [5, 9]
+    small = HardLabels.of(Endless(2_000_003), None, seed=1)
+    assert small.fraction == 1.0
+    assert labelled_ids(dataset, small) is None
+
+
+def test_a_label_budget_of_many_blocks_is_stratified() -> None:
+    dataset = Endless(3_000_000)
+    hard = HardLabels.of(dataset, 1_000, seed=1)
+    assert hard.shown is not None
+    assert np.bincount(dataset.labels(hard.shown)).tolist() == [100] * 10
+    assert hard.shown.max() > 2_500_000
+
+
+def test_storage_that_is_away_at_the_start_is_said_in_one_line() -> None:
+    settings = digits_run(data={"dataset": "support.user_data:away"})
+    with pytest.raises(DataUnavailable, match=r"away cannot be read: .*Stale file handle"):
+        DatasetSource(settings)
 
 
 def test_a_view_that_does_not_exist_is_refused() -> None:
