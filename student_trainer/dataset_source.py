@@ -39,7 +39,8 @@ class DatasetSource:
         dataset = open_dataset(data.dataset)
         if not dataset.num_classes:
             raise ConfigError(
-                f"[data] dataset {data.dataset} has no labels; without a teacher there is nothing to learn"
+                f"[data] dataset {data.dataset} has no labels, or does not say how many classes (num_classes); without "
+                "a teacher there is nothing to learn"
             )
         self.fetcher = Fetcher(dataset, view_spec(data.view.name, data.view.params))
         self.num_classes = dataset.num_classes

@@ -154,9 +154,10 @@ def _evaluate(
         labels = fetched.labels
         rows = np.flatnonzero(labels >= 0)
         if len(rows):
-            if dataset.num_classes > log_probs.shape[1]:
+            num_classes = max(dataset.num_classes, int(labels.max()) + 1)
+            if num_classes > log_probs.shape[1]:
                 raise ConfigError(
-                    f"dataset {dataset.uri} has {dataset.num_classes} classes, the student {log_probs.shape[1]}; "
+                    f"dataset {dataset.uri} has {num_classes} classes, the student {log_probs.shape[1]}; "
                     "evaluate on a dataset of the same classes"
                 )
             num_labelled += len(rows)

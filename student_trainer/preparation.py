@@ -71,6 +71,8 @@ def inspect_network(settings: RunSettings, source: OrderSource) -> Network:
             f"[student] {settings.student.name} takes floats, but field {field!r} is {values.dtype}; "
             "take a view that makes floats of it"
         )
+    if settings.student.name in STUDENTS and values.ndim < 2:
+        raise ConfigError(f"[student] {settings.student.name} takes arrays, but field {field!r} is one number a sample")
     if not source.num_classes:
         raise ConfigError(f"dataset {source.fetcher.dataset.uri} does not say how many classes it has")
     return Network(field, tuple(values.shape[1:]), source.num_classes)

@@ -25,6 +25,7 @@ from schemas.codecs import Dense, TopK
 from schemas.errors import ConfigError, ManifestMismatch
 from student_trainer.hard_labels import HardLabels
 from student_trainer.held import Held
+from student_trainer.losses import need_labels
 from student_trainer.reader import SoftTargetReader
 from student_trainer.settings import RunSettings
 from student_trainer.source import Cursor, ReadyOrder
@@ -73,6 +74,7 @@ class StreamSource:
         self.available = self._available()
         topk = manifest.codec.name == "topk"
         self.temperatures: tuple[float, ...] | None = tuple(manifest.codec.temperatures) if topk else None
+        self._need_labels = need_labels(settings)
         self._stop = threading.Event()
         self._reader: SoftTargetReader | None = None
         self._rows_left_out = 0
@@ -178,6 +180,12 @@ class StreamSource:
                 f"({reason}); dataset {self.fetcher.dataset.uri} is not the same on both machines"
             )
         labels = self._labels.hide(sample_ids, fetched.labels)
+        if self._need_labels and labels.max() >= self.num_classes:
+            row = int(labels.argmax())
+            raise ConfigError(
+                f"dataset {self.fetcher.dataset.uri}: sample {sample_ids[row]} has label {labels[row]}, the teacher "
+                f"gives {self.num_classes} classes; number the classes as the teacher does, or take no loss on labels"
+            )
         return ReadyOrder(pass_number, first.sequence, sample_ids, fetched.inputs, labels, tuple(targets), next_offsets)
 
     def _values(self, held: Held) -> Dense | TopK:

@@ -118,9 +118,12 @@ def build_student(settings: StudentSettings, network: Network, seed: int) -> nn.
     check_parameters(function, 2, settings.params, f"[student] {settings.name}")
     torch.manual_seed(seed)
     try:
-        return function(network.input_shape, network.num_classes, **settings.params)
+        student = function(network.input_shape, network.num_classes, **settings.params)
     except MemoryError:
         raise
     except Exception as error:  # a student may be of the user's own
         shape = network.input_shape
         raise ConfigError(f"[student] {settings.name} cannot be built for samples of {shape}: {said(error)}") from error
+    if not isinstance(student, nn.Module):
+        raise ConfigError(f"[student] {settings.name} gave a {type(student).__name__}, not a torch.nn.Module")
+    return student

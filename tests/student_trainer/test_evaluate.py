@@ -12,6 +12,7 @@ from train_runs import digits_run, run
 
 from pipeline.cli import main
 from pipeline.datasets import open_dataset
+from pipeline.datasets.base import ArrayDataset
 from pipeline.views import view_spec
 from pipeline.views.fetch import Fetcher
 from schemas.errors import ConfigError
@@ -85,6 +86,12 @@ def test_another_class_count_is_refused(fetcher: Fetcher, classes: int) -> None:
         evaluate(Oracle(np.zeros((500, classes), np.float32)), fetcher, 64)
     with pytest.raises(ConfigError, match=f"the teacher gives {classes} classes, the student 10"):
         evaluate(Oracle(np.zeros((500, 10), np.float32)), fetcher, 64, Oracle(np.zeros((500, classes), np.float32)))
+
+
+def test_a_label_beyond_the_students_classes_is_refused_in_one_line() -> None:
+    dataset = ArrayDataset("birds", {"image": np.zeros((3, 1, 8, 8), np.float32)}, np.array([0, 12, 1]))
+    with pytest.raises(ConfigError, match="birds has 13 classes, the student 10"):
+        evaluate(Oracle(np.zeros((3, 10), np.float32)), Fetcher(dataset, view_spec("none", {})), 8)
 
 
 def test_an_evaluation_keeps_what_a_users_view_says_that_stays() -> None:

@@ -14,13 +14,14 @@ from reader_logs import Logs, label
 
 from pipeline.create import StreamOptions, add_teacher, create_stream
 from pipeline.datasets import open_dataset
+from pipeline.datasets.base import ArrayDataset
 from pipeline.kafka.clients import new_admin, new_producer
 from pipeline.kafka.settings import KafkaSettings
 from pipeline.streams import Stream, delete_stream, open_stream
 from pipeline.views import view_spec
 from pipeline.views.fetch import Fetcher
 from schemas.codecs import CodecSpec, Dense, TopK
-from schemas.errors import ManifestMismatch, SequenceGap, Starved
+from schemas.errors import ConfigError, ManifestMismatch, SequenceGap, Starved
 from schemas.records import Output, Teacher, TeacherInput
 from student_trainer.settings import RunSettings, run_settings
 from student_trainer.source import Cursor, ReadyOrder
@@ -74,7 +75,7 @@ def run(logs: Logs, **sections: Any) -> RunSettings:
         "starve": {"warning": 1.0, "timeout": 3.0},
     }
     for name, values in sections.items():
-        document[name] = document[name] | values
+        document[name] = values if isinstance(values, list) else document[name] | values
     return run_settings(document)
 
 
@@ -115,6 +116,19 @@ def test_orders_come_with_the_views_the_teacher_saw(make_logs: Callable[..., Log
         assert one.next_offsets == (one.sequence // 2 + 1,)
     statistics = source.statistics()
     assert (statistics["records"], statistics["duplicates"], statistics["early"]) == (2 * NUM_ORDERS, 0, 0)
+
+
+def test_a_label_beyond_the_teachers_classes_is_refused_where_a_loss_looks_at_labels(
+    make_logs: Callable[..., Logs], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    logs = make_logs()
+    logs.write("cnn", *(labelled(logs, "cnn", sequence) for sequence in range(NUM_ORDERS)))
+    data, ids = open_dataset(URI), np.arange(100)
+    other = Fetcher(ArrayDataset(URI, data.read(ids).fields, data.labels(ids) + CLASSES), logs.stream.manifest.view)
+    monkeypatch.setattr("student_trainer.stream_source.check_data", lambda manifest, uri: other)
+    with pytest.raises(ConfigError, match=f"has label .*, the teacher gives {CLASSES} classes"):
+        orders(StreamSource(logs.settings, run(logs, losses=[{"name": "cross_entropy"}])))
+    assert orders(StreamSource(logs.settings, run(logs)))
 
 
 def test_a_resumed_source_goes_on_at_the_cursor(make_logs: Callable[..., Logs]) -> None:

@@ -41,6 +41,14 @@ def test_initial_weights_are_those_of_the_seed(name: str) -> None:
     assert first == same != other
 
 
+def no_network(input_shape: tuple[int, ...], num_classes: int) -> tuple[int, ...]:
+    return input_shape
+
+
+def no_key(input_shape: tuple[int, ...], num_classes: int) -> nn.Module:
+    raise KeyError("layers")
+
+
 def test_a_student_of_ones_own_is_imported() -> None:
     settings = StudentSettings(f"{__name__}:my_student", params={"width": 6})
     model = build_student(settings, DIGITS, 0)
@@ -57,6 +65,8 @@ def test_a_student_of_ones_own_is_imported() -> None:
         (StudentSettings("nowhere.at_all:student"), "cannot be imported"),
         (StudentSettings(f"{__name__}:missing"), "cannot be imported"),
         (StudentSettings(f"{__name__}:DIGITS"), "is not callable"),
+        (StudentSettings(f"{__name__}:no_network"), "gave a tuple, not a torch.nn.Module"),
+        (StudentSettings(f"{__name__}:no_key"), "cannot be built for samples of .*KeyError: 'layers'"),
         (StudentSettings(f"{__name__}:my_student", params={"widht": 3}), "did you mean 'width'?"),
     ],
 )
