@@ -5,6 +5,7 @@ import signal
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Callable
 
 import numpy as np
@@ -12,6 +13,7 @@ import pytest
 from kafka import TopicPartition
 from small_streams import accepted, read_orders, small_stream
 
+from pipeline.broker.local import LocalBroker
 from pipeline.feed import feed
 from pipeline.kafka.clients import new_admin, new_consumer
 from pipeline.kafka.cluster import KafkaCluster
@@ -139,6 +141,24 @@ def test_sigterm_ends_the_feeder_with_exit_code_0(
     assert {p: accepted(orders, p, 4) for p, orders in found.items()} == {
         p: [order.sequence for order in orders] for p, orders in found.items()
     }
+
+
+@pytest.mark.parametrize("seconds", [0.0, 5.0])
+def test_sigterm_ends_a_feeder_within_seconds_while_kafka_is_away(
+    seconds: float, own_broker: LocalBroker, fresh_name: Name, eventually: Callable[..., object]
+) -> None:
+    settings = KafkaSettings(own_broker.bootstrap_servers)
+    stream = small_stream(settings, fresh_name("feed"), epochs=20_000)
+    process = start_feeder(settings, stream)
+    eventually(lambda: end(settings, stream) > 100, 30.0, "the first orders")
+    own_broker.kill()
+    time.sleep(seconds)  # it waits for acknowledgements, then for a connection, then for the guard's answer
+    begun = time.monotonic()
+    process.send_signal(signal.SIGTERM)
+    output, errors = process.communicate(timeout=100)
+    assert time.monotonic() - begun < 5.0
+    assert process.returncode == 0, errors
+    assert output.startswith(f"{stream.manifest.stream}: stopped; published ")
 
 
 AGAIN = {"deleted": "was deleted while", "deleted and made again": "was deleted and made again"}

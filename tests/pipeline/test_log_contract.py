@@ -298,6 +298,16 @@ def test_anyone_commits_for_a_group_without_members(ground: Ground, topic: str, 
     admin.close()
 
 
+def test_nothing_is_committed_for_a_topic_that_is_not_there(
+    ground: Ground, group: str, fresh_name: Callable[[str], str]
+) -> None:
+    admin = ground.cluster.admin()
+    with pytest.raises(BrokerUnavailable):
+        admin.commit(group, {TopicPartition(fresh_name("nothing"), 0): Commit(1)})
+    assert admin.committed({group: None}) == {group: {}}
+    admin.close()
+
+
 class Members:
     """Members of one group, polled in turn by one thread."""
 

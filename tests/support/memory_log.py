@@ -513,6 +513,8 @@ class MemoryAdmin:
         """Commit for a group that has no members."""
         self._cluster.faults("commit")
         with self._cluster._changed:
+            for partition in commits:
+                self._cluster._log(partition)
             there = self._cluster._group(group)
             if there.members and commits:
                 raise StreamConflict(f"group {group} has members: nobody else may change its offsets")
