@@ -32,7 +32,8 @@ class KafkaAdmin:
         self._settings = settings
         self._stopped = stopped or (lambda: False)
         self._patience = patience
-        self._admin = new_admin(settings, stopped, request_timeout_ms=int(min(patience, ANSWER_TIMEOUT) * 1000))
+        answer_ms = settings.options.get("request_timeout_ms", int(min(patience, ANSWER_TIMEOUT) * 1000))
+        self._admin = new_admin(settings, stopped, request_timeout_ms=answer_ms)
 
     def committed(
         self, groups: Mapping[str, Iterable[TopicPartition] | None]
@@ -79,8 +80,18 @@ class KafkaAdmin:
         wanted = list(groups)
         if not wanted:
             return {}
-        found = self._ask("describing groups", lambda: self._admin.describe_groups(wanted))
-        return {group: len(found[group]["members"]) for group in wanted}
+        return self._ask("describing groups", lambda: self._num_members(wanted))
+
+    def _num_members(self, groups: list[str]) -> dict[str, int]:
+        described = self._admin.describe_groups(groups)
+        for group in groups:
+            # Told as text, and not raised; a group that nobody has joined yet is an error too, and "Dead".
+            error = described[group]["error"]
+            if error and "GroupAuthorizationFailed" in error:
+                raise kafka_error.GroupAuthorizationFailedError(group)
+            if error and described[group]["group_state"] != "Dead":
+                raise kafka_error.CoordinatorNotAvailableError(f"group {group}: {error}")
+        return {group: len(described[group]["members"]) for group in groups}
 
     def identities(self, topics: Iterable[str]) -> dict[str, TopicIdentity | None]:
         """What each topic is; None: it does not exist."""
