@@ -3,11 +3,10 @@
 A partition p of P holds the sequences p, p + P, p + 2P, ... in order, with repetitions. Reading it by the reader's
 rule (accept the sequence expected, drop every other) gives the sequence expected next.
 
-Of a log whose beginning was removed nobody knows which sequence was expected at the first record left. But writers put
-no sequence before those that come first, so whatever is there was expected then or before: the chain ends behind the
-highest sequence that is left, or, where only repetitions are left, somewhere behind it. Who goes on there repeats
-orders at worst. What breaks that rule is known by its offset: o records hold at most o sequences, so the record at
-offset o holds p + o * P at most.
+Of a log whose beginning was removed nobody knows which sequence was expected at the first record left. But soft targets
+never stand before lower ones that are missing, so whatever is there was expected then or before: the chain ends behind
+the highest sequence that is left, or, where only repetitions are left, somewhere behind it. Work orders may stand too
+early, those of a feeder that failed; so a feeder goes on at the first that may be missing. Either repeats at worst.
 """
 
 from __future__ import annotations
@@ -19,6 +18,7 @@ from kafka import TopicPartition
 
 from pipeline.kafka.log import Reader
 from pipeline.kafka.reading import read_to_end
+from pipeline.names import address_of
 from pipeline.sequence import Sequence
 from schemas.errors import DecodeError, SequenceGap
 from schemas.records import Manifest, SoftTargets, WorkOrder
@@ -81,11 +81,25 @@ def chain_end(
     stride: int,
     sequence_of: SequenceOf,
     timeout: float = 300.0,
+    *,
+    early: bool = False,
+    until: int | None = None,
 ) -> int:
     """Sequence expected after the last record of a partition; the reader's assignment is replaced.
 
     Without repetitions the record at offset o holds sequence p + o * P, so a last record that says so ends a whole
     chain, and one record is read. Otherwise all of them are.
+
+    Args:
+        reader: its assignment is replaced.
+        partition: p of P, which is `stride`.
+        stream_id: whose records count.
+        stride: P.
+        sequence_of: reads a record.
+        timeout: seconds for all of it.
+        early: sequences may stand before lower ones, as those of a feeder that failed. Where the log's beginning was
+            removed, the answer is then the first sequence that may be missing, and not the highest that was written.
+        until: an offset; what lies at or behind it does not count.
 
     Raises:
         BrokerUnavailable: not read to its end within `timeout` seconds.
@@ -94,6 +108,8 @@ def chain_end(
     """
     begin = reader.begins([partition])[partition]
     end = reader.ends([partition])[partition]
+    if until is not None:
+        end = min(end, until)
     first: int = partition.partition
     if end == 0:
         return first
@@ -101,17 +117,24 @@ def chain_end(
         for offset, owner, sequence in _records(reader, partition, end - 1, end, sequence_of, timeout):
             if owner == stream_id and sequence == first + offset * stride:
                 return sequence + stride
-    expected = first if begin == 0 else -1
-    for offset, owner, sequence in _records(reader, partition, begin, end, sequence_of, timeout):
-        if owner != stream_id or sequence % stride != first:
-            continue
-        if sequence == expected or (begin > 0 and expected < sequence <= first + offset * stride):
-            expected = sequence + stride
-    if expected < 0:
+    found = [
+        (offset, sequence)
+        for offset, owner, sequence in _records(reader, partition, begin, end, sequence_of, timeout)
+        if owner == stream_id and sequence % stride == first
+    ]
+    if begin and not early:
+        # A sequence that lies too high for its place is nobody's: o records hold at most o sequences.
+        found = [(offset, sequence) for offset, sequence in found if sequence <= first + offset * stride]
+    if begin and not found:
         raise SequenceGap(
             f"{partition.topic}/{first}: retention removed the records before offset {begin} of {end}, and nothing "
             "that is left says where to go on; rewind the group with `distillog topics rewind`"
         )
+    if begin and not early:
+        return max(sequence for _, sequence in found) + stride
+    expected = min(sequence for _, sequence in found) if begin else first
+    for _, sequence in found:
+        expected += stride * (sequence == expected)
     return expected
 
 
@@ -121,7 +144,7 @@ def _records(
     """Yield offset, stream ID and sequence of each record in [begin, end) that has them."""
     for record in read_to_end(reader, partition, begin, timeout, end):
         try:
-            owner, sequence = sequence_of(record.value or b"", f"{record.topic}/{record.partition}@{record.offset}")
+            owner, sequence = sequence_of(record.value or b"", address_of(record))
         except DecodeError:
             continue  # not a record of ours: the reader's rule drops it too
         yield record.offset, owner, sequence
@@ -165,13 +188,16 @@ def sequence_at(
     offset: int,
     timeout: float = 300.0,
 ) -> int:
-    """Sequence of the first work order at or behind an offset, or the one that comes after the partition's end.
+    """Sequence that is expected at an offset of the work orders.
+
+    Where retention removed the log's beginning, it is that of the first work order there or behind.
 
     Raises:
         BrokerUnavailable: not found within `timeout` seconds.
     """
-    end = reader.ends([partition])[partition]
-    for _, owner, sequence in _records(reader, partition, offset, end, work_order_sequence, timeout):
-        if owner == stream_id:
-            return sequence
-    return chain_end(reader, partition, stream_id, stride, work_order_sequence, timeout)
+    if reader.begins([partition])[partition]:
+        end = reader.ends([partition])[partition]
+        for _, owner, sequence in _records(reader, partition, offset, end, work_order_sequence, timeout):
+            if owner == stream_id:
+                return sequence
+    return chain_end(reader, partition, stream_id, stride, work_order_sequence, timeout, early=True, until=offset)

@@ -189,7 +189,12 @@ class _Feeder:
         with closing(self._cluster.reader()) as reader:
             return [
                 chain_end(
-                    reader, TopicPartition(self._topic, partition), self._manifest.stream_id, partitions, sequence_of
+                    reader,
+                    TopicPartition(self._topic, partition),
+                    self._manifest.stream_id,
+                    partitions,
+                    sequence_of,
+                    early=True,
                 )
                 for partition in range(partitions)
             ]

@@ -13,7 +13,7 @@ from collections.abc import Callable, Sequence
 from kafka import TopicPartition
 
 from pipeline.kafka.log import Cluster, Record
-from pipeline.names import soft_targets_topic
+from pipeline.names import address_of, soft_targets_topic
 from pipeline.sequence import Sequence as OrderSequence
 from pipeline.streams import Stream
 from schemas.errors import (
@@ -218,7 +218,7 @@ class SoftTargetReader:
                 self._offer(each, record)
 
     def _offer(self, each: PartitionLog, record: Record) -> None:
-        address = f"{record.topic}/{record.partition}@{record.offset}"
+        address = address_of(record)
         raw = record.value or b""
         try:
             value = SoftTargets.decode(raw, address)

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 from pipeline.chain_ends import refuse_unimplied
 from pipeline.kafka.log import Polled, Record
+from pipeline.names import address_of
 from pipeline.sequence import Sequence
 from pipeline.streams import TopicGuard
 from schemas.errors import DecodeError, SequenceGap
@@ -71,7 +72,7 @@ class Intake:
 
     def _take_record(self, chain: Chain, record: Record, jobs: list[Job]) -> bool:
         """Take a record, drop it, or ask for those before it: False."""
-        address = f"{record.topic}/{record.partition}@{record.offset}"
+        address = address_of(record)
         raw = record.value or b""
         try:
             order = WorkOrder.decode(raw, address)

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from kafka import TopicPartition
 from support.memory_log import MemoryCluster
+from support.streams import bare_manifest, order
 
-from pipeline.chain_ends import chain_end
+from pipeline.chain_ends import chain_end, sequence_at
 from schemas.errors import DecodeError, SequenceGap
 
 STREAM = "0123456789abcdef"
@@ -21,7 +24,7 @@ def sequence_of(value: bytes, address: str) -> tuple[str, int]:
     return owner, int(sequence)
 
 
-def end_of(values: list[int | str], partition: int = 0, stride: int = 1, trimmed: int = 0) -> int:
+def end_of(values: list[int | str], partition: int = 0, stride: int = 1, trimmed: int = 0, **more: Any) -> int:
     """What `chain_end` makes of a log of sequences of this stream, and of anything else as text."""
     cluster = MemoryCluster()
     cluster.create_topic("log", stride)
@@ -29,7 +32,7 @@ def end_of(values: list[int | str], partition: int = 0, stride: int = 1, trimmed
     for value in values:
         cluster.write("log", partition, (value if isinstance(value, str) else f"{STREAM}:{value}").encode())
     cluster.delete_records(at, trimmed)
-    return chain_end(cluster.reader(), at, STREAM, stride, sequence_of)
+    return chain_end(cluster.reader(), at, STREAM, stride, sequence_of, **more)
 
 
 LOGS: dict[str, tuple[list[int | str], int, int]] = {
@@ -98,3 +101,37 @@ def test_a_trimmed_log_never_ends_too_high_and_is_exact_while_one_new_record_is_
     assert found <= whole
     if any(new[trimmed:]):
         assert found == whole
+
+
+EARLY: dict[str, tuple[list[int | str], int, int]] = {
+    "an order that came too early, and nothing behind it": ([0, 1, 2, 8], 2, 3),
+    "one that came too early, and the missing ones": ([0, 1, 2, 8, 3, 4], 2, 5),
+    "an early one alone, before what comes first": ([0, 1, 8, 2, 3], 2, 4),
+    "a repetition, behind which nobody knows what is missing": ([*range(8), 3, 8, 9], 8, 4),
+    "a whole chain": ([0, 1, 2, 3], 2, 4),
+    "nothing removed": ([0, 1, 2, 8, 3], 0, 4),
+}
+
+
+@pytest.mark.parametrize("case", EARLY)
+def test_a_feeder_goes_on_at_the_first_order_that_may_be_missing(case: str) -> None:
+    values, trimmed, expected = EARLY[case]
+    assert end_of(values, trimmed=trimmed, early=True) == expected
+
+
+def test_what_lies_behind_an_offset_does_not_count() -> None:
+    assert [end_of([0, 1, 0, 1, 2, 3], until=offset) for offset in range(7)] == [0, 1, 2, 2, 2, 3, 4]
+
+
+@pytest.mark.parametrize(("trimmed", "offset", "expected"), [(0, 3, 2), (0, 5, 3), (3, 3, 6), (3, 5, 3)])
+def test_the_sequence_at_an_offset_is_the_one_that_a_worker_expects_there(
+    trimmed: int, offset: int, expected: int
+) -> None:
+    manifest = bare_manifest(num_samples=9, order_size=1, partitions=1)
+    cluster = MemoryCluster()
+    cluster.create_topic("log")
+    at = TopicPartition("log", 0)
+    for sequence in (0, 1, 0, 6, 2, 3):  # a repetition, and one that came too early
+        cluster.write("log", 0, order(manifest, sequence).encode())
+    cluster.delete_records(at, trimmed)
+    assert sequence_at(cluster.reader(), at, manifest.stream_id, 1, offset) == expected
