@@ -27,8 +27,8 @@ from pipeline.kafka.cluster import KafkaCluster
 from pipeline.views.fetch import Fetched, Fetcher
 from student_trainer.batches import batches
 from student_trainer.dataset_source import DatasetSource
-from student_trainer.position import PositionReporter
 from student_trainer.preparation import inspect_network, plan, set_threads
+from student_trainer.reporter import RunReporter
 from student_trainer.run_folder import RunFolder
 from student_trainer.settings import RunSettings, run_settings
 from student_trainer.source import Cursor
@@ -115,7 +115,7 @@ class Runs:
                 source = StreamSource(kafka, settings)
                 if cache is not None:
                     source.fetcher = cache  # type: ignore[assignment]
-                with PositionReporter(KafkaCluster(kafka), source.stream, settings.name, ["cheap"]) as reporter:
+                with RunReporter(KafkaCluster(kafka), source.stream, settings.name, ["cheap"]) as reporter:
                     result = train(settings, folder, source, reporter, take)
         steps, clock, cpu = (last - first for first, last in zip(lines[0], lines[-1], strict=True))
         return Seconds(clock / steps, cpu / steps), result

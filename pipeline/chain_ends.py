@@ -18,7 +18,7 @@ from kafka import TopicPartition
 
 from pipeline.kafka.log import Reader
 from pipeline.kafka.reading import read_to_end
-from pipeline.names import address_of
+from pipeline.names import address_of, log_name
 from pipeline.sequence import Sequence
 from schemas.errors import DecodeError, SequenceGap
 from schemas.records import Manifest, SoftTargets, WorkOrder
@@ -127,7 +127,7 @@ def chain_end(
         found = [(offset, sequence) for offset, sequence in found if sequence <= first + offset * stride]
     if begin and not found:
         raise SequenceGap(
-            f"{partition.topic}/{first}: retention removed the records before offset {begin} of {end}, and nothing "
+            f"{log_name(partition)}: retention removed the records before offset {begin} of {end}, and nothing "
             "that is left says where to go on; rewind the group with `distillog topics rewind`"
         )
     if begin and not early:
@@ -171,8 +171,7 @@ def offset_of(
     at = (sequence - partition.partition) // stride
     if at < begin:
         raise SequenceGap(
-            f"{partition.topic}/{partition.partition}: work order {sequence} was removed by retention "
-            f"(first offset left: {begin})"
+            f"{log_name(partition)}: work order {sequence} was removed by retention (first offset left: {begin})"
         )
     for offset, owner, found in _records(reader, partition, min(at, end), end, work_order_sequence, timeout):
         if (owner, found) == (stream_id, sequence):

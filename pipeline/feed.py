@@ -19,8 +19,8 @@ from pipeline.chain_ends import chain_end, implied_order, implied_orders
 from pipeline.follow import REFRESH, Followers, Lead
 from pipeline.kafka.log import Appender, Cluster
 from pipeline.names import manifest_topic, work_orders_topic
-from pipeline.positions import read_position
 from pipeline.progress import Progress
+from pipeline.reports import read_report
 from pipeline.sequence import Sequence
 from pipeline.streams import Stream, TopicGuard
 from pipeline.wait import Deadline
@@ -160,7 +160,7 @@ class _Feeder:
             runs,
             lead,
             self._sequence.num_orders,
-            lambda run: read_position(admin, self._manifest, run),
+            lambda run: read_report(admin, self._manifest, run),
             follow_timeout,
             appear_timeout,
             self._progress.message,

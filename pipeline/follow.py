@@ -59,7 +59,7 @@ class Lead:
 
 @dataclass(slots=True)
 class _Run:
-    position: RunReport | None
+    report: RunReport | None
     changed: float
     """when the last new report was seen, on the monotonic clock"""
 
@@ -98,9 +98,9 @@ class Followers:
     @property
     def fastest(self) -> int:
         """The highest sequence that a followed run trains on next; 0 while none has reported."""
-        positions = [run.position for run in self._runs.values() if run.position]
+        reports = [run.report for run in self._runs.values() if run.report]
         # A run in a later pass has been over the whole stream.
-        return max((self._num_orders if p.pass_number else p.sequence for p in positions), default=0)
+        return max((self._num_orders if p.pass_number else p.sequence for p in reports), default=0)
 
     @property
     def gone(self) -> str:
@@ -125,14 +125,14 @@ class Followers:
     def _refresh(self) -> None:
         first = self._read_at == float("-inf")
         for name, run in list(self._runs.items()):
-            position = self._read(name)
+            report = self._read(name)
             now = time.monotonic()
-            if position is not None and position != run.position:
-                if run.position is None and not first:
-                    self._say(f"run {name} is here, at order {position.sequence:,}")
-                run.position, run.changed = position, now
+            if report is not None and report != run.report:
+                if run.report is None and not first:
+                    self._say(f"run {name} is here, at order {report.sequence:,}")
+                run.report, run.changed = report, now
                 self._seen = True
-            elif position is None and first:
+            elif report is None and first:
                 self._say(f"run {name} has not reported yet: waiting for it up to {self._appear_timeout:.0f} s")
             self._judge(name, run, now)
         self._read_at = time.monotonic()
@@ -161,7 +161,7 @@ class Followers:
     def _judge(self, name: str, run: _Run, now: float) -> None:
         """Take a run that is done or silent off the list."""
         silent = now - run.changed
-        if run.position is None and silent >= self._appear_timeout:
+        if run.report is None and silent >= self._appear_timeout:
             del self._runs[name]
             self._why_gone = f"run {name} did not report within {silent:.0f} s"
             log.warning("%s: following it no longer", self._why_gone)
@@ -170,11 +170,11 @@ class Followers:
                     f"none of the runs to follow ({self._asked}) reported within {self._appear_timeout:.0f} s; "
                     "start it with `distillog runs start`, or check its name"
                 )
-        elif run.position is not None and run.position.state == "done":
+        elif run.report is not None and run.report.state == "done":
             del self._runs[name]
             self._why_gone = f"run {name} is done"
             self._say(self._why_gone)
-        elif run.position is not None and silent >= self._follow_timeout:
+        elif run.report is not None and silent >= self._follow_timeout:
             del self._runs[name]
-            self._why_gone = f"run {name} did not report for {silent:.0f} s, at order {run.position.sequence:,}"
+            self._why_gone = f"run {name} did not report for {silent:.0f} s, at order {run.report.sequence:,}"
             log.warning("%s: following it no longer", self._why_gone)

@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING
 from schemas.records import Manifest
 
 if TYPE_CHECKING:
+    from kafka import TopicPartition
+
     from pipeline.kafka.log import Record
 
 _MANIFEST = ".manifest"
@@ -34,6 +36,11 @@ def soft_targets_topic(stream: str, teacher: str) -> str:
 def dead_letters_topic(stream: str) -> str:
     """Topic of what could not be labelled; one partition."""
     return stream + ".dead-letters"
+
+
+def log_name(partition: TopicPartition) -> str:
+    """A partition, as every message writes it: `topic/partition`."""
+    return f"{partition.topic}/{partition.partition}"
 
 
 def address_of(record: Record) -> str:

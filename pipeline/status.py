@@ -25,7 +25,7 @@ from pipeline.names import (
     teacher_group,
     work_orders_topic,
 )
-from pipeline.positions import latest_report
+from pipeline.reports import latest_report
 from pipeline.sequence import Sequence
 from pipeline.streams import Stream
 from schemas.commits import decode_next_sequence
@@ -211,18 +211,18 @@ def _runs(admin: KafkaAdminClient, manifest: Manifest) -> list[dict[str, Any]]:
     committed = ask_coordinator(lambda: admin.list_group_offsets(groups)) if groups else {}
     runs = []
     for name in names:
-        position = latest_report(one.metadata for one in committed[run_group(manifest, name)].values())
-        if position is not None:
+        report = latest_report(one.metadata for one in committed[run_group(manifest, name)].values())
+        if report is not None:
             runs.append(
                 {
                     "name": name,
-                    "state": position.state,
-                    "pass": position.pass_number,
-                    "sequence": position.sequence,
-                    "checkpointed": position.checkpointed,
-                    "age": round(max(0.0, time.time() - position.time), 1),
-                    "host": position.host,
-                    "run_id": position.run_id,
+                    "state": report.state,
+                    "pass": report.pass_number,
+                    "sequence": report.sequence,
+                    "checkpointed": report.checkpointed,
+                    "age": round(max(0.0, time.time() - report.time), 1),
+                    "host": report.host,
+                    "run_id": report.run_id,
                 }
             )
     return runs

@@ -12,7 +12,7 @@ from kafka import TopicPartition
 from pipeline.sequence import Sequence as OrderSequence
 from schemas.errors import ManifestMismatch
 from schemas.records import SoftTargets, Teacher
-from student_trainer.lookout import Place
+from student_trainer.lookout import TeacherPartition
 from student_trainer.rule import ReadersRule
 
 
@@ -33,7 +33,7 @@ class Wait:
     """What the reader waits for."""
 
     sequence: int
-    places: tuple[Place, ...]
+    logs: tuple[TeacherPartition, ...]
     """(teacher, partition) of each log that lacks it"""
     seconds: float
     """since when"""
@@ -57,7 +57,7 @@ class PartitionLog:
         self.held: deque[Held] = deque()
 
     @property
-    def place(self) -> Place:
+    def teacher_partition(self) -> TeacherPartition:
         """Teacher and partition."""
         return self.teacher, self.partition.partition
 

@@ -19,8 +19,8 @@ from schemas.records import ViewSpec
 from student_trainer.dataset_source import DatasetSource
 from student_trainer.evaluate import evaluation_data
 from student_trainer.export import export_student, latency, num_parameters
-from student_trainer.position import PositionReporter
 from student_trainer.records import Progress
+from student_trainer.reporter import RunReporter
 from student_trainer.run_folder import RunFolder
 from student_trainer.settings import RunSettings
 from student_trainer.stream_source import StreamSource
@@ -54,7 +54,7 @@ def launch(
         source = StreamSource(where, settings)
         names = [teacher.name for teacher in source.teachers]
         cluster = KafkaCluster(where)
-        with PositionReporter(cluster, source.stream, settings.name, names, lambda: source.starving) as reporter:
+        with RunReporter(cluster, source.stream, settings.name, names, lambda: source.starving) as reporter:
             result = train(settings, folder, source, reporter, progress, resume)
         folder.write_report(_report(settings, result) | {"stream": source.statistics()})
     else:

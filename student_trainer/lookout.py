@@ -30,7 +30,7 @@ _ANSWER = 5.0
 _SLOW = 2.0
 """Seconds after which a question counts as unanswered."""
 
-Place = tuple[str, int]
+TeacherPartition = tuple[str, int]
 """Teacher and partition."""
 
 
@@ -53,12 +53,12 @@ class Lookout:
             self._guard.close()
             raise
         self._changed = threading.Condition()
-        self._wanted: tuple[Place, ...] = ()
+        self._wanted: tuple[TeacherPartition, ...] = ()
         self._fresh = False
         self._suspicious = False
         self._closed = False
         self._error: DistillogError | None = None
-        self._looks: dict[Place, Look] = {}
+        self._looks: dict[TeacherPartition, Look] = {}
         self.members: dict[str, int] = {}
         """Teacher -> members of its group, as far as they are known."""
         self._trouble = ""
@@ -66,9 +66,9 @@ class Lookout:
         self._thread = threading.Thread(target=self._run, name="lookout", daemon=True)
         self._thread.start()
 
-    def want(self, places: Sequence[Place]) -> dict[Place, Look]:
+    def want(self, logs: Sequence[TeacherPartition]) -> dict[TeacherPartition, Look]:
         """Say what the reader waits for, and take what is known about it; () when it waits no longer."""
-        wanted = tuple(places)
+        wanted = tuple(logs)
         with self._changed:
             if wanted != self._wanted:
                 # A look at an earlier wait says nothing: the group may have been rewound since.
@@ -142,7 +142,7 @@ class Lookout:
                 if wanted == self._wanted:
                     self._looks = looks
 
-    def _answer(self, wanted: Sequence[Place]) -> dict[Place, Look] | None:
+    def _answer(self, wanted: Sequence[TeacherPartition]) -> dict[TeacherPartition, Look] | None:
         """Ask; None, and `trouble`, where there is no answer."""
         try:
             looks = self._ask(wanted)
@@ -155,14 +155,14 @@ class Lookout:
         self._trouble = ""
         return looks
 
-    def _ask(self, wanted: Sequence[Place]) -> dict[Place, Look]:
+    def _ask(self, wanted: Sequence[TeacherPartition]) -> dict[TeacherPartition, Look]:
         manifest = self._stream.manifest
         groups = {teacher_group(manifest, teacher): teacher for teacher, _ in wanted}
         orders = work_orders_topic(manifest.stream)
         committed = self._admin.committed(
             {group: [TopicPartition(orders, p) for t, p in wanted if t == teacher] for group, teacher in groups.items()}
         )
-        commits: dict[Place, int] = {}
+        commits: dict[TeacherPartition, int] = {}
         for group, teacher in groups.items():
             for partition, commit in committed.get(group, {}).items():
                 # -1, where it does not say, proves nothing.

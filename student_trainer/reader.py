@@ -13,7 +13,7 @@ from collections.abc import Callable, Sequence
 from kafka import TopicPartition
 
 from pipeline.kafka.log import Cluster, Record
-from pipeline.names import address_of, soft_targets_topic
+from pipeline.names import address_of, log_name, soft_targets_topic
 from pipeline.sequence import Sequence as OrderSequence
 from pipeline.streams import Stream
 from schemas.errors import (
@@ -187,11 +187,11 @@ class SoftTargetReader:
                 self._lookout.check()
                 if (seconds := time.monotonic() - since) >= LOOK_EVERY:
                     self._prove(missing)
-                    places = tuple(each.place for each in missing if not each.held)
-                    if places:
+                    logs = tuple(each.teacher_partition for each in missing if not each.held)
+                    if logs:
                         lookout = self._lookout
                         members, trouble = dict(lookout.members), lookout.trouble
-                        on_wait(Wait(sequence, places, seconds, members, trouble, self._unknown_text()))
+                        on_wait(Wait(sequence, logs, seconds, members, trouble, self._unknown_text()))
             return True
         finally:
             self._waiting_since = None
@@ -268,9 +268,9 @@ class SoftTargetReader:
         self._paused = self._paused - resumed
 
     def _prove(self, missing: list[PartitionLog]) -> None:
-        looks = self._lookout.want([each.place for each in missing if not each.held])
+        looks = self._lookout.want([each.teacher_partition for each in missing if not each.held])
         for each in missing:
-            look = looks.get(each.place)
+            look = looks.get(each.teacher_partition)
             if look is None or each.held:
                 continue
             # The consumer's place moves over what is never handed out, too.
@@ -296,7 +296,7 @@ class SoftTargetReader:
             self._stop.wait(_POLL)
             return  # the position is still out of range when the broker is back
         for partition, position in positions.items():
-            where = f"{partition.topic}/{partition.partition}"
+            where = log_name(partition)
             if position < begins[partition]:
                 raise LogTrimmed(
                     f"{where}: the run reads on at offset {position}, but retention removed all records below "

@@ -38,14 +38,14 @@ class Starvation:
 
     def _text(self, wait: Wait) -> str:
         since = datetime.now() - timedelta(seconds=wait.seconds)
-        logs = [f"{soft_targets_topic(self._stream, teacher)}/{partition}" for teacher, partition in wait.places]
+        logs = [f"{soft_targets_topic(self._stream, teacher)}/{partition}" for teacher, partition in wait.logs]
         text = (
             f"no soft targets for sequence {wait.sequence} since {since:%Y-%m-%d %H:%M:%S} ({wait.seconds:.0f} s); "
             f"waiting for {', '.join(logs)}"
         )
         if wait.trouble:
             return f"{text}; Kafka gives no answer ({wait.trouble}); is it running? (`distillog broker status`)"
-        for teacher in dict.fromkeys(teacher for teacher, _ in wait.places):
+        for teacher in dict.fromkeys(teacher for teacher, _ in wait.logs):
             count = wait.members.get(teacher)
             workers = "an unknown number of workers" if count is None else f"{count} worker{'s' * (count != 1)}"
             text += f"; teacher {teacher!r} has {workers}"

@@ -16,6 +16,7 @@ from pipeline.kafka.log import Commit, Membership, Polled
 from pipeline.kafka.settings import KafkaSettings
 from pipeline.kafka.workarounds import forgotten_join, parked_partitions
 from pipeline.kafka.workarounds.deaf_calls import undisturbed
+from pipeline.names import log_name
 from schemas.errors import BrokerUnavailable, ConfigError, PositionOutOfRange
 
 log = logging.getLogger(__name__)
@@ -39,7 +40,7 @@ class _Positioned:
         try:
             self._consumer.seek(partition, offset)
         except (KeyError, kafka_error.IllegalStateError):  # revoked while it was looked up
-            raise ValueError(f"{partition.topic}/{partition.partition} is not assigned") from None
+            raise ValueError(f"{log_name(partition)} is not assigned") from None
 
     def position(self, partition: TopicPartition) -> int | None:
         """The offset that is read next; see `Positioned`."""
@@ -195,5 +196,5 @@ def _fetching(fetch_bytes: int) -> dict[str, int]:
 def _out_of_range(error: BaseException) -> str:
     """One line that names the partitions: kafka-python's two errors carry a dict of them."""
     where = error.args[0] if error.args and isinstance(error.args[0], dict) else {}
-    places = ", ".join(f"{partition.topic}/{partition.partition}@{offset}" for partition, offset in where.items())
-    return f"no such place in the log (any more): {places or ' '.join(str(error).split())}"
+    addresses = ", ".join(f"{log_name(partition)}@{offset}" for partition, offset in where.items())
+    return f"no such offset in the log (any more): {addresses or ' '.join(str(error).split())}"

@@ -38,7 +38,7 @@ class Record(Protocol):
 
     @property
     def offset(self) -> int:
-        """Place in the partition."""
+        """Its number in the partition, from 0."""
 
     @property
     def key(self) -> bytes | None:

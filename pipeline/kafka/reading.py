@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from kafka import TopicPartition
 
 from pipeline.kafka.log import Reader, Record
+from pipeline.names import log_name
 from pipeline.wait import Deadline
 from schemas.errors import BrokerUnavailable
 
@@ -39,8 +40,7 @@ def _records(
     # By the position and not by the last record: what is never handed out may lie behind it.
     while (reader.position(partition) or 0) < end:
         if deadline.over:
-            place = f"{partition.topic}/{partition.partition}"
-            raise BrokerUnavailable(f"{place}: not read to its end (offset {end}) within {timeout:.0f} s")
+            raise BrokerUnavailable(f"{log_name(partition)}: not read to its end (offset {end}) within {timeout:.0f} s")
         for record in reader.poll(min(0.5, deadline.left)).get(partition, []):
             if record.offset < end:
                 yield record

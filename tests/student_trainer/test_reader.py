@@ -156,7 +156,7 @@ def test_labels_are_waited_for(logs: Logs) -> None:
         held = reader.next(1, patience)
         writer.join()
         assert held is not None
-        assert {wait.places for wait in patience.waits} == {(("cnn", 1),)}
+        assert {wait.logs for wait in patience.waits} == {(("cnn", 1),)}
         assert 1.0 < reader.longest_wait < 10.0
         assert reader.waiting == 0.0
 

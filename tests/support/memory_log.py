@@ -351,7 +351,7 @@ class _Positioned:
             log = topic.logs[partition.partition]
             if not log.begin <= position <= log.end:
                 where = f"{partition.topic}/{partition.partition}@{position}"
-                raise PositionOutOfRange(f"no such place in the log (any more): {where}")
+                raise PositionOutOfRange(f"no such offset in the log (any more): {where}")
             if records := log.records[position - log.begin :][: self._cluster.max_poll_records]:
                 found[partition] = records
         for partition, records in found.items():

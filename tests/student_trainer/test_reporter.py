@@ -17,10 +17,10 @@ from pipeline.kafka.cluster import KafkaCluster
 from pipeline.kafka.log import Admin, Commit
 from pipeline.kafka.settings import KafkaSettings
 from pipeline.names import run_group, soft_targets_topic
-from pipeline.positions import read_position
+from pipeline.reports import read_report
 from schemas.commits import RUN_STATES, RunReport
 from schemas.errors import RunLocked
-from student_trainer.position import PositionReporter
+from student_trainer.reporter import RunReporter
 from student_trainer.source import Cursor
 
 NUMBERS = st.integers(0, 2**62)
@@ -75,8 +75,8 @@ def reports(kafka_settings: KafkaSettings) -> Iterator[Admin]:
     made.close()
 
 
-def start(logs: Logs, **more: Any) -> PositionReporter:
-    return PositionReporter(KafkaCluster(logs.settings), logs.stream, "mlp", ("cnn", "vit"), **more)
+def start(logs: Logs, **more: Any) -> RunReporter:
+    return RunReporter(KafkaCluster(logs.settings), logs.stream, "mlp", ("cnn", "vit"), **more)
 
 
 @pytest.mark.kafka
@@ -84,7 +84,7 @@ def test_a_run_reports_every_second_where_it_stands(logs: Logs, reports: Admin, 
     manifest = logs.stream.manifest
 
     def position() -> RunReport | None:
-        return read_position(reports, manifest, "mlp")
+        return read_report(reports, manifest, "mlp")
 
     assert position() is None
     with start(logs) as reporter:
@@ -113,7 +113,7 @@ def test_a_run_reports_every_second_where_it_stands(logs: Logs, reports: Admin, 
 def test_a_run_that_starves_says_so(logs: Logs, reports: Admin, eventually: Any) -> None:
     with start(logs, starving=lambda: True) as reporter:
         reporter.trained(Cursor.start(2, 3))
-        eventually(lambda: (p := read_position(reports, logs.stream.manifest, "mlp")) and p.state == "starving")
+        eventually(lambda: (p := read_report(reports, logs.stream.manifest, "mlp")) and p.state == "starving")
 
 
 @pytest.mark.kafka
@@ -125,7 +125,7 @@ def test_an_error_makes_the_last_report_failed(logs: Logs, reports: Admin) -> No
 
     with pytest.raises(ZeroDivisionError):
         train()
-    last = read_position(reports, logs.stream.manifest, "mlp")
+    last = read_report(reports, logs.stream.manifest, "mlp")
     assert last is not None
     assert last.state == "failed"
 
@@ -135,8 +135,8 @@ def test_a_silent_run_is_taken_over(logs: Logs, reports: Admin, eventually: Any)
     for run_id in ("first", "second"):
         reporter = start(logs, run_id=run_id)
         reporter.trained(Cursor.start(2, 3))
-        eventually(lambda: (p := read_position(reports, logs.stream.manifest, "mlp")) and p.run_id == run_id)  # noqa: B023
-        eventually(lambda: (p := read_position(reports, logs.stream.manifest, "mlp")) and p.time)
+        eventually(lambda: (p := read_report(reports, logs.stream.manifest, "mlp")) and p.run_id == run_id)  # noqa: B023
+        eventually(lambda: (p := read_report(reports, logs.stream.manifest, "mlp")) and p.time)
         reporter.close()
         assert reporter.error is None
 
@@ -165,7 +165,7 @@ def test_a_report_written_over_the_failure_is_answered(logs: Logs, reports: Admi
         reports.commit(group, {place: Commit(1, other.encode())})
 
     def state_of_mine() -> str | None:
-        position = read_position(reports, logs.stream.manifest, "mlp")
+        position = read_report(reports, logs.stream.manifest, "mlp")
         return position.state if position and position.run_id == "mine" else None
 
     with start(logs, run_id="mine") as reporter:

@@ -14,7 +14,7 @@ from schemas.commits import RunReport
 from schemas.records import Manifest
 
 
-def read_position(admin: Admin, manifest: Manifest, run: str) -> RunReport | None:
+def read_report(admin: Admin, manifest: Manifest, run: str) -> RunReport | None:
     """Read a run's last report; None if there is none.
 
     Raises:

@@ -36,7 +36,7 @@ _INSIST = 5
 """How often, every half period, a run that must stop says so."""
 
 
-class PositionReporter:
+class RunReporter:
     """A `Reporter` with a thread of its own.
 
     It reports from the first `trained` on, which is to be called with the start, too.
@@ -78,7 +78,7 @@ class PositionReporter:
         """Why the run must stop: what `trained` raises; to be looked at where no step is taken."""
         self._closed = threading.Event()
         self._admin: Admin = cluster.admin(_ANSWER)
-        self._thread = threading.Thread(target=self._report, name="position", daemon=True)
+        self._thread = threading.Thread(target=self._report, name="reporter", daemon=True)
         self._thread.start()
 
     def trained(self, cursor: Cursor) -> None:
@@ -143,7 +143,7 @@ class PositionReporter:
             self._commit(self._cursor)
         except Exception as error:
             # Nothing that Kafka answers, or fails to answer, may end a training: the report is late, no more.
-            log.debug("reporting the position of run %s: %s: %s", self._run, type(error).__name__, error)
+            log.debug("reporting for run %s: %s: %s", self._run, type(error).__name__, error)
 
     def _insist(self, cursor: Cursor) -> None:
         """Report the failure again until the other process has seen it.
