@@ -75,7 +75,8 @@ def written_logs(draw: st.DrawFn) -> tuple[list[int | str], list[bool], int, int
         if draw(st.booleans()):
             values.append(draw(st.sampled_from(["junk", f"{'f' * 16}:{expected + stride}"])))
             new.append(False)
-        sequence = partition + stride * draw(st.integers(0, (expected - partition) // stride))
+        back = draw(st.one_of(st.just(0), st.integers(0, (expected - partition) // stride)))
+        sequence = expected - stride * back
         for _ in range(draw(st.integers(0, 6))):
             values.append(sequence)
             new.append(sequence == expected)
