@@ -1,1 +1,1 @@
-"""What moves records: the sequence, data sets and views, Kafka clients, feed, the local broker and the CLI."""
+"""What moves records: the sequence, datasets and views, Kafka clients, feed, the local broker and the CLI."""

@@ -51,7 +51,7 @@ class StreamOptions:
     partitions: int = DEFAULT_PARTITIONS
     codec: CodecSpec = field(default_factory=lambda: CodecSpec("float16"))
     num_classes: int = 0
-    """0: as many as the data set says"""
+    """0: as many as the dataset says"""
     retention_ms: int = KEEP_FOR_EVER
     replication_factor: int = -1
     """-1: the cluster's default"""
@@ -147,7 +147,7 @@ def _manifest(name: str, fetcher: Fetcher, dataset_uri: str, options: StreamOpti
     dataset = fetcher.dataset
     num_classes = options.num_classes or dataset.num_classes
     if dataset.num_classes and num_classes != dataset.num_classes:
-        raise ConfigError(f"--classes {num_classes}: data set {dataset_uri} has {dataset.num_classes} classes")
+        raise ConfigError(f"--classes {num_classes}: dataset {dataset_uri} has {dataset.num_classes} classes")
     if num_classes:
         options.codec.refuse_classes(num_classes)
     with once_readable(dataset_uri):

@@ -2,7 +2,7 @@
 
 A draw depends on (view seed, sample ID, name, index) alone, so that any batching, any machine and any order of work
 give the same number. Only integer operations and IEEE +, -, *, / are used, no sin, log or exp: those differ in the last
-bit between CPUs, and a data set's fingerprint must not.
+bit between CPUs, and a dataset's fingerprint must not.
 
 The mixer is splitmix64 (Steele, Lea, Flood 2014, "Fast splittable pseudorandom number generators"; constants of
 Vigna's splitmix64.c).

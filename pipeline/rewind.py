@@ -57,8 +57,8 @@ def rewind(settings: KafkaSettings, stream: Stream, teacher: str, sequence: int)
         committed = ask_coordinator(lambda: admin.list_group_offsets({group: [partition]}))[group].get(partition)
         if committed is not None and 0 <= committed.offset < offset:
             raise ConfigError(
-                f"teacher {teacher!r} stands at offset {committed.offset} of {log_name(partition)}; order {sequence} comes "
-                f"later, at {offset}: skipping orders makes a gap"
+                f"teacher {teacher!r} stands at offset {committed.offset} of {log_name(partition)}; "
+                f"order {sequence} comes later, at {offset}: skipping orders makes a gap"
             )
         commit = OffsetAndMetadata(offset, encode_next_sequence(sequence), -1)
         answer = admin.alter_group_offsets(group, {partition: commit})[partition]

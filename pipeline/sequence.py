@@ -1,8 +1,8 @@
 """Which samples work order `s` holds: a pure function of five numbers of the manifest.
 
-N: samples in an order; P: partitions. An epoch is a seeded permutation of the data set, cut into orders of
+N: samples in an order; P: partitions. An epoch is a seeded permutation of the dataset, cut into orders of
 `order_size` IDs; its last order may be short. The permutation is computed index by index, so an order costs
-O(order size) time and memory for a data set of any size (small orders are computed some 4,096 IDs at once).
+O(order size) time and memory for a dataset of any size (small orders are computed some 4,096 IDs at once).
 """
 
 from __future__ import annotations
@@ -37,11 +37,11 @@ class Sequence:
     """The numbered work orders of a stream. Raises ConfigError when a number makes no sense."""
 
     num_samples: int
-    """Samples of the data set, 1 to 2^40."""
+    """Samples of the dataset, 1 to 2^40."""
     order_size: int
     """IDs in each order but an epoch's last, which may be shorter."""
     epochs: int
-    """Passes over the data set, each in another order and with other views."""
+    """Passes over the dataset, each in another order and with other views."""
     seed: int
     """In [0, 2^63): keys the permutations and the view seeds."""
     partitions: int

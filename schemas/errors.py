@@ -15,8 +15,8 @@ DistillogError                  the CLI prints it as one line and exits with `ex
 ├── SequenceGap                 a sequence that is proven missing from a log
 ├── PositionOutOfRange          a position is not in its log (any more)
 ├── LogTrimmed                  records below a cursor were removed by retention
-├── DataUnavailable             the data set cannot be read now (I/O), after retries
-├── BadSamples                  too many samples of the data set cannot be decoded
+├── DataUnavailable             the dataset cannot be read now (I/O), after retries
+├── BadSamples                  too many samples of the dataset cannot be decoded
 ├── DeliveryFailed              Kafka did not acknowledge a record in time
 ├── WorkerHung                  loading, inference or publishing exceeded its deadline
 ├── CheckpointError             a checkpoint is missing, damaged or of another run
@@ -108,11 +108,11 @@ class LogTrimmed(DistillogError):
 
 
 class DataUnavailable(DistillogError):
-    """The data set cannot be read now (I/O), after retries."""
+    """The dataset cannot be read now (I/O), after retries."""
 
 
 class BadSamples(DistillogError):
-    """Too many samples of the data set cannot be decoded."""
+    """Too many samples of the dataset cannot be decoded."""
 
 
 class DeliveryFailed(DistillogError):

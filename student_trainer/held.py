@@ -80,7 +80,7 @@ def check_identity(orders: OrderSequence, sequence: int, teachers: Mapping[str, 
         if not np.array_equal(sample_ids, value.sample_ids):
             raise ManifestMismatch(
                 f"{each.address}: the sample IDs are not those of sequence {sequence}; "
-                "the teacher works with another data set size, order size or seed than the manifest's"
+                "the teacher works with another dataset size, order size or seed than the manifest's"
             )
 
 

@@ -124,5 +124,5 @@ def accuracy_notice(logits: npt.NDArray[np.float32], labels: npt.NDArray[np.int6
     accuracy = float((logits[labelled].argmax(axis=1) == labels[labelled]).mean())
     text = f"top-1 accuracy of the teacher on the first {count} labelled views: {accuracy:.1%}"
     if count >= _MIN_ROWS_FOR_ACCURACY and accuracy < 1.5 / logits.shape[1]:
-        text += " (chance level: are the classes in the data set's order, the inputs scaled as in its training?)"
+        text += " (chance level: are the classes in the dataset's order, the inputs scaled as in its training?)"
     return text

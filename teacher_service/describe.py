@@ -40,7 +40,7 @@ def describe_model(
     """Make the record of a teacher from its file, a few real samples and what the user declares.
 
     Args:
-        inputs: field of the data set -> ONNX input; found by itself where names or counts leave no choice.
+        inputs: field of the dataset -> ONNX input; found by itself where names or counts leave no choice.
         scale: field -> factor on the view's values before they become the input's dtype.
         kind: what the output holds; `logits` if not said, and refused where the rows say otherwise.
         batch: rows of each call; the model's own where it is fixed, else the order size or 256.
@@ -112,7 +112,7 @@ def _pair(path: Path, declared: dict[str, str], fields: list[str], inputs: list[
     """Field -> ONNX input, for every input of the model."""
     for field, one in declared.items():
         if field not in fields:
-            raise ConfigError(f"the data set has no field {field!r}: {did_you_mean(field, fields)}")
+            raise ConfigError(f"the dataset has no field {field!r}: {did_you_mean(field, fields)}")
         if one not in inputs:
             raise ConfigError(f"{path} has no input {one!r}: {did_you_mean(one, inputs)}")
         if list(declared.values()).count(one) > 1:
@@ -177,7 +177,7 @@ def _input(
     size: tuple[int, ...],
 ) -> TeacherInput:
     if declared.type not in ONNX_DTYPES:
-        raise TeacherRejected(f"{path}: input {name!r} takes {declared.type}, which no field of a data set gives")
+        raise TeacherRejected(f"{path}: input {name!r} takes {declared.type}, which no field of a dataset gives")
     dtype = np.dtype(ONNX_DTYPES[declared.type])
     if dtype.kind in "iub" and values.dtype.kind == "f" and declared_scale is None:
         raise TeacherRejected(
@@ -212,7 +212,7 @@ def _fetch(
     try:
         fetched = fetcher.fetch(ids, view_seed, size)
     except OSError as error:
-        raise DataUnavailable(f"data set {fetcher.dataset.uri}: cannot be read: {error}") from None
+        raise DataUnavailable(f"dataset {fetcher.dataset.uri}: cannot be read: {error}") from None
     if not len(fetched.kept_rows):
         raise DataUnavailable(
             f"dataset {fetcher.dataset.uri}: none of {len(ids)} samples can be decoded: {fetched.faults[0][1]}"

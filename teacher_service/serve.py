@@ -30,7 +30,7 @@ class TeachOptions:
     teacher: str | None = None
     """name of the teacher; found by the file's hash if not said"""
     dataset: str | None = None
-    """where the stream's data set lies on this machine, if elsewhere than the manifest says"""
+    """where the stream's dataset lies on this machine, if elsewhere than the manifest says"""
     provider: str = "auto"
     threads: int = 0
     """threads of one inference; 0 = as many as there are cores"""
@@ -95,7 +95,7 @@ def _check_on_first_order(stream: Stream, fetcher: Fetcher, model: OnnxTeacher) 
     try:
         fetched = fetcher.fetch(sequence.sample_ids(0), sequence.view_seed(0), model.size)
     except OSError as error:
-        raise DataUnavailable(f"data set {fetcher.dataset.uri}: cannot be read: {error}") from None
+        raise DataUnavailable(f"dataset {fetcher.dataset.uri}: cannot be read: {error}") from None
     if not len(fetched.kept_rows):
         reason = fetched.faults[0][1]
         raise DataUnavailable(f"dataset {fetcher.dataset.uri}: no sample of the first order can be decoded: {reason}")

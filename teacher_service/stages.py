@@ -30,7 +30,7 @@ from teacher_service.model import OnnxTeacher
 log = logging.getLogger(__name__)
 
 DATA_RETRY = 60.0
-"""Seconds for which a data set that cannot be read is tried again, if not said."""
+"""Seconds for which a dataset that cannot be read is tried again, if not said."""
 
 _MAX_RAW = 65_536
 """Bytes of a record that is no work order which its dead letter carries."""

@@ -60,7 +60,7 @@ class WorkerOptions:
     until_idle: bool = False
     """end when every work order that there is has been labelled"""
     data_retry: float = DATA_RETRY
-    """seconds for which a data set that cannot be read is tried again"""
+    """seconds for which a dataset that cannot be read is tried again"""
 
 
 @dataclass(slots=True)

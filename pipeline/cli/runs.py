@@ -151,7 +151,7 @@ def _text(value: object) -> str:
 
 @runs.command()
 @NAME
-@click.option("--dataset", metavar="URI", help="Evaluate on this data set.  [default: the run file's]")
+@click.option("--dataset", metavar="URI", help="Evaluate on this dataset.  [default: the run file's]")
 @VIEW
 @VIEW_PARAM
 @click.option("--teacher", type=click.Path(dir_okay=False, path_type=Path), help="ONNX teacher to compare with.")
@@ -220,7 +220,7 @@ def _view(name: str | None, params: tuple[str, ...]) -> ViewSpec | None:
 @runs.command()
 @NAME
 @click.option("--output", type=click.Path(dir_okay=False, path_type=Path), help="[default: student.onnx in its folder]")
-@click.option("--dataset", metavar="URI", help="Compare with PyTorch on this data set.  [default: the run file's]")
+@click.option("--dataset", metavar="URI", help="Compare with PyTorch on this dataset.  [default: the run file's]")
 @VIEW
 @VIEW_PARAM
 @FOLDER

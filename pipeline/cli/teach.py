@@ -13,7 +13,7 @@ from pipeline.cli.options import kafka_settings, quiet_option
 @click.argument("stream")
 @click.argument("model", type=click.Path(dir_okay=False, path_type=Path))
 @click.option("--teacher", metavar="NAME", help="Which teacher of the stream; found by the file's content if not said.")
-@click.option("--dataset", metavar="URI", help="The stream's data set at another place than the manifest says.")
+@click.option("--dataset", metavar="URI", help="The stream's dataset at another place than the manifest says.")
 @click.option("--provider", default="auto", show_default=True, help="ONNX execution provider: auto, cpu, cuda, ...")
 @click.option("--threads", type=click.IntRange(0), default=0, show_default=True, help="Of one inference; 0: all cores.")
 @click.option("--worker", metavar="NAME", help="Name of this worker; host and process ID if not said.")
@@ -29,7 +29,7 @@ from pipeline.cli.options import kafka_settings, quiet_option
     type=click.FloatRange(min=0.0),
     default=60.0,
     show_default=True,
-    help="Seconds for which a data set that cannot be read is tried again.",
+    help="Seconds for which a dataset that cannot be read is tried again.",
 )
 @click.option("--until-idle", is_flag=True, help="End when every work order that there is has been labelled.")
 @quiet_option

@@ -13,7 +13,7 @@ STREAM = click.argument("stream")
 
 @click.command()
 @STREAM
-@click.option("--dataset", required=True, metavar="URI", help="Data set, such as digits?split=train or npy:/data/x.")
+@click.option("--dataset", required=True, metavar="URI", help="Dataset, such as digits?split=train or npy:/data/x.")
 @click.option("--view", default="none", show_default=True, help="Augmentation that teacher and student both see.")
 @click.option("--view-param", "view_params", metavar="NAME=VALUE", multiple=True, help="Its parameters (repeatable).")
 @click.option("--order-size", type=int, default=256, show_default=True, help="Samples in a work order.")
@@ -21,7 +21,7 @@ STREAM = click.argument("stream")
 @click.option("--seed", type=int, default=0, show_default=True, help="Seed of order and views.")
 @click.option("--partitions", type=int, default=64, show_default=True, help="Partitions, at most 256.")
 @click.option("--codec", default="float16", show_default=True, help="float32, float16 or topk:k=10,temperatures=1|2.")
-@click.option("--classes", type=int, default=0, help="Number of classes.  [default: the data set's]")
+@click.option("--classes", type=int, default=0, help="Number of classes.  [default: the dataset's]")
 @click.option("--retention-hours", type=float, help="Keep records this long.  [default: for ever]")
 @click.option("--replication-factor", type=int, default=-1, help="Copies of each record.  [default: the cluster's]")
 @json_option
@@ -40,7 +40,7 @@ def create(
     replication_factor: int,
     as_json: bool,
 ) -> None:
-    """Make STREAM over a data set; the same call again changes nothing."""
+    """Make STREAM over a dataset; the same call again changes nothing."""
     from pipeline.create import StreamOptions, create_stream
     from pipeline.datasets import open_dataset
     from pipeline.sequence import Sequence
@@ -94,7 +94,7 @@ def create(
     "inputs",
     metavar="FIELD=NAME[*SCALE]",
     multiple=True,
-    help="Field of the data set for an ONNX input, *255 to multiply (repeatable).  [default: by name]",
+    help="Field of the dataset for an ONNX input, *255 to multiply (repeatable).  [default: by name]",
 )
 @click.option("--layout", type=click.Choice(["nchw", "nhwc"]), help="Layout of image inputs.  [default: by shape]")
 @click.option("--batch", type=click.IntRange(min=1), help="Rows of each inference.  [default: the model's]")

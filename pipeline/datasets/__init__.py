@@ -1,4 +1,4 @@
-"""Data sets by URI: `digits?split=train`, `npy:/data/mnist?split=test`, `my_package.my_module:factory?size=3`.
+"""Datasets by URI: `digits?split=train`, `npy:/data/mnist?split=test`, `my_package.my_module:factory?size=3`.
 
 A new one is a function `(path, params) -> Dataset` and a line in DATASETS.
 """
@@ -28,7 +28,7 @@ DATASETS: dict[str, Callable[[str, dict[str, str]], Dataset]] = {
 
 
 def open_dataset(uri: str) -> Dataset:
-    """The data set that a URI names: `name[:path][?param=value&...]`, or `module:factory[?...]` for one's own.
+    """The dataset that a URI names: `name[:path][?param=value&...]`, or `module:factory[?...]` for one's own.
 
     Raises ConfigError for an unknown name or parameter, a missing package, or a folder that is not there;
     DataUnavailable where storage does not answer.
@@ -38,14 +38,14 @@ def open_dataset(uri: str) -> Dataset:
     try:
         pairs = parse_qsl(query, keep_blank_values=True, strict_parsing=bool(query))
     except ValueError as error:
-        raise ConfigError(f"data set {uri!r}: after the ? write name=value, joined by &") from error
+        raise ConfigError(f"dataset {uri!r}: after the ? write name=value, joined by &") from error
     params = dict(pairs)
     if len(params) != len(pairs):
-        raise ConfigError(f"data set {uri!r} gives a parameter twice")
+        raise ConfigError(f"dataset {uri!r} gives a parameter twice")
     known = did_you_mean(name, DATASETS)
     with once_readable(uri):
         if name in DATASETS:
             return DATASETS[name](path, params)
         if colon and path.isidentifier() and all(part.isidentifier() for part in name.split(".")):
             return user_dataset(uri, name, path, params, known)
-    raise ConfigError(f"no data set {name!r}: {known}, or my_package.my_module:factory")
+    raise ConfigError(f"no dataset {name!r}: {known}, or my_package.my_module:factory")

@@ -1,4 +1,4 @@
-"""What a data set is: samples addressed by an integer ID.
+"""What a dataset is: samples addressed by an integer ID.
 
 N: samples asked for; M: those that could be read.
 """
@@ -78,7 +78,7 @@ class Dataset(Protocol):
 
 @runtime_checkable
 class HasRaw(Protocol):
-    """A data set whose stored bytes, not its decoded arrays, say what it contains.
+    """A dataset whose stored bytes, not its decoded arrays, say what it contains.
 
     Decoders differ between versions (JPEG does), and a fingerprint must not.
     """
@@ -89,7 +89,7 @@ class HasRaw(Protocol):
 
 @dataclass(frozen=True, slots=True, eq=False)
 class ArrayDataset:
-    """A data set that lies in memory, or in memory-mapped files: `read` indexes the arrays."""
+    """A dataset that lies in memory, or in memory-mapped files: `read` indexes the arrays."""
 
     uri: str
     arrays: Arrays

@@ -22,11 +22,11 @@ def digits(path: str, params: dict[str, str]) -> Dataset:
     split = taken.text("split", "train", ("train", "test"))
     taken.done()
     if path:
-        raise ConfigError(f"data set digits takes no path, got {path!r}: write digits?split={split}")
+        raise ConfigError(f"dataset digits takes no path, got {path!r}: write digits?split={split}")
     try:
         from sklearn.datasets import load_digits
     except ImportError as error:
-        raise ConfigError("data set digits needs scikit-learn: pip install 'distillog[data]'") from error
+        raise ConfigError("dataset digits needs scikit-learn: pip install 'distillog[data]'") from error
     bunch = load_digits()
     images, labels = np.asarray(bunch.images), np.asarray(bunch.target, np.int64)
     count = len(labels)

@@ -1,4 +1,4 @@
-"""What a data set contains, as one SHA-256: a label of other data must never be trained on.
+"""What a dataset contains, as one SHA-256: a label of other data must never be trained on.
 
 A fingerprint names its algorithm: `v2:` and 64 hex digits, or 64 hex digits alone for the first, which hashed every
 label and is still computed where a manifest pins it.
@@ -21,9 +21,9 @@ from schemas.errors import ManifestMismatch
 log = logging.getLogger(__name__)
 
 NUM_SAMPLES = 4096
-"""Samples whose content is hashed, at hashed positions; all of a smaller data set."""
+"""Samples whose content is hashed, at hashed positions; all of a smaller dataset."""
 NUM_LABELS = 65536
-"""Samples whose labels are hashed, at hashed positions; all of a smaller data set."""
+"""Samples whose labels are hashed, at hashed positions; all of a smaller dataset."""
 NUM_AT_ENDS = 4096
 """Labels that are hashed at either end besides: there, data grow and are cut."""
 
@@ -35,7 +35,7 @@ _LABEL_CHUNK = 65536
 def fingerprint(dataset: Dataset, like: str = _V2) -> str:
     """Hex SHA-256 over fields, size, class names, some labels, and the content of some samples, all at fixed IDs.
 
-    Content is the stored bytes where the data set knows them (`raw`), else the arrays of `read`. Samples that cannot
+    Content is the stored bytes where the dataset knows them (`raw`), else the arrays of `read`. Samples that cannot
     be decoded count as such. `like` is a fingerprint whose algorithm is taken, the newest if not said.
 
     Raises DataUnavailable when the data cannot be read now, ManifestMismatch for an algorithm of a newer Distillog.
@@ -50,7 +50,7 @@ def fingerprint(dataset: Dataset, like: str = _V2) -> str:
     }
     digest = hashlib.sha256(json.dumps(head, sort_keys=True).encode())
     with once_readable(dataset.uri), Progress(title=f"reading {dataset.uri}", after=2.0) as progress:
-        # Content before labels: a data set that learns its labels by reading has then read those.
+        # Content before labels: a dataset that learns its labels by reading has then read those.
         content = _sampled("fingerprint", dataset.num_samples, NUM_SAMPLES)
         num_faults = 0
         for start in range(0, len(content), _CHUNK):

@@ -1,4 +1,4 @@
-"""Opening a data set's folder; nothing outside of it is ever read, whatever a split, a name or a link says."""
+"""Opening a dataset's folder; nothing outside of it is ever read, whatever a split, a name or a link says."""
 
 from __future__ import annotations
 
@@ -10,19 +10,19 @@ from schemas.errors import ConfigError
 def open_folder(dataset: str, path: str, split: str) -> tuple[Path, Path]:
     """(root, folder of the split), both real paths. Raises ConfigError when missing or outside the root."""
     if not path:
-        raise ConfigError(f"data set {dataset} needs a folder: write {dataset}:/path/to/folder")
+        raise ConfigError(f"dataset {dataset} needs a folder: write {dataset}:/path/to/folder")
     root = Path(path).resolve()
     folder = root / split if split else root
     refuse_outside(root, folder)
     if not folder.is_dir():
-        raise ConfigError(f"data set {dataset}: no folder {folder}")
+        raise ConfigError(f"dataset {dataset}: no folder {folder}")
     return root, folder.resolve()
 
 
 def refuse_outside(root: Path, path: Path) -> None:
     """Raises ConfigError when `path`, its links followed, lies outside `root`."""
     if not path.resolve().is_relative_to(root):
-        raise ConfigError(f"{path} leads outside the data set's folder {root}: refused; copy the data into it")
+        raise ConfigError(f"{path} leads outside the dataset's folder {root}: refused; copy the data into it")
 
 
 def class_names_of(root: Path, folder: Path) -> tuple[str, ...]:

@@ -109,7 +109,7 @@ def image_folder(path: str, params: dict[str, str]) -> Dataset:
     try:
         import PIL.Image  # noqa: F401
     except ImportError as error:
-        raise ConfigError("data set images needs Pillow: pip install 'distillog[data]'") from error
+        raise ConfigError("dataset images needs Pillow: pip install 'distillog[data]'") from error
     root, folder = open_folder("images", path, split)
     files, subfolders = _listed(root, folder)
     labels = [-1] * len(files)

@@ -1,4 +1,4 @@
-"""Label budgets: which few samples of a data set keep their labels."""
+"""Label budgets: which few samples of a dataset keep their labels."""
 
 from __future__ import annotations
 

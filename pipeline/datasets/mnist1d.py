@@ -88,6 +88,6 @@ def mnist1d(path: str, params: dict[str, str]) -> Dataset:
     seed = taken.number("seed", 0, 0, (1 << 63) - 1)
     taken.done()
     if path:
-        raise ConfigError(f"data set mnist1d takes no path, got {path!r}: write mnist1d?split={split}")
+        raise ConfigError(f"dataset mnist1d takes no path, got {path!r}: write mnist1d?split={split}")
     uri = f"mnist1d?split={split}&n={num_samples}&seed={seed}"
     return Mnist1d(uri, num_samples, hash_int(tag(f"mnist1d.{split}"), seed))

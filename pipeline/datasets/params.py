@@ -1,4 +1,4 @@
-"""The parameters of a data set's URI, read by name; what nobody reads is refused."""
+"""The parameters of a dataset's URI, read by name; what nobody reads is refused."""
 
 from __future__ import annotations
 
@@ -19,17 +19,17 @@ class Params:
         self._known.append(name)
         value = self._left.pop(name, default)
         if choices and value not in choices:
-            raise ConfigError(f"data set {self._dataset}: {name} is {value!r}: {did_you_mean(value, choices)}")
+            raise ConfigError(f"dataset {self._dataset}: {name} is {value!r}: {did_you_mean(value, choices)}")
         return value
 
     def number(self, name: str, default: int, low: int, high: int) -> int:
         """A whole number within [low, high]."""
         value = self.text(name, str(default))
         if not (value.isascii() and value.isdigit() and low <= int(value) <= high):
-            raise ConfigError(f"data set {self._dataset}: {name} is {value!r}: give a whole number, {low} to {high}")
+            raise ConfigError(f"dataset {self._dataset}: {name} is {value!r}: give a whole number, {low} to {high}")
         return int(value)
 
     def done(self) -> None:
         """Refuses parameters that were not taken."""
         for name in self._left:
-            raise ConfigError(f"data set {self._dataset} has no parameter {name!r}: {did_you_mean(name, self._known)}")
+            raise ConfigError(f"dataset {self._dataset} has no parameter {name!r}: {did_you_mean(name, self._known)}")

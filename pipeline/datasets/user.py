@@ -1,4 +1,4 @@
-"""A user's own data set: `my_package.my_module:factory?size=3` calls `factory(size="3")`.
+"""A user's own dataset: `my_package.my_module:factory?size=3` calls `factory(size="3")`.
 
 What it returns is a `Dataset`, or anything with `__len__` and `__getitem__(id)`, the torch way. An item is an array, a
 dict of arrays, or a pair of one of these and a label.

@@ -1,4 +1,4 @@
-"""What a user's data set says of its classes."""
+"""What a user's dataset says of its classes."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A user's `__len__` and `__getitem__` as a data set."""
+"""A user's `__len__` and `__getitem__` as a dataset."""
 
 from __future__ import annotations
 

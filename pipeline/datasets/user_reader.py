@@ -15,7 +15,7 @@ from schemas.errors import ConfigError
 
 
 def checked(uri: str, dataset: Any) -> Dataset:
-    """The data set behind checks. Raises ConfigError for attributes that make no sense."""
+    """The dataset behind checks. Raises ConfigError for attributes that make no sense."""
     return _RawReader(uri, dataset) if isinstance(dataset, HasRaw) else _Reader(uri, dataset)
 
 

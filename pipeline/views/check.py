@@ -12,10 +12,10 @@ from schemas.records import Manifest
 
 
 def check_data(manifest: Manifest, dataset_uri: str | None = None) -> Fetcher:
-    """Opens the stream's data set, or the same data at another place, and proves that it is the same.
+    """Opens the stream's dataset, or the same data at another place, and proves that it is the same.
 
     Raises ManifestMismatch, naming what differs and both values: samples, classes, content, view or its draws.
-    ConfigError for a data set or view that cannot be opened, DataUnavailable where it cannot be read now.
+    ConfigError for a dataset or view that cannot be opened, DataUnavailable where it cannot be read now.
     """
     uri = dataset_uri or manifest.dataset
     dataset = open_dataset(uri)
@@ -36,6 +36,6 @@ def check_data(manifest: Manifest, dataset_uri: str | None = None) -> Fetcher:
 def _compare(manifest: Manifest, uri: str, what: str, pinned: object, found: object) -> None:
     if pinned != found:
         raise ManifestMismatch(
-            f"data set {uri}: {what} is {found} here, {pinned} in the manifest of stream {manifest.stream}: "
+            f"dataset {uri}: {what} is {found} here, {pinned} in the manifest of stream {manifest.stream}: "
             "point at the data that the stream was created from, or create another stream"
         )

@@ -31,7 +31,7 @@ class Fetched:
 
 
 class Fetcher:
-    """A data set under a view. The result for an ID is the same in any batch.
+    """A dataset under a view. The result for an ID is the same in any batch.
 
     Raises ConfigError for an unknown view, ManifestMismatch for one of another version than this code's.
     """
@@ -50,7 +50,7 @@ class Fetcher:
     def fetch(self, sample_ids: Ints, view_seed: int, size: tuple[int, ...] | None = None) -> Fetched:
         """The views of [N] int64 IDs, at the spatial `size` if one is given.
 
-        An ID outside the data set is a fault of its row, as is a sample that cannot be decoded, or for which a user's
+        An ID outside the dataset is a fault of its row, as is a sample that cannot be decoded, or for which a user's
         view raises. Raises OSError when the data cannot be read now.
         """
         known = np.flatnonzero((sample_ids >= 0) & (sample_ids < self.dataset.num_samples))

@@ -25,7 +25,7 @@ def image_fields(view: str, samples: Arrays) -> list[str]:
     names = sorted(name for name, array in samples.items() if array.ndim == 4)
     if not names:
         shapes = {name: array.shape[1:] for name, array in samples.items()}
-        raise ConfigError(f"view {view} needs images [channels, height, width], the data set has {shapes}")
+        raise ConfigError(f"view {view} needs images [channels, height, width], the dataset has {shapes}")
     return names
 
 

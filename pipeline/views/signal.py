@@ -22,7 +22,7 @@ def signal(
     """
     names = sorted(name for name, array in samples.items() if array.ndim == 3 and array.dtype.kind == "f")
     if not names:
-        raise ConfigError(f"view signal needs a float field [channels, length], the data set has {sorted(samples)}")
+        raise ConfigError(f"view signal needs a float field [channels, length], the dataset has {sorted(samples)}")
     draws = uniform(view_seed, sample_ids, "signal", 2) * 2.0 - 1.0
     factor = (1.0 + params["scale"] * draws[:, 1]).astype(np.float32)[:, None, None]
     result = dict(samples)

@@ -178,14 +178,14 @@ def test_create_with_another_setting_is_refused_with_the_difference(cli: Callabl
 
 REFUSED = {
     "a name with a dot": (["a.b", "--dataset", DATASET], "stream name 'a.b': use 1 to 64 letters"),
-    "an unknown data set": (["a", "--dataset", "mnist1"], "no data set 'mnist1': did you mean 'mnist1d'?"),
+    "an unknown dataset": (["a", "--dataset", "mnist1"], "no dataset 'mnist1': did you mean 'mnist1d'?"),
     "an unknown view": (["a", "--dataset", DATASET, "--view", "signl"], "no view 'signl'"),
     "an unknown view parameter": (
         ["a", "--dataset", DATASET, "--view", "signal", "--view-param", "nois=1"],
         "view signal has no parameter 'nois'",
     ),
     "an unknown codec": (["a", "--dataset", DATASET, "--codec", "float17"], "unknown codec 'float17': did you mean"),
-    "another class count": (["a", "--dataset", DATASET, "--classes", "7"], "--classes 7: data set mnist1d"),
+    "another class count": (["a", "--dataset", DATASET, "--classes", "7"], "--classes 7: dataset mnist1d"),
     "no epoch": (["a", "--dataset", DATASET, "--epochs", "0"], "epochs is 0"),
     "no retention": (["a", "--dataset", DATASET, "--retention-hours", "0"], "--retention-hours 0: give a positive"),
 }

@@ -111,7 +111,7 @@ def test_more_than_a_percent_of_bad_samples_stops_the_worker(distillog: Distillo
 
 
 @pytest.mark.short
-def test_a_data_set_that_goes_away_and_comes_back_costs_no_sample(
+def test_a_dataset_that_goes_away_and_comes_back_costs_no_sample(
     distillog: Distillog, make: Make, steering: Path, tmp_path: Path, num_labels: Labels, eventually: Any
 ) -> None:
     stream, settings = make(), distillog.settings
@@ -127,7 +127,7 @@ def test_a_data_set_that_goes_away_and_comes_back_costs_no_sample(
     assert not letters(settings, stream)
 
 
-def test_a_data_set_that_stays_away_ends_the_worker_and_nothing_is_lost(
+def test_a_dataset_that_stays_away_ends_the_worker_and_nothing_is_lost(
     distillog: Distillog, make: Make, steering: Path, tmp_path: Path, num_labels: Labels, eventually: Any
 ) -> None:
     stream, settings = make(), distillog.settings
@@ -146,7 +146,7 @@ def test_a_data_set_that_stays_away_ends_the_worker_and_nothing_is_lost(
     assert not letters(settings, stream)
 
 
-def test_a_data_set_that_stays_away_stops_the_student_after_a_checkpoint(
+def test_a_dataset_that_stays_away_stops_the_student_after_a_checkpoint(
     distillog: Distillog, make: Make, steering: Path, tmp_path: Path, eventually: Any
 ) -> None:
     stream, settings, runs = make(), distillog.settings, tmp_path / "runs"

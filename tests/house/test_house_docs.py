@@ -289,8 +289,8 @@ def test_a_written_run_file_loads(place: str, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("name", DATASETS)
-def test_a_data_set_and_all_its_parameters_are_documented(name: str) -> None:
-    row = re.search(rf"^\| `{name}` \|.*$", section(DATA, "Data sets"), re.M)
+def test_a_dataset_and_all_its_parameters_are_documented(name: str) -> None:
+    row = re.search(rf"^\| `{name}` \|.*$", section(DATA, "Datasets"), re.M)
     assert row
     with pytest.raises(ConfigError, match="has no parameter 'zzz'") as refused:
         DATASETS[name]("", {"zzz": "1"})
@@ -326,7 +326,7 @@ def my_package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None
         del sys.modules[name]
 
 
-def test_the_data_set_and_the_view_that_the_docs_write_work(my_package: None) -> None:
+def test_the_dataset_and_the_view_that_the_docs_write_work(my_package: None) -> None:
     dataset = open_dataset("my_package.datasets:waves?n=20")
     fetched = Fetcher(dataset, view_spec("my_package.views:masked", {"width": 6})).fetch(np.arange(20), 1)
     assert fetched.inputs["signal"].shape == (20, 1, 40)
@@ -415,3 +415,14 @@ def test_internal_links_resolve(page: str) -> None:
 @pytest.mark.parametrize("page", [name for name in PAGES if name.startswith("docs/")])
 def test_the_readme_links_to_every_page(page: str) -> None:
     assert f"]({page})" in PAGES["README.md"]
+
+
+def test_a_dataset_is_one_word_everywhere() -> None:
+    sources = [
+        path for folder in (*OUR_PACKAGES, "tests", "examples", "benchmarks") for path in (ROOT / folder).rglob("*")
+    ]
+    texts = {
+        str(path): path.read_text(encoding="utf-8") for path in sources if path.suffix in {".py", ".toml", ".avsc"}
+    }
+    two_words = re.compile(r"\bdata[ \n#\"]+sets?\b", re.I)
+    assert {name: two_words.findall(text) for name, text in (texts | PAGES).items() if two_words.search(text)} == {}

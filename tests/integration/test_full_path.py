@@ -94,7 +94,7 @@ FOREIGN = {
 
 
 @pytest.mark.parametrize("name", FOREIGN)
-def test_a_foreign_teacher_labels_a_data_set_of_the_users_own(
+def test_a_foreign_teacher_labels_a_dataset_of_the_users_own(
     name: str, distillog: Distillog, fresh_name: Callable[[str], str], tmp_path: Path
 ) -> None:
     build, declared = FOREIGN[name]

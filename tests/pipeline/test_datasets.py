@@ -1,4 +1,4 @@
-"""Data sets by URI, their fingerprints and label budgets."""
+"""Datasets by URI, their fingerprints and label budgets."""
 
 from __future__ import annotations
 
@@ -305,7 +305,7 @@ def test_the_fingerprint_sees_a_changed_image(images):
     assert fingerprint(open_dataset(f"images:{images}?size=8")) != before
 
 
-def test_a_users_items_become_a_data_set(user_module):
+def test_a_users_items_become_a_dataset(user_module):
     dataset = open_dataset("users_own_data:pairs?length=6")
     samples = dataset.read(np.arange(6))
     assert samples.kept_rows.tolist() == [0, 1, 2, 4]
@@ -321,7 +321,7 @@ def test_a_users_io_error_passes_through(user_module):
         open_dataset("users_own_data:away").read(np.array([0, 1]))
 
 
-def test_a_users_factory_may_return_a_data_set(tmp_path, monkeypatch):
+def test_a_users_factory_may_return_a_dataset(tmp_path, monkeypatch):
     (tmp_path / "users_whole_data.py").write_text(
         "from pipeline.datasets import open_dataset\ndef make(n): return open_dataset(f'mnist1d?n={n}')\n"
     )

@@ -78,7 +78,7 @@ def test_the_last_order_of_an_epoch_holds_what_is_left(sequence):
 
 @settings(deadline=None)
 @given(st.integers(1, MAX_SAMPLES), st.integers(0, 2**63 - 1), st.data())
-def test_ids_of_a_huge_data_set_are_distinct_and_inside(num_samples, seed, data):
+def test_ids_of_a_huge_dataset_are_distinct_and_inside(num_samples, seed, data):
     sequence = Sequence(num_samples, 64, 5, seed, 8)
     s = data.draw(st.integers(0, sequence.num_orders - 1))
     ids = sequence.sample_ids(s)
@@ -88,7 +88,7 @@ def test_ids_of_a_huge_data_set_are_distinct_and_inside(num_samples, seed, data)
 
 
 @pytest.mark.parametrize("num_samples", [2**40, 2**40 - 1, 2**39 + 12345, 10**9])
-def test_an_order_costs_its_size_whatever_the_data_set(num_samples):
+def test_an_order_costs_its_size_whatever_the_dataset(num_samples):
     sequence = Sequence(num_samples, 256, 100, 3, 64)
     sequence.sample_ids(0)
     tracemalloc.start()

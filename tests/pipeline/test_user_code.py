@@ -90,7 +90,7 @@ class Blocks:
 
 @pytest.fixture
 def made(monkeypatch, tmp_path):
-    """`made(thing)` opens it as the data set that a user's factory returns."""
+    """`made(thing)` opens it as the dataset that a user's factory returns."""
     (tmp_path / "users_factory.py").write_text("thing = None\ndef make(): return thing()\n")
     monkeypatch.syspath_prepend(str(tmp_path))
 
@@ -235,7 +235,7 @@ NO_DATASET = {
 
 
 @pytest.mark.parametrize("name", NO_DATASET)
-def test_what_is_no_data_set_is_refused_in_one_line(made, name):
+def test_what_is_no_dataset_is_refused_in_one_line(made, name):
     thing, reason = NO_DATASET[name]
     with pytest.raises(ConfigError, match=reason) as caught:
         made(thing)

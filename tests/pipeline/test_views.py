@@ -45,7 +45,7 @@ def user_module(tmp_path, monkeypatch):
     monkeypatch.syspath_prepend(str(tmp_path))
 
 
-# name -> data set, parameters, another size
+# name -> dataset, parameters, another size
 CASES = {
     "none": ("digits", {}, (12, 12)),
     "affine": ("digits", DIGITS_AFFINE, (16, 16)),

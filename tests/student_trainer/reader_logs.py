@@ -26,7 +26,7 @@ CLASSES = 3
 
 
 def make_stream(name: str, teachers: tuple[str, ...], partitions: int = 3, **changes: Any) -> Stream:
-    """A stream of 20 orders, 4 samples each; no topics yet, and no data set behind it."""
+    """A stream of 20 orders, 4 samples each; no topics yet, and no dataset behind it."""
     no_ids = np.empty(0, np.int64)
     manifest = Manifest(
         stream=name,

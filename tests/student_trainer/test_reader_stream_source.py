@@ -1,4 +1,4 @@
-"""source = "stream": orders with the data set's views, on a real log written by hand."""
+"""source = "stream": orders with the dataset's views, on a real log written by hand."""
 
 from __future__ import annotations
 

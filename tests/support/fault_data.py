@@ -1,4 +1,4 @@
-"""A data set and a view that tests steer while other processes use them, by files in a folder and by the environment.
+"""A dataset and a view that tests steer while other processes use them, by files in a folder and by the environment.
 
 `support.fault_data:steered?folder=/tmp/x&count=400&broken=101`: files in the folder
 * `gone`: every read fails with an OSError, as on a mount that went away;

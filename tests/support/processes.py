@@ -107,7 +107,7 @@ class Distillog:
         inherited = {
             **os.environ,
             "KAFKA_BOOTSTRAP_SERVERS": self.settings.bootstrap_servers,
-            "PYTHONPATH": str(TESTS),  # the data sets and views of support/
+            "PYTHONPATH": str(TESTS),  # the datasets and views of support/
             "OMP_NUM_THREADS": "1",
         }
         child = Child(tuple(map(str, arguments)), files, inherited | env)

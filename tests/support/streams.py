@@ -32,14 +32,14 @@ def fetcher(dataset: str = DIGITS, view: str = "none", **params: Any) -> Fetcher
 
 
 def manifest(source: Fetcher, **changes: Any) -> Manifest:
-    """A manifest that is in no Kafka, over a data set that is there."""
+    """A manifest that is in no Kafka, over a dataset that is there."""
     dataset = source.dataset
     facts = {"dataset": dataset.uri, "num_samples": dataset.num_samples, "num_classes": dataset.num_classes}
     return bare_manifest(**{**facts, "view": source.view, **changes})
 
 
 def bare_manifest(**changes: Any) -> Manifest:
-    """A manifest that is in no Kafka, of a data set that nobody opens."""
+    """A manifest that is in no Kafka, of a dataset that nobody opens."""
     none = np.empty(0, np.int64)
     made = Manifest(
         stream="s",

@@ -1,4 +1,4 @@
-"""Data sets as users write them, found by import path: `support.user_data:bytes_0_to_255?count=100`."""
+"""Datasets as users write them, found by import path: `support.user_data:bytes_0_to_255?count=100`."""
 
 from __future__ import annotations
 

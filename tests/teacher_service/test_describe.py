@@ -120,7 +120,7 @@ def test_a_file_that_onnx_runtime_cannot_load_is_refused_in_one_line(tmp_path: P
 
 
 class _Away:
-    """A data set on a mount that is away."""
+    """A dataset on a mount that is away."""
 
     def __init__(self, dataset: Dataset) -> None:
         self._dataset = dataset

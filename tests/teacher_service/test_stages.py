@@ -166,7 +166,7 @@ def test_a_record_that_is_no_order_becomes_one_letter_with_its_bytes(tmp_path: P
 
 
 class _Flaky:
-    """A data set whose reads fail some times before they go through."""
+    """A dataset whose reads fail some times before they go through."""
 
     def __init__(self, dataset: Dataset, failures: int) -> None:
         self._dataset = dataset
@@ -212,7 +212,7 @@ def test_a_read_that_never_succeeds_stops_in_one_line(
 
 
 def test_a_model_that_fails_twice_stops_the_worker_and_blames_no_sample(tmp_path: Path, eventually: Any) -> None:
-    path = classifier(tmp_path / "m.onnx", (1, 7, 8))  # takes other inputs than the data set gives
+    path = classifier(tmp_path / "m.onnx", (1, 7, 8))  # takes other inputs than the dataset gives
     with bench(fetcher(), path) as made:
         made.stages.add([made.job(0)])
         made.stages.start()
