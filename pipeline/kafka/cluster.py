@@ -1,4 +1,4 @@
-"""The log over kafka-python."""
+"""The log of `log.py` over kafka-python: a cluster that exists."""
 
 from __future__ import annotations
 
