@@ -82,7 +82,7 @@ def chain_end(
     sequence_of: SequenceOf,
     timeout: float = 300.0,
     *,
-    early: bool = False,
+    early: int = 0,
     until: int | None = None,
 ) -> int:
     """Sequence expected after the last record of a partition; the reader's assignment is replaced.
@@ -97,8 +97,9 @@ def chain_end(
         stride: P.
         sequence_of: reads a record.
         timeout: seconds for all of it.
-        early: sequences may stand before lower ones, as those of a feeder that failed. Where the log's beginning was
-            removed, the answer is then the first sequence that may be missing, and not the highest that was written.
+        early: how many records may stand behind a missing one, such as those of a feeder that failed; 0: none. A
+            repetition before it would make the last record look right, so that many are looked at. And where the log's
+            beginning was removed, the answer is the first sequence that may be missing, not the highest written.
         until: an offset; what lies at or behind it does not count.
 
     Raises:
@@ -114,9 +115,13 @@ def chain_end(
     if end == 0:
         return first
     if begin < end:
-        for offset, owner, sequence in _records(reader, partition, end - 1, end, sequence_of, timeout):
-            if owner == stream_id and sequence == first + offset * stride:
-                return sequence + stride
+        tail = max(begin, end - max(1, early))
+        right = sum(
+            owner == stream_id and sequence == first + offset * stride
+            for offset, owner, sequence in _records(reader, partition, tail, end, sequence_of, timeout)
+        )
+        if right == end - tail:
+            return first + end * stride
     found = [
         (offset, sequence)
         for offset, owner, sequence in _records(reader, partition, begin, end, sequence_of, timeout)
@@ -199,4 +204,4 @@ def sequence_at(
         for _, owner, sequence in _records(reader, partition, offset, end, work_order_sequence, timeout):
             if owner == stream_id:
                 return sequence
-    return chain_end(reader, partition, stream_id, stride, work_order_sequence, timeout, early=True, until=offset)
+    return chain_end(reader, partition, stream_id, stride, work_order_sequence, timeout, early=offset, until=offset)

@@ -186,6 +186,8 @@ class _Feeder:
         partitions = self._manifest.partitions
         # An order that workers take for none would leave a hole that no feeder fills.
         sequence_of = implied_orders(self._manifest)
+        # What one that failed had on its way lies in the last WINDOW orders; twice that, where two of them failed.
+        early = 2 * (WINDOW // partitions + 1)
         with closing(self._cluster.reader()) as reader:
             return [
                 chain_end(
@@ -194,7 +196,7 @@ class _Feeder:
                     self._manifest.stream_id,
                     partitions,
                     sequence_of,
-                    early=True,
+                    early=early,
                 )
                 for partition in range(partitions)
             ]

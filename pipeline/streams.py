@@ -7,7 +7,6 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from pipeline.kafka.clients import admin_client
-from pipeline.kafka.cluster import KafkaCluster
 from pipeline.kafka.coordinator import ask_coordinator
 from pipeline.kafka.errors import kafka_errors
 from pipeline.kafka.log import Cluster
@@ -110,11 +109,7 @@ class TopicGuard:
     does not answer for `patience` seconds, since a poll without records looks the same with and without a broker.
     """
 
-    def __init__(
-        self, cluster: Cluster | KafkaSettings, topics: Iterable[str], interval: float = 5.0, patience: float = 300.0
-    ) -> None:
-        if isinstance(cluster, KafkaSettings):  # a worker that does not go through the seam yet
-            cluster = KafkaCluster(cluster)
+    def __init__(self, cluster: Cluster, topics: Iterable[str], interval: float = 5.0, patience: float = 300.0) -> None:
         self._topics = sorted(topics)
         self._interval = interval
         self._patience = patience

@@ -111,13 +111,17 @@ EARLY: dict[str, tuple[list[int | str], int, int]] = {
     "a repetition, behind which nobody knows what is missing": ([*range(8), 3, 8, 9], 8, 4),
     "a whole chain": ([0, 1, 2, 3], 2, 4),
     "nothing removed": ([0, 1, 2, 8, 3], 0, 4),
+    "a repetition that makes up for a missing one": ([0, 0, 2], 0, 1),
+    "repetitions that make up for many": ([0, 1, 2, 3, 0, 1, 2, 3, 8, 9, 10, 11], 0, 4),
+    "the same in a trimmed log": ([0, 1, 2, 3, 0, 1, 2, 3, 8, 9, 10, 11], 2, 4),
+    "more records than are looked at, all of them right": (list(range(20)), 0, 20),
 }
 
 
 @pytest.mark.parametrize("case", EARLY)
 def test_a_feeder_goes_on_at_the_first_order_that_may_be_missing(case: str) -> None:
     values, trimmed, expected = EARLY[case]
-    assert end_of(values, trimmed=trimmed, early=True) == expected
+    assert end_of(values, trimmed=trimmed, early=6) == expected
 
 
 def test_what_lies_behind_an_offset_does_not_count() -> None:

@@ -12,6 +12,7 @@ from pathlib import Path
 from pipeline.broker.folder import HOST, BrokerFolder
 from pipeline.broker.local import LocalBroker
 from pipeline.kafka.clients import admin_client
+from pipeline.kafka.coordinator import ask_coordinator
 from pipeline.kafka.settings import KafkaSettings
 
 NUMBERS = (1, 2, 3)
@@ -35,7 +36,7 @@ class ThreeBrokers:
     def coordinator(self, group: str) -> int:
         """The number of the broker that coordinates a group."""
         with admin_client(self.settings) as admin:
-            found = admin._manager.run(admin._find_coordinator_id, group)
+            found = ask_coordinator(lambda: admin._manager.run(admin._find_coordinator_id, group))
         return int(found)
 
     def kill_coordinator(self, group: str) -> None:
