@@ -17,6 +17,7 @@ from pipeline.cli import main
 from pipeline.create import create_stream
 from pipeline.feed import feed
 from pipeline.kafka.clients import admin_client
+from pipeline.kafka.cluster import KafkaCluster
 from pipeline.kafka.settings import KafkaSettings
 from pipeline.manifest_log import append
 from pipeline.names import manifest_topic, soft_targets_topic, work_orders_topic
@@ -60,7 +61,7 @@ def test_a_stream_of_an_older_program_gets_its_records_in_its_own_versions(
     stream = stream_with_teacher(kafka_settings, name, model)
     tomorrow(*NAMES)
     assert set(REGISTRY.fingerprints().items()) & set(of_today.items()) == {("dead_letter", of_today["dead_letter"])}
-    feed(kafka_settings, open_stream(kafka_settings, name))
+    feed(KafkaCluster(kafka_settings), open_stream(kafka_settings, name))
     options = TeachOptions(threads=1, worker=WorkerOptions("w", until_idle=True))
     prepare_worker(kafka_settings, name, model, options).run()
     assert versions(kafka_settings, work_orders_topic(name)) == {of_today["work_order"]}

@@ -261,7 +261,7 @@ def test_an_unknown_teacher_says_which_there_are(kafka_settings: KafkaSettings, 
 def test_the_guard_notices_a_stream_that_is_taken_away(kafka_settings: KafkaSettings, fresh_name: Name) -> None:
     stream = small_stream(kafka_settings, fresh_name("s"))
     name = stream.manifest.stream
-    guard = TopicGuard(kafka_settings, [work_orders_topic(name)])
+    guard = TopicGuard(KafkaCluster(kafka_settings), [work_orders_topic(name)])
     try:
         guard.check(now=True)
         delete_stream(kafka_settings, name)

@@ -28,6 +28,7 @@ from pipeline.broker.local import LocalBroker
 from pipeline.create import add_teacher
 from pipeline.feed import feed
 from pipeline.kafka.clients import admin_client, new_producer
+from pipeline.kafka.cluster import KafkaCluster
 from pipeline.kafka.errors import kafka_errors
 from pipeline.kafka.settings import KafkaSettings
 from pipeline.names import dead_letters_topic, manifest_topic, soft_targets_topic, work_orders_topic
@@ -96,7 +97,7 @@ def test_nothing_that_keeps_records_is_left_to_the_clusters_defaults(careless: K
     kept_a_day = {**OURS, "retention.ms": str(24 * HOUR)}
     for topic in (work_orders_topic("s"), dead_letters_topic("s"), soft_targets_topic("s", "cnn")):
         assert set_outright(careless, topic) == kept_a_day
-    assert feed(careless, open_stream(careless, "s")).published == 20  # one copy is enough for one broker
+    assert feed(KafkaCluster(careless), open_stream(careless, "s")).published == 20  # one copy is enough for one broker
 
 
 def test_a_topic_that_was_made_with_other_settings_is_not_taken_over(careless: KafkaSettings) -> None:

@@ -15,12 +15,13 @@ from typing import Any
 
 import pytest
 from click.testing import CliRunner, Result
-from support.processes import COMMAND, one_error
+from support.processes import one_error
 from train_runs import digits_run, run
 
 import student_trainer.launch  # what `distillog runs` loads, before rights are given up
 import student_trainer.run_summary  # noqa: F401
 from pipeline.cli import main
+from pipeline.processes import DISTILLOG
 from schemas.errors import ConfigError, RunLocked
 from student_trainer.run_folder import RunFolder, read_run
 from student_trainer.settings import RunSettings
@@ -45,7 +46,7 @@ def limited(num_bytes: int, *arguments: object) -> subprocess.CompletedProcess[s
         resource.setrlimit(resource.RLIMIT_FSIZE, (num_bytes, num_bytes))
 
     return subprocess.run(
-        [str(COMMAND), *map(str, arguments)],
+        [str(DISTILLOG), *map(str, arguments)],
         preexec_fn=limit,
         capture_output=True,
         text=True,
@@ -69,7 +70,7 @@ def on_a_small_disk(disk: Path, room: int, script: str) -> subprocess.CompletedP
         capture_output=True,
         text=True,
         timeout=100,
-        env={**os.environ, "OMP_NUM_THREADS": "1", "DISTILLOG": str(COMMAND)},
+        env={**os.environ, "OMP_NUM_THREADS": "1", "DISTILLOG": str(DISTILLOG)},
     )
 
 
