@@ -8,17 +8,19 @@ from kafka import TopicPartition
 from kafka import errors as kafka_error
 from kafka.structs import OffsetAndMetadata
 
-from pipeline.chain_ends import offset_of
+from pipeline.chain_ends import chain_end, offset_of, sequence_at, soft_targets_sequence
 from pipeline.kafka.clients import admin_client
 from pipeline.kafka.cluster import KafkaCluster
 from pipeline.kafka.coordinator import ask_coordinator
 from pipeline.kafka.errors import kafka_errors
+from pipeline.kafka.log import Reader
 from pipeline.kafka.settings import KafkaSettings
-from pipeline.names import log_name, teacher_group, work_orders_topic
+from pipeline.names import log_name, soft_targets_topic, teacher_group, work_orders_topic
 from pipeline.sequence import Sequence
 from pipeline.streams import Stream
-from schemas.commits import encode_next_sequence
-from schemas.errors import ConfigError, StreamConflict
+from schemas.commits import decode_next_sequence, encode_next_sequence
+from schemas.errors import ConfigError, SequenceGap, StreamConflict
+from schemas.records import Manifest
 
 
 def rewind(settings: KafkaSettings, stream: Stream, teacher: str, sequence: int) -> int:
@@ -52,13 +54,14 @@ def rewind(settings: KafkaSettings, stream: Stream, teacher: str, sequence: int)
         with closing(KafkaCluster(settings).reader()) as reader:
             offset = offset_of(reader, partition, manifest.stream_id, manifest.partitions, sequence)
             end = reader.ends([partition])[partition]
-        if offset >= end:
-            raise ConfigError(f"order {sequence} is not fed yet, so there is nothing to rewind to")
-        committed = ask_coordinator(lambda: admin.list_group_offsets({group: [partition]}))[group].get(partition)
-        if committed is not None and 0 <= committed.offset < offset:
+            if offset >= end:
+                raise ConfigError(f"order {sequence} is not fed yet, so there is nothing to rewind to")
+            committed = ask_coordinator(lambda: admin.list_group_offsets({group: [partition]}))[group].get(partition)
+            reached = _reached(reader, manifest, teacher, partition, committed)
+        if reached is not None and sequence > reached:
             raise ConfigError(
-                f"teacher {teacher!r} stands at offset {committed.offset} of {log_name(partition)}; "
-                f"order {sequence} comes later, at {offset}: skipping orders makes a gap"
+                f"teacher {teacher!r} stands at order {reached} of {log_name(partition)}; order {sequence} comes "
+                "later: skipping orders makes a gap"
             )
         commit = OffsetAndMetadata(offset, encode_next_sequence(sequence), -1)
         answer = admin.alter_group_offsets(group, {partition: commit})[partition]
@@ -67,3 +70,19 @@ def rewind(settings: KafkaSettings, stream: Stream, teacher: str, sequence: int)
         if answer is not kafka_error.NoError:
             raise answer()
     return offset
+
+
+def _reached(
+    reader: Reader, manifest: Manifest, teacher: str, partition: TopicPartition, committed: OffsetAndMetadata | None
+) -> int | None:
+    """Sequence that a group expects next: by its commit, else by its soft targets; None if nothing says it."""
+    if committed is not None and committed.offset >= 0:
+        sequence = decode_next_sequence(committed.metadata)
+        if sequence is not None:
+            return sequence
+        return sequence_at(reader, partition, manifest.stream_id, manifest.partitions, committed.offset)
+    targets = TopicPartition(soft_targets_topic(manifest.stream, teacher), partition.partition)
+    try:
+        return chain_end(reader, targets, manifest.stream_id, manifest.partitions, soft_targets_sequence)
+    except SequenceGap:
+        return None  # retention removed them all: whoever rewinds knows more

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -18,15 +19,27 @@ from teacher_service.leases import Leases
 
 log = logging.getLogger(__name__)
 
+HOLE_PATIENCE = 30.0
+"""seconds for which the orders before one that came too early are waited for: a feeder that failed tries again"""
 
-@dataclass(frozen=True, slots=True, eq=False)
+
+@dataclass(slots=True, eq=False)
 class _Early:
     """A higher sequence came than a chain expects."""
 
     chain: Chain
     missing: int
-    end: int | None
+    address: str
+    """of the record that came too early, the last one met"""
+    end: int | None = None
     """end of the log when it was known that nothing had been left out before; None: not yet"""
+    waiting_since: float | None = None
+    """the log ends without the missing one"""
+
+    @property
+    def over(self) -> bool:
+        """Whether what was missing came, or the lease ended."""
+        return self.chain.over or self.chain.read.sequence != self.missing
 
 
 class Intake:
@@ -44,11 +57,16 @@ class Intake:
         self._early: dict[int, _Early] = {}
         """by partition"""
 
+    @property
+    def waiting(self) -> bool:
+        """Whether orders were met whose predecessors are not in the log yet."""
+        return any(early.waiting_since is not None and not early.over for early in self._early.values())
+
     def take(self, polled: Polled) -> None:
         """Apply the reader's rule to what was polled, and queue what it accepts.
 
         Raises:
-            SequenceGap: an order is missing and nowhere in the log.
+            SequenceGap: an order is missing, nowhere in the log, and did not come within `HOLE_PATIENCE`.
             StreamChanged: the topic is another stream's now.
             BrokerUnavailable: no answer to a question about the log; what was not taken comes again.
         """
@@ -69,6 +87,7 @@ class Intake:
             if not whole:
                 # The client has handed the others out, and would go on behind them.
                 self._leases.read_again()
+        self._refuse_hole()
 
     def _take_record(self, chain: Chain, record: Record, jobs: list[Job]) -> bool:
         """Take a record, drop it, or ask for those before it: False."""
@@ -94,37 +113,40 @@ class Intake:
             self.repetitions += 1
             chain.drop(record.offset)
         else:
-            return self._take_early(chain, order.sequence, record.offset, address)
+            return self._take_early(chain, record.offset, address)
         return True
 
-    def _take_early(self, chain: Chain, sequence: int, offset: int, address: str) -> bool:
-        """Meet a higher sequence than expected: go back once, then look for the missing one up to the log's end.
+    def _take_early(self, chain: Chain, offset: int, address: str) -> bool:
+        """Meet a higher sequence than expected: go back once, then look for the missing one behind it.
 
         Where offsets were left out, the client may have gone on from a stale position. Where none were, it is what a
-        feeder left that failed: it publishes again from the missing order on, behind the early one, which is dropped by
-        the reader's rule.
+        feeder left that failed: it publishes again from the missing order on, and then this record is dropped by the
+        reader's rule. Until then it stays where it is, so that nothing is committed beyond it.
 
         Returns:
-            Whether the record was dropped; else what lies before it is to be read first.
-
-        Raises:
-            SequenceGap: the log ends without it.
+            False: what lies before the record is to be read first.
         """
-        missing = chain.read.sequence
         early = self._early.get(chain.partition)
-        if early is None or early.chain is not chain or early.missing != missing:
+        if early is None or early.over or early.chain is not chain:
+            early = self._early[chain.partition] = _Early(chain, chain.read.sequence, address)
             if offset > chain.read.offset:
-                self._early[chain.partition] = _Early(chain, missing, None)
                 return False
-            early = None
-        if early is None or early.end is None:
-            early = _Early(chain, missing, self._leases.end_offset(chain.partition))
-            self._early[chain.partition] = early
-        assert early.end is not None
-        if offset + 1 >= early.end:
-            raise SequenceGap(
-                f"{address}: holds sequence {sequence}, but {missing} comes first and is nowhere behind it: the work "
-                f"orders have a hole; run `distillog feed {self._stream}` again, or make the stream anew"
-            )
-        chain.drop(offset)
+        early.address = address
+        if early.end is None or offset + 1 >= early.end:
+            early.end = self._leases.end_offset(chain.partition)
+        if offset + 1 < early.end:
+            chain.drop(offset)
+        elif early.waiting_since is None:
+            early.waiting_since = time.monotonic()
+            log.warning("%s: order %d comes first; waiting for a feeder to publish it", address, early.missing)
         return True
+
+    def _refuse_hole(self) -> None:
+        for early in self._early.values():
+            if early.over or early.waiting_since is None:
+                continue
+            if time.monotonic() - early.waiting_since >= HOLE_PATIENCE:
+                raise SequenceGap(
+                    f"{early.address}: order {early.missing} comes first, and did not come behind it within "
+                    f"{HOLE_PATIENCE:.0f} s: the work orders have a hole; run `distillog feed {self._stream}` again"
+                )

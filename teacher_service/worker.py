@@ -193,7 +193,7 @@ class Worker:
                 shown = time.monotonic()
                 self.report.repetitions, self.report.rebalances = intake.repetitions, leases.num_rebalances
                 self._progress(self.report, len(leases.chains))
-                if not (self._options.until_idle and self._is_idle(leases)):
+                if not self._options.until_idle or intake.waiting or not self._is_idle(leases):
                     idle = Deadline(IDLE_SECONDS)
                 elif idle.over:
                     return

@@ -309,6 +309,12 @@ def test_a_rewind_that_repairs_nothing_is_refused(case: str, kafka_settings: Kaf
         rewind(kafka_settings, fed, name, sequence)
 
 
+def test_a_rewind_of_a_group_without_commits_goes_by_its_labels(kafka_settings: KafkaSettings, fed: Stream) -> None:
+    with pytest.raises(ConfigError, match=r"stands at order 2 of .*work-orders/2; order 6 comes later"):
+        rewind(kafka_settings, fed, "cnn", 6)
+    assert rewind(kafka_settings, fed, "cnn", 2) == 0
+
+
 def test_a_rewind_to_an_order_that_is_not_fed_is_refused(kafka_settings: KafkaSettings, fresh_name: Name) -> None:
     stream = small_stream(kafka_settings, fresh_name("s"))
     add_teacher(kafka_settings, stream, teacher(stream))

@@ -275,13 +275,29 @@ def test_a_group_without_offsets_goes_on_behind_its_soft_targets(place: Callable
     assert here.commits() == {0: (3, 12), 1: (2, 9), 2: (2, 10), 3: (2, 11)}
 
 
-def test_a_hole_in_the_orders_stops_the_worker_with_one_line(place: Callable[..., Place]) -> None:
+def test_a_hole_in_the_orders_stops_the_worker_with_one_line(
+    place: Callable[..., Place], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("teacher_service.intake.HOLE_PATIENCE", 1.0)
     here = place()
     here.publish(0, 1, 4, 12, 5)
-    with pytest.raises(SequenceGap, match=r"holds sequence 12, but 8 comes first.*distillog feed") as caught:
+    with pytest.raises(SequenceGap, match=r"work-orders/0@2: order 8 comes first.*distillog feed") as caught:
         here.work()
     assert "\n" not in str(caught.value)
-    assert 12 not in here.labelled()[0]
+    assert here.accepted() == [0, 1, 4, 5]
+    assert here.commits()[0] == (2, 8)  # not beyond the order that came too early: it is met again
+
+
+def test_a_worker_waits_for_a_feeder_that_failed_and_tries_again(
+    place: Callable[..., Place], caplog: pytest.LogCaptureFixture, eventually: Any
+) -> None:
+    here = place()
+    here.publish(0, 1, 4, 12)
+    running = here.start(until_idle=True)
+    eventually(lambda: "order 8 comes first; waiting for a feeder" in caplog.text, timeout=30, what="the hole")
+    here.publish(5, 8, 12, 16)
+    assert running.end().orders == 7
+    assert here.accepted() == [0, 1, 4, 5, 8, 12, 16]
 
 
 def test_orders_that_a_failed_feeder_left_early_are_passed_over_when_the_missing_one_follows(
@@ -295,7 +311,8 @@ def test_orders_that_a_failed_feeder_left_early_are_passed_over_when_the_missing
     assert here.commits()[0] == (8, 24)
 
 
-def test_feeding_again_repairs_a_hole(place: Callable[..., Place]) -> None:
+def test_feeding_again_repairs_a_hole(place: Callable[..., Place], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("teacher_service.intake.HOLE_PATIENCE", 1.0)
     here = place()
     here.publish(0, 8, 12)
     with pytest.raises(SequenceGap):
