@@ -3,10 +3,9 @@
 A partition p of P holds the sequences p, p + P, p + 2P, ... in order, with repetitions. Reading it by the reader's
 rule (accept the sequence expected, drop every other) gives the sequence expected next.
 
-Of a log whose beginning was removed nobody knows which sequence was expected at the first record left. But soft targets
-never stand before lower ones that are missing, so whatever is there was expected then or before: the chain ends behind
-the highest sequence that is left, or, where only repetitions are left, somewhere behind it. Work orders may stand too
-early, those of a feeder that failed; so a feeder goes on at the first that may be missing. Either repeats at worst.
+Soft targets never stand before lower ones that are missing, so the highest of them tells. Work orders may, those of a
+feeder that failed; so they are read by the rule, and where retention removed the log's beginning and nobody knows what
+was expected at the first record left, a feeder goes on at the first that may be missing. Either repeats at worst.
 """
 
 from __future__ import annotations
@@ -22,6 +21,9 @@ from pipeline.names import address_of, log_name
 from pipeline.sequence import Sequence
 from schemas.errors import DecodeError, SequenceGap
 from schemas.records import Manifest, SoftTargets, WorkOrder
+
+_TAIL = 64
+"""Records of soft targets that are looked at: zombies and workers that go back repeat a few."""
 
 SequenceOf = Callable[[bytes, str], tuple[str, int]]
 """(value, address) -> (stream ID, sequence); raises DecodeError"""
@@ -74,21 +76,18 @@ def soft_targets_sequence(value: bytes, address: str) -> tuple[str, int]:
     return targets.stream_id, targets.sequence
 
 
-def chain_end(
+def soft_targets_end(
     reader: Reader,
     partition: TopicPartition,
     stream_id: str,
     stride: int,
-    sequence_of: SequenceOf,
+    sequence_of: SequenceOf = soft_targets_sequence,
     timeout: float = 300.0,
-    *,
-    early: int = 0,
-    until: int | None = None,
 ) -> int:
-    """Sequence expected after the last record of a partition; the reader's assignment is replaced.
+    """Sequence expected after the last record of a partition of soft targets, or a lower one.
 
-    Without repetitions the record at offset o holds sequence p + o * P, so a last record that says so ends a whole
-    chain, and one record is read. Otherwise all of them are.
+    The last records tell: whatever is there was expected then or before. It is the very one unless none of them is new,
+    as behind a rewind that was cut short; who goes on there repeats orders.
 
     Args:
         reader: its assignment is replaced.
@@ -97,50 +96,93 @@ def chain_end(
         stride: P.
         sequence_of: reads a record.
         timeout: seconds for all of it.
-        early: how many records may stand behind a missing one, such as those of a feeder that failed; 0: none. A
-            repetition before it would make the last record look right, so that many are looked at. And where the log's
-            beginning was removed, the answer is the first sequence that may be missing, not the highest written.
-        until: an offset; what lies at or behind it does not count.
 
     Raises:
         BrokerUnavailable: not read to its end within `timeout` seconds.
         PositionOutOfRange: retention removed records while they were read.
-        SequenceGap: nothing that retention left says where the chain stood.
+        SequenceGap: retention removed records, and none that is left says where the chain stood.
     """
-    begin = reader.begins([partition])[partition]
-    end = reader.ends([partition])[partition]
-    if until is not None:
-        end = min(end, until)
+    begin, end = _bounds(reader, partition)
     first: int = partition.partition
-    if end == 0:
-        return first
-    if begin < end:
-        tail = max(begin, end - max(1, early))
-        right = sum(
-            owner == stream_id and sequence == first + offset * stride
+    for tail in dict.fromkeys((max(begin, end - 1), max(begin, end - _TAIL), begin)):
+        # A sequence that lies too high for its offset is nobody's: o records hold at most o sequences.
+        found = [
+            sequence
             for offset, owner, sequence in _records(reader, partition, tail, end, sequence_of, timeout)
-        )
-        if right == end - tail:
-            return first + end * stride
+            if owner == stream_id and sequence % stride == first and sequence <= first + offset * stride
+        ]
+        # Without repetitions the last record alone is one that lies as high as it may.
+        if found and (end - tail > 1 or tail == begin or found[-1] == first + (end - 1) * stride):
+            return max(found) + stride
+    _refuse_trimmed(partition, begin, end)
+    return first
+
+
+def work_orders_end(
+    reader: Reader,
+    partition: TopicPartition,
+    stream_id: str,
+    stride: int,
+    sequence_of: SequenceOf,
+    early: int,
+    timeout: float = 300.0,
+    until: int | None = None,
+) -> int:
+    """Sequence expected after the last record of a partition of work orders.
+
+    Without repetitions the record at offset o holds sequence p + o * P. So where that is true of the last `early`
+    records, they end a whole chain; otherwise all of them are read by the reader's rule. Where retention removed the
+    beginning, the answer is the first sequence that may be missing.
+
+    Args:
+        reader: its assignment is replaced.
+        partition: p of P, which is `stride`.
+        stream_id: whose records count.
+        stride: P.
+        sequence_of: reads a record.
+        early: how many records may stand behind a missing one, those of a feeder that failed: a repetition before it
+            would make the last record look right.
+        timeout: seconds for all of it.
+        until: an offset; what lies at or behind it does not count.
+
+    Raises:
+        BrokerUnavailable, PositionOutOfRange, SequenceGap: as `soft_targets_end`.
+    """
+    begin, end = _bounds(reader, partition)
+    end = end if until is None else min(end, until)
+    first: int = partition.partition
+    tail = max(begin, end - max(1, early))
+    right = sum(
+        owner == stream_id and sequence == first + offset * stride
+        for offset, owner, sequence in _records(reader, partition, tail, end, sequence_of, timeout)
+    )
+    if right == end - tail and begin < end:
+        return first + end * stride
     found = [
-        (offset, sequence)
-        for offset, owner, sequence in _records(reader, partition, begin, end, sequence_of, timeout)
+        sequence
+        for _, owner, sequence in _records(reader, partition, begin, end, sequence_of, timeout)
         if owner == stream_id and sequence % stride == first
     ]
-    if begin and not early:
-        # A sequence that lies too high for its place is nobody's: o records hold at most o sequences.
-        found = [(offset, sequence) for offset, sequence in found if sequence <= first + offset * stride]
-    if begin and not found:
+    if not found:
+        _refuse_trimmed(partition, begin, end)
+        return first
+    expected = min(found) if begin else first
+    for sequence in found:
+        expected += stride * (sequence == expected)
+    return expected
+
+
+def _bounds(reader: Reader, partition: TopicPartition) -> tuple[int, int]:
+    return reader.begins([partition])[partition], reader.ends([partition])[partition]
+
+
+def _refuse_trimmed(partition: TopicPartition, begin: int, end: int) -> None:
+    """Raise SequenceGap where retention removed what would have said where a chain stands."""
+    if begin:
         raise SequenceGap(
             f"{log_name(partition)}: retention removed the records before offset {begin} of {end}, and nothing "
             "that is left says where to go on; rewind the group with `distillog topics rewind`"
         )
-    if begin and not early:
-        return max(sequence for _, sequence in found) + stride
-    expected = min(sequence for _, sequence in found) if begin else first
-    for _, sequence in found:
-        expected += stride * (sequence == expected)
-    return expected
 
 
 def _records(
@@ -204,4 +246,4 @@ def sequence_at(
         for _, owner, sequence in _records(reader, partition, offset, end, work_order_sequence, timeout):
             if owner == stream_id:
                 return sequence
-    return chain_end(reader, partition, stream_id, stride, work_order_sequence, timeout, early=offset, until=offset)
+    return work_orders_end(reader, partition, stream_id, stride, work_order_sequence, offset, timeout, until=offset)

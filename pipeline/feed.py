@@ -15,7 +15,7 @@ from dataclasses import dataclass
 
 from kafka import TopicPartition
 
-from pipeline.chain_ends import chain_end, implied_order, implied_orders
+from pipeline.chain_ends import implied_order, implied_orders, work_orders_end
 from pipeline.follow import REFRESH, Followers, Lead
 from pipeline.kafka.log import Appender, Cluster
 from pipeline.names import manifest_topic, work_orders_topic
@@ -64,8 +64,8 @@ class Fed:
 
     published: int
     """orders acknowledged, repetitions after a failure included"""
-    next_sequence: int
-    """the lowest sequence that is not in the topic"""
+    next_sequence: int | None
+    """the lowest sequence that is not in the topic; None: stopped before the topic was read"""
     total: int
     """orders of the whole stream"""
     why: str
@@ -129,6 +129,7 @@ class _Feeder:
         self._published = 0
         self._next = 0
         self._there: list[int] = []
+        """[P] what comes next in each partition, as the topic said; [] before it was read"""
         self._patience = Deadline(RETRY_FOR)
         self._followers: Followers | None = None
 
@@ -137,7 +138,7 @@ class _Feeder:
         return self._stop.is_set()
 
     def fed(self, why: str) -> Fed:
-        return Fed(self._published, self._next, self._sequence.num_orders, why)
+        return Fed(self._published, self._next if self._there else None, self._sequence.num_orders, why)
 
     def begin(self, closing_all: ExitStack) -> None:
         """Take note of what the topics are."""
@@ -190,13 +191,13 @@ class _Feeder:
         early = 2 * (WINDOW // partitions + 1)
         with closing(self._cluster.reader()) as reader:
             return [
-                chain_end(
+                work_orders_end(
                     reader,
                     TopicPartition(self._topic, partition),
                     self._manifest.stream_id,
                     partitions,
                     sequence_of,
-                    early=early,
+                    early,
                 )
                 for partition in range(partitions)
             ]

@@ -8,7 +8,7 @@ from kafka import TopicPartition
 from kafka import errors as kafka_error
 from kafka.structs import OffsetAndMetadata
 
-from pipeline.chain_ends import chain_end, offset_of, sequence_at, soft_targets_sequence
+from pipeline.chain_ends import offset_of, sequence_at, soft_targets_end
 from pipeline.kafka.clients import admin_client
 from pipeline.kafka.cluster import KafkaCluster
 from pipeline.kafka.coordinator import ask_coordinator
@@ -83,6 +83,6 @@ def _reached(
         return sequence_at(reader, partition, manifest.stream_id, manifest.partitions, committed.offset)
     targets = TopicPartition(soft_targets_topic(manifest.stream, teacher), partition.partition)
     try:
-        return chain_end(reader, targets, manifest.stream_id, manifest.partitions, soft_targets_sequence)
+        return soft_targets_end(reader, targets, manifest.stream_id, manifest.partitions)
     except SequenceGap:
         return None  # retention removed them all: whoever rewinds knows more

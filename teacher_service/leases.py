@@ -187,6 +187,7 @@ class Leases:
             return True
         with self._unhurried():
             self._open(owned, producer)
+        self._settled_at = time.monotonic()  # reading a log for its end may have taken long
         self._in_place = True
         self.num_rebalances += membership != self._membership
         self._membership = membership

@@ -227,6 +227,7 @@ class Stages:
             sequence=job.sequence if row is not None else None,
             row=row,
             sample_id=sample_id,
-            reason=str(reason)[:_MAX_REASON],
+            # A user's exception may hold anything, such as half of a file name that is no UTF-8.
+            reason=str(reason).encode("utf-8", "backslashreplace").decode()[:_MAX_REASON],
             raw=raw[:_MAX_RAW] if raw is not None else None,
         ).encode(self._pinned)

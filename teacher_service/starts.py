@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping
+from contextlib import closing
 
 from kafka import TopicPartition
 
-from pipeline.chain_ends import chain_end, offset_of, sequence_at, soft_targets_sequence
+from pipeline.chain_ends import offset_of, sequence_at, soft_targets_end
 from pipeline.kafka.log import Cluster, Commit, Reader
 from pipeline.names import work_orders_topic
 from schemas.commits import decode_next_sequence
@@ -49,41 +50,41 @@ def find_starts(
             starts[partition] = found[partition]
     unknown = [partition for partition in commits if partition not in starts]
     if unknown:
-        reader = cluster.reader()
-        try:
+        with closing(cluster.reader()) as reader, closing(cluster.reader()) as of_orders:
             for partition in unknown:  # committed by a tool that knows no sequences
                 if (commit := commits[partition]) is not None:
                     orders = TopicPartition(work_orders_topic(manifest.stream), partition)
-                    sequence = sequence_at(reader, orders, manifest.stream_id, manifest.partitions, commit.offset)
+                    sequence = sequence_at(of_orders, orders, manifest.stream_id, manifest.partitions, commit.offset)
                     starts[partition] = Mark(commit.offset, sequence)
-            _read(reader, manifest, soft_targets, [one for one in unknown if commits[one] is None], found)
-        finally:
-            reader.close()
-        starts |= {partition: found[partition] for partition in unknown if commits[partition] is None}
+            missing = [partition for partition in unknown if commits[partition] is None]
+            _read(reader, of_orders, manifest, soft_targets, missing, found)
+        starts |= {partition: found[partition] for partition in missing}
     return starts
 
 
-def _read(reader: Reader, manifest: Manifest, soft_targets: str, partitions: list[int], found: dict[int, Mark]) -> None:
-    """Find the ends of the soft targets' chains, then the work orders that come next."""
-    # One topic after the other, and all partitions in one question: a reader that changes its topic fetches metadata
-    # for 0.2 s.
+def _read(
+    reader: Reader,
+    of_orders: Reader,
+    manifest: Manifest,
+    soft_targets: str,
+    partitions: list[int],
+    found: dict[int, Mark],
+) -> None:
+    """Find the ends of the soft targets and the work orders that come next; each is remembered once it is known."""
+    # All partitions in one question, and a reader a topic: one that changes its topic fetches metadata for 0.2 s.
     targets = {partition: TopicPartition(soft_targets, partition) for partition in partitions}
-    ends = reader.ends(list(targets.values()))
-    sequences = {
-        partition: chain_end(reader, target, manifest.stream_id, manifest.partitions, soft_targets_sequence)
-        if ends[target]
-        else partition
-        for partition, target in targets.items()
-    }
     orders = {partition: TopicPartition(work_orders_topic(manifest.stream), partition) for partition in partitions}
-    begins = reader.begins(list(orders.values()))
-    for partition, sequence in sequences.items():
-        if sequence == partition and begins[orders[partition]] == 0:
-            offset = 0
-        else:
-            offset = offset_of(reader, orders[partition], manifest.stream_id, manifest.partitions, sequence)
+    ends, begins = reader.ends(list(targets.values())), of_orders.begins(list(orders.values()))
+    stream_id, stride = manifest.stream_id, manifest.partitions
+    num_continued = 0
+    for partition, target in targets.items():
+        sequence, offset = partition, 0
+        if ends[target]:
+            sequence = soft_targets_end(reader, target, stream_id, stride)
+        if sequence != partition or begins[orders[partition]]:
+            offset = offset_of(of_orders, orders[partition], stream_id, stride, sequence)
         found[partition] = Mark(offset, sequence)
-    num_continued = sum(sequence != partition for partition, sequence in sequences.items())
+        num_continued += sequence != partition
     if num_continued:
         log.warning(
             "%s: %d partitions have soft targets and no committed offset: going on behind those",

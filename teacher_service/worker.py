@@ -131,6 +131,15 @@ class Worker:
             StreamChanged, LogTrimmed, SequenceGap, BadSamples, DataUnavailable, DeliveryFailed, WorkerHung,
             BrokerUnavailable: as their names say; what was acknowledged is committed, the rest is not.
         """
+        try:
+            self._run()
+        except BrokerUnavailable as error:
+            if not self._stop.is_set():
+                raise
+            log.warning("stopped without an answer from Kafka: %s", error)  # asked to end, and it does
+        return self.report
+
+    def _run(self) -> None:
         watchdog = Watchdog(self._stages)
         with ExitStack() as closing:
             closing.callback(watchdog.release)
@@ -168,7 +177,6 @@ class Worker:
                 self._leave(leases)
                 raise
             self._leave(leases)
-        return self.report
 
     def _loop(self, leases: Leases, guard: TopicGuard, watchdog: Watchdog) -> None:
         """Poll, hand over, commit what is whole."""

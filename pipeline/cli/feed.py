@@ -80,4 +80,9 @@ def feed(
     if as_json:
         print_json({"published": fed.published, "next": fed.next_sequence, "orders": fed.total, "why": fed.why})
     else:
-        click.echo(f"{stream}: {fed.why}; published {fed.published}, {fed.next_sequence} of {fed.total} orders are fed")
+        there = (
+            "the topic was not read"
+            if fed.next_sequence is None
+            else f"{fed.next_sequence} of {fed.total} orders are fed"
+        )
+        click.echo(f"{stream}: {fed.why}; published {fed.published}, {there}")

@@ -21,6 +21,9 @@ from schemas.errors import BrokerUnavailable, ConfigError, PositionOutOfRange
 
 log = logging.getLogger(__name__)
 
+OFFSETS_TIMEOUT = 10.0
+"""seconds for the ends of partitions: a worker's polling thread asks, which is to heed a stop"""
+
 CLOSE_TIMEOUT = 5.0
 """seconds in which a member may tell its group that it leaves"""
 
@@ -84,7 +87,8 @@ class _Positioned:
             return {}
         topics = ", ".join(sorted({partition.topic for partition in partitions}))
         with kafka_errors(f"asking for the {which} offsets of {topics}", self._settings):
-            return {partition: int(offset) for partition, offset in ask(list(partitions)).items()}
+            found = ask(list(partitions), timeout_ms=int(OFFSETS_TIMEOUT * 1000))
+        return {partition: int(offset) for partition, offset in found.items()}
 
     def close(self) -> None:
         """Close it; a member leaves its group at once."""

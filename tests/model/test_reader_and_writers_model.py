@@ -9,8 +9,10 @@ killed or become zombies. P partitions, N orders of one sample each.
 from __future__ import annotations
 
 import logging
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 
+import pytest
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
@@ -26,10 +28,17 @@ from schemas.errors import BrokerUnavailable, DecodeError
 from schemas.records import SoftTargets, WorkOrder
 from student_trainer.rule import Look, ReadersRule
 
-logging.getLogger("teacher_service").setLevel(logging.ERROR)  # it warns of what happens here all the time
-
 LOST = b"lost by the broker"
 CALLS = ("appender", "append", "acknowledge", "poll", "commit", "commit acknowledged", "committed", "ends", "reader")
+
+
+@pytest.fixture(autouse=True, scope="module")
+def quiet() -> Iterator[None]:
+    """Workers warn of what happens here all the time."""
+    logger = logging.getLogger("teacher_service")
+    logger.setLevel(logging.ERROR)
+    yield
+    logger.setLevel(logging.NOTSET)
 
 
 @dataclass

@@ -11,7 +11,7 @@ from kafka import TopicPartition
 from support.memory_log import MemoryCluster
 from support.streams import bare_manifest, order
 
-from pipeline.chain_ends import chain_end, sequence_at
+from pipeline.chain_ends import sequence_at, soft_targets_end, work_orders_end
 from schemas.errors import DecodeError, SequenceGap
 
 STREAM = "0123456789abcdef"
@@ -24,15 +24,20 @@ def sequence_of(value: bytes, address: str) -> tuple[str, int]:
     return owner, int(sequence)
 
 
-def end_of(values: list[int | str], partition: int = 0, stride: int = 1, trimmed: int = 0, **more: Any) -> int:
-    """What `chain_end` makes of a log of sequences of this stream, and of anything else as text."""
+def end_of(values: list[int | str], partition: int = 0, stride: int = 1, trimmed: int = 0, **orders: Any) -> int:
+    """Where a log of soft targets ends, or one of work orders if their options are given.
+
+    Numbers are sequences of this stream, and texts are anything else.
+    """
     cluster = MemoryCluster()
     cluster.create_topic("log", stride)
     at = TopicPartition("log", partition)
     for value in values:
         cluster.write("log", partition, (value if isinstance(value, str) else f"{STREAM}:{value}").encode())
     cluster.delete_records(at, trimmed)
-    return chain_end(cluster.reader(), at, STREAM, stride, sequence_of, **more)
+    if orders:
+        return work_orders_end(cluster.reader(), at, STREAM, stride, sequence_of, **orders)
+    return soft_targets_end(cluster.reader(), at, STREAM, stride, sequence_of)
 
 
 LOGS: dict[str, tuple[list[int | str], int, int]] = {
@@ -125,7 +130,7 @@ def test_a_feeder_goes_on_at_the_first_order_that_may_be_missing(case: str) -> N
 
 
 def test_what_lies_behind_an_offset_does_not_count() -> None:
-    assert [end_of([0, 1, 0, 1, 2, 3], until=offset) for offset in range(7)] == [0, 1, 2, 2, 2, 3, 4]
+    assert [end_of([0, 1, 0, 1, 2, 3], early=1, until=offset) for offset in range(7)] == [0, 1, 2, 2, 2, 3, 4]
 
 
 @pytest.mark.parametrize(("trimmed", "offset", "expected"), [(0, 3, 2), (0, 5, 3), (3, 3, 6), (3, 5, 3)])

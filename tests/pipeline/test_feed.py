@@ -12,16 +12,18 @@ import numpy as np
 import pytest
 from kafka import TopicPartition
 from small_streams import accepted, read_orders, small_stream
+from support.memory_log import MemoryCluster
+from support.streams import bare_manifest
 
 from pipeline.broker.local import LocalBroker
-from pipeline.feed import feed
+from pipeline.feed import Fed, feed
 from pipeline.kafka.clients import new_admin, new_consumer
 from pipeline.kafka.cluster import KafkaCluster
 from pipeline.kafka.settings import KafkaSettings
 from pipeline.names import work_orders_topic
 from pipeline.sequence import Sequence
 from pipeline.streams import Stream, delete_stream, open_stream
-from schemas.errors import ConfigError, StreamChanged
+from schemas.errors import BrokerUnavailable, ConfigError, StreamChanged
 
 pytestmark = pytest.mark.kafka
 Name = Callable[[str], str]
@@ -82,6 +84,22 @@ def test_feeding_a_fed_stream_publishes_nothing(kafka_settings: KafkaSettings, f
     feed(KafkaCluster(kafka_settings), stream)
     assert feed(KafkaCluster(kafka_settings), stream).published == 0
     assert numbers(kafka_settings, stream) == whole(stream)
+
+
+def test_a_feeder_that_is_stopped_before_it_has_read_the_topic_says_so() -> None:
+    cluster = MemoryCluster()
+    stream = Stream(bare_manifest(num_samples=8, order_size=1), {})
+    cluster.create_topic("s.work-orders", 4)
+    cluster.create_topic("s.manifest")
+    stop = threading.Event()
+
+    def fault(call: str) -> None:
+        if call == "ends":
+            stop.set()
+            raise BrokerUnavailable("away")
+
+    cluster.faults = fault
+    assert feed(cluster, stream, stop=stop) == Fed(0, None, 8, "stopped")
 
 
 def test_a_stopped_feeder_publishes_nothing_more(kafka_settings: KafkaSettings, fresh_name: Name) -> None:

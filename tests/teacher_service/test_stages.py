@@ -14,6 +14,7 @@ from support.models import classifier
 from support.streams import fetcher, manifest, order, teacher_record
 
 from pipeline.datasets import Dataset
+from pipeline.datasets.base import Samples
 from pipeline.views import view_spec
 from pipeline.views.fetch import Fetcher
 from schemas.codecs import CodecSpec, Dense
@@ -122,6 +123,30 @@ def test_samples_that_cannot_be_decoded_go_to_the_dead_letters_by_row(tmp_path: 
     assert targets.kept_rows is not None
     assert sorted([*targets.kept_rows.tolist(), *(row for row, _ in bad)]) == list(range(len(asked)))
     assert (parcel.num_rows, parcel.num_faults) == (len(asked), len(bad))
+
+
+def test_a_reason_that_is_no_utf_8_is_escaped(tmp_path: Path) -> None:
+    class Nameless:
+        """A dataset whose faults name files as the file system does."""
+
+        def __init__(self) -> None:
+            self._dataset = fetcher().dataset
+
+        def __getattr__(self, name: str) -> Any:
+            return getattr(self._dataset, name)
+
+        def read(self, sample_ids: Any) -> Samples:
+            samples = self._dataset.read(sample_ids)
+            kept = samples.kept_rows[1:]
+            return Samples({"image": samples.fields["image"][1:]}, kept, ((0, "caf\udce9.png: is cut short"),))
+
+    source: Any = Nameless()
+    with bench(Fetcher(source, view_spec("none", {})), classifier(tmp_path / "m.onnx")) as made:
+        made.stages.add([made.job(0)])
+        made.stages.start()
+        (parcel,) = made.take(1)
+    (letter,) = [DeadLetter.decode(letter, "here") for letter in parcel.letters]
+    assert letter.reason == "caf\\udce9.png: is cut short"
 
 
 def test_rows_without_finite_outputs_are_left_out(tmp_path: Path) -> None:
