@@ -181,6 +181,7 @@ class Leases:
         self.drop_lost()
         membership, producer, owned = self._member.membership, self._producer(), self._owned()
         if membership is None or producer is None:
+            self._in_place = False  # what this poll returned is dropped, whoever is a member at the next one
             return False
         self._in_place = self._in_place and membership == self._membership and self.chains.keys() == owned
         if self._in_place:

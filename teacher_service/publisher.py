@@ -159,6 +159,9 @@ class Publisher:
         except DistillogError as error:
             self._give_up(error)
             return
+        if self._closed.is_set():  # it took longer than whoever closed would wait
+            self._drop_producer()
+            return
         self._generations += 1
         self.generation = self._generations
 
