@@ -77,7 +77,7 @@ def _reached(
 ) -> int | None:
     """Sequence that a group expects next: by its commit, else by its soft targets; None if nothing says it."""
     if committed is not None and committed.offset >= 0:
-        sequence = decode_next_sequence(committed.metadata)
+        sequence = decode_next_sequence(committed.metadata, partition.partition, manifest.partitions, committed.offset)
         if sequence is not None:
             return sequence
         return sequence_at(reader, partition, manifest.stream_id, manifest.partitions, committed.offset)

@@ -196,8 +196,8 @@ def _progress(manifest: Manifest, ends: list[int], committed: dict[TopicPartitio
 
 def _labelled(manifest: Manifest, partition: int, offset: int, metadata: str | None) -> int:
     """Orders of a partition that a group has labelled: exact by the commit's metadata, else as many as records."""
-    sequence = decode_next_sequence(metadata)
-    return offset if sequence is None else max(0, sequence - partition) // manifest.partitions
+    sequence = decode_next_sequence(metadata, partition, manifest.partitions, offset)
+    return offset if sequence is None else (sequence - partition) // manifest.partitions
 
 
 def _runs(admin: KafkaAdminClient, manifest: Manifest) -> list[dict[str, Any]]:

@@ -25,10 +25,16 @@ def encode_next_sequence(sequence: int) -> str:
     return _text({"version": VERSION, "next_sequence": sequence})
 
 
-def decode_next_sequence(text: str | None) -> int | None:
-    """Undo `encode_next_sequence`; None for any other text."""
+def decode_next_sequence(text: str | None, partition: int, partitions: int, offset: int) -> int | None:
+    """Undo `encode_next_sequence`; None for any other text.
+
+    None, too, for a sequence that cannot be expected at the offset of that partition, of so many: it belongs in another
+    one, or more orders would have to lie before the offset than it has room for.
+    """
     sequence = _values(text).get("next_sequence")
-    return sequence if type(sequence) is int and sequence >= 0 else None
+    if type(sequence) is not int or sequence % partitions != partition:
+        return None
+    return sequence if partition <= sequence <= partition + offset * partitions else None
 
 
 @dataclass(frozen=True, slots=True)

@@ -166,8 +166,9 @@ class Lookout:
         for group, teacher in groups.items():
             for partition, commit in committed.get(group, {}).items():
                 # -1, where it does not say, proves nothing.
-                sequence = decode_next_sequence(commit.metadata)
-                commits[(teacher, partition.partition)] = -1 if sequence is None else sequence
+                number = partition.partition
+                sequence = decode_next_sequence(commit.metadata, number, manifest.partitions, commit.offset)
+                commits[(teacher, number)] = -1 if sequence is None else sequence
         # After the commits: only then does the end cover what they count.
         topics = {TopicPartition(soft_targets_topic(manifest.stream, t), p): (t, p) for t, p in commits}
         ends = self._admin.ends(topics) if topics else {}

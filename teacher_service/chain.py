@@ -59,6 +59,8 @@ class Parcel:
     """encoded soft targets; None for a record that is no work order"""
     num_rows: int = 0
     num_faults: int = 0
+    reason: str = ""
+    """of the last fault"""
 
 
 @dataclass(slots=True, eq=False)

@@ -19,7 +19,7 @@ from kafka import TopicPartition
 from pipeline.kafka.log import Admin, Cluster, Commit, Member, Membership, Polled
 from pipeline.names import soft_targets_topic, teacher_group, work_orders_topic
 from schemas.commits import encode_next_sequence
-from schemas.errors import BrokerUnavailable, LogTrimmed, PositionOutOfRange
+from schemas.errors import BrokerUnavailable, LogTrimmed, PositionOutOfRange, StreamChanged
 from schemas.records import Manifest, Teacher
 from teacher_service.chain import Chain, Mark
 from teacher_service.starts import find_starts
@@ -195,7 +195,16 @@ class Leases:
         return False
 
     def _open(self, partitions: set[int], producer: int) -> None:
-        """Go on at the committed offsets, except where a chain is there and the commit is this worker's own last."""
+        """Go on at the committed offsets, except where a chain is there and the commit is this worker's own last.
+
+        Raises:
+            StreamChanged: somebody added partitions.
+        """
+        if max(partitions, default=0) >= self._manifest.partitions:
+            raise StreamChanged(
+                f"topic {self._orders} has more than {self._manifest.partitions} partitions now; the sequence needs "
+                "the number that it began with: make the stream anew"
+            )
         orders = [TopicPartition(self._orders, partition) for partition in sorted(partitions)]
         committed = self._admin.committed({self._group: orders}).get(self._group, {})
         fresh: dict[int, Commit | None] = {}

@@ -13,7 +13,7 @@ from pipeline.sequence import Sequence
 from pipeline.streams import Stream, open_stream
 from pipeline.views.check import check_data
 from pipeline.views.fetch import Fetcher
-from schemas.errors import DataUnavailable, ManifestMismatch
+from schemas.errors import DataUnavailable, DistillogError, ManifestMismatch, TeacherRejected
 from schemas.records import Teacher
 from teacher_service.checks import accuracy_notice, check_model
 from teacher_service.model import OnnxTeacher
@@ -99,5 +99,13 @@ def _check_on_first_order(stream: Stream, fetcher: Fetcher, model: OnnxTeacher) 
     if not len(fetched.kept_rows):
         reason = fetched.faults[0][1]
         raise DataUnavailable(f"dataset {fetcher.dataset.uri}: no sample of the first order can be decoded: {reason}")
-    check_model(model, fetched.inputs)
-    return accuracy_notice(model.logits(fetched.inputs), fetched.labels)
+    try:
+        check_model(model, fetched.inputs)
+        return accuracy_notice(model.logits(fetched.inputs), fetched.labels)
+    except DistillogError:
+        raise
+    except Exception as error:  # ONNX Runtime's exceptions have no common base
+        raise TeacherRejected(
+            f"{model.path}: fails on samples of the first order ({' '.join(str(error).split())[:300]}); a teacher has "
+            "to label every sample"
+        ) from error

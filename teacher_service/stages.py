@@ -201,7 +201,7 @@ class Stages:
             teacher_sha256=teacher.sha256,
             outputs=(Output.of("logits", logits, self._codec),),
         ).encode(self._pinned)
-        return Parcel(job, letters, value, len(order.sample_ids), len(faults))
+        return Parcel(job, letters, value, len(order.sample_ids), len(faults), faults[-1][1] if faults else "")
 
     def _logits(self, order: WorkOrder, fetched: Fetched) -> npt.NDArray[np.float32]:
         """Run the model; a failure is no fault of the data (memory, a device), so it is tried once more."""

@@ -44,14 +44,17 @@ def find_starts(
     """
     starts: dict[int, Mark] = {}
     for partition, commit in commits.items():
-        if commit is not None and (sequence := decode_next_sequence(commit.metadata)) is not None:
+        if commit is None:
+            if partition in found:
+                starts[partition] = found[partition]
+            continue
+        sequence = decode_next_sequence(commit.metadata, partition, manifest.partitions, commit.offset)
+        if sequence is not None:
             starts[partition] = Mark(commit.offset, sequence)
-        elif commit is None and partition in found:
-            starts[partition] = found[partition]
     unknown = [partition for partition in commits if partition not in starts]
     if unknown:
         with closing(cluster.reader()) as reader, closing(cluster.reader()) as of_orders:
-            for partition in unknown:  # committed by a tool that knows no sequences
+            for partition in unknown:  # committed by a tool that knows no sequences, or by nobody of ours
                 if (commit := commits[partition]) is not None:
                     orders = TopicPartition(work_orders_topic(manifest.stream), partition)
                     sequence = sequence_at(of_orders, orders, manifest.stream_id, manifest.partitions, commit.offset)

@@ -23,7 +23,7 @@ from pipeline.names import dead_letters_topic, soft_targets_topic, teacher_group
 from pipeline.streams import Stream, TopicGuard
 from pipeline.views.fetch import Fetcher
 from pipeline.wait import Deadline
-from schemas.errors import BrokerUnavailable, DistillogError, WorkerHung
+from schemas.errors import BrokerUnavailable, DistillogError, StreamChanged, WorkerHung
 from teacher_service.chain import Parcel
 from teacher_service.intake import Intake
 from teacher_service.leases import Leases
@@ -145,6 +145,11 @@ class Worker:
             closing.callback(watchdog.release)
             guard = TopicGuard(self._cluster, [self._orders, self._targets, self._letters])
             closing.callback(guard.close)
+            if (there := guard.num_partitions(self._orders)) != self._manifest.partitions:
+                raise StreamChanged(
+                    f"topic {self._orders} has {there} partitions, its manifest {self._manifest.partitions}: somebody "
+                    "added some; make the stream anew"
+                )
             closing.callback(self._publisher.close)  # after the member has left: others wait for its partitions
             member = self._cluster.member(
                 teacher_group(self._manifest, self._teacher.name),
@@ -232,7 +237,7 @@ class Worker:
     def _publish(self, parcel: Parcel) -> None:
         """Hand a parcel to the publisher; runs in the inference thread."""
         if parcel.num_rows:
-            self._faults.add(parcel.job.sequence, parcel.num_rows, parcel.num_faults)
+            self._faults.add(parcel.job.sequence, parcel.num_rows, parcel.num_faults, parcel.reason)
         self._publisher.submit(parcel)
 
     def _count(self, parcel: Parcel) -> None:

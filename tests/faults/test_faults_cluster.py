@@ -104,5 +104,5 @@ def assert_covered(admin: Admin, stream: Stream, group: str, settings: KafkaSett
     commits = admin.committed({group: None})[group]
     accepted = check_labels(settings, stream).accepted
     for partition, commit in commits.items():
-        committed = decode_next_sequence(commit.metadata) or 0
+        committed = decode_next_sequence(commit.metadata, partition.partition, 4, commit.offset) or 0
         assert all(sequence in accepted for sequence in range(partition.partition, committed, 4)), (partition, commit)

@@ -233,6 +233,12 @@ class ReaderAndWriters(RuleBasedStateMachine):
         self.failing.clear()
         self.cluster.admin().commit(self.group, {partition: commit})
 
+    def expected_by(self, partition: int, commit: Commit) -> int:
+        """The sequence that a commit says is expected."""
+        sequence = decode_next_sequence(commit.metadata, partition, self.partitions, commit.offset)
+        assert sequence is not None
+        return sequence
+
     def committed(self) -> dict[TopicPartition, Commit]:
         return dict(self.cluster._group(self.group).commits)
 
@@ -306,7 +312,7 @@ class ReaderAndWriters(RuleBasedStateMachine):
     def look_at_the_commit(self) -> None:
         partition = len(self.reader.trained) % self.partitions
         there = self.committed().get(TopicPartition(self.orders, partition))
-        self.seen = (partition, -1 if there is None else decode_next_sequence(there.metadata) or 0)
+        self.seen = (partition, -1 if there is None else self.expected_by(partition, there))
 
     @precondition(lambda self: self.seen is not None)
     @rule()
@@ -342,7 +348,7 @@ class ReaderAndWriters(RuleBasedStateMachine):
             expected = partition.partition
             for sequence in self.labels(partition.partition):
                 expected += self.partitions * (sequence == expected)
-            assert (decode_next_sequence(commit.metadata) or 0) <= expected
+            assert self.expected_by(partition.partition, commit) <= expected
 
     @invariant()
     def a_worker_ends_only_with_what_it_may_end_with(self) -> None:

@@ -14,7 +14,7 @@ from support.worker_by_hand import WorkerByHand
 from pipeline.kafka.log import Commit
 from pipeline.names import dead_letters_topic, soft_targets_topic, teacher_group, work_orders_topic
 from schemas.commits import decode_next_sequence
-from schemas.errors import BrokerUnavailable
+from schemas.errors import BrokerUnavailable, StreamChanged
 from schemas.records import SoftTargets
 
 P, N = 3, 20
@@ -54,7 +54,10 @@ class Bench:
     def committed(self) -> dict[int, int]:
         """Partition -> the sequence that its group expects."""
         found: dict[TopicPartition, Commit] = self.cluster._group(teacher_group(MANIFEST, "t")).commits
-        return {tp.partition: decode_next_sequence(commit.metadata) or 0 for tp, commit in found.items()}
+        return {
+            tp.partition: decode_next_sequence(commit.metadata, tp.partition, P, commit.offset) or 0
+            for tp, commit in found.items()
+        }
 
     def readable(self) -> dict[int, int]:
         """Partition -> the sequence that a reader waits for."""
@@ -101,3 +104,27 @@ def test_a_fault_at_any_call_loses_nothing_and_stops_nothing(workers: int, lengt
     assert {"appender", "append", "acknowledge", "poll", "commit", "committed", "ends", "reader"} <= set(calls)
     for number in range(len(calls)):
         run(range(number, number + length), workers)
+
+
+def test_partitions_that_somebody_added_end_a_worker_in_one_line() -> None:
+    bench = Bench(range(0))
+    worker = WorkerByHand(bench.cluster, MANIFEST, TEACHER)
+    bench.work(worker, 3)
+    bench.cluster.add_partitions(ORDERS, P + 2)
+    other = WorkerByHand(bench.cluster, MANIFEST, TEACHER)  # who joins makes the group share them out
+    for _ in range(6):
+        worker.round()
+        other.round()
+    assert isinstance(other.ended, StreamChanged)  # the first one keeps those that it had
+    assert "has more than 3 partitions now" in str(other.ended)
+
+
+@pytest.mark.parametrize(
+    "metadata", ['{"next_sequence":1000000000}', '{"next_sequence":4}', '{"next_sequence":-3}', '{"next_sequence":"3"}']
+)
+def test_a_commit_that_says_what_cannot_be_is_not_believed(metadata: str) -> None:
+    bench = Bench(range(0))
+    orders = TopicPartition(ORDERS, 0)
+    bench.cluster.admin().commit(teacher_group(MANIFEST, "t"), {orders: Commit(0, metadata)})
+    bench.work(WorkerByHand(bench.cluster, MANIFEST, TEACHER), 12)
+    assert bench.readable() == bench.committed() == {0: 21, 1: 22, 2: 20}

@@ -36,8 +36,9 @@ from pipeline.names import dead_letters_topic, soft_targets_topic, teacher_group
 from pipeline.onnx_runtime import open_session
 from pipeline.streams import Stream
 from schemas.codecs import Dense
-from schemas.errors import BadSamples, ManifestMismatch, SequenceGap
+from schemas.errors import BadSamples, ManifestMismatch, SequenceGap, TeacherRejected
 from schemas.records import SoftTargets, WorkOrder
+from teacher_service.model import OnnxTeacher
 from teacher_service.serve import TeachOptions, prepare_worker
 from teacher_service.worker import Worker, WorkerOptions, WorkerReport
 
@@ -391,7 +392,9 @@ def test_sigterm_ends_the_command_with_everything_committed(
 def test_more_than_one_percent_of_failed_rows_stops_the_worker(place: Callable[..., Place]) -> None:
     here = place(dataset="support.user_data:bytes_0_to_255?count=2000&broken=7")
     here.feed()
-    with pytest.raises(BadSamples, match=r"of the last \d+ samples cannot be labelled") as caught:
+    with pytest.raises(
+        BadSamples, match=r"of the last \d+ samples cannot be labelled, the last because of: sample \d+ is cut short"
+    ) as caught:
         here.work()
     assert "\n" not in str(caught.value)
     assert len(here.accepted()) < here.num_orders
@@ -458,3 +461,16 @@ def test_another_model_than_the_streams_is_refused(place: Callable[..., Place], 
     for name in (None, "t"):
         with pytest.raises(ManifestMismatch, match=r"is no teacher of|is not the model of"):
             prepare_worker(here.settings, here.manifest.stream, other, TeachOptions(teacher=name, threads=1))
+
+
+def test_a_model_that_fails_on_the_first_order_is_refused_in_one_line(
+    place: Callable[..., Place], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    here = place()
+
+    def fail(model: OnnxTeacher, inputs: Any) -> Any:
+        raise RuntimeError("[ONNXRuntimeError] : 2 : INVALID_ARGUMENT : Gather index\nout of range")
+
+    monkeypatch.setattr(OnnxTeacher, "raw", fail)
+    with pytest.raises(TeacherRejected, match=r"m\.onnx: fails on samples of the first order \(.*Gather index out of"):
+        prepare_worker(here.settings, here.manifest.stream, here.model, TeachOptions(threads=1))
