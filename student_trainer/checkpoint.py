@@ -32,6 +32,8 @@ _MATTERS = ("source", "data", "student", "teachers", "losses", "optimizer", "sch
 _TRAIN_MATTERS = ("batch_size", "seed", "precision")
 _WARNS = ("steps", "passes", "threads", "device")
 """Keys of [train] that may change the result, but not what is learned."""
+_DAMAGED = (OSError, ValueError, KeyError, TypeError, RuntimeError, EOFError)
+"""What reading a damaged checkpoint may raise."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,26 +79,36 @@ def machine(threads: int) -> dict[str, str]:
 
 
 def save_checkpoint(folder: Path, checkpoint: Checkpoint, state: dict[str, Any], keep: int) -> Path:
-    """Write a checkpoint and remove all but the newest `keep`.
+    """Write a checkpoint; keep it, and the newest whole ones before it.
+
+    Those of later steps go: they are of a future that the run gave up when it went back behind them.
 
     Args:
         folder: `checkpoints/` of a run.
         checkpoint: all but the tensors.
         state: name -> state dict of the model (with buffers), the optimizer, the GradScaler.
-        keep: at least 1.
+        keep: how many stay, with the one that is written; at least 1.
 
     Raises:
         CannotWrite: the disk refuses; the older ones stay.
     """
     place = folder / f"step-{checkpoint.step:08d}"
     with writing(place):
-        written = _write(place, checkpoint, state)
-        for old in _newest_first(folder)[keep:]:
-            shutil.rmtree(old)
-    return written
+        _write(place, checkpoint, state)
+        places = _newest_first(folder)
+        at = places.index(place)
+        for given_up in places[:at]:
+            shutil.rmtree(given_up)
+        num_whole = 1
+        for old in places[at + 1 :]:
+            if num_whole >= keep:
+                shutil.rmtree(old)
+            elif _is_whole(old):  # a damaged one is no place to go on from, so it takes none's
+                num_whole += 1
+    return place
 
 
-def _write(place: Path, checkpoint: Checkpoint, state: dict[str, Any]) -> Path:
+def _write(place: Path, checkpoint: Checkpoint, state: dict[str, Any]) -> None:
     place.parent.mkdir(parents=True, exist_ok=True)
     fresh, stale = place.with_name(f".{place.name}.new"), place.with_name(f".{place.name}.old")
     for left_over in (fresh, stale):
@@ -111,7 +123,6 @@ def _write(place: Path, checkpoint: Checkpoint, state: dict[str, Any]) -> Path:
     fresh.rename(place)
     _flush_folder(place.parent)
     shutil.rmtree(stale, ignore_errors=True)
-    return place
 
 
 def _fill(folder: Path, checkpoint: Checkpoint, state: dict[str, Any]) -> None:
@@ -145,7 +156,8 @@ def _digest(body: dict[str, Any]) -> str:
 
 
 def _newest_first(folder: Path) -> list[Path]:
-    return sorted(folder.glob("step-*"), reverse=True)
+    # By length first: from step 10^8 on a name has a digit more.
+    return sorted(folder.glob("step-*"), key=lambda place: (len(place.name), place.name), reverse=True)
 
 
 def has_checkpoints(folder: Path) -> bool:
@@ -163,7 +175,7 @@ def load_checkpoint(folder: Path) -> tuple[Checkpoint, dict[str, Any]]:
     for place in places:
         try:
             return _read(place)
-        except (OSError, ValueError, KeyError, TypeError, RuntimeError, EOFError) as error:
+        except _DAMAGED as error:
             logger.warning("checkpoint %s is damaged and passed over: %s", place, error)
     if places:
         raise CheckpointError(f"{folder}: all {len(places)} checkpoints are damaged; start the run anew")
@@ -171,6 +183,13 @@ def load_checkpoint(folder: Path) -> tuple[Checkpoint, dict[str, Any]]:
 
 
 def _read(place: Path) -> tuple[Checkpoint, dict[str, Any]]:
+    body, content = _read_bytes(place)
+    state = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
+    return Checkpoint(**body), state
+
+
+def _read_bytes(place: Path) -> tuple[dict[str, Any], bytes]:
+    """Return what checkpoint.json says, and the bytes of state.pt, both as their SHA-256 says they are."""
     document = json.loads((place / "checkpoint.json").read_bytes())
     body = document["checkpoint"]
     if _digest(body) != document["sha256"]:
@@ -178,8 +197,15 @@ def _read(place: Path) -> tuple[Checkpoint, dict[str, Any]]:
     content = (place / "state.pt").read_bytes()
     if hashlib.sha256(content).hexdigest() != body.pop("state_sha256"):
         raise ValueError(f"state.pt ({len(content)} bytes) does not match its SHA-256")
-    state = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
-    return Checkpoint(**body), state
+    return body, content
+
+
+def _is_whole(place: Path) -> bool:
+    try:
+        _read_bytes(place)
+    except _DAMAGED:
+        return False
+    return True
 
 
 def check_resume(saved: Checkpoint, now: Checkpoint, origin: Path) -> None:

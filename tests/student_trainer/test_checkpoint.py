@@ -58,6 +58,34 @@ def test_the_newest_are_kept_and_nothing_else_lies_about(tmp_path: Path) -> None
     assert sorted(path.name for path in tmp_path.iterdir()) == ["step-00000030", "step-00000040"]
 
 
+def left(folder: Path) -> list[int]:
+    return sorted(int(path.name.removeprefix("step-")) for path in folder.iterdir())
+
+
+@pytest.mark.parametrize(("keep", "stay"), [(1, [150]), (2, [100, 150]), (3, [50, 100, 150])])
+def test_what_is_written_stays_and_the_future_that_it_gave_up_goes(tmp_path: Path, keep: int, stay: list[int]) -> None:
+    save(tmp_path, 50, 100, 200, 300, keep=9)
+    for step in (200, 300):  # the run went back behind these
+        cut(tmp_path / f"step-00000{step}" / "state.pt")
+    save(tmp_path, 150, keep=keep)
+    assert left(tmp_path) == stay
+    assert load_checkpoint(tmp_path)[0].step == 150
+
+
+def test_a_damaged_checkpoint_takes_the_place_of_no_whole_one(tmp_path: Path) -> None:
+    save(tmp_path, 100, 200, 300, keep=9)
+    cut(tmp_path / "step-00000300" / "state.pt")
+    save(tmp_path, 400, keep=2)
+    assert left(tmp_path) == [200, 300, 400]
+    save(tmp_path, 500, keep=2)
+    assert left(tmp_path) == [400, 500]
+
+
+def test_the_newest_is_the_one_of_most_steps_however_many(tmp_path: Path) -> None:
+    save(tmp_path, 99_999_999, 100_000_000, keep=1)
+    assert left(tmp_path) == [100_000_000]
+
+
 def flip(path: Path) -> None:
     content = bytearray(path.read_bytes())
     content[len(content) // 2] ^= 1
