@@ -17,7 +17,8 @@ VERSION = 1
 RUN_STATES = ("created", "training", "evaluating", "starving", "done", "stopped", "starved", "failed")
 """What a run may be doing, in its reports and in its folder."""
 
-_OVER = frozenset({"done", "stopped", "starved", "failed"})
+STATES_OVER = frozenset({"done", "stopped", "starved", "failed"})
+"""Those in which it has ended and will not read on."""
 
 
 def encode_next_sequence(sequence: int) -> str:
@@ -58,7 +59,7 @@ class RunReport:
     @property
     def over(self) -> bool:
         """Whether the run has ended and will not read on."""
-        return self.state in _OVER
+        return self.state in STATES_OVER
 
     def encode(self) -> str:
         """Return the JSON text of the report."""

@@ -20,7 +20,7 @@ from kafka import TopicPartition
 from pipeline.kafka.log import Admin, Cluster, Commit
 from pipeline.names import run_group, soft_targets_topic
 from pipeline.streams import Stream
-from schemas.commits import RUN_STATES, RunReport
+from schemas.commits import RUN_STATES, STATES_OVER, RunReport
 from schemas.errors import RunLocked
 from student_trainer.source import Cursor
 
@@ -44,7 +44,8 @@ class RunReporter:
     Two processes that report under one run's name notice each other and both stop: the files of a run folder are
     locked, but the same run may have been started on another machine. One that is silent is taken over from.
 
-    Use as a context manager: an error inside the block makes the last report "failed".
+    Use as a context manager: an error inside the block makes the last report "failed", unless the run said already how
+    it ended.
 
     Raises:
         BrokerUnavailable: no broker answered.
@@ -109,7 +110,7 @@ class RunReporter:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None) -> None:
-        if error is not None:
+        if error is not None and self._state not in STATES_OVER:
             self._state = "failed"
         self.close()
 

@@ -131,6 +131,22 @@ def test_an_error_makes_the_last_report_failed(logs: Logs, reports: Admin) -> No
 
 
 @pytest.mark.kafka
+@pytest.mark.parametrize("state", ["starved", "stopped"])
+def test_an_end_that_the_run_told_is_what_it_reports_last(logs: Logs, reports: Admin, state: str) -> None:
+    def train() -> None:
+        with start(logs) as reporter:
+            reporter.trained(Cursor.start(2, 3))
+            reporter.state(state)
+            raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        train()
+    last = read_report(reports, logs.stream.manifest, "mlp")
+    assert last is not None
+    assert last.state == state
+
+
+@pytest.mark.kafka
 def test_a_silent_run_is_taken_over(logs: Logs, reports: Admin, eventually: Any) -> None:
     for run_id in ("first", "second"):
         reporter = start(logs, run_id=run_id)
