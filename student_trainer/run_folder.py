@@ -22,29 +22,37 @@ class RunFolder:
     A run that is made and fails before it has learned anything leaves nothing behind, so that its name is free again.
     """
 
-    def __init__(self, path: Path, lock: IO[str], run_id: str, fresh: bool = False) -> None:
+    def __init__(self, path: Path, lock: IO[str], run_id: str) -> None:
         self.path = path
         self.run_id = run_id
         """Random, new with each run made: two runs of one name are told apart by it."""
         self._lock = lock
-        self._fresh = fresh
+        self._made: list[Path] = []
+        """What goes with a start that fails, in this order: nothing that lay there before."""
 
     @classmethod
     def create(cls, path: Path, settings: RunSettings) -> RunFolder:
         """Make a run's folder, with its settings, and lock it.
 
         Raises:
-            ConfigError: there is a run already.
+            ConfigError: there is a run already, or what is left of one.
             RunLocked: and it is training.
             CannotWrite: the disk refuses.
         """
-        lock = _locked(path, make=True)
-        folder = cls(path, lock, secrets.token_hex(8), fresh=True)
+        own = [each for each in (path / "lock", path) if not each.exists()]
+        folder = cls(path, _locked(path, make=True), secrets.token_hex(8))
+        folder._made = own
         try:
-            _sign(path, lock)
             if (path / "run.toml").exists():
-                folder.keep()
                 raise ConfigError(f"{path}: there is a run of this name; resume it, or give another name")
+            if folder.metrics.exists() or any(folder.checkpoints.glob("step-*")):
+                raise ConfigError(
+                    f"{path}: holds checkpoints or metrics, but no run.toml; put that of their run back and resume it, "
+                    "or give another name"
+                )
+            files = (folder.checkpoints, folder.metrics, path / "run.toml", path / "run.json")
+            folder._made = [each for each in files if not each.exists()] + own
+            _sign(path, folder._lock)
             folder.set_state("created")
             write_whole(path / "run.toml", settings.as_toml())  # last: without it this is no run yet
         except BaseException:
@@ -76,23 +84,15 @@ class RunFolder:
 
     def keep(self) -> None:
         """Take note that the run has learned something, or saved a place to go on from."""
-        self._fresh = False
+        self._made = []
 
     def close(self, failed: bool = False) -> None:
-        """Give the lock back; remove what a run left that failed before it was worth keeping."""
-        if failed and self._fresh:
-            self._discard()
+        """Give the lock back; remove what a run made that failed before it was worth keeping."""
+        if failed:
+            for each in self._made:
+                with suppress(OSError):  # what ended the run matters more; and a folder may hold what is not ours
+                    each.rmdir() if each.is_dir() else each.unlink()
         self._lock.close()
-
-    def _discard(self) -> None:
-        with suppress(OSError):  # what ended the run matters more
-            for file in ("run.toml", "run.json", "metrics.jsonl"):  # the first makes it a run
-                (self.path / file).unlink(missing_ok=True)
-            if self.checkpoints.is_dir():
-                self.checkpoints.rmdir()
-            if os.listdir(self.path) == ["lock"]:  # else something lies there that is not ours
-                (self.path / "lock").unlink()
-                self.path.rmdir()
 
     @property
     def checkpoints(self) -> Path:

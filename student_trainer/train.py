@@ -76,7 +76,7 @@ def train(
         CheckpointError: no checkpoint is whole, or the run differs.
         CannotWrite: the disk refuses.
         NotFinite: a loss, a gradient or the weights are not finite; that step was not taken.
-        DistillogError: whatever the source raises, after a checkpoint.
+        DistillogError: whatever the source raises; what was learned until then is in a checkpoint.
     """
     try:
         set_threads(settings.train.threads)
@@ -143,8 +143,10 @@ def train(
                     item = ready.get(interrupted)
                 except Exception as error:
                     state = "starved" if isinstance(error, Starved) else "failed"
-                    if step or isinstance(error, DistillogError):
+                    if step:
                         records.rescue(step, cursor)  # what was learned until now is whole
+                    elif isinstance(error, DistillogError) and not isinstance(error, ConfigError):
+                        folder.keep()  # nothing to save, but a resume begins again once the cause is mended
                     raise
                 if item is None:
                     break

@@ -10,6 +10,7 @@ import subprocess
 import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -22,9 +23,11 @@ import student_trainer.launch  # what `distillog runs` loads, before rights are 
 import student_trainer.run_summary  # noqa: F401
 from pipeline.cli import main
 from pipeline.processes import DISTILLOG
-from schemas.errors import ConfigError, RunLocked
+from schemas.errors import ConfigError, DataUnavailable, RunLocked, Starved
+from student_trainer.dataset_source import DatasetSource
 from student_trainer.run_folder import RunFolder, read_run
 from student_trainer.settings import RunSettings
+from student_trainer.source import Cursor, ReadyOrder
 
 NOBODY = 65534
 
@@ -309,11 +312,81 @@ def make_and_fail(path: Path, settings: RunSettings) -> None:
         raise ZeroDivisionError
 
 
-def test_what_is_not_the_runs_own_stays_where_a_start_fails(tmp_path: Path) -> None:
-    (tmp_path / "r").mkdir()
+class Failing(DatasetSource):
+    """Has an order or two, and then an error."""
+
+    def __init__(self, settings: RunSettings, error: Exception, num_orders: int = 0) -> None:
+        super().__init__(settings)
+        self._error, self._num_orders = error, num_orders
+
+    def orders(self, cursor: Cursor) -> Iterator[ReadyOrder]:
+        yield from islice(super().orders(cursor), self._num_orders)
+        raise self._error
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    return {str(each.relative_to(folder)): each.read_bytes() for each in folder.rglob("*") if each.is_file()}
+
+
+def test_a_start_that_fails_removes_only_what_it_made(tmp_path: Path) -> None:
+    (tmp_path / "r/checkpoints").mkdir(parents=True)
     (tmp_path / "r/notes.txt").write_text("mine")
     make_and_fail(tmp_path / "r", digits_run())
-    assert sorted(each.name for each in (tmp_path / "r").iterdir()) == ["lock", "notes.txt"]
+    assert sorted(each.name for each in (tmp_path / "r").iterdir()) == ["checkpoints", "notes.txt"]
+    (tmp_path / "empty").mkdir()
+    make_and_fail(tmp_path / "empty", digits_run())
+    assert list((tmp_path / "empty").iterdir()) == []
+
+
+@pytest.mark.parametrize("left", [["metrics.jsonl", "run.json"], ["checkpoints/step-00000005", "run.json"]])
+def test_a_start_refuses_what_is_left_of_another_run_and_touches_none_of_it(
+    tmp_path: Path, left: list[str], whole: str
+) -> None:
+    runs, path = tmp_path / "runs", tmp_path / "runs/r"
+    run(path, digits_run(train={"steps": 6}))
+    (path / "run.toml").rename(tmp_path / "kept.toml")
+    for each in list(path.iterdir()):
+        if not any(name.startswith(each.name) for name in left):
+            shutil.rmtree(each) if each.is_dir() else each.unlink()
+    before = contents(path)
+    result = distillog("runs", "start", run_file(tmp_path), "--folder", runs, "--quiet")
+    assert result.exit_code == 1
+    one_error(result.stderr, f"{path}: holds checkpoints or metrics, but no run.toml", "or give another name")
+    assert contents(path) == before
+
+
+def test_a_run_whose_run_file_was_away_goes_on_when_it_is_back(tmp_path: Path, whole: str) -> None:
+    runs, file = tmp_path / "runs", run_file(tmp_path)
+    with pytest.raises(Starved):
+        run(runs / "r", digits_run(), Failing(digits_run(), Starved("later"), num_orders=2))
+    (runs / "r/run.toml").unlink()
+    assert distillog("runs", "start", file, "--folder", runs, "--quiet").exit_code == 1
+    (runs / "r/run.toml").write_text(digits_run().as_toml())
+    result = distillog("runs", "resume", "r", "--folder", runs, "--quiet")
+    assert result.exit_code == 0, result.output
+    assert whole[:16] in result.stdout
+
+
+@pytest.mark.parametrize("error", [ConfigError("a view cannot be had"), ZeroDivisionError()])
+def test_a_run_that_fails_before_its_first_step_burns_no_name(tmp_path: Path, error: Exception) -> None:
+    with pytest.raises(type(error)):
+        run(tmp_path / "r", digits_run(), Failing(digits_run(), error))
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("error", [Starved("no label came"), DataUnavailable("bring it back and resume the run")])
+def test_a_run_that_can_go_on_stays_though_nothing_was_learned(tmp_path: Path, error: Exception, whole: str) -> None:
+    with pytest.raises(type(error)):
+        run(tmp_path / "r", digits_run(), Failing(digits_run(), error))
+    assert not (tmp_path / "r/checkpoints").exists()
+    assert run(tmp_path / "r", digits_run()).weights_sha256 == whole
+
+
+def test_what_was_learned_is_saved_whatever_fails(tmp_path: Path, whole: str) -> None:
+    with pytest.raises(ConfigError):
+        run(tmp_path / "r", digits_run(), Failing(digits_run(), ConfigError("later"), num_orders=2))
+    assert [each.name for each in (tmp_path / "r/checkpoints").iterdir()] == ["step-00000002"]
+    assert run(tmp_path / "r", digits_run()).weights_sha256 == whole
 
 
 def test_a_lock_that_was_removed_with_a_failed_start_locks_nobody(
