@@ -7,12 +7,13 @@ stands. Anyone may commit to a group without members, so readers take any text a
 from __future__ import annotations
 
 import json
-import math
 from dataclasses import dataclass
 from typing import Any
 
 VERSION = 1
 """Of both; a reader ignores what a newer version wrote: neither is needed to go on, the logs say it too."""
+
+_MOST = 1 << 63
 
 RUN_STATES = ("created", "training", "evaluating", "starving", "done", "stopped", "starved", "failed")
 """What a run may be doing, in its reports and in its folder."""
@@ -33,7 +34,7 @@ def decode_next_sequence(text: str | None, partition: int, partitions: int, offs
     one, or more orders would have to lie before the offset than it has room for.
     """
     sequence = _values(text).get("next_sequence")
-    if type(sequence) is not int or sequence % partitions != partition:
+    if not _is_count(sequence) or sequence % partitions != partition:
         return None
     return sequence if partition <= sequence <= partition + offset * partitions else None
 
@@ -83,13 +84,18 @@ class RunReport:
         numbers = [values.get(key) for key in ("pass", "sequence", "checkpointed")]
         texts = [values.get(key) for key in ("run_id", "host", "state")]
         at: Any = values.get("time")
-        if not all(type(number) is int and number >= 0 for number in numbers):
+        if not all(map(_is_count, numbers)):
             return None
-        if not all(isinstance(one, str) for one in texts) or values["state"] not in RUN_STATES:
+        if not all(isinstance(one, str) and one.isprintable() for one in texts) or values["state"] not in RUN_STATES:
             return None
-        if type(at) not in (int, float) or not math.isfinite(at):
+        if type(at) not in (int, float) or not 0 <= at < _MOST:
             return None
         return cls(values["pass"], values["sequence"], values["checkpointed"], float(at), *map(str, texts))
+
+
+def _is_count(value: Any) -> bool:
+    """Whether it is a number of orders or passes: what a record's field of 64 bits could hold."""
+    return type(value) is int and 0 <= value < _MOST
 
 
 def _text(values: dict[str, Any]) -> str:
@@ -103,6 +109,7 @@ def _values(text: str | None) -> dict[str, Any]:
     except (ValueError, RecursionError):
         return {}
     # What was written before there was a version is version 1 in all but that field.
-    if not isinstance(values, dict) or values.get("version", VERSION) not in range(1, VERSION + 1):
+    if not isinstance(values, dict):
         return {}
-    return values
+    version = values.get("version", VERSION)
+    return values if type(version) is int and 1 <= version <= VERSION else {}

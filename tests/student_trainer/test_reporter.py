@@ -8,7 +8,7 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 from kafka import TopicPartition
 from reader_logs import Logs, logs_of, make_stream
@@ -18,21 +18,15 @@ from pipeline.kafka.log import Admin, Commit
 from pipeline.kafka.settings import KafkaSettings
 from pipeline.names import run_group, soft_targets_topic
 from pipeline.reports import read_report
-from schemas.commits import RUN_STATES, RunReport
+from schemas.commits import RUN_STATES, RunReport, decode_next_sequence, encode_next_sequence
 from schemas.errors import RunLocked
 from student_trainer.reporter import RunReporter
 from student_trainer.source import Cursor
 
 NUMBERS = st.integers(0, 2**62)
+NAMES = st.text(max_size=40).filter(str.isprintable)
 POSITIONS = st.builds(
-    RunReport,
-    NUMBERS,
-    NUMBERS,
-    NUMBERS,
-    st.floats(allow_nan=False, allow_infinity=False),
-    st.text(max_size=40),
-    st.text(max_size=40),
-    st.sampled_from(RUN_STATES),
+    RunReport, NUMBERS, NUMBERS, NUMBERS, st.floats(0, 2.0**62), NAMES, NAMES, st.sampled_from(RUN_STATES)
 )
 
 
@@ -41,25 +35,62 @@ def test_a_position_survives_its_text(position: RunReport) -> None:
     assert RunReport.decode(position.encode()) == position
 
 
+# What Python's JSON takes for a number, however long, and names that no terminal can show.
+HUGE = st.sampled_from([2**63, -(2**63) - 1, 10**400, -(10**400), 1e308, -1e308, 2.0**63])
 JSON = st.recursive(
-    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=5),
+    st.none()
+    | st.booleans()
+    | st.integers()
+    | st.floats()
+    | HUGE
+    | st.text(max_size=5)
+    | st.sampled_from(["\ud800", "\n"]),
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=5), inner, max_size=3),
 )
+KEYS = ["version", "pass", "sequence", "checkpointed", "time", "run_id", "host", "state"]
 
 
-@given(POSITIONS, st.sampled_from(["pass", "sequence", "checkpointed", "time", "run_id", "host", "state"]), JSON)
+@given(POSITIONS, st.sampled_from(KEYS), JSON)
+@example(RunReport(0, 1, 0, 1.0, "id", "host", "training"), "time", 10**400)
+@example(RunReport(0, 1, 0, 1.0, "id", "host", "training"), "sequence", 2**63)
+@example(RunReport(0, 1, 0, 1.0, "id", "host", "training"), "pass", True)
+@example(RunReport(0, 1, 0, 1.0, "id", "host", "training"), "host", "\ud800")
+@example(RunReport(0, 1, 0, 1.0, "id", "host", "training"), "version", True)
 def test_any_other_text_is_no_position(position: RunReport, key: str, value: Any) -> None:
     values = json.loads(position.encode())
     values[key] = value
     decoded = RunReport.decode(json.dumps(values))
-    assert decoded is None or decoded.encode() is not None
+    if decoded is not None:  # then it is one that a run could have written, and that can be shown
+        assert RunReport.decode(decoded.encode()) == decoded
+        assert max(decoded.pass_number, decoded.sequence, decoded.checkpointed, decoded.time) < 2**63
+        assert f"{decoded.run_id}{decoded.host}".isprintable()
+        assert key != "version" or value is not True
     del values[key]
-    assert RunReport.decode(json.dumps(values)) is None
+    assert key == "version" or RunReport.decode(json.dumps(values)) is None
 
 
-@given(st.text())
-def test_text_of_others_is_no_position(text: str) -> None:
+@given(st.integers(0, 2**63 - 1))
+def test_a_next_sequence_survives_its_text(sequence: int) -> None:
+    assert decode_next_sequence(encode_next_sequence(sequence)) == sequence
+
+
+@given(JSON)
+@example(2**63)
+@example(True)
+@example(1.0)
+def test_any_other_value_is_no_next_sequence(value: Any) -> None:
+    decoded = decode_next_sequence(json.dumps({"version": 1, "next_sequence": value}))
+    assert decoded is None or (decoded == value and type(value) is int and 0 <= value < 2**63)
+
+
+@given(st.text() | JSON.map(json.dumps))
+@example("[" * 100_000)
+@example('{"time":' * 100_000)
+@example('{"next_sequence":1' + "0" * 5000 + "}")
+@example('{"next_sequence":1e999}')
+def test_text_of_others_is_neither_position_nor_sequence(text: str) -> None:
     assert RunReport.decode(text) is None
+    assert decode_next_sequence(text) is None
 
 
 @pytest.fixture
