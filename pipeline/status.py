@@ -10,6 +10,7 @@ from contextlib import closing
 from typing import Any
 
 from kafka import KafkaAdminClient, KafkaConsumer, TopicPartition
+from kafka import errors as kafka_error
 from kafka.admin import OffsetSpec
 
 from pipeline.fed import num_fed
@@ -133,7 +134,7 @@ def _read(admin: KafkaAdminClient, consumer: KafkaConsumer, stream: Stream) -> d
     groups = {name: teacher_group(manifest, name) for name in stream.teachers}
     all_of_each = dict.fromkeys(groups.values())
     committed = ask_coordinator(lambda: admin.list_group_offsets(all_of_each)) if groups else {}
-    described = ask_coordinator(lambda: admin.describe_groups(list(all_of_each))) if groups else {}
+    described = ask_coordinator(lambda: check_described(admin.describe_groups(list(all_of_each)))) if groups else {}
     runs = _runs(admin, manifest)
     ends = _ends(admin, work_orders_topic(manifest.stream), manifest.partitions)
     return {
@@ -162,8 +163,22 @@ def _ends(admin: KafkaAdminClient, topic: str, partitions: int) -> list[int]:
     return [int(found[partition].offset) for partition in wanted]
 
 
+def check_described(groups: dict[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
+    """Return what the client says of groups; it tells errors as text, and a group in error seems to have no members.
+
+    Raises:
+        KafkaError: a group could not be described.
+    """
+    for name, group in groups.items():
+        error = group["error"]
+        if error and "GroupAuthorizationFailed" in error:
+            raise kafka_error.GroupAuthorizationFailedError(name)
+        if error and group["group_state"] != "Dead":  # as one is that nobody has joined yet: an error to Kafka
+            raise kafka_error.CoordinatorNotAvailableError(f"group {name}: {error}")
+    return groups
+
+
 def _members(group: dict[str, Any]) -> dict[str, Any]:
-    # A group that nobody has joined yet is an error to Kafka, and "Dead".
     members = [
         {
             "client_id": member["client_id"],

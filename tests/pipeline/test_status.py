@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import re
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
@@ -8,6 +9,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 from kafka import KafkaAdminClient, TopicPartition
+from kafka import errors as kafka_error
 from kafka.structs import OffsetAndMetadata
 from small_streams import read_orders, small_stream
 
@@ -20,7 +22,7 @@ from pipeline.kafka.coordinator import ask_coordinator
 from pipeline.kafka.settings import KafkaSettings
 from pipeline.names import dead_letters_topic, run_group, soft_targets_topic, teacher_group, work_orders_topic
 from pipeline.sequence import Sequence
-from pipeline.status import describe, lag, with_rates
+from pipeline.status import check_described, describe, lag, with_rates
 from pipeline.streams import Stream, open_stream
 from schemas.commits import RunReport
 from schemas.records import Teacher, TeacherInput
@@ -131,6 +133,25 @@ def test_members_are_shown_with_their_partitions(
         assert teacher["members"] == [{"client_id": "worker-1", "host": "127.0.0.1", "partitions": 4}]
     finally:
         worker.close()
+
+
+@pytest.mark.parametrize(
+    ("error", "says"),
+    [
+        (kafka_error.CoordinatorLoadInProgressError, kafka_error.CoordinatorNotAvailableError),
+        (kafka_error.NotCoordinatorError, kafka_error.CoordinatorNotAvailableError),
+        (kafka_error.GroupAuthorizationFailedError, kafka_error.GroupAuthorizationFailedError),
+    ],
+)
+def test_a_group_that_cannot_be_described_is_not_one_without_members(
+    stream: Stream, admin: KafkaAdminClient, error: type[kafka_error.KafkaError], says: type[Exception]
+) -> None:
+    group = teacher_group(stream.manifest, "cnn")
+    described = ask_coordinator(lambda: check_described(admin.describe_groups([group])))
+    assert described[group]["members"] == []  # nobody has joined it yet: an error to Kafka, and none of ours
+    answer = described[group] | {"error": str(error("")), "group_state": ""}
+    with pytest.raises(says, match=re.escape(group)):
+        check_described({group: answer})
 
 
 def test_runs_are_shown_with_their_cursors(
