@@ -11,6 +11,8 @@ from schemas.errors import ConfigError
 # No dots: they separate the parts of topic and group names.
 _NAME = re.compile(r"[a-zA-Z0-9][a-zA-Z0-9_-]{0,63}")
 
+_MAX_LABEL = 255
+
 
 def check_name(kind: str, name: str) -> str:
     """Return `name` if it may name a stream, teacher or run; `kind` says which, for the message of ConfigError."""
@@ -18,6 +20,16 @@ def check_name(kind: str, name: str) -> str:
         raise ConfigError(
             f"{kind} name {name!r}: use 1 to 64 letters, digits, '-' and '_', and begin with a letter or digit"
         )
+    return name
+
+
+def check_label(kind: str, name: str) -> str:
+    """Return `name` if log lines and record headers can show it, more than which is not asked of it; else ConfigError.
+
+    `kind` says what it names.
+    """
+    if not (name.isprintable() and 1 <= len(name) <= _MAX_LABEL):
+        raise ConfigError(f"{kind} name {name!r}: use 1 to {_MAX_LABEL} characters that can be printed, on one line")
     return name
 
 

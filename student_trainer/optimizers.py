@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from pipeline.user_code import said
 from schemas.errors import ConfigError
 from student_trainer.settings import OptimizerSettings
 from student_trainer.students import check_parameters
@@ -62,5 +63,5 @@ def build_optimizer(settings: OptimizerSettings, model: nn.Module) -> torch.opti
     params: dict[str, Any] = settings.params
     try:
         return function([each for each in model.parameters() if each.requires_grad], settings.lr, **params)
-    except (TypeError, ValueError) as error:
-        raise ConfigError(f"[optimizer] {settings.name}: {error}") from error
+    except (TypeError, ValueError, IndexError) as error:
+        raise ConfigError(f"[optimizer] {settings.name}: {said(error)}") from error

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 
 import numpy as np
 import torch
 
+from pipeline.user_code import said
 from pipeline.views.fetch import Fetcher
 from pipeline.views.patience import fetch_patiently
 from schemas.errors import ConfigError
@@ -121,6 +123,23 @@ def evaluation_fetcher(settings: RunSettings, source: OrderSource, network: Netw
             f"of shape {network.input_shape}; evaluate on data of the same kind"
         )
     return fetcher
+
+
+@contextmanager
+def enough_memory(student: str) -> Iterator[None]:
+    """Turn memory that runs out, while a student and its samples are made, into one line.
+
+    Raises:
+        ConfigError: in place of a MemoryError, or of what PyTorch raises then.
+    """
+    try:
+        yield
+    except (MemoryError, RuntimeError) as error:
+        if isinstance(error, RuntimeError) and "allocate" not in str(error):
+            raise
+        raise ConfigError(
+            f"[student] {student} needs more memory than there is: {said(error)}; ask for a smaller size or network"
+        ) from error
 
 
 def set_threads(count: int) -> None:

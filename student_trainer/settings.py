@@ -16,9 +16,13 @@ from typing import Any
 
 import tomli_w
 
+from pipeline.limits import MAX_SECONDS, MAX_THREADS
 from schemas.errors import ConfigError
 from schemas.names import check_name
 from student_trainer.toml_tables import build, flatten, override, unknown
+
+MAX_SIDE = 1 << 16
+"""Of what a student asks of the view."""
 
 SOURCES = ("stream", "dataset")
 DEVICES = ("auto", "cpu", "cuda")
@@ -85,6 +89,10 @@ class StudentSettings:
     """The spatial size it asks of the view, e.g. [160, 160]; left out: as the samples come."""
     params: dict[str, Any] = field(default_factory=dict)
     """All other keys: the student's own parameters."""
+
+    def __post_init__(self) -> None:
+        for side in self.size:
+            _check(1 <= side <= MAX_SIDE, f"size must be of sides from 1 to {MAX_SIDE}, has {side}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -162,6 +170,7 @@ class TrainSettings:
             _check(value >= 1, f"{key} must be at least 1, is {value}")
         _check(self.steps >= 0, f"steps must not be negative, is {self.steps}")
         _check(0 <= self.seed < 1 << 63, f"seed must be in [0, 2^63), is {self.seed}")
+        _check(self.threads <= MAX_THREADS, f"threads must be at most {MAX_THREADS} here, is {self.threads}")
         _one_of("precision", self.precision, PRECISIONS)
         _one_of("device", self.device, DEVICES)
 
@@ -208,8 +217,9 @@ class StarveSettings:
     """Seconds until it writes a checkpoint and stops with exit code 3."""
 
     def __post_init__(self) -> None:
-        _check(self.warning > 0, f"warning must be positive, is {self.warning}")
-        _check(self.timeout > 0, f"timeout must be positive, is {self.timeout}")
+        for key in ("warning", "timeout"):
+            value = getattr(self, key)
+            _check(0 < value <= MAX_SECONDS, f"{key} must be positive and at most {MAX_SECONDS:g} s, is {value}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -282,7 +292,7 @@ def load_run(path: Path | str, overrides: Sequence[str] = ()) -> RunSettings:
         document = tomllib.loads(Path(path).read_text(encoding="utf-8"))
     except OSError as error:
         raise ConfigError(f"{path}: cannot be read: {error.strerror}") from None
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+    except (ValueError, RecursionError) as error:  # TOML's own error is a ValueError, as that of an endless number is
         raise ConfigError(f"{path}: is not TOML: {error}") from None
     override(document, overrides)
     return run_settings(document, str(path))

@@ -1,11 +1,13 @@
 """TOML tables to frozen dataclasses and back, with errors that name the key and its nearest neighbour.
 
-A dataclass with a field `params` takes the keys that it does not declare; any other refuses them.
+A dataclass with a field `params` takes the keys that it does not declare; any other refuses them. Every number is
+finite and fits into 64 bits, wherever it stands: what a computation makes of another one is found out late, or never.
 """
 
 from __future__ import annotations
 
 import dataclasses
+import math
 import tomllib
 import types
 import typing
@@ -41,6 +43,7 @@ def build(cls: type[T], table: Mapping[str, Any], where: str) -> T:
         if key in fields and key != "params":
             values[key] = _convert(hints[key], value, where, key)
         elif "params" in fields:
+            _check_numbers(value, where, key)
             extra[key] = value
         else:
             raise ConfigError(f"{where}: {unknown('key', key, fields)}")
@@ -71,11 +74,29 @@ def _convert(hint: Any, value: Any, where: str, key: str) -> Any:
         if not isinstance(value, dict):
             raise ConfigError(f"{where}: {key} must be a table, is {value!r}")
         return build(typing.cast(type[Any], hint), value, f"{where} [{key}]")
-    if hint is float and type(value) is int:
-        return float(value)
-    if type(value) is not hint:
+    whole = hint is float and type(value) is int  # TOML writes it without a point
+    if type(value) is not hint and not whole:
         raise ConfigError(f"{where}: {key} must be {_KINDS[hint]}, is {value!r}")
-    return value
+    _check_numbers(value, where, key)
+    return float(value) if whole else value
+
+
+def _check_numbers(value: Any, where: str, key: str) -> None:
+    """Refuse a number, in whatever lists and tables, that is NaN, infinite or over 64 bits."""
+    if isinstance(value, Mapping):
+        for name, each in value.items():
+            _check_numbers(each, where, f"{key}.{name}")
+    elif isinstance(value, list):
+        for index, each in enumerate(value):
+            _check_numbers(each, where, f"{key}.{index}")
+    elif isinstance(value, float) and not math.isfinite(value):
+        raise ConfigError(f"{where}: {key} must be a finite number, is {value}")
+    elif isinstance(value, int) and not -(1 << 63) <= value < 1 << 63:
+        raise ConfigError(f"{where}: {key} must be an integer of 64 bits, is {_shortened(value)}")
+
+
+def _shortened(value: int) -> str:
+    return str(value) if abs(value) < 10**40 else f"one of {value.bit_length()} bits"
 
 
 def flatten(value: Any) -> Any:
@@ -108,6 +129,8 @@ def override(document: dict[str, Any], assignments: Sequence[str]) -> None:
             value = tomllib.loads(f"value = {text}")["value"]
         except tomllib.TOMLDecodeError:
             value = text.strip()
+        except (ValueError, RecursionError):  # an integer of more digits than Python reads, or endless brackets
+            raise ConfigError(f"--set {path}: {text[:20]}... is no number, list or text that a setting takes") from None
         table: Any = document
         for depth, key in enumerate(keys):
             place = f"--set {assignment}: {'.'.join(keys[:depth])}"

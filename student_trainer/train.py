@@ -11,12 +11,19 @@ from dataclasses import dataclass, replace
 from torch import nn
 
 from pipeline.stop_signals import on_stop
-from schemas.errors import ConfigError, DistillogError, Starved
+from schemas.errors import ConfigError, DataUnavailable, RunLocked, SequenceGap, Starved
 from student_trainer.batches import Batch, batches
 from student_trainer.checkpoint import Checkpoint, check_resume, has_checkpoints, load_checkpoint, machine
 from student_trainer.losses import check_losses, need_labels
 from student_trainer.prefetch import Prefetcher
-from student_trainer.preparation import choose_device, evaluation_fetcher, inspect_network, plan, set_threads
+from student_trainer.preparation import (
+    choose_device,
+    enough_memory,
+    evaluation_fetcher,
+    inspect_network,
+    plan,
+    set_threads,
+)
 from student_trainer.records import Progress, Records
 from student_trainer.run_folder import RunFolder
 from student_trainer.settings import RunSettings
@@ -24,6 +31,9 @@ from student_trainer.source import Cursor, OrderSource, Reporter
 from student_trainer.trainee import Trainee, weights_sha256
 
 logger = logging.getLogger(__name__)
+
+_MENDED_ELSEWHERE = (DataUnavailable, RunLocked, SequenceGap, Starved)
+"""Errors that are no fault of the run or its file: they ask for a resume later, so the run stays."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -83,10 +93,11 @@ def train(
         device = choose_device(settings)
         total_steps, dropped_rows = plan(settings, source)
         check_losses(settings, source.available, source.temperatures)
-        network = inspect_network(settings, source)
-        evaluation = evaluation_fetcher(settings, source, network)
         fraction = source.labelled_fraction if need_labels(settings) else 1.0
-        trainee = Trainee(settings, network, total_steps, fraction, device)
+        with enough_memory(settings.student.name):
+            network = inspect_network(settings, source)
+            evaluation = evaluation_fetcher(settings, source, network)
+            trainee = Trainee(settings, network, total_steps, fraction, device)
         checkpoint = Checkpoint(
             step=0,
             cursor=Cursor.start(source.num_teachers, source.sequence.partitions).as_dict(),
@@ -145,8 +156,8 @@ def train(
                     state = "starved" if isinstance(error, Starved) else "failed"
                     if step:
                         records.rescue(step, cursor)  # what was learned until now is whole
-                    elif isinstance(error, DistillogError) and not isinstance(error, ConfigError):
-                        folder.keep()  # nothing to save, but a resume begins again once the cause is mended
+                    elif isinstance(error, _MENDED_ELSEWHERE):
+                        folder.keep()  # nothing to save, but a resume begins again
                     raise
                 if item is None:
                     break

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import re
 import threading
 
 import click
 
-from pipeline.cli.options import json_option, kafka_settings, print_json, quiet_option
+from pipeline.cli.options import Seconds, json_option, kafka_settings, print_json, quiet_option
+
+_LEAD = re.compile(r"[0-9]{1,18}")
 
 
 def _lead(ctx: click.Context, param: click.Parameter, value: str | None) -> tuple[int, int] | None:
@@ -14,7 +17,7 @@ def _lead(ctx: click.Context, param: click.Parameter, value: str | None) -> tupl
     if value is None:
         return None
     low, colon, high = value.partition(":")
-    if not (colon and low.isdecimal() and high.isdecimal()):
+    if not (colon and _LEAD.fullmatch(low) and _LEAD.fullmatch(high)):
         raise click.BadParameter(f"{value!r} is not LOW:HIGH, as in 256:512", ctx, param)
     return int(low), int(high)
 
@@ -30,14 +33,14 @@ def _lead(ctx: click.Context, param: click.Parameter, value: str | None) -> tupl
 )
 @click.option(
     "--follow-timeout",
-    type=click.FloatRange(min=1.0),
+    type=Seconds(1.0),
     default=60.0,
     show_default=True,
     help="Seconds without a report after which a run is no longer followed.",
 )
 @click.option(
     "--appear-timeout",
-    type=click.FloatRange(min=1.0),
+    type=Seconds(1.0),
     default=600.0,
     show_default=True,
     help="Seconds to wait for a run that has not reported yet.",

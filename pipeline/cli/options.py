@@ -9,10 +9,29 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
+from pipeline.limits import MAX_SECONDS
+
 if TYPE_CHECKING:
     from pipeline.kafka.settings import KafkaSettings
 
 F = TypeVar("F", bound=Callable[..., Any])
+
+
+class Seconds(click.FloatRange):
+    """A wait, from `least` seconds on, that ends some day; NaN, which click takes for in range, is none."""
+
+    name = "seconds"
+
+    def __init__(self, least: float, most: float = MAX_SECONDS) -> None:
+        super().__init__(min=least)
+        self._least, self._most = least, most
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
+        """Return the number. Raises BadParameter."""
+        number: float = super().convert(value, param, ctx)
+        if not number <= self._most:
+            self.fail(f"{value} is not a number of seconds from {self._least:g} to {self._most:g}.", param, ctx)
+        return number
 
 
 def json_option(command: F) -> F:
@@ -47,7 +66,7 @@ def view_param(text: str) -> tuple[str, Any]:
         raise click.UsageError(f"--view-param {text!r}: write NAME=VALUE")
     try:
         parsed = json.loads(value)
-    except ValueError:
+    except (ValueError, RecursionError):
         return name, value
     return name, parsed if isinstance(parsed, bool | int | float) else value
 

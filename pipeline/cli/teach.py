@@ -6,7 +6,8 @@ from pathlib import Path
 
 import click
 
-from pipeline.cli.options import kafka_settings, quiet_option
+from pipeline.cli.options import Seconds, kafka_settings, quiet_option
+from pipeline.limits import MAX_SESSION_SECONDS, MAX_THREADS
 
 
 @click.command()
@@ -15,18 +16,24 @@ from pipeline.cli.options import kafka_settings, quiet_option
 @click.option("--teacher", metavar="NAME", help="Which teacher of the stream; found by the file's content if not said.")
 @click.option("--dataset", metavar="URI", help="The stream's dataset at another place than the manifest says.")
 @click.option("--provider", default="auto", show_default=True, help="ONNX execution provider: auto, cpu, cuda, ...")
-@click.option("--threads", type=click.IntRange(0), default=0, show_default=True, help="Of one inference; 0: all cores.")
+@click.option(
+    "--threads",
+    type=click.IntRange(0, MAX_THREADS),
+    default=0,
+    show_default=True,
+    help="Of one inference; 0: all cores.",
+)
 @click.option("--worker", metavar="NAME", help="Name of this worker; host and process ID if not said.")
 @click.option(
     "--session-timeout",
-    type=click.FloatRange(min=1.0),
+    type=Seconds(1.0, MAX_SESSION_SECONDS),
     default=6.0,
     show_default=True,
     help="Seconds until a dead worker is replaced; 6 is the lowest that a default broker allows.",
 )
 @click.option(
     "--data-retry",
-    type=click.FloatRange(min=0.0),
+    type=Seconds(0.0),
     default=60.0,
     show_default=True,
     help="Seconds for which a dataset that cannot be read is tried again.",
@@ -56,12 +63,13 @@ def teach(
 
     from pipeline.progress import Progress
     from pipeline.stop_signals import on_stop
+    from schemas.names import check_label
     from teacher_service.serve import TeachOptions, prepare_worker
     from teacher_service.worker import WorkerOptions, WorkerReport
 
     behaviour = WorkerOptions(session_timeout=session_timeout, until_idle=until_idle, data_retry=data_retry)
     if worker:
-        behaviour = replace(behaviour, name=worker)
+        behaviour = replace(behaviour, name=check_label("worker", worker))
     with Progress(title=f"teach {stream}", quiet=quiet) as progress:
         began = time.monotonic()
 

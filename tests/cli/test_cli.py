@@ -11,6 +11,7 @@ from pathlib import Path
 import click
 import pytest
 from click.testing import CliRunner, Result
+from support.processes import one_error
 
 from pipeline.cli import Distillog, main
 from pipeline.kafka.settings import KafkaSettings
@@ -103,6 +104,38 @@ def test_a_wrong_option_is_a_usage_error() -> None:
     assert call("feed", "s", "--lead", "5").exit_code == 2
     assert call("topics", "nonsense").exit_code == 2
     assert call("nonsense").exit_code == 2
+
+
+@pytest.mark.parametrize("value", ["nan", "inf", "-inf", "-1", "0", "1e10", "soon"])
+@pytest.mark.parametrize(
+    "option",
+    ["teach --session-timeout", "teach --data-retry", "feed --follow-timeout", "feed --appear-timeout"],
+)
+def test_a_wait_is_a_number_of_seconds_that_passes(option: str, value: str) -> None:
+    if option == "teach --data-retry" and value == "0":
+        return  # no second try
+    command, name = option.split()
+    result = call(command, "s", *(["m.onnx"] if command == "teach" else []), name, value)
+    assert result.exit_code == 2
+    assert f"Invalid value for '{name}':" in result.stderr.splitlines()[-1]
+
+
+@pytest.mark.parametrize("value", ["-1", "100000", "1e3", "9" * 5000])
+def test_more_threads_than_any_machine_has_are_refused(value: str) -> None:
+    result = call("teach", "s", "m.onnx", "--threads", value)
+    assert result.exit_code == 2
+    assert "Invalid value for '--threads'" in result.stderr
+
+
+@pytest.mark.parametrize("value", ["a\nb", "a\udcff", "\x1b[2J", "a" * 256])
+def test_a_worker_is_named_by_what_can_be_shown(value: str) -> None:
+    result = call("teach", "s", "m.onnx", "--worker", value)
+    assert result.exit_code == 1
+    assert one_error(result.stderr, "worker name", "characters that can be printed")
+
+
+def test_a_lead_of_more_orders_than_there_can_be_is_no_lead() -> None:
+    assert call("feed", "s", "--lead", f"1:{'9' * 5000}").exit_code == 2
 
 
 def test_no_broker_is_one_line_at_once() -> None:

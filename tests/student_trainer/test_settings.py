@@ -92,11 +92,60 @@ def test_a_bad_value_is_one_line_with_file_and_key(tmp_path: Path, override: str
     assert "run.toml" in text or "--set" in text
 
 
+NUMBERS = (
+    "data.order_size", "data.epochs", "data.seed", "data.labelled", "data.label_seed", "data.view.rotation",
+    "student.dropout", "student.hidden.0", "student.size.0", "losses.0.weight", "losses.0.temperature",
+    "optimizer.lr", "optimizer.weight_decay", "optimizer.betas.1", "schedule.warmup",
+    "train.batch_size", "train.steps", "train.passes", "train.threads", "train.seed", "train.log_every",
+    "train.prefetch", "evaluation.every", "evaluation.batch_size", "evaluation.view.noise", "checkpoint.every",
+    "checkpoint.keep", "starve.warning", "starve.timeout",
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("value", ["nan", "inf", "-inf", "1e400", "9223372036854775808", f"-{'9' * 400}", "9" * 5000])
+@pytest.mark.parametrize("key", NUMBERS)
+def test_no_number_is_taken_that_is_not_finite_or_over_64_bits(tmp_path: Path, key: str, value: str) -> None:
+    there = ("student.size=[8, 8]", "optimizer.betas=[0.9, 0.99]", "schedule.name=constant")
+    view = 'evaluation.view={name = "affine", noise = 0.0}'
+    text = one_line(tmp_path, *there, view, f"{key}={value}")
+    assert key.split(".")[-1] in text
+
+
+@pytest.mark.parametrize(
+    "override",
+    [
+        "train.threads=100000",
+        "student.size=[0]",
+        "student.size=[8, -8]",
+        "student.size=[100000, 100000]",
+        "starve.timeout=1e10",
+        "losses.0.temperature=-1",
+        "teachers=[{name = 't', weight = nan}]",
+    ],
+)
+def test_a_number_out_of_its_range_is_refused(tmp_path: Path, override: str) -> None:
+    assert override.partition("=")[0].split(".")[-1] in one_line(tmp_path, override)
+
+
+def one_line(tmp_path: Path, *overrides: str) -> str:
+    with pytest.raises(ConfigError) as caught:
+        load(tmp_path, *overrides)
+    text = str(caught.value)
+    assert "\n" not in text
+    assert len(text) < 6000
+    return text
+
+
 def test_a_file_that_is_missing_or_no_toml_is_one_line(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"nowhere\.toml: cannot be read"):
         load_run(tmp_path / "nowhere.toml")
     with pytest.raises(ConfigError, match=r"run\.toml: is not TOML"):
         load(tmp_path, text="name = ")
+    for value in ("9" * 5000, "[" * 50_000):
+        with pytest.raises(ConfigError, match=r"run\.toml: is not TOML"):
+            load(tmp_path, text=f"name = {value}")
+        with pytest.raises(ConfigError, match=r"--set student\.hidden: "):
+            load(tmp_path, f"student.hidden={value}")
 
 
 def test_the_hash_changes_with_any_setting(tmp_path: Path) -> None:

@@ -96,6 +96,7 @@ def test_an_optimizer_learns(name: str) -> None:
         (OptimizerSettings("adam"), "did you mean 'adamw'?"),
         (OptimizerSettings("sgd", params={"momentun": 0.9}), "did you mean 'momentum'?"),
         (OptimizerSettings("sgd", params={"momentum": -1.0}), r"\[optimizer\] sgd"),
+        (OptimizerSettings("adamw", params={"betas": []}), r"\[optimizer\] adamw"),
     ],
 )
 def test_an_optimizer_that_makes_no_sense_is_one_line(settings: OptimizerSettings, says: str) -> None:
