@@ -39,6 +39,9 @@ MAX_PARTITIONS = 256
 _RECORD_OVERHEAD = 2_048
 """bytes of a soft-target record beside IDs and outputs: names, shapes, headers, the batch's own fields"""
 
+MAX_COPIES = (1 << 15) - 1
+"""what Kafka's protocol can ask for"""
+
 
 @dataclass(frozen=True, slots=True)
 class StreamOptions:
@@ -82,6 +85,11 @@ def create_stream(
     check_name("stream", name)
     if not 1 <= options.partitions <= MAX_PARTITIONS:
         raise ConfigError(f"--partitions must be between 1 and {MAX_PARTITIONS}, not {options.partitions}")
+    copies = options.replication_factor
+    if copies != -1 and not 1 <= copies <= MAX_COPIES:
+        raise ConfigError(
+            f"--replication-factor {copies}: give 1 to {MAX_COPIES}, or leave it out for the cluster's own"
+        )
     manifest = _manifest(name, fetcher, dataset_uri, options)
     record = manifest.encode()  # before any topic is made: it refuses what cannot be written
     with admin_client(settings) as admin, kafka_errors(f"creating stream {name!r}", settings):
@@ -93,7 +101,7 @@ def create_stream(
                     manifest = replace(manifest, dataset_fingerprint=fingerprint(fetcher.dataset, like=pinned))
                 _refuse_difference(manifest, there.manifest)
                 return Stream(there.manifest, there.teachers), False
-        cluster, copies = cluster_settings(admin), options.replication_factor
+        cluster = cluster_settings(admin)
         _check_record_size(manifest, int(cluster.get("message.max.bytes", DEFAULT_MAX_MESSAGE)))
         configs = stream_settings(cluster, options.retention_ms, manifest.max_record_bytes, copies)
         # Retention for ever holds for the manifest whatever is asked for the data: without it nothing can be read.

@@ -220,6 +220,9 @@ REFUSED = {
     "an unknown codec": (["a", "--dataset", DATASET, "--codec", "float17"], "unknown codec 'float17': did you mean"),
     "another class count": (["a", "--dataset", DATASET, "--classes", "7"], "--classes 7: dataset mnist1d"),
     "no epoch": (["a", "--dataset", DATASET, "--epochs", "0"], "epochs is 0"),
+    "no copy": (["a", "--dataset", DATASET, "--replication-factor", "0"], "--replication-factor 0: give 1 to 32767"),
+    "copies beyond count": (["a", "--dataset", DATASET, "--replication-factor", "99999"], "--replication-factor 99999"),
+    "no retention for ever": (["a", "--dataset", DATASET, "--retention-hours", "nan"], "--retention-hours nan: give a"),
     "no retention": (["a", "--dataset", DATASET, "--retention-hours", "0"], "--retention-hours 0: give a positive"),
 }
 
