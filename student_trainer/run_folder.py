@@ -72,7 +72,7 @@ class RunFolder:
         read_run(path)
         lock = _locked(path)
         _sign(path, lock)
-        return cls(path, lock, str(read_run(path)["run_id"]))
+        return cls(path, lock, read_run(path)["run_id"] or secrets.token_hex(8))
 
     def __enter__(self) -> RunFolder:
         return self
@@ -118,22 +118,23 @@ class RunFolder:
         write_whole(self.path / "report.json", json.dumps(report, indent=2) + "\n")
 
 
-def read_run(path: Path) -> dict[str, Any]:
+def read_run(path: Path) -> dict[str, str]:
     """Return a run's `run.json` (run_id, state); needs no lock.
+
+    Where that is damaged the ID is empty and the state "unknown": a run goes on from its checkpoints without it.
 
     Raises:
         ConfigError: there is no run in this folder, or it may not be read.
     """
     try:
         if not (path / "run.toml").exists():
-            raise FileNotFoundError
+            raise ConfigError(f"{path}: there is no run; `distillog runs list` shows those there are")
         info = json.loads((path / "run.json").read_bytes())
+        return {key: str(info[key]) for key in ("run_id", "state")}
     except PermissionError as error:
         raise ConfigError(f"{path}: cannot be read by user {os.geteuid()}: {error.strerror}") from None
-    except (OSError, ValueError):
-        raise ConfigError(f"{path}: there is no run; `distillog runs list` shows those there are") from None
-    assert isinstance(info, dict)
-    return info
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
+        return {"run_id": "", "state": "unknown"}
 
 
 def read_settings(path: Path, overrides: tuple[str, ...] = ()) -> RunSettings:

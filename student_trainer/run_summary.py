@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import logging
 from pathlib import Path
 from typing import Any
 
+from schemas.errors import ConfigError
 from student_trainer.metrics import last_figures
 from student_trainer.run_folder import read_run, read_settings
+
+logger = logging.getLogger(__name__)
 
 
 def summary(path: Path) -> dict[str, Any]:
@@ -16,7 +20,7 @@ def summary(path: Path) -> dict[str, Any]:
     the one logged before it; `evaluation` holds the last scores and their step.
 
     Raises:
-        ConfigError: there is no run in this folder.
+        ConfigError: there is no run in this folder, or its files cannot be read.
     """
     info, settings = read_run(path), read_settings(path)
     step, evaluation = last_figures(path / "metrics.jsonl")
@@ -41,5 +45,11 @@ def summary(path: Path) -> dict[str, Any]:
 
 
 def summaries(folder: Path) -> list[dict[str, Any]]:
-    """Return the summaries of all runs below a folder, by name."""
-    return [summary(path.parent) for path in sorted(folder.glob("*/run.toml"))]
+    """Return the summaries of all runs below a folder, by name; one that cannot be read is left out with a warning."""
+    found = []
+    for path in sorted(folder.glob("*/run.toml")):
+        try:
+            found.append(summary(path.parent))
+        except ConfigError as error:
+            logger.warning("%s", error)
+    return found

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 from pathlib import Path
 
 import pytest
@@ -85,3 +86,13 @@ def test_list_has_the_accuracy(runs: Path) -> None:
     header, row = call(runs, "list").splitlines()
     assert header.split() == ["name", "state", "source", "student", "step", "accuracy"]
     assert row.split() == ["small", "done", "digits?split=train", "linear", "12", str(found["accuracy"])]
+
+
+def test_lines_that_were_damaged_are_passed_over(runs: Path, tmp_path: Path) -> None:
+    shutil.copytree(runs / "small", tmp_path / "small")
+    shown = call(tmp_path, "show", "small", "--json")
+    with (tmp_path / "small/metrics.jsonl").open("ab") as file:
+        file.write(
+            b'\xff{"step": 13}\n5\n{"stfp": 13}\n{"step": 14, "evaluation": 3}\n{"step": "x"}\n' + b"[" * 100_000
+        )
+    assert call(tmp_path, "show", "small", "--json") == shown

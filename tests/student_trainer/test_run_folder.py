@@ -329,6 +329,58 @@ class Failing(DatasetSource):
         raise self._error
 
 
+@pytest.mark.parametrize("text", ["", "{", '{"run_id": 3}', "[1]", "\xff", None])
+def test_a_run_goes_on_from_its_checkpoints_whatever_became_of_its_state(
+    tmp_path: Path, text: str | None, whole: str
+) -> None:
+    runs = tmp_path / "runs"
+    with pytest.raises(Starved):
+        run(runs / "r", digits_run(), Failing(digits_run(), Starved("later"), num_orders=2))
+    if text is None:
+        (runs / "r/run.json").unlink()
+    else:
+        (runs / "r/run.json").write_bytes(text.encode("latin-1"))
+    (shown,) = json.loads(distillog("runs", "list", "--folder", runs, "--json").stdout)
+    assert (shown["name"], shown["state"]) == ("r", "unknown")
+    result = distillog("runs", "resume", "r", "--folder", runs, "--quiet")
+    assert result.exit_code == 0, result.output
+    assert whole[:16] in result.stdout
+    assert read_run(runs / "r")["state"] == "done"
+    assert read_run(runs / "r")["run_id"]
+
+
+def test_one_run_that_cannot_be_read_hides_no_other(tmp_path: Path) -> None:
+    for name in ("a", "b", "c"):
+        run(tmp_path / name, digits_run())
+    (tmp_path / "a/run.toml").write_text("name = ")
+    (tmp_path / "c/metrics.jsonl").unlink()
+    (tmp_path / "c/metrics.jsonl").mkdir()
+    result = distillog("runs", "list", "--folder", tmp_path, "--json")
+    assert (result.exit_code, len(json.loads(result.stdout))) == (0, 1)
+    warned = result.stderr.splitlines()
+    assert len(warned) == 2
+    assert warned[0].startswith(f"warning: {tmp_path}/a/run.toml: is not TOML")
+    assert warned[1].startswith(f"warning: {tmp_path}/c/metrics.jsonl: cannot be read: Is a directory")
+    result = distillog("runs", "show", "c", "--folder", tmp_path)
+    assert result.exit_code == 1
+    one_error(result.stderr, "c/metrics.jsonl: cannot be read: Is a directory")
+
+
+@pytest.mark.parametrize("num_bytes", [0, 10, -3, None])
+def test_a_run_goes_on_though_its_metrics_were_cut(tmp_path: Path, num_bytes: int | None, whole: str) -> None:
+    runs, metrics = tmp_path / "runs", tmp_path / "runs/r/metrics.jsonl"
+    settings = digits_run(train={"log_every": 1})
+    with pytest.raises(Starved):
+        run(runs / "r", settings, Failing(settings, Starved("later"), num_orders=4))
+    before = metrics.read_bytes()
+    metrics.unlink() if num_bytes is None else metrics.write_bytes(before[:num_bytes])
+    result = distillog("runs", "resume", "r", "--folder", runs, "--quiet")
+    assert result.exit_code == 0, result.output
+    assert "metrics.jsonl: was cut or replaced" in result.stderr
+    assert whole[:16] in result.stdout
+    assert [json.loads(line)["step"] for line in metrics.read_text().splitlines()][-1] == 12
+
+
 def contents(folder: Path) -> dict[str, bytes]:
     return {str(each.relative_to(folder)): each.read_bytes() for each in folder.rglob("*") if each.is_file()}
 
