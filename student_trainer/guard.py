@@ -35,11 +35,16 @@ class Guard:
         self._before = self._buffers.copy()
 
     def check(self, loss: Tensor, gradients: Iterable[Tensor]) -> None:
-        """Raise the flag where the loss or a gradient holds NaN or infinity."""
+        """Raise the flag where the loss, a gradient or a running statistic holds NaN or infinity."""
         if self._skips:
             self.refused.zero_()
         # What a GradScaler calls: one kernel for all tensors. It multiplies them, too, here by 1.
-        torch._amp_foreach_non_finite_check_and_unscale_([loss.detach(), *gradients], self.refused, self._one)
+        watched = [loss.detach(), *gradients, *self.statistics()]
+        torch._amp_foreach_non_finite_check_and_unscale_(watched, self.refused, self._one)
+
+    def statistics(self) -> list[Tensor]:
+        """Return the buffers that are looked at: those that were finite when the network was made."""
+        return self._buffers.watched()
 
     def undo(self) -> None:
         """Where the flag is up, put the buffers back: a batch norm's statistics saw the batch before its loss did."""
@@ -54,10 +59,18 @@ class _Buffers:
     def __init__(self, model: nn.Module) -> None:
         kept = model.state_dict().keys()
         self._places: dict[torch.dtype, list[tuple[nn.Module, str]]] = {}
+        self._watched: list[tuple[nn.Module, str]] = []
         for path, module in model.named_modules():
             for name, buffer in module.named_buffers(recurse=False):
                 if f"{path}.{name}".lstrip(".") in kept:
                     self._places.setdefault(buffer.dtype, []).append((module, name))
+                    # A constant of the network, such as a mask, may hold infinity from the start.
+                    if buffer.dtype == torch.float32 and bool(torch.isfinite(buffer).all()):
+                        self._watched.append((module, name))
+
+    def watched(self) -> list[Tensor]:
+        """Return those of float32 that were finite at the start, and have to stay so: the running statistics."""
+        return [getattr(module, name) for module, name in self._watched]
 
     def copy(self) -> list[Tensor]:
         """Return their values, which later changes leave alone."""

@@ -229,6 +229,7 @@ def _what(bad: _Taken) -> str:
     """What was not finite, and the samples of it: of a loss the rows' own, of a gradient all of the batch."""
     loss, rows = bad.result.loss.item(), bad.result.bad_rows().cpu()
     ids = (bad.sample_ids[rows] if rows.any() else bad.sample_ids).tolist()
-    what = f"the gradient is not finite, with a loss of {loss:.4g}," if math.isfinite(loss) else f"the loss is {loss}"
+    gradient = f"the gradient or a running statistic is not finite, with a loss of {loss:.4g},"
+    what = gradient if math.isfinite(loss) else f"the loss is {loss}"
     more = f" and {len(ids) - _NAMED} more" if len(ids) > _NAMED else ""
     return f"{what} on samples {', '.join(map(str, ids[:_NAMED]))}{more} of a batch of {len(rows)}"

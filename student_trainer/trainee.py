@@ -111,8 +111,9 @@ class Trainee:
         return scale if self.scaler.is_enabled() and scale < _LEAST_SCALE else None
 
     def is_finite(self) -> bool:
-        """Return whether all weights are; waits for the device."""
-        return bool(torch.stack([torch.isfinite(each).all() for each in self._learned]).all())
+        """Return whether all weights and running statistics are; waits for the device."""
+        watched = [*self._learned, *self._guard.statistics()]
+        return bool(torch.stack([torch.isfinite(each).all() for each in watched]).all())
 
     def state(self) -> dict[str, Any]:
         """Return the state dicts: weights with buffers, optimizer, gradient scaler."""

@@ -99,6 +99,36 @@ def test_a_loss_that_is_nan_stops_the_run_with_the_weights_of_before(tmp_path: P
     assert [line["step"] for line in lines(tmp_path / "r")] == [5]
 
 
+class Huge(DatasetSource):
+    """One pixel of the eighth batch is so large that its square is none of float32."""
+
+    def orders(self, cursor: Cursor) -> Iterator[ReadyOrder]:
+        size = self.sequence.order_size
+        for order in super().orders(cursor):
+            row = (BAD_STEP - 1) * BATCH + 19 - order.sequence * size
+            if 0 <= row < len(order.labels):
+                order.inputs["image"][row].flat[0] = 1e25
+            yield order
+
+
+def normalised_first(input_shape: tuple[int, ...], num_classes: int) -> nn.Module:
+    """Its loss and gradients stay finite whatever it is given: the statistics alone do not."""
+    masked = nn.Linear(int(np.prod(input_shape)), num_classes)
+    masked.register_buffer("mask", torch.tensor([-torch.inf, 0.0]))  # a constant, which may be infinite
+    return nn.Sequential(nn.Flatten(), nn.BatchNorm1d(int(np.prod(input_shape))), masked)
+
+
+def test_running_statistics_that_are_not_finite_stop_the_run_too(tmp_path: Path, looks: str) -> None:
+    settings = small_run(schedule={"name": "constant"})
+    settings = replace(settings, student=replace(settings.student, name="test_not_finite:normalised_first", params={}))
+    with pytest.raises(NotFinite, match=r"step 8, .* running statistic is not finite, .* step-00000007 is of before"):
+        run(tmp_path / "r", settings, Huge(settings))
+    saved, state = load_checkpoint(tmp_path / "r/checkpoints")
+    assert saved.step == BAD_STEP - 1
+    assert torch.isfinite(state["model"]["1.running_var"]).all()
+    assert run(tmp_path / "r", settings).weights_sha256 == run(tmp_path / "whole", settings).weights_sha256
+
+
 def lines(path: Path) -> list[dict[str, Any]]:
     def refuse(name: str) -> None:
         raise AssertionError(f"{name} is no JSON")
@@ -156,7 +186,7 @@ def test_a_gradient_that_is_not_finite_stops_the_run_though_the_loss_is(
     monkeypatch.setitem(LOSSES, "cross_entropy", Loss(steep, frozenset({"labels"})))
     settings = replace(small_run(), optimizer=replace(small_run().optimizer, name=optimizer, params={}))
     with pytest.raises(
-        NotFinite, match=r"step 8, .* the gradient is not finite, with a loss of \d.* on samples .* 34 "
+        NotFinite, match=r"step 8, .* the gradient or a .* is not finite, with a loss of \d.* on samples .* 34 "
     ):
         run(tmp_path / "r", settings)
     assert load_checkpoint(tmp_path / "r/checkpoints")[0].step == BAD_STEP - 1
