@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import time
 from typing import Any
 
@@ -104,6 +105,8 @@ def delete(stream: str, yes: bool, as_json: bool) -> None:
 
     settings = kafka_settings()
     if not yes:
+        if sys.stdin is None:  # as Python has it where the shell closed it
+            raise click.UsageError("there is no input to answer a question: give --yes")
         click.confirm(
             f"delete stream {stream} at {settings.bootstrap_servers} with all its labels?", abort=True, err=True
         )

@@ -138,6 +138,14 @@ def test_a_lead_of_more_orders_than_there_can_be_is_no_lead() -> None:
     assert call("feed", "s", "--lead", f"1:{'9' * 5000}").exit_code == 2
 
 
+def test_a_question_that_nobody_can_answer_is_not_asked() -> None:
+    code = "from pipeline.cli import main; main()"
+    command = [sys.executable, "-c", code, "--bootstrap-servers", "a:1", "topics", "delete", "s"]
+    done = subprocess.run(["sh", "-c", '"$@" <&-', "sh", *command], capture_output=True, text=True, timeout=60)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr.splitlines()[-1] == "Error: there is no input to answer a question: give --yes"
+
+
 def test_no_broker_is_one_line_at_once() -> None:
     begun = time.monotonic()
     done = process("--bootstrap-servers", "127.0.0.1:9", "topics", "list", DISTILLOG_BOOTSTRAP_TIMEOUT="0.3")
