@@ -33,7 +33,7 @@ def decode_next_sequence(text: str | None, partition: int, partitions: int, offs
     None, too, for a sequence that cannot be expected at the offset of that partition, of so many: it belongs in another
     one, or more orders would have to lie before the offset than it has room for.
     """
-    sequence = _values(text).get("next_sequence")
+    sequence: Any = _values(text).get("next_sequence")
     if not _is_count(sequence) or sequence % partitions != partition:
         return None
     return sequence if partition <= sequence <= partition + offset * partitions else None

@@ -69,9 +69,13 @@ def test_any_other_text_is_no_position(position: RunReport, key: str, value: Any
     assert key == "version" or RunReport.decode(json.dumps(values)) is None
 
 
-@given(st.integers(0, 2**63 - 1))
-def test_a_next_sequence_survives_its_text(sequence: int) -> None:
-    assert decode_next_sequence(encode_next_sequence(sequence)) == sequence
+@given(st.integers(0, 2**62), st.integers(1, 256), st.integers(0, 100))
+def test_a_next_sequence_survives_its_text(sequence: int, partitions: int, repetitions: int) -> None:
+    partition, orders = sequence % partitions, sequence // partitions
+    text = encode_next_sequence(sequence)
+    assert decode_next_sequence(text, partition, partitions, orders + repetitions) == sequence
+    assert decode_next_sequence(text, (partition + 1) % (partitions + 1), partitions + 1, 2**62) in (None, sequence)
+    assert orders == 0 or decode_next_sequence(text, partition, partitions, orders - 1) is None
 
 
 @given(JSON)
@@ -79,7 +83,7 @@ def test_a_next_sequence_survives_its_text(sequence: int) -> None:
 @example(True)
 @example(1.0)
 def test_any_other_value_is_no_next_sequence(value: Any) -> None:
-    decoded = decode_next_sequence(json.dumps({"version": 1, "next_sequence": value}))
+    decoded = decode_next_sequence(json.dumps({"version": 1, "next_sequence": value}), 0, 1, 2**63)
     assert decoded is None or (decoded == value and type(value) is int and 0 <= value < 2**63)
 
 
@@ -90,7 +94,7 @@ def test_any_other_value_is_no_next_sequence(value: Any) -> None:
 @example('{"next_sequence":1e999}')
 def test_text_of_others_is_neither_position_nor_sequence(text: str) -> None:
     assert RunReport.decode(text) is None
-    assert decode_next_sequence(text) is None
+    assert decode_next_sequence(text, 0, 1, 2**63) is None
 
 
 @pytest.fixture
