@@ -11,7 +11,7 @@ from kafka.structs import OffsetAndMetadata
 from pipeline.chain_ends import offset_of, sequence_at, soft_targets_end
 from pipeline.kafka.clients import admin_client
 from pipeline.kafka.cluster import KafkaCluster
-from pipeline.kafka.coordinator import ask_coordinator
+from pipeline.kafka.coordinator import ask_coordinator, describe_groups
 from pipeline.kafka.errors import kafka_errors
 from pipeline.kafka.log import Reader
 from pipeline.kafka.settings import KafkaSettings
@@ -49,7 +49,7 @@ def rewind(settings: KafkaSettings, stream: Stream, teacher: str, sequence: int)
         "(a killed worker counts until its session ends, some seconds later)"
     )
     with admin_client(settings) as admin, kafka_errors(f"rewinding teacher {teacher!r}", settings):
-        if ask_coordinator(lambda: admin.describe_groups([group]))[group]["members"]:
+        if ask_coordinator(lambda: describe_groups(admin, [group]))[group]["members"]:
             raise in_use
         with closing(KafkaCluster(settings).reader()) as reader:
             offset = offset_of(reader, partition, manifest.stream_id, manifest.partitions, sequence)

@@ -10,12 +10,11 @@ from contextlib import closing
 from typing import Any
 
 from kafka import KafkaAdminClient, KafkaConsumer, TopicPartition
-from kafka import errors as kafka_error
 from kafka.admin import OffsetSpec
 
 from pipeline.fed import num_fed
 from pipeline.kafka.clients import admin_client, new_consumer
-from pipeline.kafka.coordinator import ask_coordinator
+from pipeline.kafka.coordinator import ask_coordinator, describe_groups
 from pipeline.kafka.errors import kafka_errors
 from pipeline.kafka.settings import KafkaSettings
 from pipeline.names import (
@@ -134,7 +133,7 @@ def _read(admin: KafkaAdminClient, consumer: KafkaConsumer, stream: Stream) -> d
     groups = {name: teacher_group(manifest, name) for name in stream.teachers}
     all_of_each = dict.fromkeys(groups.values())
     committed = ask_coordinator(lambda: admin.list_group_offsets(all_of_each)) if groups else {}
-    described = ask_coordinator(lambda: check_described(admin.describe_groups(list(all_of_each)))) if groups else {}
+    described = ask_coordinator(lambda: describe_groups(admin, all_of_each)) if groups else {}
     runs = _runs(admin, manifest)
     ends = _ends(admin, work_orders_topic(manifest.stream), manifest.partitions)
     return {
@@ -161,21 +160,6 @@ def _ends(admin: KafkaAdminClient, topic: str, partitions: int) -> list[int]:
     wanted = [TopicPartition(topic, partition) for partition in range(partitions)]
     found = admin.list_partition_offsets({partition: OffsetSpec.LATEST for partition in wanted})
     return [int(found[partition].offset) for partition in wanted]
-
-
-def check_described(groups: dict[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
-    """Return what the client says of groups; it tells errors as text, and a group in error seems to have no members.
-
-    Raises:
-        KafkaError: a group could not be described.
-    """
-    for name, group in groups.items():
-        error = group["error"]
-        if error and "GroupAuthorizationFailed" in error:
-            raise kafka_error.GroupAuthorizationFailedError(name)
-        if error and group["group_state"] != "Dead":  # as one is that nobody has joined yet: an error to Kafka
-            raise kafka_error.CoordinatorNotAvailableError(f"group {name}: {error}")
-    return groups
 
 
 def _members(group: dict[str, Any]) -> dict[str, Any]:

@@ -11,6 +11,7 @@ from kafka import errors as kafka_error
 from kafka.admin import OffsetSpec
 
 from pipeline.kafka.clients import new_admin
+from pipeline.kafka.coordinator import describe_groups
 from pipeline.kafka.errors import kafka_errors
 from pipeline.kafka.log import Commit, TopicIdentity
 from pipeline.kafka.settings import KafkaSettings
@@ -83,14 +84,7 @@ class KafkaAdmin:
         return self._ask("describing groups", lambda: self._num_members(wanted))
 
     def _num_members(self, groups: list[str]) -> dict[str, int]:
-        described = self._admin.describe_groups(groups)
-        for group in groups:
-            # Told as text, and not raised; a group that nobody has joined yet is an error too, and "Dead".
-            error = described[group]["error"]
-            if error and "GroupAuthorizationFailed" in error:
-                raise kafka_error.GroupAuthorizationFailedError(group)
-            if error and described[group]["group_state"] != "Dead":
-                raise kafka_error.CoordinatorNotAvailableError(f"group {group}: {error}")
+        described = describe_groups(self._admin, groups)
         return {group: len(described[group]["members"]) for group in groups}
 
     def identities(self, topics: Iterable[str]) -> dict[str, TopicIdentity | None]:

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
-from typing import TypeVar
+from collections.abc import Callable, Iterable
+from typing import Any, TypeVar
 
+from kafka import KafkaAdminClient
 from kafka import errors as kafka_error
 
 from pipeline.wait import Deadline
@@ -35,3 +36,25 @@ def ask_coordinator(question: Callable[[], T], timeout: float = 10.0) -> T:
             if deadline.over:
                 raise
             time.sleep(0.2)
+
+
+def describe_groups(admin: KafkaAdminClient, groups: Iterable[str]) -> dict[str, dict[str, Any]]:
+    """Describe groups; one that nobody has joined yet is "Dead", and has no members.
+
+    The client tells errors as text beside the answer, and a group in error seems to have no members.
+
+    Raises:
+        KafkaError: a group could not be described.
+    """
+    return refuse_errors(admin.describe_groups(list(groups)))
+
+
+def refuse_errors(described: dict[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
+    """Return what the client says of groups, unless an error is among it."""
+    for group, answer in described.items():
+        error = answer["error"]
+        if error and "GroupAuthorizationFailed" in error:
+            raise kafka_error.GroupAuthorizationFailedError(group)
+        if error and answer["group_state"] != "Dead":
+            raise kafka_error.CoordinatorNotAvailableError(f"group {group}: {error}")
+    return described

@@ -18,11 +18,11 @@ from pipeline.create import add_teacher
 from pipeline.feed import feed
 from pipeline.kafka.clients import new_admin, new_consumer, new_producer
 from pipeline.kafka.cluster import KafkaCluster
-from pipeline.kafka.coordinator import ask_coordinator
+from pipeline.kafka.coordinator import ask_coordinator, describe_groups, refuse_errors
 from pipeline.kafka.settings import KafkaSettings
 from pipeline.names import dead_letters_topic, run_group, soft_targets_topic, teacher_group, work_orders_topic
 from pipeline.sequence import Sequence
-from pipeline.status import check_described, describe, lag, with_rates
+from pipeline.status import describe, lag, with_rates
 from pipeline.streams import Stream, open_stream
 from schemas.commits import RunReport
 from schemas.records import Teacher, TeacherInput
@@ -147,11 +147,11 @@ def test_a_group_that_cannot_be_described_is_not_one_without_members(
     stream: Stream, admin: KafkaAdminClient, error: type[kafka_error.KafkaError], says: type[Exception]
 ) -> None:
     group = teacher_group(stream.manifest, "cnn")
-    described = ask_coordinator(lambda: check_described(admin.describe_groups([group])))
+    described = ask_coordinator(lambda: describe_groups(admin, [group]))
     assert described[group]["members"] == []  # nobody has joined it yet: an error to Kafka, and none of ours
     answer = described[group] | {"error": str(error("")), "group_state": ""}
     with pytest.raises(says, match=re.escape(group)):
-        check_described({group: answer})
+        refuse_errors({group: answer})
 
 
 def test_runs_are_shown_with_their_cursors(
