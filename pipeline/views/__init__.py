@@ -5,6 +5,7 @@ A new one is a function of the signature of `Apply` and a line in VIEWS; raise i
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -85,10 +86,14 @@ def find_view(name: str) -> View:
 def view_spec(name: str, params: Mapping[str, Any]) -> ViewSpec:
     """A checked view with every parameter named, as manifests and run files keep it.
 
-    Raises ConfigError for an unknown view or parameter, and for a value of the wrong type or out of its limits.
+    Raises ConfigError for an unknown view or parameter, and for a value of the wrong type, out of its limits, NaN or
+    infinite.
     """
     view = find_view(name)
     full: dict[str, Value] = dict(view.defaults)
+    for key, value in {**full, **params}.items():
+        if not _finite(value):
+            raise ConfigError(f"view {name}: {key} is {value}: a view takes no NaN and nothing infinite")
     for key, value in params.items():
         if key not in full and not view.open_ended:
             raise ConfigError(f"view {name} has no parameter {key!r}: {did_you_mean(key, full)}")
@@ -130,3 +135,12 @@ def _checked(view: str, key: str, value: Any, default: Value, limits: Mapping[st
     if not low <= value <= high:
         raise ConfigError(f"view {view}: {key} is {value}: give a number from {low:g} to {high:g}")
     return float(value) if isinstance(default, float) else value
+
+
+def _finite(value: object) -> bool:
+    """False for NaN and infinity, also as a text or within numbers joined by commas; True for all other texts."""
+    try:
+        numbers = [float(part) for part in str(value).split(",")]
+    except ValueError:
+        return True
+    return all(map(math.isfinite, numbers))

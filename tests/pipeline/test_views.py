@@ -36,6 +36,9 @@ jitter.version = 3
 
 def whatever(sample, rng, **params):
     return sample
+
+def bottomless(sample, rng, top=1.0, bottom=float("-inf")):
+    return sample
 """
 
 
@@ -235,8 +238,16 @@ WRONG = {
     ("affine", "rotation", (3,)): "give a number",
     ("affine", "scale", 1.0): "0 to 0.95",
     ("affine", "noise", -0.1): "0 to inf",
-    ("affine", "noise", float("nan")): "0 to inf",
+    ("affine", "noise", float("nan")): "noise is nan: .* no NaN",
+    ("affine", "noise", float("inf")): "noise is inf: .* nothing infinite",
+    ("affine", "noise", 10**400): "nothing infinite",
     ("crop_flip", "min_area", 0.0): "0.0001 to 1",
+    ("crop_flip", "mean", "nan"): "mean is nan: .* no NaN",
+    ("crop_flip", "std", "0.5, inf,1"): "std is 0.5, inf,1: .* nothing infinite",
+    ("crop_flip", "mean", float("nan")): "no NaN",
+    ("users_own_view:jitter", "amount", float("inf")): "nothing infinite",
+    ("users_own_view:whatever", "mean", "1,nan"): "no NaN",
+    ("users_own_view:bottomless", "top", 1.0): "bottom is -inf: .* nothing infinite",
     ("users_own_view:jitter", "amuont", 3.0): "did you mean 'amount'",
     ("users_own_view:jiter", "amount", 3.0): "jiter",
     ("no_such_views:jitter", "amount", 3.0): "no module",
@@ -266,6 +277,7 @@ def test_view_specs_name_every_parameter():
     assert view_spec("users_own_view:jitter", {}).params == {"amount": 0.5}
     assert view_spec("users_own_view:jitter", {}).version == 3
     assert view_spec("users_own_view:whatever", {"a": "b"}).params == {"a": "b"}
+    assert view_spec("users_own_view:bottomless", {"bottom": 0.0}).params == {"top": 1.0, "bottom": 0.0}
 
 
 def test_an_evaluation_keeps_the_normalisation_alone():
