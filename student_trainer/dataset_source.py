@@ -6,7 +6,7 @@ This is how a teacher is trained, how the hard-label baseline is, and the in-mem
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict
 from typing import Any
 
@@ -83,10 +83,14 @@ class DatasetSource:
                 yield ReadyOrder(pass_number, number, sample_ids, fetched.inputs, labels, (), ())
             first = 0
 
-    def describe(self) -> dict[str, Any]:
-        """Return the dataset's fingerprint and what was made of it."""
+    def describe(self, like: Mapping[str, Any] | None = None) -> dict[str, Any]:
+        """Return the dataset's fingerprint, by the algorithm of `like`'s, and what was made of it.
+
+        Raises DataUnavailable when the data cannot be read now, ManifestMismatch for an algorithm of a newer Distillog.
+        """
+        dataset, pinned = self.fetcher.dataset, None if like is None else like.get("fingerprint")
         return {
-            "fingerprint": fingerprint(self.fetcher.dataset),
+            "fingerprint": fingerprint(dataset, like=pinned) if isinstance(pinned, str) else fingerprint(dataset),
             "view": asdict(self.fetcher.view),
             "num_samples": self.sequence.num_samples,
             "num_only_labelled": self.sequence.num_samples if self._only_labelled else 0,

@@ -5,7 +5,7 @@ Letters: M kept rows of an order, P partitions.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -96,10 +96,11 @@ class OrderSource(Protocol):
         Called once, and consumed by one background thread. `close` from another thread ends a wait at once.
         """
 
-    def describe(self) -> dict[str, Any]:
+    def describe(self, like: Mapping[str, Any] | None = None) -> dict[str, Any]:
         """Return what it reads as JSON values: a run resumes only where this is equal.
 
-        Content, not places: stream_id, manifest and teachers' hashes, fingerprints; no paths or addresses.
+        Content, not places: stream_id, manifest and teachers' hashes, fingerprints; no paths or addresses. `like` is
+        a description to compare with: what an older algorithm made of the content is made by that one again.
         """
 
     def close(self) -> None:

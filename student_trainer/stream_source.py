@@ -8,7 +8,7 @@ from __future__ import annotations
 import hashlib
 import logging
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 
@@ -115,8 +115,8 @@ class StreamSource:
         finally:
             reader.close()
 
-    def describe(self) -> dict[str, Any]:
-        """Return which stream and teachers, by content."""
+    def describe(self, like: Mapping[str, Any] | None = None) -> dict[str, Any]:
+        """Return which stream and teachers, by content; `like` changes nothing here."""
         manifest = self.stream.manifest
         return {
             "stream": manifest.stream,

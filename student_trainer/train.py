@@ -98,20 +98,23 @@ def train(
             network = inspect_network(settings, source)
             evaluation = evaluation_fetcher(settings, source, network)
             trainee = Trainee(settings, network, total_steps, fraction, device)
+        found = None
+        if has_checkpoints(folder.checkpoints):
+            if not resume:
+                raise ConfigError(f"{folder.path}: holds checkpoints; resume the run, or give another name")
+            found = load_checkpoint(folder.checkpoints)
         checkpoint = Checkpoint(
             step=0,
             cursor=Cursor.start(source.num_teachers, source.sequence.partitions).as_dict(),
             metrics_bytes=0,
             settings=settings.as_dict(),
             settings_sha256=settings.sha256(),
-            source=source.describe(),
+            source=source.describe(found[0].source if found else None),
             network=network.as_dict(),
             machine=machine(settings.train.threads),
         )
-        if has_checkpoints(folder.checkpoints):
-            if not resume:
-                raise ConfigError(f"{folder.path}: holds checkpoints; resume the run, or give another name")
-            saved, tensors = load_checkpoint(folder.checkpoints)
+        if found:
+            saved, tensors = found
             check_resume(saved, checkpoint, folder.path)
             trainee.load(tensors)
             checkpoint = replace(checkpoint, step=saved.step, cursor=saved.cursor, metrics_bytes=saved.metrics_bytes)

@@ -4,7 +4,7 @@ import json
 import os
 import shutil
 import signal
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from itertools import islice
 from pathlib import Path
@@ -222,6 +222,18 @@ def test_a_resume_with_other_settings_is_refused_by_name(tmp_path: Path) -> None
     run(tmp_path / "r", digits_run())
     with pytest.raises(CheckpointError, match=r"train\.batch_size was 50, is 60"):
         run(tmp_path / "r", digits_run(train={"batch_size": 60}))
+
+
+def test_a_run_begun_under_an_older_fingerprint_resumes_by_that_one(tmp_path: Path) -> None:
+    class Older(DatasetSource):
+        def describe(self, like: Mapping[str, Any] | None = None) -> dict[str, Any]:
+            return super().describe({"fingerprint": ""})  # as before algorithms had names
+
+    settings = digits_run()
+    begun = run(tmp_path / "r", settings, Older(settings))
+    assert run(tmp_path / "r", settings).weights_sha256 == begun.weights_sha256
+    with pytest.raises(CheckpointError, match=r"fingerprint was '8cca9cd79fa4.*, is '[0-9a-f]{64}'; num_samples"):
+        run(tmp_path / "r", settings, DatasetSource(digits_run(data={"dataset": "digits?split=test"})))
 
 
 def test_passes_go_over_the_same_views_again(tmp_path: Path) -> None:
