@@ -14,6 +14,7 @@ from typing import Any, ClassVar
 import click
 
 from pipeline import stop_signals
+from pipeline.user_code import one_line, said
 from schemas.errors import DistillogError
 
 OUR_PACKAGES = ("schemas", "pipeline", "teacher_service", "student_trainer")
@@ -67,10 +68,16 @@ class Distillog(click.Group):
             raise
         except (click.ClickException, click.exceptions.Exit, BrokenPipeError):
             raise  # click prints these, or is quiet about them
+        except MemoryError as error:
+            click.echo(f"error: the memory of this machine is not enough ({said(error)})", err=True)
+            ctx.exit(1)
         except Exception as error:
-            text = " ".join(str(error).split())
+            text = one_line(error)
             click.echo(f"error: unexpected {type(error).__name__}: {text}; this is a bug, please report it", err=True)
             click.echo(traceback.format_exc().rstrip(), err=True)
+            ctx.exit(1)
+        except BaseException as error:  # never ours: code that a user brought ends no command as if all were done
+            click.echo(f"error: code of a dataset, view or student raised {said(error)}", err=True)
             ctx.exit(1)
         if stop_signals.interrupted():
             ctx.exit(stop_signals.INTERRUPTED)

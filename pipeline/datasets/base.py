@@ -13,6 +13,7 @@ from typing import Any, Protocol, runtime_checkable
 import numpy as np
 import numpy.typing as npt
 
+from pipeline.user_code import one_line
 from schemas.errors import DataUnavailable
 
 Ints = npt.NDArray[np.int64]
@@ -124,4 +125,5 @@ def once_readable(uri: str) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        raise DataUnavailable(f"dataset {uri} cannot be read: {error}; bring it back and start again") from error
+        text = f"dataset {uri} cannot be read: {one_line(error)}; bring it back and start again"
+        raise DataUnavailable(text) from error

@@ -11,7 +11,7 @@ import inspect
 from pipeline.datasets.base import Dataset
 from pipeline.datasets.user_items import ItemDataset
 from pipeline.datasets.user_reader import checked
-from pipeline.user_code import imported, said
+from pipeline.user_code import calling, imported, said
 from schemas.errors import ConfigError, DistillogError
 
 _READER = ("read", "labels", "num_samples", "fields")
@@ -21,23 +21,25 @@ _READER = ("read", "labels", "num_samples", "fields")
 def user_dataset(uri: str, module: str, name: str, params: dict[str, str], known: str) -> Dataset:
     """Calls the factory with the URI's parameters, as text.
 
-    Raises ConfigError, whatever the factory raises, but OSError where it does and MemoryError.
+    Raises ConfigError, whatever the factory raises, but OSError where it does, DataUnavailable without enough memory.
     """
     factory = imported("dataset", f"{module}:{name}", known)
     try:
-        inspect.signature(factory).bind(**params)
+        with calling(f"dataset {uri}: {name}"):
+            inspect.signature(factory).bind(**params)
     except TypeError as error:
         raise ConfigError(f"dataset {uri}: {name}() does not take these parameters: {error}") from error
     except ValueError:
         pass  # a built-in function that does not tell its parameters
     try:
-        made = factory(**params)
-        if all(hasattr(made, part) for part in _READER):
-            return checked(uri, made)
-        if not (hasattr(made, "__len__") and hasattr(made, "__getitem__")):
-            raise ConfigError(f"dataset {uri}: {name}() gave a {type(made).__name__} without __len__ and __getitem__")
-        return ItemDataset(uri, made)
-    except (OSError, MemoryError, DistillogError):
+        with calling(f"dataset {uri}: {name}()"):
+            made = factory(**params)
+            if all(hasattr(made, part) for part in _READER):
+                return checked(uri, made)
+            if hasattr(made, "__len__") and hasattr(made, "__getitem__"):
+                return ItemDataset(uri, made)
+        raise ConfigError(f"dataset {uri}: {name}() gave a {type(made).__name__} without __len__ and __getitem__")
+    except (OSError, DistillogError):
         raise
     except Exception as error:
         raise ConfigError(f"dataset {uri}: {name}() failed: {said(error)}") from error

@@ -10,7 +10,7 @@ import numpy.typing as npt
 
 from pipeline.datasets.base import Arrays, Field, Ints, Samples
 from pipeline.datasets.user_classes import classes_of
-from pipeline.user_code import blames_sample, said
+from pipeline.user_code import blames_sample, calling, said
 from schemas.errors import ConfigError
 
 _UNKNOWN = -2  # the label of a sample that was not read yet
@@ -100,6 +100,10 @@ class ItemDataset:
         raise ConfigError(f"dataset {self.uri}: none of the first samples can be read: {reason}")
 
     def _item(self, sample_id: int) -> Arrays:
+        with calling(f"dataset {self.uri}: __getitem__({sample_id})"):
+            return self._arrays(sample_id)
+
+    def _arrays(self, sample_id: int) -> Arrays:
         item = self._items[sample_id]
         label = -1
         if isinstance(item, tuple):

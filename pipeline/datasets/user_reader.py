@@ -10,7 +10,7 @@ import numpy.typing as npt
 
 from pipeline.datasets.base import Arrays, Dataset, Faults, Field, HasRaw, Ints, Samples
 from pipeline.datasets.user_classes import classes_of
-from pipeline.user_code import blames_sample, said
+from pipeline.user_code import blames_sample, calling, said
 from schemas.errors import ConfigError
 
 
@@ -57,7 +57,8 @@ class _Reader:
     def labels(self, sample_ids: Ints) -> Ints:
         """[N] int64 class IDs. Raises OSError as the user's code does, ConfigError for what is no labels."""
         try:
-            labels = np.asarray(self._dataset.labels(sample_ids))
+            with calling(f"dataset {self.uri}: labels()"):
+                labels = np.asarray(self._dataset.labels(sample_ids))
         except Exception as error:
             if not blames_sample(error):
                 raise
@@ -73,7 +74,8 @@ class _Reader:
         return labels.astype(np.int64, copy=False)
 
     def _read(self, sample_ids: Ints) -> Samples:
-        got = self._dataset.read(sample_ids)
+        with calling(f"dataset {self.uri}: read()"):
+            got = self._dataset.read(sample_ids)
         if not isinstance(got, Samples):
             raise ConfigError(f"dataset {self.uri}: read() gave a {type(got).__name__}, not Samples")
         kept = np.asarray(got.kept_rows)
@@ -118,7 +120,8 @@ class _RawReader(_Reader):
     def raw(self, sample_id: int) -> bytes:
         """The stored bytes of a sample, none where they cannot be had. Raises OSError, ConfigError for no bytes."""
         try:
-            raw = self._dataset.raw(sample_id)
+            with calling(f"dataset {self.uri}: raw({sample_id})"):
+                raw = self._dataset.raw(sample_id)
         except Exception as error:
             if not blames_sample(error):
                 raise

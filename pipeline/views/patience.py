@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable
 
 from pipeline.datasets.base import Ints
+from pipeline.user_code import one_line
 from pipeline.views.fetch import Fetched, Fetcher
 from schemas.errors import DataUnavailable
 
@@ -49,11 +50,12 @@ def fetch_patiently(
         try:
             return fetcher.fetch(sample_ids, view_seed, size)
         except OSError as error:
+            reason = one_line(error)
             if time.monotonic() - first + pause > seconds or stopped.is_set():
                 raise DataUnavailable(
-                    f"{place}{what and f': {what}'} cannot be read ({error}); tried for {seconds:.0f} s; {advice}"
+                    f"{place}{what and f': {what}'} cannot be read ({reason}); tried for {seconds:.0f} s; {advice}"
                 ) from error
-            log.warning("%s cannot be read (%s); trying again", what or place, error)
+            log.warning("%s cannot be read (%s); trying again", what or place, reason)
         stopped.wait(pause)
         pause = min(2 * pause, _LONGEST_PAUSE)
         alive()

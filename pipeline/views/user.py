@@ -12,7 +12,7 @@ import numpy as np
 
 from pipeline.datasets.base import Arrays, Ints
 from pipeline.hashing import hash_int, tag
-from pipeline.user_code import blames_sample, imported, said
+from pipeline.user_code import blames_sample, calling, imported, said
 from pipeline.views.plain import plain
 from schemas.errors import ConfigError
 
@@ -52,10 +52,11 @@ def load(name: str) -> UserView:
     """The view that `module:function` names. Raises ConfigError."""
     function = imported("view", name, "Views are called function(sample, rng, **params)")
     try:
-        parameters = list(inspect.signature(function).parameters.values())[2:]
-        version = operator.index(getattr(function, "version", 1))
-        evaluation = getattr(function, "evaluation", None)
-        evaluation = None if evaluation is None else dict(evaluation)
+        with calling(f"view {name}"):
+            parameters = list(inspect.signature(function).parameters.values())[2:]
+            version = operator.index(getattr(function, "version", 1))
+            evaluation = getattr(function, "evaluation", None)
+            evaluation = None if evaluation is None else dict(evaluation)
     except (TypeError, ValueError) as error:
         raise ConfigError(
             f"view {name}: {said(error)}; a view is a function(sample, rng, **params), its attribute `version` a whole "
@@ -83,7 +84,8 @@ def per_sample(name: str, function: Callable[..., Any]) -> Callable[..., Arrays]
         for row, sample_id in enumerate(sample_ids.tolist()):
             sample = {field: array[row].copy() for field, array in samples.items()}
             try:
-                seen.append(_arrays(function(sample, generator(view_seed, sample_id), **params)))
+                with calling(f"view {name}, for sample {sample_id}"):
+                    seen.append(_arrays(function(sample, generator(view_seed, sample_id), **params)))
             except Exception as error:
                 if not blames_sample(error):
                     raise

@@ -73,6 +73,8 @@ ENDS = {
     "an error that is meant": (ConfigError("two\nlines"), 1, "error: two lines\n"),
     "an error with an exit code of its own": (Starved("no label"), 3, "error: no label\n"),
     "Ctrl-C": (KeyboardInterrupt(), 130, ""),
+    "an exit of a user's code": (SystemExit(0), 1, "error: code of a dataset, view or student raised SystemExit: 0\n"),
+    "no memory": (MemoryError("8 GB"), 1, "error: the memory of this machine is not enough (MemoryError: 8 GB)\n"),
 }
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import gzip
 import io
+import sys
 import urllib.error
 import zlib
 
@@ -18,6 +19,7 @@ from pipeline.datasets.fingerprint import fingerprint
 from pipeline.user_code import blames_sample
 from pipeline.views import evaluation_view, view_spec
 from pipeline.views.fetch import Fetcher
+from pipeline.views.patience import fetch_patiently
 from pipeline.views.probe import make_probe
 from schemas.errors import BadSamples, ConfigError, DataUnavailable, ManifestMismatch
 
@@ -43,7 +45,6 @@ OF_THE_STORAGE = [
     TimeoutError("timed out"),
     urllib.error.URLError("no answer"),
     OSError("Can't synchronously read data (file read failed: errno = 5, error message = 'Input/output error')"),
-    MemoryError(),
     DataUnavailable("away"),
 ]
 
@@ -125,6 +126,93 @@ def test_what_user_code_raises_for_a_sample_is_a_fault_of_its_row(made, thing, e
 def test_what_storage_raises_is_no_fault_of_a_row(made, thing, error):
     with pytest.raises(type(error)):
         made(thing(raised=error)).read(np.array([3, 7, 9]))
+
+
+class Strange(BaseException):
+    """Of a user's own, beside Exception."""
+
+
+class Wordless(RuntimeError):
+    def __str__(self):
+        raise RuntimeError("no str")
+
+
+class WordlessStorage(OSError):
+    def __str__(self):
+        sys.exit("no str")
+
+
+ENDS = [SystemExit(0), SystemExit("bye"), GeneratorExit(), Strange("odd"), MemoryError(), MemoryError("8 GB")]
+
+
+def mute(sample, rng):
+    """A view that raises what a test wants."""
+    raise mute.raised
+
+
+class RawBlocks(Blocks):
+    """One whose stored bytes cannot be had for some IDs."""
+
+    def __init__(self, raised, ids=(7,)):
+        super().__init__()
+        self.refused, self.ids = raised, ids
+
+    def raw(self, sample_id):
+        if sample_id in self.ids:
+            raise self.refused
+        return bytes([sample_id % 256])
+
+
+def of_user_code(made, error):
+    """what is called -> the call, of all user code that a dataset or view has"""
+    seven = np.array([7])
+    mute.raised = error
+    view = view_spec(f"{__name__}:mute", {})
+    return {
+        r"make\(\)": lambda: made(raising(error)),
+        r"make\(\) ": lambda: made(thing(__len__=raising(error))),
+        r"__getitem__\(0\)": lambda: made(thing(__getitem__=raising(error))),
+        r"__getitem__\(7\)": lambda: made(Things(raised=error)).read(seven),
+        r"__getitem__\(7\) ": lambda: made(Things(raised=error)).labels(seven),
+        r"read\(\)": lambda: made(Blocks(raised=error)).read(seven),
+        r"labels\(\)": lambda: made(reader(labels=raising(error))).labels(seven),
+        r"raw\(7\)": lambda: made(RawBlocks(error)).raw(7),
+        r"mute, for sample 7": lambda: Fetcher(made(Things(np.zeros(4, np.float32))), view).fetch(seven, 0),
+    }
+
+
+@pytest.mark.parametrize("error", ENDS, ids=kind)
+def test_what_would_end_a_process_is_one_line_that_names_whose_code_raised_it(made, error):
+    expected = DataUnavailable if isinstance(error, MemoryError) else ConfigError
+    for place, call in of_user_code(made, error).items():
+        with pytest.raises(expected, match=rf"{place.strip()} r.*{type(error).__name__}.*{error}") as caught:
+            call()
+        assert "\n" not in str(caught.value)
+
+
+def test_ctrl_c_passes_through_user_code(made):
+    for call in of_user_code(made, KeyboardInterrupt()).values():
+        with pytest.raises(KeyboardInterrupt):
+            call()
+
+
+def test_code_that_exits_while_it_is_imported_is_refused_in_one_line(tmp_path, monkeypatch):
+    (tmp_path / "users_exit.py").write_text("import sys\nsys.exit(0)")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    for opened in (open_dataset, lambda name: view_spec(name, {})):
+        with pytest.raises(ConfigError, match="users_exit:make raised SystemExit: 0"):
+            opened("users_exit:make")
+    with pytest.raises(ConfigError, match=r"exit\(\) raised SystemExit"):
+        open_dataset("builtins:exit")
+
+
+@pytest.mark.parametrize("thing", [Things, Blocks])
+def test_an_exception_without_a_text_is_named_by_its_kind(made, thing):
+    samples = made(thing(raised=Wordless())).read(np.array([3, 7, 9]))
+    assert samples.faults == ((1, "Wordless"),)
+    fetcher = Fetcher(made(thing(raised=WordlessStorage(errno.EIO, "away"))), view_spec("none", {}))
+    with pytest.raises(DataUnavailable, match="tried for 0 s"):
+        fetch_patiently(fetcher, np.array([7]), 0, seconds=0.0)
 
 
 def test_a_file_that_pillow_finds_cut_short_is_a_fault_of_its_row_and_a_missing_one_is_not(tmp_path):
