@@ -11,7 +11,7 @@ from schemas.errors import BadSamples
 LIMIT = 0.01
 WINDOW = 10_000
 """rows among which at most 1 % may fail (of at least 1,000: a single small order proves nothing)"""
-_LEAST = 1_000
+LEAST = 1_000
 
 log = logging.getLogger(__name__)
 
@@ -34,7 +34,7 @@ class FaultLimit:
         while rows - self._recent[0][0] >= WINDOW:
             rows -= self._recent.popleft()[0]
         faults = sum(faults for _, faults in self._recent)
-        if faults > LIMIT * max(rows, _LEAST):
+        if faults > LIMIT * max(rows, LEAST):
             last = f", the last because of: {reason}" if reason else ""
             before = "" if sequence is None else f"; stopped before order {sequence}"
             raise BadSamples(

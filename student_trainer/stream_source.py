@@ -172,12 +172,13 @@ class StreamSource:
             # A row that one teacher could not decode is no row of the zip.
             targets = [_take(target, np.searchsorted(each, rows)) for target, each in zip(targets, kept, strict=True)]
         sample_ids = first.sample_ids[rows]
-        fetched = fetch_patiently(self.fetcher, sample_ids, first.view_seed, self._size, self._stop)
+        fetched = fetch_patiently(self.fetcher, sample_ids, first.view_seed, self._size, self._stop, readable=True)
         if fetched.faults:
             row, reason = fetched.faults[0]
             raise ManifestMismatch(
                 f"{held[0].address}: the teacher has seen sample {sample_ids[row]}, which cannot be decoded here "
-                f"({reason}); dataset {self.fetcher.dataset.uri} is not the same on both machines"
+                f"({reason}): the data of {self.fetcher.dataset.uri} are not the same on both machines, or their "
+                "storage fails; set it right and resume the run"
             )
         labels = self._labels.hide(sample_ids, fetched.labels)
         if self._need_labels and labels.max() >= self.num_classes:

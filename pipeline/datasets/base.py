@@ -85,7 +85,7 @@ class HasRaw(Protocol):
     """
 
     def raw(self, sample_id: int) -> bytes:
-        """The stored bytes of a sample. Raises OSError."""
+        """The stored bytes of a sample. Raises OSError; BadSamples where they can never be had."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)

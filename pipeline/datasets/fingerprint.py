@@ -9,14 +9,16 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
+from collections.abc import Iterator
 
 import numpy as np
 import numpy.typing as npt
 
 from pipeline.datasets.base import Dataset, HasRaw, Ints, once_readable
+from pipeline.fault_limit import LEAST, LIMIT
 from pipeline.hashing import hash64, tag
 from pipeline.progress import Progress
-from schemas.errors import ManifestMismatch
+from schemas.errors import BadSamples, ManifestMismatch
 
 log = logging.getLogger(__name__)
 
@@ -38,7 +40,8 @@ def fingerprint(dataset: Dataset, like: str = _V2) -> str:
     Content is the stored bytes where the dataset knows them (`raw`), else the arrays of `read`. Samples that cannot
     be decoded count as such. `like` is a fingerprint whose algorithm is taken, the newest if not said.
 
-    Raises DataUnavailable when the data cannot be read now, ManifestMismatch for an algorithm of a newer Distillog.
+    Raises DataUnavailable when the data cannot be read now, BadSamples where more than 1 % of the samples (of at least
+    1,000) cannot be decoded, ManifestMismatch for an algorithm of a newer Distillog.
     """
     algorithm, colon, _ = like.rpartition(":")
     if algorithm + colon not in (_V2, ""):
@@ -52,12 +55,25 @@ def fingerprint(dataset: Dataset, like: str = _V2) -> str:
     with once_readable(dataset.uri), Progress(title=f"reading {dataset.uri}", after=2.0) as progress:
         # Content before labels: a dataset that learns its labels by reading has then read those.
         content = _sampled("fingerprint", dataset.num_samples, NUM_SAMPLES)
-        num_faults = 0
+        faults: list[str] = []
         for start in range(0, len(content), _CHUNK):
             progress.update(samples=start)
-            num_faults += _add(digest, dataset, content[start : start + _CHUNK])
-        if num_faults:
-            log.warning("dataset %s: %d of %d samples cannot be decoded", dataset.uri, num_faults, len(content))
+            for reason in _add(digest, dataset, content[start : start + _CHUNK]):
+                faults.append(reason)
+                if len(faults) > LIMIT * max(len(content), LEAST):
+                    raise BadSamples(
+                        f"dataset {dataset.uri}: more than {len(faults) - 1} of {len(content)} samples cannot be "
+                        f"decoded, the last because of: {reason}: that is no matter of single samples (a broken mount? "
+                        "another version of the data?)"
+                    )
+        if faults:
+            log.warning(
+                "dataset %s: %d of %d samples cannot be decoded, the last because of: %s",
+                dataset.uri,
+                len(faults),
+                len(content),
+                faults[-1],
+            )
         labelled = _labelled(dataset.num_samples) if algorithm else None
         num_labels = dataset.num_samples if labelled is None else len(labelled)
         step = _LABEL_CHUNK if labelled is None else NUM_SAMPLES
@@ -83,18 +99,22 @@ def _labelled(num_samples: int) -> Ints:
     return np.unique(np.concatenate([ends, inner, num_samples - 1 - ends]))
 
 
-def _add(digest: hashlib._Hash, dataset: Dataset, ids: Ints) -> int:
-    """Add the content of some samples; returns how many cannot be decoded, as far as that is seen."""
+def _add(digest: hashlib._Hash, dataset: Dataset, ids: Ints) -> Iterator[str]:
+    """Add the content of some samples; yields why for each that cannot be decoded, as far as that is seen."""
     if isinstance(dataset, HasRaw):
         for sample_id in ids.tolist():
-            raw = dataset.raw(sample_id)
+            raw = b""
+            try:
+                raw = dataset.raw(sample_id)
+            except BadSamples as error:
+                yield str(error)
             digest.update(len(raw).to_bytes(8, "little") + raw)
-        return 0
+        return
     samples = dataset.read(ids)
     for name in sorted(samples.fields):
         digest.update(name.encode() + b"\0" + _little_endian(samples.fields[name]))
     digest.update(_little_endian(samples.kept_rows.astype(np.int64)))
-    return len(ids) - len(samples.kept_rows)
+    yield from (reason for _, reason in samples.faults)
 
 
 def _little_endian(array: npt.NDArray[np.generic]) -> bytes:

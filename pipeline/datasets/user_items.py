@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import operator
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -10,6 +11,7 @@ import numpy.typing as npt
 
 from pipeline.datasets.base import Arrays, Field, Ints, Samples
 from pipeline.datasets.user_classes import classes_of
+from pipeline.second_look import SecondLook
 from pipeline.user_code import blames_sample, calling, said
 from schemas.errors import ConfigError
 
@@ -50,9 +52,10 @@ class ItemDataset:
         fields = {name: np.empty((len(sample_ids), *_whole(f)), f.dtype) for name, f in self.fields.items()}
         rows: list[int] = []
         faults: list[tuple[int, str]] = []
+        look = SecondLook()
         for row, sample_id in enumerate(sample_ids.tolist()):
             try:
-                item = self._item(sample_id)
+                item = look.at(partial(self._item, sample_id))
                 got = {name: Field(array.shape, array.dtype.name) for name, array in item.items()}
                 if got != self.fields:
                     raise ValueError(f"sample {sample_id} has fields {got}, the first sample {self.fields}")
@@ -73,15 +76,16 @@ class ItemDataset:
             return self._given[sample_ids].astype(np.int64)
         slots = sample_ids % len(self._slot_ids)
         labels = np.where(self._slot_ids[slots] == sample_ids, self._slot_labels[slots], _UNKNOWN)
+        look = SecondLook()
         for place in np.flatnonzero(labels == _UNKNOWN).tolist():
-            labels[place] = self._learnt(int(sample_ids[place]))
+            labels[place] = self._learnt(int(sample_ids[place]), look)
         return labels
 
-    def _learnt(self, sample_id: int) -> int:
+    def _learnt(self, sample_id: int, look: SecondLook) -> int:
         slot = sample_id % len(self._slot_ids)
         if self._slot_ids[slot] != sample_id:
             try:
-                self._item(sample_id)
+                look.at(partial(self._item, sample_id))
             except Exception as error:
                 if not blames_sample(error):
                     raise
@@ -89,10 +93,10 @@ class ItemDataset:
         return int(self._slot_labels[slot])
 
     def _first(self) -> Arrays:
-        reason = ""
+        reason, look = "", SecondLook()
         for sample_id in range(min(self.num_samples, 100)):
             try:
-                return self._item(sample_id)
+                return look.at(partial(self._item, sample_id))
             except Exception as error:
                 if not blames_sample(error):
                     raise

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import operator
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -10,8 +11,9 @@ import numpy.typing as npt
 
 from pipeline.datasets.base import Arrays, Dataset, Faults, Field, HasRaw, Ints, Samples
 from pipeline.datasets.user_classes import classes_of
+from pipeline.second_look import SecondLook
 from pipeline.user_code import blames_sample, calling, said
-from schemas.errors import ConfigError
+from schemas.errors import BadSamples, ConfigError
 
 
 def checked(uri: str, dataset: Any) -> Dataset:
@@ -46,19 +48,26 @@ class _Reader:
         except Exception as error:
             if not blames_sample(error):
                 raise
-            if len(sample_ids) == 1:
-                return self._none(((0, said(error)),))
-        parts = [self.read(sample_ids[row : row + 1]) for row in range(len(sample_ids))]
+        look = SecondLook()
+        parts = [self._alone(sample_ids[row : row + 1], look) for row in range(len(sample_ids))]
         fields = {name: np.concatenate([part.fields[name] for part in parts]) for name in self.fields}
         kept = [row for row, part in enumerate(parts) if len(part.kept_rows)]
         faults = tuple((row, reason) for row, part in enumerate(parts) for _, reason in part.faults)
         return Samples(fields, np.array(kept, np.int64), faults)
 
+    def _alone(self, sample_id: Ints, look: SecondLook) -> Samples:
+        """Of [1] ID"""
+        try:
+            return look.at(partial(self._read, sample_id))
+        except Exception as error:
+            if not blames_sample(error):
+                raise
+            return self._none(((0, said(error)),))
+
     def labels(self, sample_ids: Ints) -> Ints:
         """[N] int64 class IDs. Raises OSError as the user's code does, ConfigError for what is no labels."""
         try:
-            with calling(f"dataset {self.uri}: labels()"):
-                labels = np.asarray(self._dataset.labels(sample_ids))
+            labels = SecondLook().at(partial(self._labels, sample_ids))
         except Exception as error:
             if not blames_sample(error):
                 raise
@@ -72,6 +81,10 @@ class _Reader:
         if low < -1 or (self.num_classes and high >= self.num_classes):
             raise ConfigError(f"dataset {self.uri}: labels go from {low} to {high}, for {self.num_classes} classes")
         return labels.astype(np.int64, copy=False)
+
+    def _labels(self, sample_ids: Ints) -> npt.NDArray[Any]:
+        with calling(f"dataset {self.uri}: labels()"):
+            return np.asarray(self._dataset.labels(sample_ids))
 
     def _read(self, sample_ids: Ints) -> Samples:
         with calling(f"dataset {self.uri}: read()"):
@@ -118,17 +131,23 @@ class _RawReader(_Reader):
     """One that knows its stored bytes."""
 
     def raw(self, sample_id: int) -> bytes:
-        """The stored bytes of a sample, none where they cannot be had. Raises OSError, ConfigError for no bytes."""
+        """The stored bytes of a sample.
+
+        Raises OSError as the user's code does, BadSamples for its other exceptions, ConfigError for what is no bytes.
+        """
         try:
-            with calling(f"dataset {self.uri}: raw({sample_id})"):
-                raw = self._dataset.raw(sample_id)
+            raw = SecondLook().at(partial(self._raw, sample_id))
         except Exception as error:
             if not blames_sample(error):
                 raise
-            return b""
+            raise BadSamples(f"dataset {self.uri}: sample {sample_id} cannot be read: {said(error)}") from error
         if not isinstance(raw, bytes | bytearray | memoryview):
             raise ConfigError(f"dataset {self.uri}: raw() gave a {type(raw).__name__}, not bytes")
         return bytes(raw)
+
+    def _raw(self, sample_id: int) -> object:
+        with calling(f"dataset {self.uri}: raw({sample_id})"):
+            return self._dataset.raw(sample_id)
 
 
 def _show(array: npt.NDArray[Any]) -> str:

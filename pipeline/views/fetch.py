@@ -51,7 +51,7 @@ class Fetcher:
         """The views of [N] int64 IDs, at the spatial `size` if one is given.
 
         An ID outside the dataset is a fault of its row, as is a sample that cannot be decoded, or for which a user's
-        view raises. Raises OSError when the data cannot be read now.
+        view raises or gives another shape than for others. Raises OSError when the data cannot be read now.
         """
         known = np.flatnonzero((sample_ids >= 0) & (sample_ids < self.dataset.num_samples))
         samples = self.dataset.read(sample_ids if len(known) == len(sample_ids) else sample_ids[known])
@@ -65,8 +65,6 @@ class Fetcher:
             inputs = self._apply(fields, sample_ids[kept_rows], view_seed, params, size)
         except BadRows as bad:
             reasons |= {int(kept_rows[row]): reason for row, reason in bad.reasons.items()}
-            good = np.setdiff1d(np.arange(len(kept_rows)), list(bad.reasons))
-            fields, kept_rows = {name: array[good] for name, array in fields.items()}, kept_rows[good]
-            inputs = self._apply(fields, sample_ids[kept_rows], view_seed, params, size)
+            inputs, kept_rows = bad.inputs, np.delete(kept_rows, list(bad.reasons))
         labels = self.dataset.labels(sample_ids[kept_rows])
         return Fetched(inputs, labels, kept_rows, tuple(sorted(reasons.items())))

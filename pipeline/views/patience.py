@@ -29,6 +29,7 @@ def fetch_patiently(
     what: str = "",
     advice: str = "bring it back and resume the run",
     alive: Callable[[], None] = lambda: None,
+    readable: bool = False,
 ) -> Fetched:
     """Fetch as `Fetcher.fetch`, trying again after an OSError: storage says nothing about the samples.
 
@@ -39,6 +40,8 @@ def fetch_patiently(
         what: what is fetched, such as "order 7"; for messages.
         advice: what to do about it.
         alive: called before each further try, for whoever watches over the time that this takes.
+        readable: all samples were read elsewhere, so a fault here may be storage's as well: it is tried again too, and
+            believed in the end.
 
     Raises:
         DataUnavailable: all tries failed, or one did and `stopped` is set.
@@ -48,14 +51,17 @@ def fetch_patiently(
     first, pause = time.monotonic(), 0.1
     while True:
         try:
-            return fetcher.fetch(sample_ids, view_seed, size)
+            fetched = fetcher.fetch(sample_ids, view_seed, size)
+            if not (readable and fetched.faults) or time.monotonic() - first + pause > seconds or stopped.is_set():
+                return fetched
+            reason = fetched.faults[0][1]
         except OSError as error:
             reason = one_line(error)
             if time.monotonic() - first + pause > seconds or stopped.is_set():
                 raise DataUnavailable(
                     f"{place}{what and f': {what}'} cannot be read ({reason}); tried for {seconds:.0f} s; {advice}"
                 ) from error
-            log.warning("%s cannot be read (%s); trying again", what or place, reason)
+        log.warning("%s cannot be read (%s); trying again", what or place, reason)
         stopped.wait(pause)
         pause = min(2 * pause, _LONGEST_PAUSE)
         alive()

@@ -66,9 +66,10 @@ def check_probe(fetcher: Fetcher, probe: Probe) -> None:
             "use the version of Distillog (and NumPy) that the stream was created with"
         )
     rows = zip(probe.sample_ids.tolist(), probe.view_seeds.tolist(), probe.positions, probe.pixels, strict=True)
-    for sample_id, seed, positions, pixels in rows:
+    for number, (sample_id, seed, positions, pixels) in enumerate(rows):
         view = _flat(fetcher, sample_id, seed)
-        if isinstance(view, str) or positions.max(initial=-1) >= len(view) or positions.min(initial=0) < 0:
+        # Positions follow from the length of the view, so other positions are another length.
+        if isinstance(view, str) or not (len(view) and np.array_equal(positions, _positions(number, len(view)))):
             found = f"cannot be decoded ({view})" if isinstance(view, str) else f"has {len(view)} values"
             raise ManifestMismatch(f"view {name}: sample {sample_id} {found} here, unlike in the manifest")
         close = np.isclose(view[positions], pixels, rtol=TOLERANCE, atol=TOLERANCE, equal_nan=True)

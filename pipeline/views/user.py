@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import inspect
 import operator
+from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
 
 from pipeline.datasets.base import Arrays, Ints
 from pipeline.hashing import hash_int, tag
+from pipeline.second_look import SecondLook
 from pipeline.user_code import blames_sample, calling, imported, said
 from pipeline.views.plain import plain
 from schemas.errors import ConfigError
@@ -35,12 +38,14 @@ class UserView:
 
 
 class BadRows(Exception):
-    """A view raised for some samples of a batch, which are faults of their rows."""
+    """Some samples of a batch have no view, which are faults of their rows."""
 
-    def __init__(self, reasons: dict[int, str]) -> None:
+    def __init__(self, reasons: dict[int, str], inputs: Arrays) -> None:
         super().__init__(f"{len(reasons)} samples have no view")
         self.reasons = reasons
         """row -> why"""
+        self.inputs = inputs
+        """The views of all other rows."""
 
 
 def generator(view_seed: int, sample_id: int) -> np.random.Generator:
@@ -70,37 +75,46 @@ def load(name: str) -> UserView:
 def per_sample(name: str, function: Callable[..., Any]) -> Callable[..., Arrays]:
     """The function as a view of a whole batch; its images are resized where a size is asked for.
 
-    The view raises BadRows where the function raises for a sample, or gives no arrays; OSError and MemoryError as the
-    function does; ConfigError where samples get unlike fields.
+    The view raises BadRows where the function raises for a sample, gives no arrays, or gives other fields or shapes
+    than for most of the first batch that it saw (of a stream: the first sample of its probe). OSError as the function
+    does, ConfigError and DataUnavailable as `calling`.
     """
+    usual = ""
+
+    def view_of(samples: Arrays, row: int, sample_id: int, view_seed: int, params: dict[str, Any]) -> Arrays:
+        sample = {field: array[row].copy() for field, array in samples.items()}
+        with calling(f"view {name}, for sample {sample_id}"):
+            return _arrays(function(sample, generator(view_seed, sample_id), **params))
 
     def apply(
         samples: Arrays, sample_ids: Ints, view_seed: int, params: dict[str, Any], size: tuple[int, ...] | None
     ) -> Arrays:
-        if not len(sample_ids):
-            return samples
-        seen: list[Arrays] = []
+        nonlocal usual
+        seen: dict[int, Arrays] = {}
         reasons: dict[int, str] = {}
+        look = SecondLook()
         for row, sample_id in enumerate(sample_ids.tolist()):
-            sample = {field: array[row].copy() for field, array in samples.items()}
             try:
-                with calling(f"view {name}, for sample {sample_id}"):
-                    seen.append(_arrays(function(sample, generator(view_seed, sample_id), **params)))
+                seen[row] = look.at(partial(view_of, samples, row, sample_id, view_seed, params))
             except Exception as error:
                 if not blames_sample(error):
                     raise
                 reasons[row] = f"view {name}: {said(error)}"
+        kinds = {row: _kind(view) for row, view in seen.items()}
+        if kinds and not usual:
+            usual = Counter(kinds.values()).most_common(1)[0][0]
+        for row, kind in kinds.items():
+            if kind != usual:
+                del seen[row]
+                reasons[row] = f"view {name}: gives {kind} for this sample, {usual} for others"
+        inputs = {field: array[:0] for field, array in samples.items()}
+        if seen:
+            views = list(seen.values())
+            inputs = {field: np.stack([view[field] for view in views]) for field in views[0]}
+            inputs = plain(inputs, sample_ids[list(seen)], view_seed, {}, size)
         if reasons:
-            raise BadRows(reasons)
-        kinds = [_kind(view) for view in seen]
-        for kind, sample_id in zip(kinds, sample_ids.tolist(), strict=True):
-            if kind != kinds[0]:
-                raise ConfigError(
-                    f"view {name} gives {kinds[0]} for sample {sample_ids[0]}, {kind} for sample {sample_id}; "
-                    "a view gives all samples the same fields and shapes"
-                )
-        stacked = {field: np.stack([view[field] for view in seen]) for field in seen[0]}
-        return plain(stacked, sample_ids, view_seed, {}, size)
+            raise BadRows(reasons, inputs)
+        return inputs
 
     return apply
 
@@ -115,5 +129,5 @@ def _arrays(view: Any) -> Arrays:
     return arrays
 
 
-def _kind(view: Arrays) -> dict[str, str]:
-    return {field: f"{array.dtype} {list(array.shape)}" for field, array in sorted(view.items())}
+def _kind(view: Arrays) -> str:
+    return ", ".join(f"{field} {array.dtype} {list(array.shape)}" for field, array in sorted(view.items()))

@@ -10,7 +10,7 @@ import time
 import numpy as np
 import pytest
 
-from pipeline.datasets.base import ArrayDataset
+from pipeline.datasets.base import ArrayDataset, Samples
 from pipeline.fault_limit import FaultLimit
 from pipeline.views import view_spec
 from pipeline.views.fetch import Fetcher
@@ -63,6 +63,32 @@ def test_who_is_asked_to_stop_waits_no_longer():
     with pytest.raises(DataUnavailable, match=r"dataset mount cannot be read .*resume the run"):
         fetch_patiently(away(), np.arange(3), 0, stopped=stopped, seconds=60)
     assert time.monotonic() - began < 5
+
+
+class Hiccup(ArrayDataset):
+    """One whose second sample is a fault until it was asked for often enough."""
+
+    tries: list[int] = []  # noqa: RUF012
+    comes_back_at = 10**9
+
+    def read(self, sample_ids):
+        self.tries.append(len(sample_ids))
+        if len(self.tries) >= self.comes_back_at:
+            return super().read(sample_ids)
+        return Samples({"x": np.zeros((2, 1))}, np.array([0, 2]), ((1, "cut short"),))
+
+
+def test_a_sample_that_was_read_elsewhere_is_tried_again_before_it_is_a_fault(caplog):
+    def hiccup(comes_back_at):
+        kind = type("Hiccup", (Hiccup,), {"tries": [], "comes_back_at": comes_back_at})
+        return Fetcher(kind("mount", {"x": np.zeros((3, 1))}, np.arange(3)), view_spec("none", {}))
+
+    assert fetch_patiently(hiccup(3), np.arange(3), 0).faults == ((1, "cut short"),)
+    assert fetch_patiently(hiccup(3), np.arange(3), 0, readable=True).faults == ()
+    assert "dataset mount cannot be read (cut short); trying again" in caplog.text
+    stays = hiccup(10**9)
+    assert fetch_patiently(stays, np.arange(3), 0, seconds=0.8, readable=True).faults == ((1, "cut short"),)
+    assert len(stays.dataset.tries) == 4  # after 0, 0.1, 0.3 and 0.7 s
 
 
 def test_ten_faults_of_few_rows_are_single_samples_and_eleven_are_not():

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import errno
 import gzip
+import http.client
 import io
+import sqlite3
 import sys
 import urllib.error
 import zlib
@@ -20,7 +22,7 @@ from pipeline.user_code import blames_sample
 from pipeline.views import evaluation_view, view_spec
 from pipeline.views.fetch import Fetcher
 from pipeline.views.patience import fetch_patiently
-from pipeline.views.probe import make_probe
+from pipeline.views.probe import check_probe, make_probe
 from schemas.errors import BadSamples, ConfigError, DataUnavailable, ManifestMismatch
 
 OF_THE_ROW = [
@@ -230,6 +232,118 @@ def test_a_file_that_pillow_finds_cut_short_is_a_fault_of_its_row_and_a_missing_
     assert not blames_sample(caught.value)
 
 
+class Hiccup(Things):
+    """Storage of which each sample of `bad` fails in these ways, one a try, before it can be read."""
+
+    def __init__(self, *raised, bad=(7,)):
+        super().__init__()
+        self.ways = {sample_id: list(raised) for sample_id in bad}
+        self.tries = []
+
+    def __getitem__(self, sample_id):
+        self.tries.append(sample_id)
+        if self.ways.get(sample_id):
+            raise self.ways[sample_id].pop(0)
+        return np.full(4, sample_id, np.float32), sample_id % 3
+
+
+class BlockHiccup(Hiccup):
+    """The same as a `Dataset`; the first failure is that of the read of all."""
+
+    num_samples = 20
+    fields = {"input": Field((4,), "float32")}  # noqa: RUF012
+
+    def __init__(self, *raised, bad=(7,)):
+        super().__init__(raised[0], *raised, bad=bad)
+
+    def read(self, sample_ids):
+        values = np.stack([self[sample_id][0] for sample_id in sample_ids.tolist()])
+        return Samples({"input": values}, np.arange(len(sample_ids)))
+
+    def labels(self, sample_ids):
+        return sample_ids % 3
+
+
+LOST = http.client.IncompleteRead(b"", 10)
+LOCKED = sqlite3.OperationalError("disk I/O error")
+
+
+@pytest.mark.parametrize("thing", [Hiccup, BlockHiccup])
+@pytest.mark.parametrize(
+    "raised", [(LOST,), (LOCKED,), (RuntimeError("no answer"),), (OSError("lost"),), (LOST, LOCKED)]
+)
+def test_a_sample_that_can_be_read_a_moment_later_is_no_fault(made, thing, raised):
+    samples = made(thing(*raised)).read(np.array([3, 7, 9]))
+    assert samples.faults == ()
+    assert samples.fields["input"][:, 0].tolist() == [3, 7, 9]
+
+
+@pytest.mark.parametrize("thing", [Hiccup, BlockHiccup])
+def test_a_sample_that_fails_twice_in_one_way_is_a_fault_and_few_of_a_request_are_tried_again(made, thing):
+    items = thing(*[LOST] * 9, bad=range(5, 15))
+    samples = made(items).read(np.arange(20))
+    assert [row for row, _ in samples.faults] == list(range(5, 15))
+    assert samples.faults[0][1].startswith("IncompleteRead")
+    assert len(items.tries) <= 20 + 4 + 7
+
+
+@pytest.mark.parametrize("thing", [Hiccup, BlockHiccup])
+def test_storage_that_shows_itself_at_the_second_look_is_no_fault(made, thing):
+    with pytest.raises(ConnectionResetError):
+        made(thing(LOST, ConnectionResetError())).read(np.array([3, 7, 9]))
+
+
+@pytest.mark.parametrize(
+    "error", [ValueError("bad"), KeyError("boxes"), zlib.error("Error -3"), UnidentifiedImageError()]
+)
+def test_what_is_plainly_of_the_sample_is_believed_at_once(made, error):
+    items = Hiccup(error)
+    assert [row for row, _ in made(items).read(np.array([3, 7, 9])).faults] == [1]
+    assert items.tries[1:] == [3, 7, 9]
+
+
+def test_a_file_that_pillow_finds_cut_short_is_believed_at_once(monkeypatch):
+    monkeypatch.setattr("time.sleep", lambda seconds: pytest.fail("a second look"))
+    samples = open_dataset("support.user_data:files?count=1200&cut=700").read(np.array([699, 700, 701]))
+    assert [row for row, _ in samples.faults] == [1]
+
+
+def test_labels_that_can_be_learnt_a_moment_later_are_learnt(made):
+    assert made(Hiccup(LOST)).labels(np.array([7, 8])).tolist() == [1, 2]
+    raised = [LOST]
+    blocks = reader(labels=lambda self, ids: ids % 3 if not raised else raising(raised.pop())())
+    assert made(blocks).labels(np.array([7, 8])).tolist() == [1, 2]
+
+
+def test_a_view_that_fails_for_a_moment_is_tried_again(made, monkeypatch):
+    ways = [LOST]
+
+    def hiccup(sample, rng):
+        sample["input"] += rng.random()
+        return sample if not ways else raising(ways.pop())()
+
+    monkeypatch.setattr(sys.modules[__name__], "hiccup", hiccup, raising=False)
+    fetcher = Fetcher(made(Things(np.zeros(4, np.float32))), view_spec(f"{__name__}:hiccup", {}))
+    first, again = fetcher.fetch(np.arange(3), 5), fetcher.fetch(np.arange(3), 5)
+    assert first.kept_rows.tolist() == [0, 1, 2]
+    assert first.inputs["input"].tobytes() == again.inputs["input"].tobytes()
+
+
+def test_stored_bytes_that_cannot_be_had_are_counted_and_said(made, caplog):
+    good = fingerprint(made(RawBlocks(LOST, ())))
+    assert not caplog.records
+    assert fingerprint(made(RawBlocks(KeyError("gone")))) != good
+    assert "1 of 20 samples cannot be decoded, the last because of: " in caplog.text
+    assert "sample 7 cannot be read: KeyError: 'gone'" in caplog.text
+
+
+@pytest.mark.parametrize("raw", [False, True])
+def test_a_fingerprint_over_more_than_one_in_a_hundred_bad_samples_is_refused(made, raw):
+    blocks = RawBlocks(KeyError("gone"), range(5, 16)) if raw else Hiccup(*[KeyError("gone")] * 9, bad=range(5, 16))
+    with pytest.raises(BadSamples, match=r"more than 10 of 20 samples cannot be decoded, the last because of.*'gone'"):
+        fingerprint(made(blocks))
+
+
 WRONG_ITEMS = {
     "nothing": (None, "NoneType"),
     "an object": (object(), "object"),
@@ -414,6 +528,9 @@ def objects(sample, rng):
 def unlike(sample, rng):
     return {"image": sample["image"][..., : 4 + int(sample["image"].sum()) % 2]}
 
+def padded(sample, rng, *, width=0):
+    return {"flat": np.pad(sample["image"].ravel(), (0, width))}
+
 def needy(sample, rng, *, width):
     return sample
 
@@ -465,9 +582,31 @@ def test_a_view_whose_storage_is_away_is_tried_again(views):
         fetch("away")
 
 
-def test_a_view_of_unlike_shapes_is_refused(views):
-    with pytest.raises(ConfigError, match="same fields and shapes"):
-        fetch("unlike")
+def test_a_view_of_another_shape_than_most_is_a_fault_of_its_row(views):
+    fetcher = Fetcher(open_dataset("digits"), view_spec("users_views:unlike", {}))
+    sums = open_dataset("digits").read(np.arange(90)).fields["image"].sum(axis=(1, 2, 3))
+    wide = sums.astype(int) % 2 == 1
+    fetched = fetcher.fetch(np.flatnonzero(wide), 3)  # of one shape, which it is held to from here on
+    assert not fetched.faults
+    fetched = fetcher.fetch(np.arange(90), 3)
+    assert fetched.kept_rows.tolist() == np.flatnonzero(wide).tolist()
+    assert fetched.inputs["image"].shape[1:] == (1, 8, 5)
+    assert len(fetched.labels) == wide.sum()
+    assert fetched.faults[0][1] == (
+        "view users_views:unlike: gives image float32 [1, 8, 4] for this sample, image float32 [1, 8, 5] for others"
+    )
+    resized = fetcher.fetch(np.arange(90), 3, (6, 6))
+    assert (len(resized.inputs["image"]), resized.inputs["image"].shape[2:]) == (wide.sum(), (6, 6))
+
+
+def test_a_view_of_another_shape_than_when_the_stream_was_made_is_refused(views):
+    def fetcher(width):
+        return Fetcher(open_dataset("digits"), view_spec("users_views:padded", {"width": width}))
+
+    probe = make_probe(fetcher(0))
+    check_probe(fetcher(0), probe)
+    with pytest.raises(ManifestMismatch, match=r"users_views:padded: sample .* has 65 values here"):
+        check_probe(fetcher(1), probe)
 
 
 @pytest.mark.parametrize("name", ["odd", "strange"])

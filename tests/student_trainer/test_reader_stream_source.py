@@ -6,6 +6,7 @@ import secrets
 import threading
 from collections.abc import Callable, Iterator
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -14,12 +15,13 @@ from reader_logs import Logs, label
 
 from pipeline.create import StreamOptions, add_teacher, create_stream
 from pipeline.datasets import open_dataset
-from pipeline.datasets.base import ArrayDataset
+from pipeline.datasets.base import ArrayDataset, Ints, Samples
 from pipeline.kafka.clients import new_admin, new_producer
 from pipeline.kafka.settings import KafkaSettings
 from pipeline.streams import Stream, delete_stream, open_stream
 from pipeline.views import view_spec
 from pipeline.views.fetch import Fetcher
+from pipeline.views.patience import fetch_patiently
 from schemas.codecs import CodecSpec, Dense, TopK
 from schemas.errors import ConfigError, ManifestMismatch, SequenceGap, Starved
 from schemas.records import Output, Teacher, TeacherInput
@@ -129,6 +131,45 @@ def test_a_label_beyond_the_teachers_classes_is_refused_where_a_loss_looks_at_la
     with pytest.raises(ConfigError, match=f"has label .*, the teacher gives {CLASSES} classes"):
         orders(StreamSource(logs.settings, run(logs, losses=[{"name": "cross_entropy"}])))
     assert orders(StreamSource(logs.settings, run(logs)))
+
+
+class Hiccup:
+    """The dataset, but the first row of its first reads is a fault."""
+
+    def __init__(self, bad_reads: int) -> None:
+        self.inner, self.bad_reads = open_dataset(URI), bad_reads
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.inner, name)
+
+    def read(self, sample_ids: Ints) -> Samples:
+        samples = self.inner.read(sample_ids)
+        self.bad_reads -= 1
+        if self.bad_reads < 0:
+            return samples
+        fields = {name: array[1:] for name, array in samples.fields.items()}
+        return Samples(fields, samples.kept_rows[1:], ((0, "cut short"),))
+
+
+def test_a_fault_that_the_teacher_did_not_have_is_tried_again_and_then_has_two_causes(
+    make_logs: Callable[..., Logs], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    logs = make_logs()
+    logs.write("cnn", *(labelled(logs, "cnn", sequence) for sequence in range(NUM_ORDERS)))
+
+    def source(bad_reads: int) -> StreamSource:
+        other = Fetcher(Hiccup(bad_reads), logs.stream.manifest.view)
+        monkeypatch.setattr("student_trainer.stream_source.check_data", lambda manifest, uri: other)
+        return StreamSource(logs.settings, run(logs))
+
+    whole = orders(source(0))
+    for one, other in zip(orders(source(2)), whole, strict=True):
+        assert one.inputs["signal"].tobytes() == other.inputs["signal"].tobytes()
+    patiently = partial(fetch_patiently, seconds=0.5)
+    monkeypatch.setattr("student_trainer.stream_source.fetch_patiently", patiently)
+    both = r"cannot be decoded here \(cut short\): .* not the same on both machines, or their storage fails"
+    with pytest.raises(ManifestMismatch, match=both):
+        orders(source(10**9))
 
 
 def test_a_resumed_source_goes_on_at_the_cursor(make_logs: Callable[..., Logs]) -> None:
