@@ -7,13 +7,13 @@ from collections.abc import Callable
 from traceback import walk_tb
 from typing import TypeVar
 
-from pipeline.user_code import blames_sample
+from pipeline.user_code import blames_sample, said
 
 T = TypeVar("T")
 
 _PAUSES = (0.2, 0.5)
 """Seconds before a sample is read once more, and once again where it then failed in another way."""
-_MOST = 4
+_MOST = 8
 """Samples of one request that are looked at again; where more fail, it is no matter of single samples anyway."""
 
 _PLAIN = (ArithmeticError, AssertionError, AttributeError, LookupError, NameError, SyntaxError, TypeError, ValueError)
@@ -31,24 +31,35 @@ class SecondLook:
 
     def __init__(self) -> None:
         self._left = _MOST
+        self._helped = False
 
     def at(self, read: Callable[[], T]) -> T:
-        """What `read` gives, now or after a pause. Raises what it raises in the end."""
+        """What `read` gives, now or after a pause. Raises what it raises in the end.
+
+        Raises ConnectionError where no look is left and one has helped: then it is the storage that fails.
+        """
         try:
             return read()
         except Exception as error:
-            if not self._left or not blames_sample(error) or _is_of_the_sample(error):
+            if not blames_sample(error) or _is_of_the_sample(error):
+                raise
+            if not self._left:
+                if self._helped:
+                    raise ConnectionError(f"{said(error)}; others were read a moment later") from error
                 raise
             last = error
         self._left -= 1
         for pause in _PAUSES:
             time.sleep(pause)
             try:
-                return read()
+                given = read()
             except Exception as error:
                 if type(error) is type(last) or not blames_sample(error):
                     raise
                 last = error
+            else:
+                self._helped = True
+                return given
         raise last
 
 
