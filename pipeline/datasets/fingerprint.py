@@ -40,8 +40,8 @@ def fingerprint(dataset: Dataset, like: str = _V2) -> str:
     Content is the stored bytes where the dataset knows them (`raw`), else the arrays of `read`. Samples that cannot
     be decoded count as such. `like` is a fingerprint whose algorithm is taken, the newest if not said.
 
-    Raises DataUnavailable when the data cannot be read now, BadSamples where more than 1 % of the samples (of at least
-    1,000) cannot be decoded, ManifestMismatch for an algorithm of a newer Distillog.
+    Raises DataUnavailable when the data cannot be read now, BadSamples where the stored bytes of more than 1 % of the
+    samples (of at least 1,000) cannot be read, ManifestMismatch for an algorithm of a newer Distillog.
     """
     algorithm, colon, _ = like.rpartition(":")
     if algorithm + colon not in (_V2, ""):
@@ -60,15 +60,15 @@ def fingerprint(dataset: Dataset, like: str = _V2) -> str:
             progress.update(samples=start)
             for reason in _add(digest, dataset, content[start : start + _CHUNK]):
                 faults.append(reason)
-                if len(faults) > LIMIT * max(len(content), LEAST):
+                if isinstance(dataset, HasRaw) and len(faults) > LIMIT * max(len(content), LEAST):
                     raise BadSamples(
-                        f"dataset {dataset.uri}: more than {len(faults) - 1} of {len(content)} samples cannot be "
-                        f"decoded, the last because of: {reason}: that is no matter of single samples (a broken mount? "
-                        "another version of the data?)"
+                        f"dataset {dataset.uri}: the stored bytes of more than {len(faults) - 1} of {len(content)} "
+                        f"samples cannot be read, the last because of: {reason}: that is no matter of single samples "
+                        "(a broken mount? another version of the data?)"
                     )
         if faults:
             log.warning(
-                "dataset %s: %d of %d samples cannot be decoded, the last because of: %s",
+                "dataset %s: %d of %d samples cannot be read or decoded, the last because of: %s",
                 dataset.uri,
                 len(faults),
                 len(content),
