@@ -82,6 +82,8 @@ def _reached(
             return sequence
         return sequence_at(reader, partition, manifest.stream_id, manifest.partitions, committed.offset)
     targets = TopicPartition(soft_targets_topic(manifest.stream, teacher), partition.partition)
+    if not reader.ends([targets])[targets] and reader.begins([partition])[partition]:
+        return None  # a new teacher of a stream whose first orders are gone
     try:
         return soft_targets_end(reader, targets, manifest.stream_id, manifest.partitions)
     except SequenceGap:

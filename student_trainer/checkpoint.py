@@ -12,6 +12,7 @@ import json
 import logging
 import os
 import platform
+import re
 import shutil
 from dataclasses import asdict, dataclass
 from importlib import metadata
@@ -27,13 +28,15 @@ from student_trainer.whole_files import writing
 
 logger = logging.getLogger(__name__)
 
+_NAME = re.compile(r"step-\d{8,}")
+"""Of a checkpoint's folder."""
 _MATTERS = ("source", "data", "student", "teachers", "losses", "optimizer", "schedule")
 """Sections of a run file that say what is learned."""
 _TRAIN_MATTERS = ("batch_size", "seed", "precision")
 _WARNS = ("steps", "passes", "threads", "device")
 """Keys of [train] that may change the result, but not what is learned."""
-_DAMAGED = (OSError, ValueError, KeyError, TypeError, RuntimeError, EOFError)
-"""What reading a damaged checkpoint may raise."""
+_DAMAGED = (ValueError, KeyError, TypeError, RuntimeError, EOFError)
+"""What reading a damaged checkpoint may raise; storage that fails says nothing of the checkpoint."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,8 +100,9 @@ def save_checkpoint(folder: Path, checkpoint: Checkpoint, state: dict[str, Any],
         _write(place, checkpoint, state)
         places = _newest_first(folder)
         at = places.index(place)
-        for given_up in places[:at]:
-            shutil.rmtree(given_up)
+        for later in places[:at]:  # a whole one is of the same run, further on
+            if not _is_whole(later):
+                shutil.rmtree(later)
         num_whole = 1
         for old in places[at + 1 :]:
             if num_whole >= keep:
@@ -156,8 +160,9 @@ def _digest(body: dict[str, Any]) -> str:
 
 
 def _newest_first(folder: Path) -> list[Path]:
-    # By length first: from step 10^8 on a name has a digit more.
-    return sorted(folder.glob("step-*"), key=lambda place: (len(place.name), place.name), reverse=True)
+    # Whatever else lies there, such as a copy under another name, is the user's.
+    ours = [place for place in folder.glob("step-*") if _NAME.fullmatch(place.name) and place.is_dir()]
+    return sorted(ours, key=lambda place: int(place.name.removeprefix("step-")), reverse=True)
 
 
 def has_checkpoints(folder: Path) -> bool:
@@ -175,6 +180,9 @@ def load_checkpoint(folder: Path) -> tuple[Checkpoint, dict[str, Any]]:
     for place in places:
         try:
             return _read(place)
+        except OSError as error:
+            text = f"{place}: cannot be read now ({error.strerror}); bring its storage back and resume"
+            raise CheckpointError(text) from error
         except _DAMAGED as error:
             logger.warning("checkpoint %s is damaged and passed over: %s", place, error)
     if places:
@@ -190,6 +198,9 @@ def _read(place: Path) -> tuple[Checkpoint, dict[str, Any]]:
 
 def _read_bytes(place: Path) -> tuple[dict[str, Any], bytes]:
     """Return what checkpoint.json says, and the bytes of state.pt, both as their SHA-256 says they are."""
+    for name in ("checkpoint.json", "state.pt"):
+        if not (place / name).is_file():
+            raise ValueError(f"{name} is missing")
     document = json.loads((place / "checkpoint.json").read_bytes())
     body = document["checkpoint"]
     if _digest(body) != document["sha256"]:
@@ -201,10 +212,13 @@ def _read_bytes(place: Path) -> tuple[dict[str, Any], bytes]:
 
 
 def _is_whole(place: Path) -> bool:
+    """Whether a checkpoint is whole; one that cannot be read now is taken for it, since it is not to be removed."""
     try:
         _read_bytes(place)
     except _DAMAGED:
         return False
+    except OSError:
+        return True
     return True
 
 

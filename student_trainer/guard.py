@@ -62,7 +62,9 @@ class _Buffers:
         self._watched: list[tuple[nn.Module, str]] = []
         for path, module in model.named_modules():
             for name, buffer in module.named_buffers(recurse=False):
-                if f"{path}.{name}".lstrip(".") in kept:
+                # What is sparse, or spread out of less memory, is a constant of the network and no running statistic.
+                plain = buffer.layout is torch.strided and buffer.is_contiguous()
+                if plain and f"{path}.{name}".lstrip(".") in kept:
                     self._places.setdefault(buffer.dtype, []).append((module, name))
                     # A constant of the network, such as a mask, may hold infinity from the start.
                     if buffer.dtype == torch.float32 and bool(torch.isfinite(buffer).all()):

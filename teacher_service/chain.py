@@ -102,7 +102,8 @@ class Chain:
     def __post_init__(self) -> None:
         self.done = self.read = self.start
 
-    def __len__(self) -> int:
+    @property
+    def in_hand(self) -> int:
         """Jobs accepted and not acknowledged yet."""
         return len(self._taken)
 

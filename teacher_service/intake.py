@@ -19,8 +19,10 @@ from teacher_service.leases import Leases
 
 log = logging.getLogger(__name__)
 
-HOLE_PATIENCE = 30.0
-"""seconds for which the orders before one that came too early are waited for: a feeder that failed tries again"""
+HOLE_PATIENCE = 300.0
+"""seconds for which the orders before one that came too early are waited for: a feeder that failed tries as long"""
+TELL_AFTER = 1.0
+"""seconds after which that is said"""
 
 
 @dataclass(slots=True, eq=False)
@@ -30,16 +32,24 @@ class _Early:
     chain: Chain
     missing: int
     address: str
-    """of the record that came too early, the last one met"""
-    end: int | None = None
-    """end of the log when it was known that nothing had been left out before; None: not yet"""
-    waiting_since: float | None = None
-    """the log ends without the missing one"""
+    """of the record that came too early"""
+    since: float | None = None
+    """when nothing was known to be left out before it; from then on the missing one is looked for behind it"""
+    seen: int = 0
+    """offset behind the last record that was looked at"""
+    found: bool = False
+    """the missing one lies behind: what comes before it can be stepped over"""
+    told: bool = False
 
     @property
     def over(self) -> bool:
-        """Whether what was missing came, or the lease ended."""
+        """Whether what was missing was taken, or the lease ended."""
         return self.chain.over or self.chain.read.sequence != self.missing
+
+    @property
+    def looking(self) -> bool:
+        """Whether the missing one was not met yet."""
+        return self.since is not None and not self.found and not self.over
 
 
 class Intake:
@@ -60,7 +70,7 @@ class Intake:
     @property
     def waiting(self) -> bool:
         """Whether orders were met whose predecessors are not in the log yet."""
-        return any(early.waiting_since is not None and not early.over for early in self._early.values())
+        return any(early.looking for early in self._early.values())
 
     def take(self, polled: Polled) -> None:
         """Apply the reader's rule to what was polled, and queue what it accepts.
@@ -90,21 +100,18 @@ class Intake:
         self._refuse_hole()
 
     def _take_record(self, chain: Chain, record: Record, jobs: list[Job]) -> bool:
-        """Take a record, drop it, or ask for those before it: False."""
+        """Take a record, drop it, leave it where it is, or ask for those before it: False."""
         address = address_of(record)
-        raw = record.value or b""
-        try:
-            order = WorkOrder.decode(raw, address)
-            if order.stream_id != self._stream_id:
-                # Of a stream made anew in this one's place: its topics are not for this worker's dead letters.
-                self._guard.check(now=True)
-                raise DecodeError(address, f"is of another stream ({order.stream_id})", raw)
-            refuse_unimplied(self._sequence, order, address, raw)
-            if self._sequence.partition(order.sequence) != chain.partition:
-                raise DecodeError(address, f"sequence {order.sequence} belongs in another partition", raw)
-        except DecodeError as error:
-            log.warning("%s: no work order of this stream; moved to the dead letters", error)
-            jobs.append(chain.accept(record.offset, error))
+        order = self._read(record, chain.partition, address)
+        early = self._early.get(chain.partition)
+        if early is not None and early.looking:
+            # Behind a hole nothing is taken, so that nothing is committed beyond it.
+            early.found = isinstance(order, WorkOrder) and order.sequence == early.missing
+            early.seen = record.offset + 1
+            return not early.found
+        if isinstance(order, DecodeError):
+            log.warning("%s: no work order of this stream; moved to the dead letters", order)
+            jobs.append(chain.accept(record.offset, order))
             return True
         verdict = chain.judge(order.sequence)
         if verdict is Verdict.ACCEPT:
@@ -116,12 +123,28 @@ class Intake:
             return self._take_early(chain, record.offset, address)
         return True
 
+    def _read(self, record: Record, partition: int, address: str) -> WorkOrder | DecodeError:
+        """Read a work order; the error for what is none of this stream's."""
+        raw = record.value or b""
+        try:
+            order = WorkOrder.decode(raw, address)
+            if order.stream_id != self._stream_id:
+                # Of a stream made anew in this one's place: its topics are not for this worker's dead letters.
+                self._guard.check(now=True)
+                return DecodeError(address, f"is of another stream ({order.stream_id})", raw)
+            refuse_unimplied(self._sequence, order, address, raw)
+        except DecodeError as error:
+            return error
+        if self._sequence.partition(order.sequence) != partition:
+            return DecodeError(address, f"sequence {order.sequence} belongs in another partition", raw)
+        return order
+
     def _take_early(self, chain: Chain, offset: int, address: str) -> bool:
         """Meet a higher sequence than expected: go back once, then look for the missing one behind it.
 
         Where offsets were left out, the client may have gone on from a stale position. Where none were, it is what a
-        feeder left that failed: it publishes again from the missing order on, and then this record is dropped by the
-        reader's rule. Until then it stays where it is, so that nothing is committed beyond it.
+        feeder left that failed: it publishes again from the missing order on. Once that is met, all is read again from
+        here, and what came too early is dropped by the reader's rule.
 
         Returns:
             False: what lies before the record is to be read first.
@@ -131,22 +154,27 @@ class Intake:
             early = self._early[chain.partition] = _Early(chain, chain.read.sequence, address)
             if offset > chain.read.offset:
                 return False
-        early.address = address
-        if early.end is None or offset + 1 >= early.end:
-            early.end = self._leases.end_offset(chain.partition)
-        if offset + 1 < early.end:
+        if early.found:
             chain.drop(offset)
-        elif early.waiting_since is None:
-            early.waiting_since = time.monotonic()
-            log.warning("%s: order %d comes first; waiting for a feeder to publish it", address, early.missing)
+        else:
+            early.since, early.seen = time.monotonic(), offset + 1
         return True
 
     def _refuse_hole(self) -> None:
-        for early in self._early.values():
-            if early.over or early.waiting_since is None:
+        """Raise SequenceGap where the log was read to its end without a missing order, and long enough ago."""
+        for partition, early in self._early.items():
+            if not early.looking or early.since is None:
                 continue
-            if time.monotonic() - early.waiting_since >= HOLE_PATIENCE:
-                raise SequenceGap(
-                    f"{early.address}: order {early.missing} comes first, and did not come behind it within "
-                    f"{HOLE_PATIENCE:.0f} s: the work orders have a hole; run `distillog feed {self._stream}` again"
-                )
+            waited = time.monotonic() - early.since
+            if waited >= TELL_AFTER and not early.told:
+                early.told = True
+                log.warning("%s: order %d comes first; waiting for a feeder", early.address, early.missing)
+            if waited < HOLE_PATIENCE:
+                continue
+            if self._leases.end_offset(partition) > early.seen:
+                early.since = time.monotonic()  # there is more, which was not polled yet
+                continue
+            raise SequenceGap(
+                f"{early.address}: order {early.missing} comes first, and did not come behind it within "
+                f"{HOLE_PATIENCE:.0f} s: the work orders have a hole; run `distillog feed {self._stream}` again"
+            )

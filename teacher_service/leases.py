@@ -73,7 +73,7 @@ class Leases:
     @property
     def in_hand(self) -> int:
         """Jobs accepted and not acknowledged yet, of all chains."""
-        return sum(map(len, list(self.chains.values())))
+        return sum(chain.in_hand for chain in list(self.chains.values()))
 
     def refuse_long_wait(self, patience: float) -> None:
         """Give up on a membership that does not come.
@@ -211,7 +211,7 @@ class Leases:
         for topic_partition in orders:
             partition, there = topic_partition.partition, committed.get(topic_partition)
             chain = self.chains.get(partition)
-            if chain and (there.offset if there else None) in self._own_commits(chain):
+            if chain is not None and (there.offset if there else None) in self._own_commits(chain):
                 self._seek(partition, chain.read.offset)  # a stale position may lie ahead
             else:
                 fresh[partition] = there

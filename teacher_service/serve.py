@@ -102,10 +102,10 @@ def _check_on_first_order(stream: Stream, fetcher: Fetcher, model: OnnxTeacher) 
     try:
         check_model(model, fetched.inputs)
         return accuracy_notice(model.logits(fetched.inputs), fetched.labels)
-    except DistillogError:
+    except (DistillogError, MemoryError):
         raise
     except Exception as error:  # ONNX Runtime's exceptions have no common base
         raise TeacherRejected(
             f"{model.path}: fails on samples of the first order ({' '.join(str(error).split())[:300]}); a teacher has "
-            "to label every sample"
+            "to label every sample, on a machine whose memory and device it fits"
         ) from error

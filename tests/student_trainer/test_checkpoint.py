@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import logging
+import shutil
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -79,6 +80,35 @@ def test_a_damaged_checkpoint_takes_the_place_of_no_whole_one(tmp_path: Path) ->
     assert left(tmp_path) == [200, 300, 400]
     save(tmp_path, 500, keep=2)
     assert left(tmp_path) == [400, 500]
+
+
+def test_what_cannot_be_read_now_is_neither_passed_over_nor_removed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    save(tmp_path, 100, 200, 300, keep=9)
+    read = Path.read_bytes
+
+    def fail(path: Path) -> bytes:
+        if path.parent.name in ("step-00000200", "step-00000300"):
+            raise OSError(5, "Input/output error")
+        return read(path)
+
+    monkeypatch.setattr(Path, "read_bytes", fail)
+    with pytest.raises(CheckpointError, match=r"step-00000300: cannot be read now \(Input/output error\)"):
+        load_checkpoint(tmp_path)
+    save(tmp_path, 100, keep=1)
+    monkeypatch.undo()
+    assert left(tmp_path) == [100, 200, 300]
+
+
+def test_a_users_copies_beside_the_checkpoints_are_left_alone(tmp_path: Path) -> None:
+    save(tmp_path, 100, 200, keep=9)
+    shutil.copytree(tmp_path / "step-00000100", tmp_path / "step-00000100-best")
+    (tmp_path / "step-00000150.tar.gz").write_bytes(b"an archive")
+    assert load_checkpoint(tmp_path)[0].step == 200
+    save(tmp_path, 300, keep=1)
+    there = sorted(path.name for path in tmp_path.iterdir())
+    assert there == ["step-00000100-best", "step-00000150.tar.gz", "step-00000300"]
 
 
 def test_the_newest_is_the_one_of_most_steps_however_many(tmp_path: Path) -> None:

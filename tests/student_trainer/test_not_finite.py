@@ -21,6 +21,7 @@ from schemas.errors import NotFinite
 from student_trainer.batches import Batch
 from student_trainer.checkpoint import load_checkpoint
 from student_trainer.dataset_source import DatasetSource
+from student_trainer.guard import Guard
 from student_trainer.losses import LOSSES, Loss, cross_entropy
 from student_trainer.metrics import Metrics
 from student_trainer.optimizers import OPTIMIZERS
@@ -338,3 +339,15 @@ class WithAHole:
 
 def with_a_hole() -> WithAHole:
     return WithAHole()
+
+
+def test_buffers_that_are_no_statistics_are_no_hindrance() -> None:
+    model = nn.Linear(2, 2)
+    model.register_buffer("spread", torch.ones(1).expand(4))
+    model.register_buffer("sparse", torch.eye(3).to_sparse())
+    model.register_buffer("turned", torch.arange(6.0).reshape(2, 3).T)
+    guard = Guard(model, torch.device("cpu"), skips=False)
+    guard.begin()
+    guard.check(torch.tensor(1.0), [torch.ones(2)])
+    guard.undo()
+    assert not guard.refused

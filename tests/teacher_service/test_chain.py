@@ -61,7 +61,7 @@ def test_what_may_be_committed_is_always_the_contiguous_acknowledged_prefix(
         # Labelled in any order: what goes out, goes in the log's.
         for job in data.draw(st.lists(st.sampled_from(jobs), max_size=4), label="labelled") if jobs else ():
             chain.labelled(Parcel(job))
-        for _ in range(data.draw(st.integers(0, len(chain)), label="acknowledged")):
+        for _ in range(data.draw(st.integers(0, chain.in_hand), label="acknowledged")):
             if (job := publish(chain)) is not None:
                 assert job is jobs[acknowledged.index(False)]
                 acknowledged[acknowledged.index(False)] = True
@@ -73,7 +73,7 @@ def test_what_may_be_committed_is_always_the_contiguous_acknowledged_prefix(
         assert chain.done.offset >= (taken[num_done - 1][0] + 1 if num_done else 0)
         if num_done == len(taken):
             assert chain.done.offset == offset + 1 == chain.read.offset
-        assert len(chain) == acknowledged.count(False)
+        assert chain.in_hand == acknowledged.count(False)
         assert chain.read.offset == offset + 1
         assert chain.dirty == (chain.done != start)
 
@@ -119,7 +119,7 @@ def test_a_lease_that_ended_sends_nothing_and_counts_nothing() -> None:
     assert not chain.acknowledged(job)
     assert chain.to_send() is None
     assert chain.done == Mark(0, 0)
-    assert len(chain) == 0
+    assert chain.in_hand == 0
 
 
 def test_a_repetition_between_two_orders_is_done_with_the_one_before_it() -> None:

@@ -14,7 +14,7 @@ from support.worker_by_hand import WorkerByHand
 from pipeline.kafka.log import Commit
 from pipeline.names import dead_letters_topic, soft_targets_topic, teacher_group, work_orders_topic
 from schemas.commits import decode_next_sequence
-from schemas.errors import BrokerUnavailable, StreamChanged
+from schemas.errors import BrokerUnavailable, SequenceGap, StreamChanged
 from schemas.records import SoftTargets
 
 P, N = 3, 20
@@ -128,3 +128,50 @@ def test_a_commit_that_says_what_cannot_be_is_not_believed(metadata: str) -> Non
     bench.cluster.admin().commit(teacher_group(MANIFEST, "t"), {orders: Commit(0, metadata)})
     bench.work(WorkerByHand(bench.cluster, MANIFEST, TEACHER), 12)
     assert bench.readable() == bench.committed() == {0: 21, 1: 22, 2: 20}
+
+
+BEHIND = {"nothing": [], "garbage": [b"garbage"], "a repetition": [0], "one that came earlier still": [5]}
+
+
+def holed(behind: list[int | bytes]) -> tuple[MemoryCluster, WorkerByHand]:
+    """A log of one partition that lacks order 2, and a worker that has met it."""
+    cluster = MemoryCluster()
+    manifest = bare_manifest(num_samples=9, order_size=1, partitions=1)
+    for topic in (ORDERS, TARGETS, LETTERS):
+        cluster.create_topic(topic)
+    for what in (0, 1, 3, *behind):
+        cluster.write(ORDERS, 0, what if isinstance(what, bytes) else order(manifest, what).encode())
+    worker = WorkerByHand(cluster, manifest, TEACHER)
+    for _ in range(8):
+        worker.round()
+    return cluster, worker
+
+
+@pytest.mark.parametrize("case", BEHIND)
+def test_nothing_is_committed_beyond_a_hole_whatever_lies_behind_it(case: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    cluster, worker = holed(BEHIND[case])  # type: ignore[arg-type]
+    orders = TopicPartition(ORDERS, 0)
+    group = teacher_group(bare_manifest(), "t")
+    assert cluster.admin().committed({group: [orders]})[group][orders].offset == 2
+    assert worker.intake.waiting
+    assert worker.ended is None
+    monkeypatch.setattr("teacher_service.intake.HOLE_PATIENCE", 0.0)
+    worker.poll()
+    assert isinstance(worker.ended, SequenceGap)
+
+
+@pytest.mark.parametrize("case", BEHIND)
+def test_a_hole_that_is_filled_is_none_even_if_its_order_was_not_polled_in_time(
+    case: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cluster, worker = holed(BEHIND[case])  # type: ignore[arg-type]
+    monkeypatch.setattr("teacher_service.intake.HOLE_PATIENCE", 0.0)
+    for sequence in range(2, 9):
+        cluster.write(ORDERS, 0, order(bare_manifest(num_samples=9, order_size=1, partitions=1), sequence).encode())
+    worker.intake.take({})  # as while its partitions are paused
+    for _ in range(8):
+        worker.round()
+    assert worker.ended is None
+    found = [SoftTargets.decode(one.value or b"", "").sequence for one in cluster.records(TARGETS, 0)]
+    assert found == list(range(9))
+    assert len(cluster.records(LETTERS, 0)) == (case == "garbage")
