@@ -9,13 +9,15 @@ import time
 from contextlib import closing
 from typing import Any
 
-from kafka import KafkaAdminClient, KafkaConsumer, TopicPartition
+from kafka import KafkaAdminClient, TopicPartition
 from kafka.admin import OffsetSpec
 
 from pipeline.fed import num_fed
-from pipeline.kafka.clients import admin_client, new_consumer
+from pipeline.kafka.clients import admin_client
+from pipeline.kafka.cluster import KafkaCluster
 from pipeline.kafka.coordinator import ask_coordinator, describe_groups
 from pipeline.kafka.errors import kafka_errors
+from pipeline.kafka.log import Reader
 from pipeline.kafka.settings import KafkaSettings
 from pipeline.names import (
     dead_letters_topic,
@@ -61,14 +63,14 @@ def lag(settings: KafkaSettings, stream: Stream, rates: bool = False) -> dict[st
     with (
         kafka_errors(f"reading the state of stream {stream.manifest.stream!r}", settings),
         admin_client(settings) as admin,
-        closing(new_consumer(settings, group_id=None)) as consumer,
+        closing(KafkaCluster(settings).reader()) as reader,
     ):
-        first = _read(admin, consumer, stream)
+        first = _read(admin, reader, stream)
         if not rates:
             return first
         begun = time.monotonic()
         time.sleep(RATE_INTERVAL)
-        second = _read(admin, consumer, stream)
+        second = _read(admin, reader, stream)
         return with_rates(first, second, time.monotonic() - begun)
 
 
@@ -127,7 +129,7 @@ def _declaration(teacher: Teacher) -> dict[str, Any]:
     }
 
 
-def _read(admin: KafkaAdminClient, consumer: KafkaConsumer, stream: Stream) -> dict[str, Any]:
+def _read(admin: KafkaAdminClient, reader: Reader, stream: Stream) -> dict[str, Any]:
     manifest = stream.manifest
     # Commits first: an end that is read before them could lie below them.
     groups = {name: teacher_group(manifest, name) for name in stream.teachers}
@@ -140,7 +142,7 @@ def _read(admin: KafkaAdminClient, consumer: KafkaConsumer, stream: Stream) -> d
         "stream": manifest.stream,
         "stream_id": manifest.stream_id,
         "orders": Sequence.of(manifest).num_orders,
-        "fed": num_fed(consumer, manifest),
+        "fed": num_fed(reader, manifest),
         "teachers": [
             {
                 "name": name,
