@@ -113,9 +113,8 @@ class Leases:
         """Let what was polled and not taken come again: the next poll seeks to what the chains expect."""
         self._in_place = False
 
-    def drop_lost(self) -> None:
+    def _drop_lost(self, owned: set[int], producer: int | None) -> None:
         """End the leases of partitions that are this worker's no more, and of chains whose producer is gone."""
-        owned, producer = self._owned(), self._producer()
         for partition, chain in list(self.chains.items()):
             if partition not in owned or chain.producer != producer:
                 self.rewind(partition)
@@ -134,7 +133,7 @@ class Leases:
         """Remain a member while the last jobs end; what comes meanwhile is for others."""
         self._member.pause(self._member.assignment())
         self._member.poll(0.02)
-        self.drop_lost()  # its new owner commits now
+        self._drop_lost(self._owned(), self._producer())  # its new owner commits now
 
     def end_offset(self, partition: int) -> int:
         """Offset behind the last work order of a partition."""
@@ -178,8 +177,9 @@ class Leases:
 
     def _settle(self) -> bool:
         """Bring the chains in line after a poll; False: they changed, so what it returned must be dropped."""
-        self.drop_lost()
+        # Each is asked for once: chains are opened for the very producer that the others were compared with.
         membership, producer, owned = self._member.membership, self._producer(), self._owned()
+        self._drop_lost(owned, producer)
         if membership is None or producer is None:
             self._in_place = False  # what this poll returned is dropped, whoever is a member at the next one
             return False

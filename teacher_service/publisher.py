@@ -14,15 +14,12 @@ from collections.abc import Callable
 from concurrent.futures import Future
 from dataclasses import dataclass
 
-from pipeline.kafka.log import RECORD_SLACK, Appender
+from pipeline.kafka.log import DELIVERY_TIMEOUT, RECORD_SLACK, Appender
 from pipeline.wait import Deadline
 from schemas.errors import BrokerUnavailable, ConfigError, DeliveryFailed, DistillogError, RecordTooLarge
 from teacher_service.chain import Chain, Parcel
 
 log = logging.getLogger(__name__)
-
-DELIVERY_TIMEOUT = 120.0
-"""Seconds until an unacknowledged record counts as failed; less turns slow brokers into storms of republishing."""
 
 MAX_FAILED_DELIVERIES = 3
 """Producers in a row that failed before anything was acknowledged."""

@@ -10,7 +10,7 @@ from kafka import errors as kafka_error
 
 from pipeline.kafka.clients import new_producer
 from pipeline.kafka.errors import kafka_errors
-from pipeline.kafka.log import RECORD_SLACK, Headers
+from pipeline.kafka.log import DELIVERY_TIMEOUT, RECORD_SLACK, Headers
 from pipeline.kafka.settings import KafkaSettings
 from pipeline.kafka.workarounds.halting_close import close_producer
 from pipeline.wait import Deadline
@@ -21,9 +21,6 @@ METADATA_TIMEOUT = 15.0
 
 _METADATA_SLICE_MS = 1_000
 """`send` cannot be interrupted while it waits for them, so it waits in pieces"""
-
-DELIVERY_TIMEOUT = 120.0
-"""Seconds until an unacknowledged record counts as failed; less turns slow brokers into storms of republishing."""
 
 
 class KafkaAppender:

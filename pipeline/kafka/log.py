@@ -20,6 +20,9 @@ from kafka import TopicPartition
 
 Headers = Sequence[tuple[str, bytes]]
 
+DELIVERY_TIMEOUT = 120.0
+"""Seconds until an unacknowledged record counts as failed; less turns slow brokers into storms of republishing."""
+
 RECORD_SLACK = 65_536
 """Bytes by which a record may be larger than what was announced: keys, headers, and what a dead letter says beside the
 bytes that it carries."""

@@ -19,12 +19,11 @@ from support.three_brokers import NUMBERS, three_brokers
 
 from pipeline.kafka.clients import admin_client
 from pipeline.kafka.cluster import KafkaCluster
-from pipeline.kafka.log import Admin
+from pipeline.kafka.log import DELIVERY_TIMEOUT, Admin
 from pipeline.kafka.settings import KafkaSettings
 from pipeline.names import soft_targets_topic, teacher_group
 from pipeline.streams import Stream
 from schemas.commits import decode_next_sequence
-from teacher_service.publisher import DELIVERY_TIMEOUT
 
 # kafka-python 3.0.12 leaves the socket of each refused connection to the garbage collector.
 pytestmark = [
