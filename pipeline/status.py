@@ -6,7 +6,9 @@ Figures come from offsets and commits; of records, the manifest's and each parti
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from contextlib import closing
+from functools import partial
 from typing import Any
 
 from kafka import KafkaAdminClient, TopicPartition
@@ -15,9 +17,9 @@ from kafka.admin import OffsetSpec
 from pipeline.fed import num_fed
 from pipeline.kafka.clients import admin_client
 from pipeline.kafka.cluster import KafkaCluster
-from pipeline.kafka.coordinator import ask_coordinator, describe_groups
+from pipeline.kafka.coordinator import ask_coordinator, describe_groups, members_of
 from pipeline.kafka.errors import kafka_errors
-from pipeline.kafka.log import Reader
+from pipeline.kafka.log import GroupMember, Reader
 from pipeline.kafka.settings import KafkaSettings
 from pipeline.names import (
     dead_letters_topic,
@@ -85,15 +87,22 @@ def with_rates(first: dict[str, Any], second: dict[str, Any], seconds: float) ->
     return {
         **second,
         "fed_per_second": rate(first["fed"], second["fed"]),
-        "teachers": [
-            {**now, "labelled_per_second": rate(teachers.get(now["name"], now)["labelled"], now["labelled"])}
-            for now in second["teachers"]
-        ],
+        "teachers": [_teacher_rates(teachers.get(now["name"], now), now, rate) for now in second["teachers"]],
         "runs": [
             {**now, "orders_per_second": rate(_trained(runs.get(now["name"], now), second), _trained(now, second))}
             for now in second["runs"]
         ],
     }
+
+
+def _teacher_rates(before: dict[str, Any], now: dict[str, Any], rate: Callable[[int, int], float]) -> dict[str, Any]:
+    rows = {row["partition"]: row["labelled"] for row in before["offsets"]}
+    members = [
+        # Of what it has now: who labelled the first of it does not matter.
+        {**member, "labelled_per_second": rate(sum(rows[each] for each in member["owned"]), member["labelled"])}
+        for member in now["members"]
+    ]
+    return {**now, "members": members, "labelled_per_second": rate(before["labelled"], now["labelled"])}
 
 
 def _trained(run: dict[str, Any], reading: dict[str, Any]) -> int:
@@ -146,8 +155,8 @@ def _read(admin: KafkaAdminClient, reader: Reader, stream: Stream) -> dict[str, 
         "teachers": [
             {
                 "name": name,
-                **_members(described[group]),
-                **_progress(manifest, ends, committed.get(group, {})),
+                "group": group,
+                **_labelling(manifest, described[group], ends, committed.get(group, {})),
                 "published": sum(_ends(admin, soft_targets_topic(manifest.stream, name), manifest.partitions)),
             }
             for name, group in groups.items()
@@ -164,35 +173,39 @@ def _ends(admin: KafkaAdminClient, topic: str, partitions: int) -> list[int]:
     return [int(found[partition].offset) for partition in wanted]
 
 
-def _members(group: dict[str, Any]) -> dict[str, Any]:
-    members = [
-        {
-            "client_id": member["client_id"],
-            "host": member["client_host"].lstrip("/"),
-            "partitions": sum(len(topic["partitions"]) for topic in _assigned(member)),
-        }
-        for member in group["members"]
-    ]
-    return {"state": group["group_state"], "members": sorted(members, key=lambda member: str(member["client_id"]))}
-
-
-def _assigned(member: dict[str, Any]) -> list[dict[str, Any]]:
-    # During a rebalance it is empty text.
-    assignment = member["member_assignment"]
-    return assignment["assigned_partitions"] if isinstance(assignment, dict) else []
-
-
-def _progress(manifest: Manifest, ends: list[int], committed: dict[TopicPartition, Any]) -> dict[str, Any]:
-    """Committed against end offsets, and how many orders are labelled."""
+def _labelling(
+    manifest: Manifest, group: dict[str, Any], ends: list[int], committed: dict[TopicPartition, Any]
+) -> dict[str, Any]:
+    """Who labels, and how far they are: committed against end offsets, and orders labelled."""
     topic = work_orders_topic(manifest.stream)
     rows = []
-    labelled = 0
     for partition, end in enumerate(ends):
         commit = committed.get(TopicPartition(topic, partition))
         offset = commit.offset if commit is not None and commit.offset >= 0 else 0
-        labelled += _labelled(manifest, partition, offset, commit.metadata if commit else "")
-        rows.append({"partition": partition, "committed": offset, "end": end, "lag": max(0, end - offset)})
-    return {"labelled": labelled, "lag": sum(row["lag"] for row in rows), "offsets": rows}
+        labelled = _labelled(manifest, partition, offset, commit.metadata if commit else "")
+        lag = max(0, end - offset)
+        rows.append({"partition": partition, "committed": offset, "end": end, "lag": lag, "labelled": labelled})
+    return {
+        "state": group["group_state"],
+        "members": sorted(map(partial(_member, rows), members_of(group)), key=lambda member: str(member["client_id"])),
+        "labelled": sum(row["labelled"] for row in rows),
+        "lag": sum(row["lag"] for row in rows),
+        "offsets": rows,
+    }
+
+
+def _member(rows: list[dict[str, int]], member: GroupMember) -> dict[str, Any]:
+    owned = [rows[partition] for partition in member.partitions if partition < len(rows)]
+    return {
+        "client_id": member.name,
+        "member_id": member.member_id,
+        "host": member.host,
+        "partitions": len(owned),
+        "samples_per_second": member.bid.speed or None,
+        "labelled": sum(row["labelled"] for row in owned),
+        "lag": sum(row["lag"] for row in owned),
+        "owned": [row["partition"] for row in owned],
+    }
 
 
 def _labelled(manifest: Manifest, partition: int, offset: int, metadata: str | None) -> int:

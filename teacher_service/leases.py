@@ -16,9 +16,12 @@ from contextlib import AbstractContextManager
 
 from kafka import TopicPartition
 
+from pipeline.kafka.bids import Bid
 from pipeline.kafka.log import Admin, Cluster, Commit, Member, Membership, Polled
+from pipeline.kafka.shares import Claim, gain
 from pipeline.names import soft_targets_topic, teacher_group, work_orders_topic
-from schemas.commits import encode_next_sequence
+from pipeline.sequence import Sequence
+from schemas.commits import decode_next_sequence, encode_next_sequence
 from schemas.errors import BrokerUnavailable, LogTrimmed, PositionOutOfRange, StreamChanged
 from schemas.records import Manifest, Teacher
 from teacher_service.chain import Chain, Mark
@@ -41,6 +44,7 @@ class Leases:
         teacher: Teacher,
         producer: Callable[[], int | None],
         unhurried: Callable[[], AbstractContextManager[None]],
+        speed: Callable[[], float] = lambda: 0.0,
     ) -> None:
         self.chains: dict[int, Chain] = {}
         """by partition"""
@@ -50,6 +54,11 @@ class Leases:
         self._manifest = manifest
         self._producer = producer
         """the generation of the producer in place; None: there is none"""
+        self._speed = speed
+        """samples per second; 0: not known"""
+        self.bid_speed = 0.0
+        """what was said of it when the partitions were shared out last"""
+        self._num_orders = Sequence.of(manifest).num_orders
         self._unhurried = unhurried
         """around what may take long and is no hang"""
         self._group = teacher_group(manifest, teacher.name)
@@ -74,6 +83,49 @@ class Leases:
     def in_hand(self) -> int:
         """Jobs accepted and not acknowledged yet, of all chains."""
         return sum(chain.in_hand for chain in list(self.chains.values()))
+
+    @property
+    def settled(self) -> bool:
+        """Whether it is a member whose chains are those of its partitions."""
+        return self._in_place
+
+    def bid(self) -> Bid:
+        """What this worker says of itself when the partitions are shared out; called by the client's thread."""
+        self.bid_speed = self._speed()
+        chains = list(self.chains.values())
+        return Bid(self.bid_speed, {chain.partition: self._left(chain.done) for chain in chains})
+
+    def gain(self) -> float:
+        """By which factor the group would be done sooner if the partitions were shared out anew; 1 if nobody knows.
+
+        Raises:
+            BrokerUnavailable: no answer.
+        """
+        orders = [TopicPartition(self._orders, partition) for partition in range(self._manifest.partitions)]
+        with self._unhurried():
+            members = self._admin.members(self._group)
+            committed = self._admin.committed({self._group: orders}).get(self._group, {})
+        if self._membership is None or not all(member.bid.speed for member in members):
+            return 1.0  # a rebalance is under way
+        left: dict[int, int] = {}
+        for at, commit in committed.items():
+            sequence = decode_next_sequence(commit.metadata, at.partition, self._manifest.partitions, commit.offset)
+            if sequence is not None:
+                left[at.partition] = self._left(Mark(commit.offset, sequence))
+        claims = {}
+        for one in members:
+            speed = self._speed() if one.member_id == self._membership.member_id else one.bid.speed
+            of_member = {partition: left[partition] for partition in one.partitions if partition in left}
+            claims[one.member_id] = Claim(0, one.partitions, Bid(speed, of_member))
+        return gain(self._manifest.partitions, claims)
+
+    def ask_anew(self) -> None:
+        """Ask for the partitions to be shared out anew."""
+        self._member.rejoin()
+
+    def _left(self, mark: Mark) -> int:
+        """Orders of a partition from a mark to the stream's end."""
+        return len(range(mark.sequence, self._num_orders, self._manifest.partitions))
 
     def refuse_long_wait(self, patience: float) -> None:
         """Give up on a membership that does not come.

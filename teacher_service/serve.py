@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -54,11 +55,11 @@ def prepare_worker(
     teacher = find_teacher(stream, model_path, options.teacher)
     fetcher = check_data(stream.manifest, options.dataset)
     model = OnnxTeacher(model_path, teacher, options.provider, options.threads)
-    notice = _check_on_first_order(stream, fetcher, model)
+    notice, measured = _check_on_first_orders(stream, fetcher, model)
     message(f"teacher {teacher.name!r} of stream {stream_name!r} on {model.provider}; worker {options.worker.name}")
     if notice:
         message(notice)
-    return Worker(KafkaCluster(settings), stream, fetcher, model, options.worker, progress)
+    return Worker(KafkaCluster(settings), stream, fetcher, model, options.worker, progress, measured)
 
 
 def find_teacher(stream: Stream, model_path: Path, name: str | None) -> Teacher:
@@ -90,10 +91,18 @@ def find_teacher(stream: Stream, model_path: Path, name: str | None) -> Teacher:
     return teacher
 
 
-def _check_on_first_order(stream: Stream, fetcher: Fetcher, model: OnnxTeacher) -> str:
+def _check_on_first_orders(stream: Stream, fetcher: Fetcher, model: OnnxTeacher) -> tuple[str, tuple[float, float]]:
+    """Check data and model; returns a notice, and the seconds that a sample takes to load and to infer.
+
+    The second time of each is taken, since the first counts what happens once (caches, allocations).
+    """
     sequence = Sequence.of(stream.manifest)
     try:
         fetched = fetcher.fetch(sequence.sample_ids(0), sequence.view_seed(0), model.size)
+        second = sequence.sample_ids(min(1, sequence.orders_per_epoch - 1))
+        began = time.monotonic()
+        fetcher.fetch(second, sequence.view_seed(0), model.size)
+        loading = (time.monotonic() - began) / len(second)
     except OSError as error:
         raise DataUnavailable(f"dataset {fetcher.dataset.uri}: cannot be read: {error}") from None
     if not len(fetched.kept_rows):
@@ -101,7 +110,9 @@ def _check_on_first_order(stream: Stream, fetcher: Fetcher, model: OnnxTeacher) 
         raise DataUnavailable(f"dataset {fetcher.dataset.uri}: no sample of the first order can be decoded: {reason}")
     try:
         check_model(model, fetched.inputs)
-        return accuracy_notice(model.logits(fetched.inputs), fetched.labels)
+        began = time.monotonic()
+        logits = model.logits(fetched.inputs)
+        inference = (time.monotonic() - began) / len(logits)
     except (DistillogError, MemoryError):
         raise
     except Exception as error:  # ONNX Runtime's exceptions have no common base
@@ -109,3 +120,4 @@ def _check_on_first_order(stream: Stream, fetcher: Fetcher, model: OnnxTeacher) 
             f"{model.path}: fails on samples of the first order ({' '.join(str(error).split())[:300]}); a teacher has "
             "to label every sample, on a machine whose memory and device it fits"
         ) from error
+    return accuracy_notice(logits, fetched.labels), (loading, inference)

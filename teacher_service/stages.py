@@ -13,11 +13,13 @@ import queue
 import threading
 import time
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
+from pipeline.datasets.base import Ints
 from pipeline.views.fetch import Fetched, Fetcher
 from pipeline.views.patience import fetch_patiently
 from schemas.avro import NEWEST
@@ -25,12 +27,18 @@ from schemas.codecs import CodecSpec, storable
 from schemas.errors import DecodeError, TeacherRejected
 from schemas.records import DeadLetter, Output, SoftTargets, WorkOrder
 from teacher_service.chain import Job, Parcel
+from teacher_service.clock import Clock
 from teacher_service.model import OnnxTeacher
 
 log = logging.getLogger(__name__)
 
 DATA_RETRY = 60.0
 """Seconds for which a dataset that cannot be read is tried again, if not said."""
+
+MEASURE_EVERY = 30.0
+"""Seconds without work after which the speed is measured again."""
+MEASURE_SHARE = 0.05
+"""Of its time that an idle worker spends on that, at most."""
 
 _MAX_RAW = 65_536
 """Bytes of a record that is no work order which its dead letter carries."""
@@ -39,24 +47,13 @@ _MAX_REASON = 1_000
 """Characters of a reason: a user's exception may print whole arrays."""
 
 
-class Clock:
-    """Since when a stage has been busy with one order; what the watchdog looks at."""
+@dataclass(frozen=True, slots=True, eq=False)
+class Sample:
+    """Views to measure with."""
 
-    def __init__(self) -> None:
-        self.since: float | None = None
-        self.smoothed = 0.0
-        """seconds per order, exponentially smoothed"""
-
-    def start(self) -> None:
-        """An order begins, or makes progress by itself (a retry)."""
-        self.since = time.monotonic()
-
-    def stop(self) -> None:
-        """The order is done."""
-        if self.since is not None:
-            took = time.monotonic() - self.since
-            self.smoothed = took if not self.smoothed else 0.9 * self.smoothed + 0.1 * took
-            self.since = None
+    sample_ids: Ints
+    """[N] int64: as many as one call of the model takes"""
+    view_seed: int
 
 
 class Stages:
@@ -71,6 +68,7 @@ class Stages:
         publish: Callable[[Parcel], None],
         data_retry: float | None = None,
         pinned: Mapping[str, str] = NEWEST,
+        sample: Sample | None = None,
     ) -> None:
         self.failure: BaseException | None = None
         self.loading = Clock()
@@ -82,15 +80,25 @@ class Stages:
         self._work_orders = work_orders
         self._publish = publish
         self._data_retry = DATA_RETRY if data_retry is None else data_retry
+        self._sample = sample
+        """measured with while there is nothing to do"""
+        self._measure_at = time.monotonic() + MEASURE_EVERY
         self._heap: list[tuple[int, int, Job]] = []
         self._numbers = itertools.count()
         self._ready = threading.Condition()
-        self._loaded: queue.Queue[tuple[Job, Fetched | None]] = queue.Queue(maxsize=1)
+        self._loaded: queue.Queue[tuple[Job | None, Fetched | None]] = queue.Queue(maxsize=1)
+        """without a job: a measurement"""
         self._stop = threading.Event()
         self._threads = [
             threading.Thread(target=self._guard, args=(target,), name=name, daemon=True)
             for name, target in (("loader", self._load_all), ("inference", self._infer_all))
         ]
+
+    @property
+    def speed(self) -> float:
+        """Samples per second, by the slower of both; 0 while that is not known."""
+        slowness = max(self.loading.seconds_per_sample(), self.inferring.seconds_per_sample())
+        return 1 / slowness if slowness else 0.0
 
     def start(self) -> None:
         """Start both threads."""
@@ -134,16 +142,38 @@ class Stages:
     def _load_all(self) -> None:
         while not self._stop.is_set():
             job = self._next()
-            if job is None or job.chain.over:
+            if job is None:
+                self._measure()
+                continue
+            if job.chain.over:
                 continue
             fetched = None
             if isinstance(job.order, WorkOrder):
-                self.loading.start()
+                self.loading.start(len(job.order.sample_ids))
                 fetched = self._fetch(job.order)
                 self.loading.stop()
             self._hand_over(job, fetched)
 
-    def _hand_over(self, job: Job, fetched: Fetched | None) -> None:
+    def _measure(self) -> None:
+        """Now and then, while there is nothing to do: a machine that others use may be faster or slower by now."""
+        now = time.monotonic()
+        if self._loaded.qsize() or self.inferring.since is not None:
+            self._measure_at = now + MEASURE_EVERY
+        if self._sample is None or now < self._measure_at:
+            return
+        self.loading.start(len(self._sample.sample_ids))
+        try:
+            fetched = self._fetcher.fetch(self._sample.sample_ids, self._sample.view_seed, self._model.size)
+        except Exception as error:  # nothing depends on it: an order will say what is wrong
+            log.debug("measuring: %s", error)
+            fetched = None
+        self.loading.stop(whole_order=False)
+        took = time.monotonic() - now
+        self._measure_at = now + max(MEASURE_EVERY, took / MEASURE_SHARE)
+        if fetched is not None and len(fetched.kept_rows):
+            self._hand_over(None, fetched)
+
+    def _hand_over(self, job: Job | None, fetched: Fetched | None) -> None:
         while not self._stop.is_set():
             try:
                 return self._loaded.put((job, fetched), timeout=0.2)
@@ -160,7 +190,7 @@ class Stages:
             seconds=self._data_retry,
             what=f"order {order.sequence}",
             advice="nothing of it was committed, start the worker again when the data are back",
-            alive=self.loading.start,
+            alive=self.loading.alive,
         )
 
     def _infer_all(self) -> None:
@@ -169,16 +199,30 @@ class Stages:
                 job, fetched = self._loaded.get(timeout=0.2)
             except queue.Empty:
                 continue
+            if job is None:
+                self._measure_model(fetched)
+                continue
             if job.chain.over:
                 continue
             if isinstance(job.order, DecodeError):
                 parcel = Parcel(job, (self._letter(job, None, None, job.order.reason, job.order.raw),))
             else:
                 assert fetched is not None  # an order was fetched
-                self.inferring.start()
+                self.inferring.start(len(job.order.sample_ids))
                 parcel = self._label(job, job.order, fetched)
                 self.inferring.stop()
             self._publish(parcel)
+
+    def _measure_model(self, fetched: Fetched | None) -> None:
+        assert fetched is not None  # a measurement has views
+        began = time.monotonic()
+        self.inferring.start(len(fetched.kept_rows))
+        try:
+            self._model.logits(fetched.inputs)
+        except Exception as error:
+            log.debug("measuring: %s", error)
+        self.inferring.stop(whole_order=False)
+        self._measure_at += (time.monotonic() - began) / MEASURE_SHARE
 
     def _label(self, job: Job, order: WorkOrder, fetched: Fetched) -> Parcel:
         logits = self._logits(order, fetched)

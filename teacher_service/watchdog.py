@@ -15,7 +15,8 @@ from contextlib import contextmanager
 from types import TracebackType
 
 from schemas.errors import WorkerHung
-from teacher_service.stages import Clock, Stages
+from teacher_service.clock import Clock
+from teacher_service.stages import Stages
 
 FACTOR = 10.0
 MIN_DEADLINE = 30.0

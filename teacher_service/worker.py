@@ -20,16 +20,19 @@ from pipeline.fault_limit import FaultLimit
 from pipeline.feed import batch_bytes
 from pipeline.kafka.log import Cluster
 from pipeline.names import dead_letters_topic, soft_targets_topic, teacher_group, work_orders_topic
+from pipeline.sequence import Sequence
 from pipeline.streams import Stream, TopicGuard
 from pipeline.views.fetch import Fetcher
 from pipeline.wait import Deadline
 from schemas.errors import BrokerUnavailable, DistillogError, StreamChanged, WorkerHung
+from schemas.records import Manifest, Teacher
+from teacher_service.asking import GAIN, Asking
 from teacher_service.chain import Parcel
 from teacher_service.intake import Intake
 from teacher_service.leases import Leases
 from teacher_service.model import OnnxTeacher
 from teacher_service.publisher import Publisher
-from teacher_service.stages import DATA_RETRY, Stages
+from teacher_service.stages import DATA_RETRY, Sample, Stages
 from teacher_service.watchdog import Watchdog
 
 log = logging.getLogger(__name__)
@@ -88,7 +91,15 @@ class Worker:
         model: OnnxTeacher,
         options: WorkerOptions,
         progress: Callable[[WorkerReport, int], None] = lambda report, partitions: None,
+        measured: tuple[float, float] = (0.0, 0.0),
     ) -> None:
+        """Make one; it does nothing before `run`.
+
+        Args:
+            cluster, stream, fetcher, model, options: what it works with.
+            progress: called about once a second with what it did and how many partitions it has.
+            measured: seconds that a sample took to load and to infer, of an earlier look; 0: not known.
+        """
         manifest = stream.manifest
         self.report = WorkerReport()
         self._cluster = cluster
@@ -109,7 +120,10 @@ class Worker:
             self._publish,
             options.data_retry,
             manifest.schema_fingerprints,
+            _sample(manifest, model.teacher),
         )
+        for clock, seconds in zip((self._stages.loading, self._stages.inferring), measured, strict=True):
+            clock.measured(seconds, 1)
         self._publisher = Publisher(
             lambda: cluster.appender(max_record_bytes=manifest.max_record_bytes),
             self._targets,
@@ -159,6 +173,7 @@ class Worker:
                 # Small fetches, and all that came at once: each partition has its turn, so orders come nearly in
                 # sequence. A poll that takes less leaves one partition half read, which the next fetch passes over.
                 fetch_bytes=2 * batch_bytes(self._manifest),
+                bid=lambda: leases.bid(),  # it is asked for in polls, so when there are leases
             )
             closing.callback(member.close)
             leases = Leases(
@@ -168,6 +183,7 @@ class Worker:
                 self._teacher,
                 lambda: self._publisher.generation,
                 watchdog.disarmed,
+                lambda: self._stages.speed,
             )
             closing.callback(leases.close)
             self._publisher.start()
@@ -188,6 +204,7 @@ class Worker:
         intake = Intake(self._manifest, leases, guard, self._stages.add)
         committed = shown = time.monotonic()
         idle = Deadline(IDLE_SECONDS)
+        asking = Asking()
         while not self._stop.is_set():
             watchdog.check()
             self._raise_failure()
@@ -200,16 +217,35 @@ class Worker:
             except BrokerUnavailable as error:
                 log.warning("%s; trying again", error)
                 self._stop.wait(0.5)
+            self._ask(leases, asking, intake)
             guard.check()
             leases.refuse_long_wait(JOIN_PATIENCE)
             if time.monotonic() - shown >= 1.0:
                 shown = time.monotonic()
-                self.report.repetitions, self.report.rebalances = intake.repetitions, leases.num_rebalances
+                self.report.repetitions = intake.repetitions
                 self._progress(self.report, len(leases.chains))
                 if not self._options.until_idle or intake.waiting or not self._is_idle(leases):
                     idle = Deadline(IDLE_SECONDS)
                 elif idle.over:
                     return
+
+    def _ask(self, leases: Leases, asking: Asking, intake: Intake) -> None:
+        """Ask for other shares where speeds or a stream's end make these bad ones."""
+        now = time.monotonic()
+        if leases.num_rebalances != self.report.rebalances:
+            self.report.rebalances = leases.num_rebalances
+            asking.shared_out(now, leases.bid_speed)
+        idle = leases.settled and not leases.in_hand and not intake.waiting
+        if not asking.wants_to_look(now, self._stages.speed, idle):
+            return
+        try:
+            would_gain = leases.gain()
+        except BrokerUnavailable as error:
+            log.debug("asking what others have to do: %s", error)
+            return
+        if would_gain >= GAIN:
+            log.info("asking for other shares: all would be done %.0f %% sooner", 100 * (1 - 1 / would_gain))
+            leases.ask_anew()
 
     def _finish(self, leases: Leases, watchdog: Watchdog) -> None:
         """Let the jobs that were begun end, so that nobody needs to repeat them."""
@@ -256,3 +292,9 @@ class Worker:
             return leases.group_is_done()
         except BrokerUnavailable:
             return False
+
+
+def _sample(manifest: Manifest, teacher: Teacher) -> Sample:
+    """As many samples of the first order as one call of the model takes: it always takes as many."""
+    sequence = Sequence.of(manifest)
+    return Sample(sequence.sample_ids(0)[: teacher.inference_batch], sequence.view_seed(0))

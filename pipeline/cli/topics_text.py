@@ -45,7 +45,7 @@ def print_lag(reading: dict[str, Any], partitions: bool) -> None:
             f"group {teacher['state']}, {len(teacher['members'])} members"
         )
         for member in teacher["members"]:
-            click.echo(f"  {member['client_id']} on {member['host']}: {member['partitions']} partitions")
+            click.echo(f"  {member['client_id']} on {member['host']}: {_standing(member)}")
         if partitions:
             header = ["PARTITION", "COMMITTED", "END", "LAG"]
             print_table([header, *([row[name.lower()] for name in header] for row in teacher["offsets"])])
@@ -57,6 +57,15 @@ def print_lag(reading: dict[str, Any], partitions: bool) -> None:
             f"run {run['name']}: {run['state']} on {run['host']}, pass {run['pass']}, order {run['sequence']}{rate}, "
             f"checkpoint at {run['checkpointed']}, reported {run['age']} s ago"
         )
+
+
+def _standing(member: dict[str, Any]) -> str:
+    """What a worker has to do, and how fast it is: by itself, and by what was labelled in its partitions."""
+    speed = member["samples_per_second"]
+    return (
+        f"{member['partitions']} partitions, lag {member['lag']}{_rate(member, 'labelled_per_second')}, "
+        f"{'speed not known' if speed is None else f'{speed:,.3g} samples/s'}"
+    )
 
 
 def _rate(values: dict[str, Any], name: str) -> str:

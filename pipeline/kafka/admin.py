@@ -11,9 +11,9 @@ from kafka import errors as kafka_error
 from kafka.admin import OffsetSpec
 
 from pipeline.kafka.clients import new_admin
-from pipeline.kafka.coordinator import describe_groups
+from pipeline.kafka.coordinator import describe_groups, members_of
 from pipeline.kafka.errors import kafka_errors
-from pipeline.kafka.log import Commit, TopicIdentity
+from pipeline.kafka.log import Commit, GroupMember, TopicIdentity
 from pipeline.kafka.settings import KafkaSettings
 from pipeline.wait import Deadline
 from schemas.errors import BrokerUnavailable, StreamConflict
@@ -86,6 +86,10 @@ class KafkaAdmin:
     def _num_members(self, groups: list[str]) -> dict[str, int]:
         described = describe_groups(self._admin, groups)
         return {group: len(described[group]["members"]) for group in groups}
+
+    def members(self, group: str) -> list[GroupMember]:
+        """Who is in a group; see `Admin`."""
+        return self._ask(f"describing group {group}", lambda: members_of(describe_groups(self._admin, [group])[group]))
 
     def identities(self, topics: Iterable[str]) -> dict[str, TopicIdentity | None]:
         """What each topic is; None: it does not exist."""

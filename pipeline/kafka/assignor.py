@@ -1,81 +1,58 @@
-"""Who labels which partitions: a cooperative, sticky assignor with equal shares.
+"""Shares by speed as kafka-python and the broker know them: a cooperative assignor of our own.
 
 Cooperative (KIP-429): a member keeps working on what it keeps, and a partition that must move is given to nobody until
-its owner has let go of it. The stock assignor is not used because it sends no generation, by which a member that comes
-back from a long sleep is told from the partition's present owner.
+its owner has let go of it. The stock assignors are not used because they send neither what a member says of itself nor
+a generation, by which a member that comes back from a long sleep is told from the partition's present owner.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable
 from typing import Any
 
 from kafka import ConsumerRebalanceListener, TopicPartition
 from kafka.coordinator.assignors.abstract import AbstractPartitionAssignor, RebalanceProtocol
 from kafka.protocol.consumer.metadata import ConsumerProtocolAssignment, ConsumerProtocolSubscription
 
-Claims = Mapping[str, tuple[int, list[TopicPartition]]]
-"""member -> (generation of its last assignment, the partitions that it says it owns)"""
+from pipeline.kafka.bids import Bid, decode_bid, encode_bid
+from pipeline.kafka.shares import Claim, share_out
+
+NAME = "distillog-shares"
+"""Members that know different assignors cannot be in one group: another name is another way of sharing out."""
 
 
-def equal_quotas(members: list[str], num_partitions: int) -> dict[str, int]:
-    """Partitions for each member: equal, the remainder to the first in order of name."""
-    share, rest = divmod(num_partitions, len(members))
-    return {member: share + (number < rest) for number, member in enumerate(sorted(members))}
-
-
-def share_out(partitions: list[TopicPartition], claims: Claims) -> dict[str, list[TopicPartition]]:
-    """Give each partition to at most one member, moving as few as the quotas allow.
-
-    A partition that must move is held back for one round: it stays out of the result while its owner still works on it.
-    """
-    owners: dict[TopicPartition, str] = {}
-    for member in sorted(claims, key=lambda member: (-claims[member][0], member)):
-        for partition in claims[member][1]:
-            owners.setdefault(partition, member)  # of two claimants the newer generation owns it
-    owned: dict[str, list[TopicPartition]] = {member: [] for member in claims}
-    for partition in sorted(partitions):
-        if partition in owners:
-            owned[owners[partition]].append(partition)
-
-    # The members that own most get the remainder, so that nothing moves for its sake.
-    by_wealth = sorted(claims, key=lambda member: (-len(owned[member]), member))
-    quotas = equal_quotas([f"{rank:06d}" for rank in range(len(by_wealth))], len(partitions))
-    quota = {member: quotas[f"{rank:06d}"] for rank, member in enumerate(by_wealth)}
-
-    shares = {member: owned[member][: quota[member]] for member in claims}
-    free = [partition for partition in sorted(partitions) if partition not in owners]
-    for partition in free:
-        poorest = min(claims, key=lambda member: (len(shares[member]) - quota[member], member))
-        shares[poorest].append(partition)
-    return shares
-
-
-class EqualShares(AbstractPartitionAssignor):  # type: ignore[misc]
+class SharesBySpeed(AbstractPartitionAssignor):  # type: ignore[misc]
     """The assignor of all workers of one teacher; one instance per consumer."""
 
-    name = "distillog-equal"
+    name = NAME
     version = 2
 
-    def __init__(self) -> None:
+    def __init__(self, bid: Callable[[], Bid]) -> None:
+        self._bid = bid
         self._owned: list[TopicPartition] = []
         self._generation = -1
+        self._said: dict[int, int] = {}
+        """orders that remained, as this member said when it joined last"""
+        self._let_go: dict[int, int] = {}
+        """the same of partitions that it owned then: until their next owner knows better"""
 
     def supported_protocols(self) -> list[RebalanceProtocol]:
         """Cooperative rebalances alone."""
         return [RebalanceProtocol.COOPERATIVE]
 
     def metadata(self, topics: set[str]) -> Any:
-        """Say what this member owns, at every join."""
-        by_topic: dict[str, list[int]] = {}
-        for topic, partition in self._owned:
-            by_topic.setdefault(topic, []).append(partition)
-        owned = ConsumerProtocolSubscription.TopicPartition
+        """Say what this member owns and how fast it is, at every join."""
+        bid = self._bid()
+        owned = {partition for _, partition in self._owned}
+        self._said = {partition: left for partition, left in bid.remaining.items() if partition in owned}
+        owned_partitions = ConsumerProtocolSubscription.TopicPartition
         return ConsumerProtocolSubscription(
             version=self.version,
             topics=sorted(topics),
-            user_data=b"",
-            owned_partitions=[owned(topic=topic, partitions=sorted(rows)) for topic, rows in by_topic.items()],
+            user_data=encode_bid(Bid(bid.speed, self._let_go | self._said)),
+            owned_partitions=[
+                owned_partitions(topic=topic, partitions=rows) for topic, rows in _by_topic(self._owned).items()
+            ],
             generation_id=self._generation,
         )
 
@@ -83,40 +60,30 @@ class EqualShares(AbstractPartitionAssignor):  # type: ignore[misc]
         """Remember what was given, and when."""
         self._owned = list(assignment.partitions())
         self._generation = generation
+        kept = {partition for _, partition in self._owned}
+        self._let_go = {partition: left for partition, left in self._said.items() if partition not in kept}
 
     def forget(self) -> None:
         """Membership was lost: claim nothing at the next join."""
-        self._owned, self._generation = [], -1
+        self._owned, self._generation, self._let_go = [], -1, {}
 
     def assign(self, cluster: Any, members: list[Any]) -> dict[str, Any]:
-        """Share out all partitions; runs in the group's leader alone."""
-        topics = sorted({topic for member in members for topic in member.metadata.topics})
-        partitions = [
-            TopicPartition(topic, partition)
-            for topic in topics
-            for partition in sorted(cluster.partitions_for_topic(topic) or ())
-        ]
-        claims = {member.member_id: self._claim(member.metadata) for member in members}
+        """Share out all partitions; runs in the group's leader alone, and asks nobody anything."""
+        # A group is of one stream and one teacher, so of one topic.
+        topic = min(topic for member in members for topic in member.metadata.topics)
+        partitions = len(cluster.partitions_for_topic(topic) or ())
+        claims = {member.member_id: _claim(member.metadata, topic) for member in members}
         shares = share_out(partitions, claims)
-        return {member: self._assignment(share) for member, share in shares.items()}
-
-    @staticmethod
-    def _claim(metadata: Any) -> tuple[int, list[TopicPartition]]:
-        owned = [TopicPartition(o.topic, p) for o in metadata.owned_partitions or () for p in o.partitions]
-        return getattr(metadata, "generation_id", -1), owned
-
-    @staticmethod
-    def _assignment(share: list[TopicPartition]) -> Any:
-        by_topic: dict[str, list[int]] = {}
-        for topic, partition in share:
-            by_topic.setdefault(topic, []).append(partition)
-        return ConsumerProtocolAssignment(version=0, assigned_partitions=list(by_topic.items()), user_data=b"")
+        return {
+            member: ConsumerProtocolAssignment(version=0, assigned_partitions=[(topic, share)] if share else [])
+            for member, share in shares.items()
+        }
 
 
 class Forgetting(ConsumerRebalanceListener):  # type: ignore[misc]
     """After lost membership the assignor must claim nothing; runs on the client's IO thread."""
 
-    def __init__(self, assignor: EqualShares) -> None:
+    def __init__(self, assignor: SharesBySpeed) -> None:
         self._assignor = assignor
 
     def on_partitions_revoked(self, revoked: Any) -> None:
@@ -128,3 +95,15 @@ class Forgetting(ConsumerRebalanceListener):  # type: ignore[misc]
     def on_partitions_lost(self, lost: Any) -> None:
         """Claim nothing at the next join."""
         self._assignor.forget()
+
+
+def _claim(metadata: Any, topic: str) -> Claim:
+    owned = tuple(p for one in metadata.owned_partitions or () if one.topic == topic for p in one.partitions)
+    return Claim(getattr(metadata, "generation_id", -1), owned, decode_bid(metadata.user_data))
+
+
+def _by_topic(partitions: list[TopicPartition]) -> dict[str, list[int]]:
+    by_topic: dict[str, list[int]] = {}
+    for topic, partition in sorted(partitions):
+        by_topic.setdefault(topic, []).append(partition)
+    return by_topic

@@ -6,6 +6,7 @@ from collections.abc import Callable
 
 from pipeline.kafka.admin import KafkaAdmin
 from pipeline.kafka.appender import KafkaAppender
+from pipeline.kafka.bids import Bid
 from pipeline.kafka.consumers import KafkaMember, KafkaReader
 from pipeline.kafka.settings import KafkaSettings
 
@@ -36,9 +37,18 @@ class KafkaCluster:
         """A new reader; see `Cluster`."""
         return KafkaReader(self._settings, self._stopped, fetch_bytes)
 
-    def member(self, group: str, topic: str, *, name: str, session_timeout: float, fetch_bytes: int = 0) -> KafkaMember:
+    def member(
+        self,
+        group: str,
+        topic: str,
+        *,
+        name: str,
+        session_timeout: float,
+        fetch_bytes: int = 0,
+        bid: Callable[[], Bid] = Bid,
+    ) -> KafkaMember:
         """Join a group that shares a topic's partitions out; see `Cluster`."""
-        return KafkaMember(self._settings, self._stopped, group, topic, name, session_timeout, fetch_bytes)
+        return KafkaMember(self._settings, self._stopped, group, topic, name, session_timeout, fetch_bytes, bid)
 
     def admin(self, patience: float = 30.0) -> KafkaAdmin:
         """A new admin; see `Cluster`."""

@@ -9,7 +9,8 @@ from typing import Any
 from kafka import KafkaConsumer, OffsetAndMetadata, TopicPartition
 from kafka import errors as kafka_error
 
-from pipeline.kafka.assignor import EqualShares, Forgetting
+from pipeline.kafka.assignor import Forgetting, SharesBySpeed
+from pipeline.kafka.bids import Bid
 from pipeline.kafka.clients import new_consumer
 from pipeline.kafka.errors import kafka_errors
 from pipeline.kafka.log import Commit, Membership, Polled
@@ -127,9 +128,11 @@ class KafkaMember(_Positioned):
         name: str,
         session_timeout: float,
         fetch_bytes: int,
+        bid: Callable[[], Bid] = Bid,
     ) -> None:
-        assignor = EqualShares()
+        assignor = SharesBySpeed(bid)
         session_ms = int(session_timeout * 1000)
+        self._group = group
         self._session_timeout = session_timeout
         self._joining = False
         consumer = new_consumer(
@@ -166,14 +169,24 @@ class KafkaMember(_Positioned):
         try:
             return super().poll(timeout)
         except BrokerUnavailable as error:
-            if not isinstance(error.__cause__, kafka_error.InvalidSessionTimeoutError):
-                raise
-            raise ConfigError(
-                f"this cluster allows no session time-out of {self._session_timeout:g} s (a default broker "
-                "takes 6 s or more, see its group.min.session.timeout.ms): set --session-timeout"
-            ) from None
+            if isinstance(error.__cause__, kafka_error.InvalidSessionTimeoutError):
+                raise ConfigError(
+                    f"this cluster allows no session time-out of {self._session_timeout:g} s (a default broker "
+                    "takes 6 s or more, see its group.min.session.timeout.ms): set --session-timeout"
+                ) from None
+            if isinstance(error.__cause__, kafka_error.InconsistentGroupProtocolError):
+                raise ConfigError(
+                    f"group {self._group}: its members are of another version of Distillog, which shares partitions "
+                    "out in another way; stop them all before the first worker of this version starts"
+                ) from None
+            raise
         finally:
             self._joining = forgotten_join.is_joining(self._consumer)
+
+    def rejoin(self) -> None:
+        """Ask for the partitions to be shared out anew; see `Member`."""
+        # There is no public call for it; a follower's changed bid makes the broker rebalance, too.
+        self._consumer._coordinator.request_rejoin()
 
     def commit(self, commits: Mapping[TopicPartition, Commit], timeout: float) -> bool:
         """Commit as this member; False: not taken, or nobody knows."""

@@ -9,6 +9,8 @@ from typing import Any, TypeVar
 from kafka import KafkaAdminClient
 from kafka import errors as kafka_error
 
+from pipeline.kafka.bids import decode_bid
+from pipeline.kafka.log import GroupMember
 from pipeline.wait import Deadline
 
 T = TypeVar("T")
@@ -58,3 +60,26 @@ def refuse_errors(described: dict[str, dict[str, Any]]) -> dict[str, dict[str, A
         if error and answer["group_state"] != "Dead":
             raise kafka_error.CoordinatorNotAvailableError(f"group {group}: {error}")
     return described
+
+
+def members_of(described: dict[str, Any]) -> list[GroupMember]:
+    """Read the members of a group as `describe_groups` returned it."""
+    return [
+        GroupMember(
+            member["member_id"],
+            member["client_id"],
+            member["client_host"].lstrip("/"),
+            decode_bid(_fields(member["member_metadata"]).get("user_data")),
+            tuple(
+                partition
+                for topic in _fields(member["member_assignment"]).get("assigned_partitions", ())
+                for partition in topic["partitions"]
+            ),
+        )
+        for member in described["members"]
+    ]
+
+
+def _fields(value: Any) -> dict[str, Any]:
+    # During a rebalance it is empty text.
+    return value if isinstance(value, dict) else {}

@@ -11,12 +11,14 @@ Every method but `close` may raise, beside what it names:
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass
 from typing import Protocol
 
 from kafka import TopicPartition
+
+from pipeline.kafka.bids import Bid
 
 Headers = Sequence[tuple[str, bytes]]
 
@@ -71,6 +73,19 @@ class Membership:
 
     generation: int
     member_id: str
+
+
+@dataclass(frozen=True, slots=True)
+class GroupMember:
+    """A member as its group's coordinator knows it."""
+
+    member_id: str
+    name: str
+    host: str
+    bid: Bid
+    """what it said at the last sharing out; says nothing while a rebalance is under way"""
+    partitions: tuple[int, ...]
+    """what it was given then"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -156,6 +171,9 @@ class Member(Positioned, Protocol):
     def commit(self, commits: Mapping[TopicPartition, Commit], timeout: float) -> bool:
         """Commit as this member; False: not taken, or nobody knows (the next poll finds out why)."""
 
+    def rejoin(self) -> None:
+        """Ask for the partitions to be shared out anew; the polls that follow see to it."""
+
 
 class Admin(Protocol):
     """Answers about the cluster. May be kept for long: it finds groups' coordinators anew when they move."""
@@ -177,6 +195,9 @@ class Admin(Protocol):
 
     def num_members(self, groups: Iterable[str]) -> dict[str, int]:
         """How many members each group has."""
+
+    def members(self, group: str) -> list[GroupMember]:
+        """Who is in a group; nobody if it does not exist."""
 
     def identities(self, topics: Iterable[str]) -> dict[str, TopicIdentity | None]:
         """What each topic is; None: it does not exist."""
@@ -204,8 +225,17 @@ class Cluster(Protocol):
     def reader(self, *, fetch_bytes: int = 0) -> Reader:
         """A new reader; `fetch_bytes` of each partition come in one answer (0: the client's default)."""
 
-    def member(self, group: str, topic: str, *, name: str, session_timeout: float, fetch_bytes: int = 0) -> Member:
-        """Join a group that shares a topic's partitions out.
+    def member(
+        self,
+        group: str,
+        topic: str,
+        *,
+        name: str,
+        session_timeout: float,
+        fetch_bytes: int = 0,
+        bid: Callable[[], Bid] = Bid,
+    ) -> Member:
+        """Join a group that shares a topic's partitions out by what its members bid (shares.py).
 
         Args:
             group: the consumer group.
@@ -213,6 +243,7 @@ class Cluster(Protocol):
             name: shown in group listings.
             session_timeout: seconds of silence after which others take its partitions over.
             fetch_bytes: as `reader`.
+            bid: what it says of itself; asked at every join, on another thread, and must not wait.
         """
 
     def admin(self, patience: float = 30.0) -> Admin:

@@ -21,8 +21,9 @@ from dataclasses import dataclass, field, replace
 
 from kafka import TopicPartition
 
-from pipeline.kafka.assignor import share_out
-from pipeline.kafka.log import RECORD_SLACK, Commit, Headers, Membership, TopicIdentity
+from pipeline.kafka.bids import Bid
+from pipeline.kafka.log import RECORD_SLACK, Commit, GroupMember, Headers, Membership, TopicIdentity
+from pipeline.kafka.shares import Claim, share_out
 from pipeline.wait import Deadline
 from schemas.errors import (
     BrokerUnavailable,
@@ -204,11 +205,18 @@ class MemoryCluster:
         return MemoryReader(self)
 
     def member(
-        self, group: str, topic: str, *, name: str, session_timeout: float, fetch_bytes: int = 0
+        self,
+        group: str,
+        topic: str,
+        *,
+        name: str,
+        session_timeout: float,
+        fetch_bytes: int = 0,
+        bid: Callable[[], Bid] = Bid,
     ) -> MemoryMember:
         """A member to be; it joins with its first poll."""
         self.faults("member")
-        return MemoryMember(self, group, topic, name)
+        return MemoryMember(self, group, topic, name, bid)
 
     def admin(self, patience: float = 30.0) -> MemoryAdmin:
         """A new admin."""
@@ -238,10 +246,11 @@ class MemoryCluster:
         """Begin the next generation if everybody has joined."""
         if group.joining is None or group.joining != set(group.members):
             return
-        topics = {member.topic for member in group.members.values()}
-        there = [TopicPartition(t, p) for t in topics if t in self._topics for p in range(len(self._topics[t].logs))]
-        claims = {name: (one.generation, sorted(one.owned)) for name, one in group.members.items()}
-        group.shares = share_out(there, claims)
+        (topic,) = {member.topic for member in group.members.values()}
+        there = self._topics.get(topic)
+        claims = {name: one.claim() for name, one in group.members.items()}
+        shares = share_out(len(there.logs) if there else 0, claims)
+        group.shares = {name: [TopicPartition(topic, one) for one in share] for name, share in shares.items()}
         group.generation += 1
         group.joining = None
         self._changed.notify_all()
@@ -403,19 +412,32 @@ class MemoryReader(_Positioned):
 class MemoryMember(_Positioned):
     """A Member: it joins, rejoins and learns what it owns in its own polls."""
 
-    def __init__(self, cluster: MemoryCluster, group: str, topic: str, name: str) -> None:
+    def __init__(self, cluster: MemoryCluster, group: str, topic: str, name: str, bid: Callable[[], Bid]) -> None:
         super().__init__(cluster)
+        self.name = name
+        self.bid = bid
         self.group = group
         self.topic = topic
         self.member_id = ""
         self.generation = -1
-        self._name = name
         self._joining = False
 
     @property
     def owned(self) -> set[TopicPartition]:
         """What it owns, as far as it knows."""
         return set(self._positions)
+
+    def claim(self) -> Claim:
+        """What it says as it joins."""
+        return Claim(self.generation, tuple(sorted(one.partition for one in self.owned)), self.bid())
+
+    def rejoin(self) -> None:
+        """Ask for the partitions to be shared out anew."""
+        with self._cluster._changed:
+            group = self._cluster._group(self.group)
+            if self.member_id in group.members and group.joining is None:
+                group.joining = set()
+                self._cluster._changed.notify_all()
 
     @property
     def membership(self) -> Membership | None:
@@ -436,7 +458,7 @@ class MemoryMember(_Positioned):
         if self.member_id not in group.members:
             # Lost: it claims nothing of what it owned, and comes back as somebody new.
             self._positions, self._paused, self.generation = {}, set(), -1
-            self.member_id = f"{self._name}-{next(self._cluster._numbers)}"
+            self.member_id = f"{self.name}-{next(self._cluster._numbers)}"
             group.members[self.member_id] = self
             group.joining = group.joining or set()
         if group.joining is None and self.generation != group.generation:
@@ -532,6 +554,23 @@ class MemoryAdmin:
         self._cluster.faults("num_members")
         with self._cluster._changed:
             return {name: len(self._cluster._group(name).members) for name in groups}
+
+    def members(self, group: str) -> list[GroupMember]:
+        """Who is in a group."""
+        self._cluster.faults("members")
+        with self._cluster._changed:
+            there = self._cluster._group(group)
+            stable = there.joining is None
+            return [
+                GroupMember(
+                    name,
+                    one.name,
+                    "memory",
+                    one.bid() if stable else Bid(),
+                    tuple(at.partition for at in there.shares.get(name, ())) if stable else (),
+                )
+                for name, one in there.members.items()
+            ]
 
     def identities(self, topics: Iterable[str]) -> dict[str, TopicIdentity | None]:
         """What each topic is."""

@@ -1,0 +1,71 @@
+"""How a stage of a worker is doing: since when it is busy with one order, and how fast it was lately."""
+
+from __future__ import annotations
+
+import math
+import time
+from dataclasses import dataclass
+
+LATELY = 3.0
+"""Seconds of work over which a speed is smoothed: several short orders, or about the last long one."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Busy:
+    since: float
+    num_samples: int
+
+
+class Clock:
+    """Of one stage, whose thread starts and stops it; read by others."""
+
+    def __init__(self) -> None:
+        self.smoothed = 0.0
+        """seconds per order, exponentially smoothed"""
+        self._busy: _Busy | None = None
+        self._lately = (0.0, 0.0)
+        """seconds and samples, older ones counted less: one value, since another thread reads it"""
+
+    @property
+    def since(self) -> float | None:
+        """When the work in hand began; None while there is none."""
+        return None if self._busy is None else self._busy.since
+
+    def start(self, num_samples: int) -> None:
+        """Begin to work on so many samples."""
+        self._busy = _Busy(time.monotonic(), num_samples)
+
+    def alive(self) -> None:
+        """Note progress within the work in hand, such as another try."""
+        if self._busy is not None:
+            self._busy = _Busy(time.monotonic(), self._busy.num_samples)
+
+    def stop(self, whole_order: bool = True) -> None:
+        """End the work in hand; what was no order (a measurement) says nothing of how long one takes."""
+        if self._busy is None:
+            return
+        took = time.monotonic() - self._busy.since
+        self.measured(took, self._busy.num_samples)
+        if whole_order:
+            self.smoothed = took if not self.smoothed else 0.9 * self.smoothed + 0.1 * took
+        self._busy = None
+
+    def measured(self, seconds: float, num_samples: int) -> None:
+        """Take in how long some samples took."""
+        self._lately = self._with(seconds, num_samples)
+
+    def seconds_per_sample(self) -> float:
+        """How long a sample takes lately; 0 while nothing is known. Work that hangs counts as if it ended now."""
+        busy, (seconds, samples) = self._busy, self._lately
+        if not samples:
+            return 0.0
+        slowness = seconds / samples
+        if busy is not None and busy.num_samples:
+            so_far, counted = self._with(time.monotonic() - busy.since, busy.num_samples)
+            slowness = max(slowness, so_far / counted)
+        return slowness
+
+    def _with(self, seconds: float, num_samples: int) -> tuple[float, float]:
+        left = math.exp(-seconds / LATELY)
+        before_seconds, before_samples = self._lately
+        return before_seconds * left + seconds, before_samples * left + num_samples
