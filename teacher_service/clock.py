@@ -4,51 +4,43 @@ from __future__ import annotations
 
 import math
 import time
-from dataclasses import dataclass
 
-LATELY = 3.0
+LATELY = 2.0
 """Seconds of work over which a speed is smoothed: several short orders, or about the last long one."""
-
-
-@dataclass(frozen=True, slots=True)
-class _Busy:
-    since: float
-    num_samples: int
 
 
 class Clock:
     """Of one stage, whose thread starts and stops it; read by others."""
 
     def __init__(self) -> None:
+        self.since: float | None = None
+        """when the work in hand began; None while there is none"""
         self.smoothed = 0.0
         """seconds per order, exponentially smoothed"""
-        self._busy: _Busy | None = None
+        self._num_samples = 0
+        """in hand"""
         self._lately = (0.0, 0.0)
         """seconds and samples, older ones counted less: one value, since another thread reads it"""
 
-    @property
-    def since(self) -> float | None:
-        """When the work in hand began; None while there is none."""
-        return None if self._busy is None else self._busy.since
-
     def start(self, num_samples: int) -> None:
         """Begin to work on so many samples."""
-        self._busy = _Busy(time.monotonic(), num_samples)
+        self._num_samples = num_samples
+        self.since = time.monotonic()
 
     def alive(self) -> None:
         """Note progress within the work in hand, such as another try."""
-        if self._busy is not None:
-            self._busy = _Busy(time.monotonic(), self._busy.num_samples)
+        if self.since is not None:
+            self.since = time.monotonic()
 
     def stop(self, whole_order: bool = True) -> None:
         """End the work in hand; what was no order (a measurement) says nothing of how long one takes."""
-        if self._busy is None:
+        if self.since is None:
             return
-        took = time.monotonic() - self._busy.since
-        self.measured(took, self._busy.num_samples)
+        took = time.monotonic() - self.since
+        self.since = None
+        self.measured(took, self._num_samples)
         if whole_order:
             self.smoothed = took if not self.smoothed else 0.9 * self.smoothed + 0.1 * took
-        self._busy = None
 
     def measured(self, seconds: float, num_samples: int) -> None:
         """Take in how long some samples took."""
@@ -56,12 +48,12 @@ class Clock:
 
     def seconds_per_sample(self) -> float:
         """How long a sample takes lately; 0 while nothing is known. Work that hangs counts as if it ended now."""
-        busy, (seconds, samples) = self._busy, self._lately
+        since, (seconds, samples) = self.since, self._lately
         if not samples:
             return 0.0
         slowness = seconds / samples
-        if busy is not None and busy.num_samples:
-            so_far, counted = self._with(time.monotonic() - busy.since, busy.num_samples)
+        if since is not None:
+            so_far, counted = self._with(time.monotonic() - since, self._num_samples)
             slowness = max(slowness, so_far / counted)
         return slowness
 

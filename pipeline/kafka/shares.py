@@ -71,6 +71,8 @@ def apportion(partitions: int, claims: Claims) -> Shares:
 def gain(partitions: int, claims: Claims) -> float:
     """By which factor all would be done sooner if the partitions were shared out anew: 1 or more."""
     race = _Race(partitions, claims)
+    if race.over:
+        return 1.0
     owned: Shares = {member: [] for member in claims}
     for partition, owner in _owners(partitions, claims).items():
         owned[owner].append(partition)
@@ -97,6 +99,11 @@ class _Race:
         self._speeds = {member: claim.bid.speed or usual for member, claim in claims.items()}
         self._left = _left(partitions, claims)
 
+    @property
+    def over(self) -> bool:
+        """Whether nothing is left to do."""
+        return max(self._left, default=0) <= _NOTHING_LEFT
+
     def longest(self, shares: Shares) -> float:
         """When the last member is done, in orders per speed."""
         return max(self._load(share) / self._speeds[member] for member, share in shares.items())
@@ -106,7 +113,8 @@ class _Race:
         shares = {member: list(share) for member, share in begun.items()}
         loads = {member: self._load(share) for member, share in begun.items()}
         taken = {partition for share in begun.values() for partition in share}
-        for partition in self._longest_first(set(range(len(self._left))) - taken):
+        free = set(range(len(self._left))) - taken
+        for partition in sorted(free, key=lambda partition: (-self._left[partition], partition)):
             left = self._left[partition]
             first = min(self._members, key=lambda member: ((loads[member] + left) / self._speeds[member], member))
             shares[first].append(partition)
@@ -119,14 +127,11 @@ class _Race:
         for member, share in owned.items():
             kept[member] = []
             load = 0.0
-            for partition in reversed(self._longest_first(share)):
+            for partition in sorted(share, key=lambda partition: (self._left[partition], partition)):
                 load += self._left[partition]
                 if load <= least * self._speeds[member] * (1 + 1e-9):
                     kept[member].append(partition)
         return kept
-
-    def _longest_first(self, partitions: Iterable[int]) -> list[int]:
-        return sorted(partitions, key=lambda partition: (-self._left[partition], partition))
 
     def _load(self, share: Iterable[int]) -> float:
         return sum(self._left[partition] for partition in share)

@@ -12,9 +12,10 @@ from kafka import TopicPartition
 from kafka.admin import MemberToRemove
 from support.memory_log import MemoryCluster
 
+from pipeline.kafka.bids import Bid
 from pipeline.kafka.clients import admin_client
 from pipeline.kafka.cluster import KafkaCluster
-from pipeline.kafka.log import Cluster, Commit, Member, Positioned, Reader, Record
+from pipeline.kafka.log import Cluster, Commit, Member, Membership, Positioned, Reader, Record
 from pipeline.kafka.settings import KafkaSettings
 from pipeline.wait import Deadline
 from schemas.errors import BrokerUnavailable, DistillogError, PositionOutOfRange, RecordTooLarge, StreamConflict
@@ -317,9 +318,9 @@ class Members:
         self.handed_out: list[Record] = []
         """what came while they settled"""
 
-    def join(self) -> Member:
+    def join(self, bid: Callable[[], Bid] = Bid) -> Member:
         name = f"m{len(self.there)}"
-        member = self._ground.cluster.member(self._group, self._topic, name=name, session_timeout=6.0)
+        member = self._ground.cluster.member(self._group, self._topic, name=name, session_timeout=6.0, bid=bid)
         self._closing.callback(member.close)
         self.there.append(member)
         return member
@@ -338,6 +339,15 @@ class Members:
                 if len(generations) == 1:
                     return
             assert not deadline.over, "the group did not settle"
+
+    def settle_after(self, before: Membership) -> None:
+        """Poll until everything is shared out in a later generation."""
+        deadline = Deadline(60)
+        while (now := self.there[0].membership) is None or now.generation <= before.generation:
+            for member in self.there:
+                member.poll(0.1)
+            assert not deadline.over, "nobody shared out anew"
+        self.settle()
 
 
 @pytest.fixture
@@ -379,6 +389,34 @@ def test_shares_are_equal_and_each_join_and_leave_is_another_generation(
     left = first.membership
     assert left is not None
     assert left.generation > both.generation
+
+
+def test_shares_follow_what_members_bid_and_whoever_asks_has_them_shared_out_anew(
+    ground: Ground, topic: str, group: str, members: Members
+) -> None:
+    bids = {"m0": Bid(10.0, {}), "m1": Bid(30.0, {})}
+    admin = ground.cluster.admin()
+    assert admin.members(group) == []
+    first, second = members.join(lambda: bids["m0"]), members.join(lambda: bids["m1"])
+    members.settle()
+    assert [len(member.assignment()) for member in (first, second)] == [1, 3]
+    before = first.membership
+    known = {one.name: one for one in admin.members(group)}
+    assert {name: (one.bid.speed, len(one.partitions)) for name, one in known.items()} == {
+        "m0": (10.0, 1),
+        "m1": (30.0, 3),
+    }
+    assert before is not None
+    assert known["m0"].member_id == before.member_id
+    bids["m1"] = Bid(3.0, {})
+    for asks in (second, first):  # a follower that has news is heard, and so is the leader
+        asks.rejoin()
+        members.settle_after(before)
+        assert [len(member.assignment()) for member in (first, second)] == [3, 1]
+        before = first.membership
+        assert before is not None
+        bids["m0"] = Bid(10.1, {})
+    admin.close()
 
 
 def test_a_member_commits_and_goes_on_where_its_group_left(

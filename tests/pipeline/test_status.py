@@ -4,7 +4,9 @@ import json
 import re
 import time
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from dataclasses import replace
+from functools import partial
 
 import numpy as np
 import pytest
@@ -16,15 +18,17 @@ from small_streams import read_orders, small_stream
 from pipeline.chain_ends import implied_order
 from pipeline.create import add_teacher
 from pipeline.feed import feed
-from pipeline.kafka.clients import new_admin, new_consumer, new_producer
+from pipeline.kafka.bids import Bid
+from pipeline.kafka.clients import new_admin, new_producer
 from pipeline.kafka.cluster import KafkaCluster
 from pipeline.kafka.coordinator import ask_coordinator, describe_groups, refuse_errors
+from pipeline.kafka.log import Commit
 from pipeline.kafka.settings import KafkaSettings
 from pipeline.names import dead_letters_topic, run_group, soft_targets_topic, teacher_group, work_orders_topic
 from pipeline.sequence import Sequence
 from pipeline.status import describe, lag, with_rates
 from pipeline.streams import Stream, open_stream
-from schemas.commits import RunReport
+from schemas.commits import RunReport, encode_next_sequence
 from schemas.records import Teacher, TeacherInput
 
 pytestmark = pytest.mark.kafka
@@ -62,11 +66,12 @@ def test_a_stream_that_nobody_labels_lags_by_all_of_it(kafka_settings: KafkaSett
         "teachers": [
             {
                 "name": "cnn",
+                "group": teacher_group(stream.manifest, "cnn"),
                 "state": "Dead",
                 "members": [],
                 "labelled": 0,
                 "lag": 20,
-                "offsets": [{"partition": p, "committed": 0, "end": 5, "lag": 5} for p in range(4)],
+                "offsets": [{"partition": p, "committed": 0, "end": 5, "lag": 5, "labelled": 0} for p in range(4)],
                 "published": 0,
             }
         ],
@@ -120,19 +125,48 @@ def test_commits_count_as_labelled_by_their_metadata(
     assert [row["committed"] for row in teacher["offsets"]] == [3, 5, 1, 0]
 
 
-def test_members_are_shown_with_their_partitions(
+def test_members_are_shown_with_their_speeds_partitions_and_lag(
     kafka_settings: KafkaSettings, stream: Stream, eventually: Callable[..., object]
 ) -> None:
-    group = teacher_group(stream.manifest, "cnn")
-    worker = new_consumer(kafka_settings, group_id=group, client_id="worker-1", auto_offset_reset="earliest")
-    try:
-        worker.subscribe([work_orders_topic(stream.manifest.stream)])
-        eventually(lambda: worker.poll(timeout_ms=200), 20.0, "the worker's first order")
+    group, topic = teacher_group(stream.manifest, "cnn"), work_orders_topic(stream.manifest.stream)
+    cluster = KafkaCluster(kafka_settings)
+    bids = {"worker-1": Bid(3000.0, {}), "worker-2": Bid(1000.0, {}), "worker-3": Bid(10.0, {})}
+    with ExitStack() as closing:
+        members = {}
+        for name, bid in bids.items():
+            members[name] = cluster.member(group, topic, name=name, session_timeout=6.0, bid=partial(returned, bid))
+            closing.callback(members[name].close)
+
+        def settled() -> bool:
+            for member in members.values():
+                member.poll(0.1)
+            owned = [len(member.assignment()) for member in members.values() if member.membership]
+            return sum(owned) == 4 and len(owned) == 3
+
+        eventually(settled, 30.0, "three members with four partitions")
+        (before,) = lag(kafka_settings, stream)["teachers"]
+        (owned,) = members["worker-2"].assignment()
+        assert members["worker-2"].commit({owned: Commit(3, encode_next_sequence(owned.partition + 12))}, 5.0)
         (teacher,) = lag(kafka_settings, stream)["teachers"]
-        assert teacher["state"] == "Stable"
-        assert teacher["members"] == [{"client_id": "worker-1", "host": "127.0.0.1", "partitions": 4}]
-    finally:
-        worker.close()
+    assert teacher["state"] == "Stable"
+    shown = {member["client_id"]: member for member in teacher["members"]}
+    assert {name: (one["partitions"], one["samples_per_second"], one["lag"]) for name, one in shown.items()} == {
+        "worker-1": (3, 3000.0, 15),
+        "worker-2": (1, 1000.0, 2),
+        "worker-3": (0, 10.0, 0),
+    }
+    assert all(one["host"] == "127.0.0.1" and one["member_id"].startswith(name) for name, one in shown.items())
+    first, second = ({"orders": 20, "fed": 20, "runs": [], "teachers": [one]} for one in (before, teacher))
+    (rated,) = with_rates(first, second, 2.0)["teachers"]
+    assert {one["client_id"]: one["labelled_per_second"] for one in rated["members"]} == {
+        "worker-1": 0.0,
+        "worker-2": 1.5,
+        "worker-3": 0.0,
+    }
+
+
+def returned(bid: Bid) -> Bid:
+    return bid
 
 
 @pytest.mark.parametrize(
@@ -202,7 +236,7 @@ def test_describe_holds_the_manifest_the_declarations_and_the_lag(
 
 def test_rates_come_from_two_readings() -> None:
     def reading(fed: int, labelled: int, sequence: int) -> dict[str, object]:
-        teachers = [{"name": "cnn", "labelled": labelled}]
+        teachers = [{"name": "cnn", "labelled": labelled, "offsets": [], "members": []}]
         runs = [{"name": "mlp", "pass": sequence // 100, "sequence": sequence % 100}]
         return {"orders": 100, "fed": fed, "teachers": teachers, "runs": runs}
 

@@ -52,7 +52,7 @@ def test_a_first_order_may_take_minutes(stages: Stages) -> None:
 def test_a_polling_thread_that_hangs_is_ended_by_the_backstop() -> None:
     code = (
         "import time; from types import SimpleNamespace; from teacher_service import watchdog\n"
-        "from teacher_service.stages import Clock\n"
+        "from teacher_service.clock import Clock\n"
         "watchdog.FIRST_DEADLINE = 0.1; watchdog.BACKSTOP = 0.2\n"
         "watchdog.Watchdog(SimpleNamespace(loading=Clock(), inferring=Clock())).check()\n"
         "time.sleep(60)\n"

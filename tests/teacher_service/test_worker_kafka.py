@@ -199,11 +199,12 @@ def test_two_workers_share_the_partitions(place: Callable[..., Place], eventuall
     first = here.start(name="first")
     eventually(lambda: first.num_partitions == P, timeout=30, what="the first worker's share")
     second = here.start(name="second")
-    eventually(lambda: (first.num_partitions, second.num_partitions) == (2, 2), timeout=30, what="equal shares")
+    # Which are as equal as the two measured themselves.
+    eventually(lambda: 0 < first.num_partitions == P - second.num_partitions < P, timeout=30, what="a share for each")
     here.feed()
     eventually(lambda: first.report.orders + second.report.orders == here.num_orders, timeout=30, what="all orders")
-    assert first.report.orders >= here.num_orders // 2 - 1
-    assert second.report.orders >= here.num_orders // 2 - 1
+    assert first.report.orders
+    assert second.report.orders
     second.stop()
     eventually(lambda: first.num_partitions == P, timeout=30, what="everything back at the first worker")
     first.stop()
