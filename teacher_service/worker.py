@@ -44,6 +44,8 @@ IN_HAND_HIGH = 512
 IN_HAND_LOW = 128
 COMMIT_EVERY = 0.1
 """seconds between commits"""
+FINISH = 30.0
+"""seconds for the orders in hand of a worker that leaves, or three times as long as one takes"""
 LAST_COMMIT = 5.0
 """seconds for the commit of a worker that leaves"""
 BYTES_IN_FLIGHT = 32 << 20
@@ -250,7 +252,8 @@ class Worker:
     def _finish(self, leases: Leases, watchdog: Watchdog) -> None:
         """Let the jobs that were begun end, so that nobody needs to repeat them."""
         not_begun = self._stages.clear()
-        deadline = Deadline(30.0)
+        slowest = max(self._stages.loading.smoothed, self._stages.inferring.smoothed)
+        deadline = Deadline(max(FINISH, 3 * slowest))
         while leases.in_hand > sum(not job.chain.over for job in not_begun) and not deadline.over:
             watchdog.check()
             self._raise_failure()

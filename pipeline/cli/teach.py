@@ -55,7 +55,7 @@ def teach(
 ) -> None:
     """Label the work orders of STREAM with MODEL, an ONNX file that was added to it as a teacher.
 
-    Start as many as there are machines; each takes its share of the partitions. SIGTERM or Ctrl-C finishes the order
+    Start as many as there are machines; each takes a share of the partitions by its speed. SIGTERM or Ctrl-C finishes the order
     in hand and leaves.
     """
     import time
