@@ -55,8 +55,8 @@ def teach(
 ) -> None:
     """Label the work orders of STREAM with MODEL, an ONNX file that was added to it as a teacher.
 
-    Start as many as there are machines; each takes a share of the partitions by its speed. SIGTERM or Ctrl-C finishes the order
-    in hand and leaves.
+    Start as many as there are machines; each takes a share of the partitions by its speed. SIGTERM or Ctrl-C finishes
+    the order in hand and leaves.
     """
     import time
     from dataclasses import replace
