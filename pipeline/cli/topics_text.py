@@ -30,6 +30,7 @@ def print_description(described: dict[str, Any]) -> None:
         inputs = ", ".join(f"{field} -> {name}" for name, field in teacher["inputs"].items())
         click.echo(f"\nteacher      {teacher['name']}: {teacher['model_file']} (sha256 {teacher['sha256']})")
         click.echo(f"{'':12} {inputs}; output {teacher['output']}, {teacher['kind']}, {teacher['classes']} classes")
+        click.echo(f"{'':12} consumer group {teacher['group']}")
     click.echo()
     print_lag(described, partitions=False)
 
