@@ -29,6 +29,11 @@ def interrupted() -> bool:
     return signal.SIGINT in _came
 
 
+def terminated() -> bool:
+    """Whether SIGTERM came inside an `on_stop` since the last `forget`."""
+    return signal.SIGTERM in _came
+
+
 @contextmanager
 def on_stop(stop: Callable[[], None]) -> Iterator[None]:
     """Call `stop` on the first SIGTERM or Ctrl-C inside the block; a second one ends the process as ever.
