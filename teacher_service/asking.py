@@ -40,17 +40,21 @@ class Asking:
         """The partitions were shared out just now, while this worker bid a speed."""
         self._bid, self._shared_out, self._changed = bid, now, None
 
-    def wants_to_look(self, now: float, speed: float, idle: bool) -> bool:
-        """Whether to find out now what sharing out anew would gain; whoever finds `GAIN` or more asks for it.
+    def look(self, now: float, speed: float, idle: bool) -> float | None:
+        """Say whether to find out now what sharing out anew would gain; whoever finds `GAIN` or more asks for it.
 
         Args:
             now: the time.
             speed: samples per second by the stages' clocks; 0: not known.
             idle: there is nothing to do.
+
+        Returns:
+            The speed to reckon with: the present one if it has changed; for an idle worker the one that it bid, since
+            noise in it is no reason to move anything. None: do not look.
         """
         # Both are always looked at: each keeps a time.
         changed, idle = self._has_changed(now, speed), self._is_idle(now, idle)
-        return changed or idle
+        return speed if changed else self._bid if idle else None
 
     def _has_changed(self, now: float, speed: float) -> bool:
         ratio = max(speed / self._bid, self._bid / speed) if speed and self._bid else 1.0

@@ -95,8 +95,10 @@ class Leases:
         chains = list(self.chains.values())
         return Bid(self.bid_speed, {chain.partition: self._left(chain.done) for chain in chains})
 
-    def gain(self) -> float:
+    def gain(self, own_speed: float) -> float:
         """By which factor the group would be done sooner if the partitions were shared out anew; 1 if nobody knows.
+
+        Others are as fast as they said when they joined.
 
         Raises:
             BrokerUnavailable: no answer.
@@ -114,7 +116,7 @@ class Leases:
                 left[at.partition] = self._left(Mark(commit.offset, sequence))
         claims = {}
         for one in members:
-            speed = self._speed() if one.member_id == self._membership.member_id else one.bid.speed
+            speed = own_speed if one.member_id == self._membership.member_id else one.bid.speed
             of_member = {partition: left[partition] for partition in one.partitions if partition in left}
             claims[one.member_id] = Claim(0, one.partitions, Bid(speed, of_member))
         return gain(self._manifest.partitions, claims)

@@ -238,10 +238,10 @@ class Worker:
             self.report.rebalances = leases.num_rebalances
             asking.shared_out(now, leases.bid_speed)
         idle = leases.settled and not leases.in_hand and not intake.waiting
-        if not asking.wants_to_look(now, self._stages.speed, idle):
+        if (speed := asking.look(now, self._stages.speed, idle)) is None:
             return
         try:
-            would_gain = leases.gain()
+            would_gain = leases.gain(speed)
         except BrokerUnavailable as error:
             log.debug("asking what others have to do: %s", error)
             return

@@ -15,7 +15,7 @@ TICK = 0.1
 def looks(asking: Asking, begin: float, end: float, speed: float, idle: bool = False) -> list[float]:
     """The times, in seconds, at which it wants to look, asked every tick."""
     ticks = [round(begin + TICK * number, 1) for number in range(round((end - begin) / TICK))]
-    return [now for now in ticks if asking.wants_to_look(now, speed, idle)]
+    return [now for now in ticks if asking.look(now, speed, idle) is not None]
 
 
 def settled(bid: float = 100.0) -> Asking:
@@ -56,6 +56,14 @@ def test_an_idle_worker_looks_soon_and_then_less_and_less_often() -> None:
     assert times[0] == 10.0 + IDLE
     pauses = [round(after - before) for before, after in pairwise(times)]
     assert pauses == [1, 2, 4, 8, 16, 32, 60, 60]
+
+
+def test_noise_in_the_speed_of_an_idle_worker_counts_for_nothing() -> None:
+    asking = settled(100.0)
+    assert not looks(asking, 10.0, 11.0, 108.0)
+    assert asking.look(11.0, 130.0, True) is None
+    assert asking.look(12.0, 130.0, True) == 100.0
+    assert asking.look(12.0 + SELDOM, 130.0, False) == 130.0
 
 
 def test_work_in_between_makes_an_idle_worker_look_soon_again() -> None:
