@@ -21,6 +21,7 @@ DistillogError                  the CLI prints it as one line and exits with `ex
 ├── WorkerHung                  loading, inference or publishing exceeded its deadline
 ├── CheckpointError             a checkpoint is missing, damaged or of another run
 ├── CannotWrite                 a file of a run cannot be written: no room, or no right to
+├── RunRemoved                  the folder of a run was removed, moved or replaced under the running process
 ├── NotFinite                   NaN or infinity in a loss, a gradient, the weights or a student's outputs
 ├── RunLocked                   another process trains in this run folder
 └── Starved                     no label came for `starve_timeout`; exit code 3
@@ -129,6 +130,10 @@ class CheckpointError(DistillogError):
 
 class CannotWrite(DistillogError):
     """A file of a run cannot be written: no room, or no right to."""
+
+
+class RunRemoved(DistillogError):
+    """The folder of a run was removed, moved or replaced under the running process."""
 
 
 class NotFinite(DistillogError):

@@ -113,7 +113,7 @@ def save_checkpoint(folder: Path, checkpoint: Checkpoint, state: dict[str, Any],
 
 
 def _write(place: Path, checkpoint: Checkpoint, state: dict[str, Any]) -> None:
-    place.parent.mkdir(parents=True, exist_ok=True)
+    place.parent.mkdir(exist_ok=True)
     fresh, stale = place.with_name(f".{place.name}.new"), place.with_name(f".{place.name}.old")
     for left_over in (fresh, stale):
         shutil.rmtree(left_over, ignore_errors=True)

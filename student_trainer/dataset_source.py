@@ -20,7 +20,7 @@ from pipeline.views.patience import fetch_patiently
 from schemas.errors import ConfigError
 from student_trainer.hard_labels import HardLabels, labelled_ids
 from student_trainer.settings import RunSettings
-from student_trainer.source import Cursor, ReadyOrder
+from student_trainer.source import BRING_BACK, Cursor, ReadyOrder
 
 
 class DatasetSource:
@@ -76,7 +76,9 @@ class DatasetSource:
                 if self._ids is not None:
                     sample_ids = self._ids[sample_ids]
                 view_seed = sequence.view_seed(sequence.epoch_of(number))
-                fetched = fetch_patiently(self.fetcher, sample_ids, view_seed, self._size, self._closed)
+                fetched = fetch_patiently(
+                    self.fetcher, sample_ids, view_seed, self._size, self._closed, advice=BRING_BACK
+                )
                 faults.leave_out(uri, number, sample_ids, fetched.faults)
                 sample_ids = sample_ids[fetched.kept_rows]
                 labels = self._labels.hide(sample_ids, fetched.labels)

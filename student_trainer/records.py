@@ -6,7 +6,7 @@ import logging
 import math
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from pipeline.views.fetch import Fetcher
-from schemas.errors import CannotWrite, DistillogError, NotFinite
+from schemas.errors import CannotWrite, DistillogError, NotFinite, RunRemoved
 from student_trainer.batches import Batch
 from student_trainer.checkpoint import Checkpoint, save_checkpoint
 from student_trainer.evaluate import evaluate
@@ -53,7 +53,8 @@ class _Taken:
 class Records:
     """A run's records. Whoever reads the student, to log, evaluate or save it, first looks whether a step was refused.
 
-    Every method but `say` and `rescue` may raise CannotWrite, and NotFinite once a step was refused.
+    Every method but `say` and `rescue` may raise CannotWrite, and NotFinite once a step was refused; all that write,
+    RunRemoved.
     """
 
     def __init__(
@@ -147,6 +148,7 @@ class Records:
 
     def _save(self, step: int, cursor: Cursor, keep: int) -> Path:
         """Write a checkpoint, then report it, in this order: a report of what a crash forgets would be a lie."""
+        self._folder.refuse_removed(now=True)
         num_bytes = self._metrics.sync()
         checkpoint = replace(self._checkpoint, step=step, cursor=cursor.as_dict(), metrics_bytes=num_bytes)
         saved = save_checkpoint(self._folder.checkpoints, checkpoint, self._trainee.state(), keep)
@@ -199,7 +201,10 @@ class Records:
 
     def close(self, state: str) -> None:
         """Write the run's last state; where it failed, that even this cannot be written is only a warning."""
-        with _warned() if state in ("failed", "starved") else nullcontext():
+        if state in ("failed", "starved"):
+            with _warned(), suppress(RunRemoved):
+                self._folder.set_state(state)
+        else:
             self._folder.set_state(state)
         self._metrics.close()
         self.say(state)

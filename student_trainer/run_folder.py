@@ -2,18 +2,24 @@
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import json
 import os
 import secrets
+import time
 from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
 from typing import IO, Any
 
-from schemas.errors import ConfigError, RunLocked
+from schemas.errors import CheckpointError, ConfigError, RunLocked, RunRemoved
 from student_trainer.settings import RunSettings, load_run
 from student_trainer.whole_files import write_whole, writing
+
+_GONE = {errno.ENOENT, errno.ENOTDIR, errno.ESTALE}
+_LOOK_EVERY = 0.5
+"""Seconds between two looks at whether the folder is still there."""
 
 
 class RunFolder:
@@ -27,6 +33,7 @@ class RunFolder:
         self.run_id = run_id
         """Random, new with each run made: two runs of one name are told apart by it."""
         self._lock = lock
+        self._looked = time.monotonic()
         self._made: list[Path] = []
         """What goes with a start that fails, in this order: nothing that lay there before."""
 
@@ -88,11 +95,47 @@ class RunFolder:
 
     def close(self, failed: bool = False) -> None:
         """Give the lock back; remove what a run made that failed before it was worth keeping."""
-        if failed:
+        if failed and self._is_there():  # else they are those of another run
             for each in self._made:
                 with suppress(OSError):  # what ended the run matters more; and a folder may hold what is not ours
                     each.rmdir() if each.is_dir() else each.unlink()
         self._lock.close()
+
+    def refuse_removed(self, *, now: bool = False) -> None:
+        """Look, twice a second at most unless `now`, whether the folder is still the one that was locked.
+
+        Where it is not, nothing may be written any more: it would be half a run, or into another one.
+
+        Raises:
+            RunRemoved: it, or its lock, was removed, moved or replaced.
+        """
+        if not now and time.monotonic() - self._looked < _LOOK_EVERY:
+            return
+        self._looked = time.monotonic()
+        if not self._is_there():
+            raise RunRemoved(
+                f"{self.path}: the run's folder, or the lock in it, was removed, moved or replaced while the run "
+                "trained; nothing more was written: put the folder back and resume the run, or start it anew"
+            )
+
+    def refuse_emptied(self) -> None:
+        """Look whether a run without checkpoints must have had some: it would throw away what it measured, and begin.
+
+        Raises:
+            CheckpointError: they were removed.
+        """
+        state = read_run(self.path)["state"]
+        if state in ("done", "stopped"):
+            raise CheckpointError(
+                f"{self.checkpoints}: the run is {state}, but its checkpoints were removed; put them back, or remove "
+                "the run's folder and start it anew"
+            )
+
+    def _is_there(self) -> bool:
+        try:
+            return os.path.samestat(os.fstat(self._lock.fileno()), (self.path / "lock").stat())
+        except OSError as error:
+            return error.errno not in _GONE  # storage that fails says nothing of the folder
 
     @property
     def checkpoints(self) -> Path:
@@ -110,11 +153,18 @@ class RunFolder:
         return self.path / "student.onnx"
 
     def set_state(self, state: str) -> None:
-        """Write `run.json`, what `runs list` shows: one of RUN_STATES; that of a killed run still says "training"."""
+        """Write `run.json`, what `runs list` shows: one of RUN_STATES; that of a killed run still says "training".
+
+        Raises:
+            CannotWrite: the disk refuses.
+            RunRemoved: there is no place for it any more.
+        """
+        self.refuse_removed(now=True)
         write_whole(self.path / "run.json", json.dumps({"run_id": self.run_id, "state": state}) + "\n")
 
     def write_report(self, report: dict[str, Any]) -> None:
-        """Write `report.json`."""
+        """Write `report.json`; raises as `set_state`."""
+        self.refuse_removed(now=True)
         write_whole(self.path / "report.json", json.dumps(report, indent=2) + "\n")
 
 

@@ -17,6 +17,9 @@ if TYPE_CHECKING:
     from pipeline.views.fetch import Fetcher
     from schemas.codecs import Dense, TopK
 
+BRING_BACK = "bring it back and resume the run"
+"""What to do about storage that is away once a run has begun: it stays, while a start that fails leaves nothing."""
+
 
 @dataclass(frozen=True, slots=True)
 class Cursor:

@@ -28,7 +28,7 @@ from student_trainer.held import Held
 from student_trainer.losses import need_labels
 from student_trainer.reader import SoftTargetReader
 from student_trainer.settings import RunSettings
-from student_trainer.source import Cursor, ReadyOrder
+from student_trainer.source import BRING_BACK, Cursor, ReadyOrder
 from student_trainer.starvation import Starvation
 
 log = logging.getLogger(__name__)
@@ -172,7 +172,9 @@ class StreamSource:
             # A row that one teacher could not decode is no row of the zip.
             targets = [_take(target, np.searchsorted(each, rows)) for target, each in zip(targets, kept, strict=True)]
         sample_ids = first.sample_ids[rows]
-        fetched = fetch_patiently(self.fetcher, sample_ids, first.view_seed, self._size, self._stop, readable=True)
+        fetched = fetch_patiently(
+            self.fetcher, sample_ids, first.view_seed, self._size, self._stop, advice=BRING_BACK, readable=True
+        )
         if fetched.faults:
             row, reason = fetched.faults[0]
             raise ManifestMismatch(

@@ -79,12 +79,13 @@ def train(
         source: closed when this returns or raises.
         reporter: is told where the run stands, before every step and after the last.
         progress: is given each line of metrics: step, total_steps, loss, lr, timing; or step, evaluation.
-        resume: go on from the newest whole checkpoint; at step 0 if none was written yet.
+        resume: go on from the newest whole checkpoint; at step 0 if the run came to none.
 
     Raises:
         ConfigError: what the run file asks for cannot be had, or is longer than its stream.
         CheckpointError: no checkpoint is whole, or the run differs.
         CannotWrite: the disk refuses.
+        RunRemoved: the folder was removed, moved or replaced.
         NotFinite: a loss, a gradient or the weights are not finite; that step was not taken.
         DistillogError: whatever the source raises; what was learned until then is in a checkpoint.
     """
@@ -120,7 +121,8 @@ def train(
             checkpoint = replace(checkpoint, step=saved.step, cursor=saved.cursor, metrics_bytes=saved.metrics_bytes)
             logger.info("%s: resumes at step %d of %d", folder.path, saved.step, total_steps)
         elif resume:
-            logger.warning("%s: no checkpoint was written yet; the run begins at step 0", folder.path)
+            folder.refuse_emptied()
+            logger.warning("%s: there is no checkpoint; the run begins at step 0", folder.path)
         records = Records(settings, folder, trainee, checkpoint, evaluation, reporter, progress, total_steps)
         folder.set_state("training")
     except BaseException:
@@ -136,7 +138,8 @@ def train(
         return batches(orders, settings.train.batch_size, start, sequence.partitions, sequence.num_orders, pin)
 
     def interrupted() -> bool:
-        """Asked while no batch lies ready, so that a starving run too hears of another process that trains it."""
+        """Asked while no batch lies ready: a starving run, too, hears that its folder or its name is another's."""
+        folder.refuse_removed()
         if reporter is not None:
             reporter.trained(cursor)
         return stopping()
@@ -152,6 +155,7 @@ def train(
         try:
             while step < total_steps and not stopping():
                 try:
+                    folder.refuse_removed()
                     if reporter is not None:
                         reporter.trained(cursor)
                     item = ready.get(interrupted)

@@ -27,7 +27,7 @@ def fetch_patiently(
     *,
     seconds: float = 10.0,
     what: str = "",
-    advice: str = "bring it back and resume the run",
+    advice: str = "bring it back and try again",
     alive: Callable[[], None] = lambda: None,
     readable: bool = False,
 ) -> Fetched:

@@ -60,7 +60,7 @@ def test_who_is_asked_to_stop_waits_no_longer():
     stopped = threading.Event()
     threading.Timer(0.3, stopped.set).start()
     began = time.monotonic()
-    with pytest.raises(DataUnavailable, match=r"dataset mount cannot be read .*resume the run"):
+    with pytest.raises(DataUnavailable, match=r"dataset mount cannot be read .*try again"):
         fetch_patiently(away(), np.arange(3), 0, stopped=stopped, seconds=60)
     assert time.monotonic() - began < 5
 
