@@ -25,6 +25,9 @@ DEFAULT_LEAD = (4, 8)
 FAIL_OVER = 8.0
 """seconds that a worker's death may cost: the lowest session time-out of a default broker, and a rebalance"""
 
+LOOKED_AWAY = 5.0
+"""seconds between two looks beyond which nobody was looking: the cluster did not answer, so no run is called silent"""
+
 PACE_AFTER = 5.0
 """seconds of reports from which a run's pace is judged"""
 
@@ -61,7 +64,7 @@ class Lead:
 class _Run:
     report: RunReport | None
     changed: float
-    """when the last new report was seen, on the monotonic clock"""
+    """when the last new report was seen, on the monotonic clock, put off by the time in which nobody could look"""
 
 
 class Followers:
@@ -124,9 +127,12 @@ class Followers:
 
     def _refresh(self) -> None:
         first = self._read_at == float("-inf")
+        away = 0.0 if first else time.monotonic() - self._read_at
         for name, run in list(self._runs.items()):
             report = self._read(name)
             now = time.monotonic()
+            if away > LOOKED_AWAY:
+                run.changed += away
             if report is not None and report != run.report:
                 if run.report is None and not first:
                     self._say(f"run {name} is here, at order {report.sequence:,}")

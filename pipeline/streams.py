@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -17,6 +18,11 @@ from pipeline.wait import Deadline
 from schemas.errors import BrokerUnavailable, StreamChanged, StreamNotFound
 from schemas.names import did_you_mean
 from schemas.records import Manifest, Teacher
+
+log = logging.getLogger(__name__)
+
+SILENCE = 10.0
+"""Seconds without an answer after which a process says what it waits for; again after twice as long, and so on."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,6 +130,7 @@ class TopicGuard:
             self._admin.close()
             raise
         self._asked = self._answered = time.monotonic()
+        self._warn_at = SILENCE
 
     def num_partitions(self, topic: str) -> int:
         """Partitions that the topic had at the start."""
@@ -147,8 +154,12 @@ class TopicGuard:
             silent = time.monotonic() - self._answered
             if silent > self._patience:
                 raise BrokerUnavailable(f"{error}; silent for {silent:.0f} s, giving up") from None
+            if silent >= self._warn_at:
+                self._warn_at = 2 * silent
+                log.warning("%s; silent for %.0f s, waiting up to %.0f s for it", error, silent, self._patience)
             return  # a broker that is away says nothing about its topics
         self._answered = time.monotonic()
+        self._warn_at = SILENCE
         for topic, first in self._first.items():
             there = identities[topic]
             if there is None:

@@ -125,5 +125,8 @@ def _base(settings: KafkaSettings) -> dict[str, Any]:
         "bootstrap_timeout_ms": _bootstrap_timeout_ms(),
         # The default of 30 s would keep a client away from a broker that has long been back.
         "reconnect_backoff_max_ms": 1_000,
+        # So would this one, 10 s at first and doubled up to 30 s and more: connections to a frozen broker, whose queue
+        # of them is full, are neither made nor refused.
+        "socket_connection_setup_timeout_max_ms": 10_000,
         **settings.options,
     }

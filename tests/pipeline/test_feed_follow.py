@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 
@@ -18,7 +19,7 @@ from pipeline.kafka.settings import KafkaSettings
 from pipeline.names import run_group, work_orders_topic
 from pipeline.streams import Stream
 from schemas.commits import RunReport
-from schemas.errors import StreamNotFound
+from schemas.errors import BrokerUnavailable, StreamNotFound
 
 Name = Callable[[str], str]
 START = RunReport(0, 0, 0, 1.0, "a1", "here", "training")
@@ -84,6 +85,27 @@ def test_a_run_whose_report_does_not_change_is_dropped(caplog: pytest.LogCapture
     assert not credit.allow(4)
     assert credit.gone == "run run did not report for 0 s, at order 3"
     assert caplog.messages == ["run run did not report for 0 s, at order 3: following it no longer"]
+
+
+def test_no_run_is_called_silent_for_the_time_in_which_the_cluster_was(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("pipeline.follow.LOOKED_AWAY", 0.1)
+    positions: dict[str, RunReport | None] = {"run": at(3), "late": None}
+    credit = followers(positions, [], follow_timeout=0.3, appear_timeout=0.3)
+    assert credit.allow(4)
+
+    def unanswered(run: str) -> None:
+        raise BrokerUnavailable("away")
+
+    monkeypatch.setattr(credit, "_read", unanswered)
+    time.sleep(0.4)
+    with pytest.raises(BrokerUnavailable):
+        credit.allow(4)
+    monkeypatch.setattr(credit, "_read", positions.get)
+    assert credit.allow(4)  # neither of them had a chance to report yet
+    time.sleep(0.05)
+    positions["run"] = at(5)
+    assert credit.allow(8)
+    assert not credit.gone
 
 
 def test_a_run_that_never_appears_ends_the_wait() -> None:
