@@ -6,6 +6,8 @@ import secrets
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields, replace
 
+from kafka import KafkaAdminClient
+
 from pipeline.datasets.base import once_readable
 from pipeline.datasets.fingerprint import fingerprint
 from pipeline.kafka.clients import admin_client
@@ -72,7 +74,8 @@ def create_stream(
     """Make a stream's topics and write its manifest; the same call again changes nothing.
 
     The manifest is written last: a creation that is cut short leaves a stream that cannot be opened, and the same call
-    completes it.
+    completes it. It also makes a topic of dead letters that somebody deleted: what it held is lost, and nobody waits
+    for that.
 
     Returns:
         The stream, and whether this call made it.
@@ -93,13 +96,16 @@ def create_stream(
     manifest = _manifest(name, fetcher, dataset_uri, options)
     record = manifest.encode()  # before any topic is made: it refuses what cannot be written
     with admin_client(settings) as admin, kafka_errors(f"creating stream {name!r}", settings):
-        if manifest_topic(name) in admin.list_topics():
+        topics = admin.list_topics()
+        if manifest_topic(name) in topics:
             there = read_manifest_log(settings, name)
             if there.manifest is not None:
                 pinned = there.manifest.dataset_fingerprint
                 if pinned != manifest.dataset_fingerprint:  # perhaps by another algorithm
                     manifest = replace(manifest, dataset_fingerprint=fingerprint(fetcher.dataset, like=pinned))
                 _refuse_difference(manifest, there.manifest)
+                if dead_letters_topic(name) not in topics:
+                    _make_like_orders(admin, dead_letters_topic(name), 1, work_orders_topic(name))
                 return Stream(there.manifest, there.teachers), False
         cluster = cluster_settings(admin)
         _check_record_size(manifest, int(cluster.get("message.max.bytes", DEFAULT_MAX_MESSAGE)))
@@ -143,12 +149,16 @@ def add_teacher(settings: KafkaSettings, stream: Stream, teacher: Teacher) -> bo
             f"create the stream with --classes {teacher.num_classes}, a smaller --order-size or a topk codec"
         )
     with admin_client(settings) as admin, kafka_errors(f"adding teacher {teacher.name!r}", settings):
-        orders = work_orders_topic(manifest.stream)
-        configs, copies = inherited_settings(admin, orders), num_copies(admin, orders)
-        make_topic(admin, soft_targets_topic(manifest.stream, teacher.name), manifest.partitions, copies, configs)
+        topic = soft_targets_topic(manifest.stream, teacher.name)
+        _make_like_orders(admin, topic, manifest.partitions, work_orders_topic(manifest.stream))
     append(settings, manifest.stream, teacher_key(teacher.name), teacher.encode(manifest.schema_fingerprints))
     _refuse_teacher(teacher, open_stream(settings, manifest.stream).teacher(teacher.name))
     return True
+
+
+def _make_like_orders(admin: KafkaAdminClient, topic: str, partitions: int, orders: str) -> None:
+    """Make a topic that keeps records as long, and in as many copies, as the work orders' does."""
+    make_topic(admin, topic, partitions, num_copies(admin, orders), inherited_settings(admin, orders))
 
 
 def _manifest(name: str, fetcher: Fetcher, dataset_uri: str, options: StreamOptions) -> Manifest:

@@ -13,7 +13,9 @@ from typing import Any
 
 from kafka import KafkaAdminClient, TopicPartition
 from kafka.admin import OffsetSpec
+from kafka.errors import UnknownTopicOrPartitionError
 
+from pipeline.expired import with_expired
 from pipeline.fed import num_fed
 from pipeline.kafka.clients import admin_client
 from pipeline.kafka.cluster import KafkaCluster
@@ -31,8 +33,9 @@ from pipeline.names import (
 )
 from pipeline.reports import latest_report
 from pipeline.sequence import Sequence
-from pipeline.streams import Stream
+from pipeline.streams import Stream, topic_missing
 from schemas.commits import decode_next_sequence
+from schemas.errors import StreamChanged
 from schemas.records import Manifest, Teacher
 
 RATE_INTERVAL = 1.0
@@ -43,7 +46,7 @@ def describe(settings: KafkaSettings, stream: Stream, rates: bool = False) -> di
     """Everything about a stream: its manifest's facts, its teachers' declarations, and all of `lag`.
 
     Raises:
-        BrokerUnavailable: no answer from Kafka.
+        StreamChanged, BrokerUnavailable: as `lag`.
     """
     now = lag(settings, stream, rates)
     declared = {teacher.name: _declaration(teacher) for teacher in stream.teachers.values()}
@@ -60,6 +63,7 @@ def lag(settings: KafkaSettings, stream: Stream, rates: bool = False) -> dict[st
         rates: read twice, a second apart, and add orders per second.
 
     Raises:
+        StreamChanged: one of its topics was deleted.
         BrokerUnavailable: no answer from Kafka.
     """
     with (
@@ -89,7 +93,11 @@ def with_rates(first: dict[str, Any], second: dict[str, Any], seconds: float) ->
         "fed_per_second": rate(first["fed"], second["fed"]),
         "teachers": [_teacher_rates(teachers.get(now["name"], now), now, rate) for now in second["teachers"]],
         "runs": [
-            {**now, "orders_per_second": rate(_trained(runs.get(now["name"], now), second), _trained(now, second))}
+            {
+                **now,
+                "age": _age(runs.get(now["name"], now), now, seconds),
+                "orders_per_second": rate(_trained(runs.get(now["name"], now), second), _trained(now, second)),
+            }
             for now in second["runs"]
         ],
     }
@@ -103,6 +111,12 @@ def _teacher_rates(before: dict[str, Any], now: dict[str, Any], rate: Callable[[
         for member in now["members"]
     ]
     return {**now, "members": members, "labelled_per_second": rate(before["labelled"], now["labelled"])}
+
+
+def _age(before: dict[str, Any], now: dict[str, Any], seconds: float) -> float:
+    """Seconds since a run's last report: its clock may be wrong, but a report that came between two readings is new."""
+    came = now["age"] < before["age"] + seconds / 2
+    return float(min(now["age"], round(seconds, 1)) if came else now["age"])
 
 
 def _trained(run: dict[str, Any], reading: dict[str, Any]) -> int:
@@ -147,6 +161,9 @@ def _read(admin: KafkaAdminClient, reader: Reader, stream: Stream) -> dict[str, 
     described = ask_coordinator(lambda: describe_groups(admin, all_of_each)) if groups else {}
     runs = _runs(admin, manifest)
     ends = _ends(admin, work_orders_topic(manifest.stream), manifest.partitions)
+    published = {
+        name: _ends(admin, soft_targets_topic(manifest.stream, name), manifest.partitions) for name in stream.teachers
+    }
     return {
         "stream": manifest.stream,
         "stream_id": manifest.stream_id,
@@ -156,8 +173,13 @@ def _read(admin: KafkaAdminClient, reader: Reader, stream: Stream) -> dict[str, 
             {
                 "name": name,
                 "group": group,
-                **_labelling(manifest, described[group], ends, committed.get(group, {})),
-                "published": sum(_ends(admin, soft_targets_topic(manifest.stream, name), manifest.partitions)),
+                **_labelling(
+                    manifest,
+                    described[group],
+                    ends,
+                    with_expired(reader, manifest, name, committed.get(group, {}), published[name]),
+                ),
+                "published": sum(published[name]),
             }
             for name, group in groups.items()
         ],
@@ -169,7 +191,10 @@ def _read(admin: KafkaAdminClient, reader: Reader, stream: Stream) -> dict[str, 
 def _ends(admin: KafkaAdminClient, topic: str, partitions: int) -> list[int]:
     """[P] end offsets."""
     wanted = [TopicPartition(topic, partition) for partition in range(partitions)]
-    found = admin.list_partition_offsets({partition: OffsetSpec.LATEST for partition in wanted})
+    try:
+        found = admin.list_partition_offsets({partition: OffsetSpec.LATEST for partition in wanted})
+    except UnknownTopicOrPartitionError:
+        raise StreamChanged(topic_missing(topic)) from None
     return [int(found[partition].offset) for partition in wanted]
 
 

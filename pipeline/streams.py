@@ -13,7 +13,7 @@ from pipeline.kafka.errors import kafka_errors
 from pipeline.kafka.log import Cluster
 from pipeline.kafka.settings import KafkaSettings
 from pipeline.manifest_log import read_manifest_log
-from pipeline.names import belongs_to, group_prefix, manifest_topic, stream_of_manifest_topic
+from pipeline.names import belongs_to, dead_letters_topic, group_prefix, manifest_topic, stream_of_manifest_topic
 from pipeline.wait import Deadline
 from schemas.errors import BrokerUnavailable, StreamChanged, StreamNotFound
 from schemas.names import did_you_mean
@@ -60,6 +60,8 @@ def open_stream(settings: KafkaSettings, name: str) -> Stream:
         topics = admin.list_topics()
     if manifest_topic(name) not in topics:
         streams = filter(None, map(stream_of_manifest_topic, topics))
+        if any(belongs_to(topic, name) for topic in topics):
+            raise StreamNotFound(f"stream {name!r}: {topic_missing(manifest_topic(name))}")
         hint, where = did_you_mean(name, streams), settings.bootstrap_servers
         raise StreamNotFound(f"no stream {name!r} at {where} ({hint}); see `distillog topics list`")
     log = read_manifest_log(settings, name)
@@ -108,6 +110,18 @@ def delete_stream(settings: KafkaSettings, name: str) -> Deleted:
     return Deleted(topics, gone, sorted(set(groups) - set(gone)))
 
 
+def topic_missing(topic: str) -> str:
+    """What is said of a stream that lacks one of its topics."""
+    return f"topic {topic} does not exist, somebody deleted it; {_repair(topic)}"
+
+
+def _repair(topic: str) -> str:
+    stream = topic.partition(".")[0]  # no stream's name has a dot
+    if topic == dead_letters_topic(stream):
+        return "run the same `distillog topics create` again, which makes it"
+    return f"what it held is lost: remove what is left with `distillog topics delete {stream}`, and make it again"
+
+
 class TopicGuard:
     """Notices that a topic was deleted or made again: kafka-python reads on in a new topic without a word.
 
@@ -125,7 +139,7 @@ class TopicGuard:
             self._first = self._admin.identities(self._topics)
             missing = [topic for topic, identity in self._first.items() if identity is None]
             if missing:
-                raise StreamChanged(f"topic {missing[0]} does not exist; was the stream deleted just now?")
+                raise StreamChanged(topic_missing(missing[0]))
         except BaseException:
             self._admin.close()
             raise
@@ -163,7 +177,7 @@ class TopicGuard:
         for topic, first in self._first.items():
             there = identities[topic]
             if there is None:
-                raise StreamChanged(f"topic {topic} was deleted while this process used it; stopping")
+                raise StreamChanged(f"topic {topic} was deleted while this process used it; {_repair(topic)}")
             if first is None or there.topic_id != first.topic_id:
                 raise StreamChanged(f"topic {topic} was deleted and made again while this process used it; start anew")
             if there != first:

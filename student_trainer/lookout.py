@@ -1,7 +1,8 @@
 """A thread that asks Kafka about the teachers while a reader waits, so that the reader never blocks on an answer.
 
-Every 5 s it compares the topics' identities; while the reader waits it looks, once a second, at the teacher groups'
-commits, at the ends of the logs behind them, and at how many members the groups have.
+Every 5 s it compares the topics' identities; while the reader waits it looks, once a second, whether the topics that
+workers need are still there (a replay does without), at the teacher groups' commits, at the ends of the logs behind
+them, and at how many members the groups have.
 """
 
 from __future__ import annotations
@@ -14,10 +15,10 @@ from collections.abc import Sequence
 from kafka import TopicPartition
 
 from pipeline.kafka.log import Admin, Cluster
-from pipeline.names import soft_targets_topic, teacher_group, work_orders_topic
-from pipeline.streams import Stream, TopicGuard
+from pipeline.names import dead_letters_topic, manifest_topic, soft_targets_topic, teacher_group, work_orders_topic
+from pipeline.streams import Stream, TopicGuard, topic_missing
 from schemas.commits import decode_next_sequence
-from schemas.errors import DistillogError
+from schemas.errors import DistillogError, StreamChanged
 from student_trainer.rule import Look
 
 log = logging.getLogger(__name__)
@@ -38,7 +39,7 @@ class Lookout:
     """Answers lie in `looks`, `members` and `trouble`; what ends the run is raised by `check`.
 
     Raises:
-        StreamChanged: a topic of the teachers does not exist.
+        StreamChanged: the manifest's topic, or one of the teachers', does not exist.
         BrokerUnavailable: no broker answered.
     """
 
@@ -46,6 +47,7 @@ class Lookout:
         self._stream = stream
         self._teachers = tuple(teachers)
         topics = [soft_targets_topic(stream.manifest.stream, teacher) for teacher in teachers]
+        topics.append(manifest_topic(stream.manifest.stream))
         self._guard = TopicGuard(cluster, topics, _GUARD_EVERY)
         try:
             self._admin: Admin = cluster.admin(_ANSWER)
@@ -143,9 +145,11 @@ class Lookout:
                     self._looks = looks
 
     def _answer(self, wanted: Sequence[TeacherPartition]) -> dict[TeacherPartition, Look] | None:
-        """Ask; None, and `trouble`, where there is no answer."""
+        """Ask; None, and `trouble`, where there is no answer. Raises StreamChanged: no label will ever come."""
         try:
             looks = self._ask(wanted)
+        except StreamChanged:
+            raise
         except Exception as error:
             # A broker that is away, restarting, half-informed or unwilling answers with much more than errors of ours,
             # and none of it says anything about the log: the reader's own deadline ends the wait, and quotes this.
@@ -159,6 +163,9 @@ class Lookout:
         manifest = self._stream.manifest
         groups = {teacher_group(manifest, teacher): teacher for teacher, _ in wanted}
         orders = work_orders_topic(manifest.stream)
+        for topic, identity in self._admin.identities([orders, dead_letters_topic(manifest.stream)]).items():
+            if identity is None:
+                raise StreamChanged(topic_missing(topic))
         committed = self._admin.committed(
             {group: [TopicPartition(orders, p) for t, p in wanted if t == teacher] for group, teacher in groups.items()}
         )

@@ -19,7 +19,7 @@ from dataclasses import dataclass, field
 from pipeline.fault_limit import FaultLimit
 from pipeline.feed import batch_bytes
 from pipeline.kafka.log import Cluster
-from pipeline.names import dead_letters_topic, soft_targets_topic, teacher_group, work_orders_topic
+from pipeline.names import dead_letters_topic, manifest_topic, soft_targets_topic, teacher_group, work_orders_topic
 from pipeline.sequence import Sequence
 from pipeline.streams import Stream, TopicGuard
 from pipeline.views.fetch import Fetcher
@@ -159,7 +159,10 @@ class Worker:
         watchdog = Watchdog(self._stages)
         with ExitStack() as closing:
             closing.callback(watchdog.release)
-            guard = TopicGuard(self._cluster, [self._orders, self._targets, self._letters])
+            guard = TopicGuard(
+                self._cluster,
+                [manifest_topic(self._manifest.stream), self._orders, self._targets, self._letters],
+            )
             closing.callback(guard.close)
             if (there := guard.num_partitions(self._orders)) != self._manifest.partitions:
                 raise StreamChanged(

@@ -105,16 +105,31 @@ class BrokerFolder:
         if not self.is_running():
             return None
         try:
-            return int(self._pid.read_text(encoding="ascii"))
-        except (OSError, ValueError):
+            return int(self._pid.read_text(encoding="ascii").split()[0])
+        except (OSError, ValueError, IndexError):
             return None
 
-    def write_pid(self, pid: int | None) -> None:
-        """Remember who runs here; None before a start, so that nobody takes an old number for the new broker's."""
+    def log_of_the_fallen(self) -> str | None:
+        """What a broker logged that nobody stopped and that runs no more; None where there is none."""
+        if self.is_running():
+            return None
+        try:
+            start = int(self._pid.read_text(encoding="ascii").split()[1])
+            with self.log.open("rb") as log:
+                log.seek(start)
+                return log.read().decode(errors="replace")
+        except (OSError, ValueError, IndexError):
+            return None
+
+    def write_pid(self, pid: int | None, log_start: int = 0) -> None:
+        """Remember who runs here, and where in `broker.log` it begins.
+
+        None before a start, so that nobody takes an old number for the new broker's, and after a stop.
+        """
         if pid is None:
             self._pid.unlink(missing_ok=True)
         else:
-            self._write(self._pid, str(pid))
+            self._write(self._pid, f"{pid} {log_start}")
 
     @staticmethod
     def _write(path: Path, text: str) -> None:

@@ -6,6 +6,7 @@ The folder holds `broker.json` (ports and cluster ID, kept, so that a restart ha
 
 from __future__ import annotations
 
+import errno
 import os
 import signal
 import socket
@@ -66,6 +67,12 @@ class LocalBroker:
         """The running broker's process, None if it does not run."""
         return self.folder.running_pid()
 
+    @property
+    def fell(self) -> str:
+        """Why a broker that nobody stopped runs no more, in its log's words; empty where there is none."""
+        log = self.folder.log_of_the_fallen()
+        return "" if log is None else _cause(log)
+
     def start(self, timeout: float = 60.0) -> bool:
         """Start the broker and wait until it answers; False if it ran already.
 
@@ -90,7 +97,10 @@ class LocalBroker:
                 self._format(command, deadline)
                 self._spawn(command, lock)
         except OSError as error:
-            raise ConfigError(f"cannot start a broker in {self.folder.path}: {error}") from error
+            advice = "; make room there and try again" if error.errno in (errno.ENOSPC, errno.EDQUOT) else ""
+            raise ConfigError(
+                f"cannot start a broker in {self.folder.path}: {error.strerror or error}{advice}"
+            ) from error
         try:
             self._wait_until_ready(deadline)
         except BaseException:
@@ -159,7 +169,7 @@ class LocalBroker:
                 start_new_session=True,
                 pass_fds=[lock.fileno()],
             )
-        self.folder.write_pid(process.pid)
+        self.folder.write_pid(process.pid, self._log_start)
         _CHILDREN[process.pid] = process
 
     def _wait_until_ready(self, deadline: Deadline) -> None:
@@ -215,6 +225,7 @@ class LocalBroker:
             while not deadline.over:
                 if not self.folder.is_running():
                     self._reap()
+                    self.folder.write_pid(None)
                     return True
                 time.sleep(0.02)
         raise BrokerUnavailable(f"the broker in {self.folder.path} (process {self.pid}) does not end")

@@ -4,8 +4,12 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
+
+if TYPE_CHECKING:
+    from pipeline.broker.local import LocalBroker
 
 FOLDER = click.option(
     "--folder",
@@ -55,6 +59,12 @@ def stop(folder: Path | None) -> None:
     click.echo(f"stopped the broker in {local.folder.path}" if stopped else f"no broker runs in {local.folder.path}")
 
 
+def _fall(local: LocalBroker) -> str:
+    if not (cause := local.fell):
+        return ""
+    return f"; the last one ended by itself ({cause}; see {local.folder.log}): mend that, then `distillog broker start`"
+
+
 @broker.command()
 @FOLDER
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
@@ -68,9 +78,9 @@ def status(context: click.Context, folder: Path | None, as_json: bool) -> None:
     path, address, pid = local.folder.path, running_broker_address(local.folder.path), local.pid
     if as_json:
         fields = {"running": address is not None, "bootstrap_servers": address, "pid": pid, "folder": str(path)}
-        click.echo(json.dumps({**fields, "kafka": KAFKA_VERSION}))
+        click.echo(json.dumps({**fields, "fell": local.fell or None, "kafka": KAFKA_VERSION}))
     elif address:
         click.echo(f"Kafka {KAFKA_VERSION} runs on {address} (process {pid}, in {path})")
     else:
-        click.echo(f"no broker runs in {path}")
+        click.echo(f"no broker runs in {path}{_fall(local)}")
     context.exit(0 if address else 1)

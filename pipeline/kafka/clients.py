@@ -18,6 +18,10 @@ from pipeline.kafka.workarounds.lost_constructor import closing_on_error
 from pipeline.kafka.workarounds.wide_receive import WideClient
 from schemas.errors import ConfigError
 
+CONNECT_AT_MOST_MS = 10_000
+"""Milliseconds (and a fifth of jitter) for making a connection. kafka-python begins with as many and doubles them up to
+30 s: connections to a frozen broker whose queue is full are neither made nor refused, and whoever tries to make one
+meanwhile does not hear that the broker is back, or is a worker's polling thread and is taken for one that hangs."""
 BOOTSTRAP_TIMEOUT = 15.0
 """Seconds for which a client looks for a broker before it gives up; `DISTILLOG_BOOTSTRAP_TIMEOUT` sets another."""
 
@@ -88,7 +92,7 @@ def _connecting(settings: KafkaSettings, stopped: Stopped | None) -> Iterator[Ca
 
     def net_client(**config: Any) -> WideClient:
         net = HeedingSelector(stopped, **config) if stopped else NetworkSelector(**config)
-        made.append(WideClient(net, **config))
+        made.append(WideClient(net, **config, socket_connection_setup_timeout_max_ms=CONNECT_AT_MOST_MS))
         return made[-1]
 
     try:
@@ -125,8 +129,5 @@ def _base(settings: KafkaSettings) -> dict[str, Any]:
         "bootstrap_timeout_ms": _bootstrap_timeout_ms(),
         # The default of 30 s would keep a client away from a broker that has long been back.
         "reconnect_backoff_max_ms": 1_000,
-        # So would this one, 10 s at first and doubled up to 30 s and more: connections to a frozen broker, whose queue
-        # of them is full, are neither made nor refused.
-        "socket_connection_setup_timeout_max_ms": 10_000,
         **settings.options,
     }

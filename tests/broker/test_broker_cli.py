@@ -26,7 +26,14 @@ def run(home: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
 
 def test_the_broker_outlives_the_command_that_started_it(tmp_path: Path) -> None:
     folder = tmp_path / "broker"
-    stopped = {"running": False, "bootstrap_servers": None, "pid": None, "folder": str(folder), "kafka": "4.3.1"}
+    stopped = {
+        "running": False,
+        "bootstrap_servers": None,
+        "pid": None,
+        "folder": str(folder),
+        "fell": None,
+        "kafka": "4.3.1",
+    }
     try:
         before = run(tmp_path, "status", "--json")
         assert (before.returncode, json.loads(before.stdout)) == (1, stopped)

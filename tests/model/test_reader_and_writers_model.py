@@ -22,7 +22,7 @@ from support.streams import bare_manifest, order, teacher_record
 from support.worker_by_hand import WorkerByHand
 
 from pipeline.kafka.log import Commit
-from pipeline.names import dead_letters_topic, soft_targets_topic, teacher_group, work_orders_topic
+from pipeline.names import dead_letters_topic, manifest_topic, soft_targets_topic, teacher_group, work_orders_topic
 from schemas.commits import decode_next_sequence, encode_next_sequence
 from schemas.errors import BrokerUnavailable, DecodeError
 from schemas.records import SoftTargets, WorkOrder
@@ -65,6 +65,7 @@ class ReaderAndWriters(RuleBasedStateMachine):
         self.orders, self.targets = work_orders_topic("s"), soft_targets_topic("s", "t")
         self.letters = dead_letters_topic("s")
         self.group = teacher_group(self.manifest, "t")
+        self.cluster.create_topic(manifest_topic("s"))
         for topic, count in ((self.orders, partitions), (self.targets, partitions), (self.letters, 1)):
             self.cluster.create_topic(topic, count)
         self.fed = 0

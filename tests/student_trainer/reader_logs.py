@@ -16,7 +16,7 @@ from kafka.structs import OffsetAndMetadata
 from pipeline.kafka.clients import new_admin, new_producer
 from pipeline.kafka.coordinator import ask_coordinator
 from pipeline.kafka.settings import KafkaSettings
-from pipeline.names import soft_targets_topic, teacher_group, work_orders_topic
+from pipeline.names import dead_letters_topic, manifest_topic, soft_targets_topic, teacher_group, work_orders_topic
 from pipeline.sequence import Sequence
 from pipeline.streams import Stream
 from schemas.codecs import CodecSpec
@@ -88,7 +88,8 @@ class Logs:
 
     def make_topics(self) -> None:
         name, partitions = self.stream.manifest.stream, self.stream.manifest.partitions
-        topics = [work_orders_topic(name), *(soft_targets_topic(name, teacher) for teacher in self.stream.teachers)]
+        of_teachers = [soft_targets_topic(name, teacher) for teacher in self.stream.teachers]
+        topics = [manifest_topic(name), work_orders_topic(name), dead_letters_topic(name), *of_teachers]
         spec = {"num_partitions": partitions, "replication_factor": 1}
         self.admin.create_topics({topic: spec for topic in topics if topic not in self.made}, wait_for_metadata=True)
         self.made += topics

@@ -12,7 +12,7 @@ from reader_logs import label, make_stream
 from support.memory_log import MemoryCluster
 
 from pipeline.kafka.log import Commit
-from pipeline.names import soft_targets_topic, teacher_group, work_orders_topic
+from pipeline.names import dead_letters_topic, manifest_topic, soft_targets_topic, teacher_group, work_orders_topic
 from schemas.commits import encode_next_sequence
 from schemas.errors import BrokerUnavailable, LogTrimmed, SequenceGap
 from student_trainer.held import Wait
@@ -38,6 +38,8 @@ class Bench:
         self._lock = threading.Lock()
         self.cluster = MemoryCluster(self._fault)
         self.cluster.create_topic(ORDERS, P)
+        for topic in (manifest_topic("s"), dead_letters_topic("s")):
+            self.cluster.create_topic(topic)
         for teacher, sequences in (
             ("cnn", (0, 1, 2, 6, 3, 4, 5, 3, 6, 9, 0, *range(7, N))),
             ("vit", (*range(10), *range(4, N))),

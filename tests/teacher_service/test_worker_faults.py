@@ -12,7 +12,7 @@ from support.streams import bare_manifest, order, teacher_record
 from support.worker_by_hand import WorkerByHand
 
 from pipeline.kafka.log import Commit
-from pipeline.names import dead_letters_topic, soft_targets_topic, teacher_group, work_orders_topic
+from pipeline.names import dead_letters_topic, manifest_topic, soft_targets_topic, teacher_group, work_orders_topic
 from schemas.commits import decode_next_sequence
 from schemas.errors import BrokerUnavailable, SequenceGap, StreamChanged
 from schemas.records import SoftTargets
@@ -38,7 +38,7 @@ class Bench:
         self.calls: list[str] = []
         self._failing = failing
         self.cluster = MemoryCluster(self._fault)
-        for topic, partitions in ((ORDERS, P), (TARGETS, P), (LETTERS, 1)):
+        for topic, partitions in ((manifest_topic(MANIFEST.stream), 1), (ORDERS, P), (TARGETS, P), (LETTERS, 1)):
             self.cluster.create_topic(topic, partitions)
         # What a log may hold: orders that a failed feeder left early, repetitions, and a record that is none.
         for sequence in (0, 1, 2, 6, 3, 4, 5, 0, 6, 7, *range(14, 17), *range(8, N)):
