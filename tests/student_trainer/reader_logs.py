@@ -91,8 +91,9 @@ class Logs:
         of_teachers = [soft_targets_topic(name, teacher) for teacher in self.stream.teachers]
         topics = [manifest_topic(name), work_orders_topic(name), dead_letters_topic(name), *of_teachers]
         spec = {"num_partitions": partitions, "replication_factor": 1}
-        self.admin.create_topics({topic: spec for topic in topics if topic not in self.made}, wait_for_metadata=True)
-        self.made += topics
+        missing = [topic for topic in topics if topic not in self.made]
+        self.admin.create_topics({topic: spec for topic in missing}, wait_for_metadata=True)
+        self.made += missing
 
     def write(self, teacher: str, *records: int | SoftTargets | bytes, partition: int | None = None) -> None:
         """Write labels by their sequence, whole records, or raw bytes (those need `partition`)."""
