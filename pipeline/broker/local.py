@@ -240,7 +240,9 @@ class LocalBroker:
 def _cause(text: str) -> str:
     """The line of a Java program's output that says why it ended."""
     # From Java 24 on, the virtual machine itself warns of Kafka's use of sun.misc.Unsafe.
+    # A broker that was killed has said nothing of it, but may have warned of this and that before.
     lines = [line.strip() for line in text.splitlines() if line.strip() and not line.startswith("WARNING: ")]
+    lines = [line for line in lines if " WARN " not in line]
     for sign in ("Caused by: ", " FATAL ", " ERROR ", "Exception", "Error"):
         for line in reversed(lines):
             if sign in line:

@@ -7,7 +7,6 @@ import signal
 import socket
 import subprocess
 import sys
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -138,13 +137,14 @@ def test_a_start_on_a_full_disk_is_one_line(tmp_path: Path) -> None:
         LocalBroker(tmp_path).start()
 
 
-def test_a_broker_that_nobody_stopped_leaves_word_of_its_end_until_the_next_one(stopped_broker: LocalBroker) -> None:
+def test_a_broker_that_nobody_stopped_leaves_word_of_its_end_until_the_next_one(
+    stopped_broker: LocalBroker, eventually: Callable[..., object]
+) -> None:
     stopped_broker.start()
     assert stopped_broker.fell == ""
     assert stopped_broker.pid
     os.kill(stopped_broker.pid, signal.SIGKILL)
-    while stopped_broker.folder.is_running():
-        time.sleep(0.02)
+    eventually(lambda: not stopped_broker.folder.is_running(), what="its end")
     assert stopped_broker.fell == "without a word"
     stopped_broker.start()
     stopped_broker.stop()
