@@ -5,7 +5,6 @@ from dataclasses import replace
 
 import pytest
 from kafka import TopicPartition
-from kafka.structs import OffsetAndMetadata
 from small_streams import DATASET, OPTIONS, fetcher, small_stream
 
 from pipeline.create import StreamOptions, _check_record_size, add_teacher, create_stream
@@ -14,6 +13,7 @@ from pipeline.feed import feed
 from pipeline.kafka.clients import new_admin
 from pipeline.kafka.cluster import KafkaCluster
 from pipeline.kafka.coordinator import ask_coordinator
+from pipeline.kafka.log import Commit
 from pipeline.kafka.settings import KafkaSettings
 from pipeline.names import dead_letters_topic, manifest_topic, soft_targets_topic, teacher_group, work_orders_topic
 from pipeline.rewind import rewind
@@ -52,11 +52,10 @@ def teacher(stream: Stream, name: str = "cnn", **changes: object) -> Teacher:
 
 
 def commit(settings: KafkaSettings, stream: Stream, name: str, partition: int, offset: int) -> None:
-    admin = new_admin(settings)
+    admin = KafkaCluster(settings).admin()
     try:
         at = TopicPartition(work_orders_topic(stream.manifest.stream), partition)
-        commits = {at: OffsetAndMetadata(offset, "", -1)}
-        ask_coordinator(lambda: admin.alter_group_offsets(teacher_group(stream.manifest, name), commits))
+        admin.commit(teacher_group(stream.manifest, name), {at: Commit(offset)})
     finally:
         admin.close()
 
