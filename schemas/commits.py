@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Self
 
 VERSION = 1
 """Of both; a reader ignores what a newer version wrote: neither is needed to go on, the logs say it too."""
@@ -22,13 +22,42 @@ STATES_OVER = frozenset({"done", "stopped", "starved", "failed"})
 """Those in which it has ended and will not read on."""
 
 
-def encode_next_sequence(sequence: int) -> str:
-    """Return what a teacher's group says beside an offset: the sequence that it expects there."""
-    return _text({"version": VERSION, "next_sequence": sequence})
+@dataclass(frozen=True, slots=True)
+class LeaseNote:
+    """What a teacher's group says of a partition beside the sequence that it expects: how its lease stands."""
+
+    holder: str = ""
+    """Member ID of the worker that holds it; "" where the last lease ended with grace."""
+    probation: int | None = None
+    """Orders committed since it was put on probation; None: it is on none."""
+    attempts: int = 0
+    """How often the order that is expected was begun on probation."""
+
+    @classmethod
+    def decode(cls, text: str | None) -> Self:
+        """Read what `encode_next_sequence` wrote; what is no note of ours says nothing."""
+        values = _values(text)
+        holder, probation = values.get("holder"), values.get("probation")
+        attempts: Any = values.get("attempts")
+        return cls(
+            holder if isinstance(holder, str) and holder.isprintable() else "",
+            probation if _is_count(probation) else None,
+            attempts if _is_count(attempts) else 0,
+        )
+
+
+NO_NOTE = LeaseNote()
+
+
+def encode_next_sequence(sequence: int, note: LeaseNote = NO_NOTE) -> str:
+    """Return what a teacher's group says beside an offset: the sequence that it expects there, and its lease."""
+    fields = {"holder": note.holder or None, "probation": note.probation, "attempts": note.attempts or None}
+    said = {key: value for key, value in fields.items() if value is not None}
+    return _text({"version": VERSION, "next_sequence": sequence, **said})
 
 
 def decode_next_sequence(text: str | None, partition: int, partitions: int, offset: int) -> int | None:
-    """Undo `encode_next_sequence`; None for any other text.
+    """Read the sequence that `encode_next_sequence` wrote; None for any other text.
 
     None, too, for a sequence that cannot be expected at the offset of that partition, of so many: it belongs in another
     one, or more orders would have to lie before the offset than it has room for.

@@ -19,6 +19,7 @@ DistillogError                  the CLI prints it as one line and exits with `ex
 ├── BadSamples                  too many samples of the dataset cannot be decoded
 ├── DeliveryFailed              Kafka did not acknowledge a record in time
 ├── WorkerHung                  loading, inference or publishing exceeded its deadline
+├── ChildLost                   the process that labels a suspicious order ended, and not by the fault of a sample
 ├── CheckpointError             a checkpoint is missing, damaged or of another run
 ├── CannotWrite                 a file of a run cannot be written: no room, or no right to
 ├── RunRemoved                  the folder of a run was removed, moved or replaced under the running process
@@ -122,6 +123,10 @@ class DeliveryFailed(DistillogError):
 
 class WorkerHung(DistillogError):
     """Loading, inference or publishing exceeded its deadline."""
+
+
+class ChildLost(DistillogError):
+    """The child process in which a worker labels a suspicious order ended, and not by the fault of a sample."""
 
 
 class CheckpointError(DistillogError):

@@ -5,17 +5,28 @@ producer, and commits only the contiguous prefix that was acknowledged (docs/des
 nothing else: no Kafka, no clock, no thread. Polling, loading, inference and publishing hand it jobs, each of which
 knows the chain that it belongs to; so a job of a lease that has ended counts for nothing wherever it turns up, and what
 `done` says cannot cover an order whose own acknowledgement did not come back to this very chain.
+
+No order begins before the group knows who holds the partition. So whoever takes it over knows how the last lease ended:
+without grace, if its holder is no member any more. Then an order may have killed or hung the holder, and the partition
+is on probation: one order at a time, each attempt committed before it begins.
 """
 
 from __future__ import annotations
 
 import threading
 from collections import deque
+from collections.abc import Collection
 from dataclasses import dataclass, field
 from enum import Enum
 
+from schemas.commits import NO_NOTE, LeaseNote
 from schemas.errors import DecodeError
 from schemas.records import WorkOrder
+
+PROBATION = 8
+"""orders to commit until a partition is free again"""
+SUSPICIOUS = 2
+"""attempts at which an order is suspected, and is to be labelled apart from everything else"""
 
 
 class Verdict(Enum):
@@ -30,10 +41,22 @@ class Verdict(Enum):
 
 @dataclass(frozen=True, slots=True)
 class Mark:
-    """A commit: the offset to go on from, and the sequence expected there."""
+    """A commit: the offset to go on from, the sequence expected there, and how the partition is held."""
 
     offset: int
     sequence: int
+    note: LeaseNote = NO_NOTE
+
+
+def is_abandoned(note: LeaseNote, me: str, members: Collection[str]) -> bool:
+    """Whether a lease ended without grace: its holder neither said that it leaves nor is a member that let it go.
+
+    Args:
+        note: as the group committed it.
+        me: member ID of the next holder.
+        members: those of the group at present.
+    """
+    return note.holder not in ("", me) and note.holder not in members
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -61,6 +84,8 @@ class Parcel:
     num_faults: int = 0
     reason: str = ""
     """of the last fault"""
+    num_deadly: int = 0
+    """of the faults, rows that ended the process that labelled them"""
 
 
 @dataclass(slots=True, eq=False)
@@ -70,6 +95,7 @@ class _Taken:
     job: Job
     mark: Mark
     """what may be committed when it and all before it are acknowledged"""
+    begun: bool = False
     parcel: Parcel | None = None
     sent: bool = False
 
@@ -85,22 +111,27 @@ class Chain:
     producer: int
     """the generation of the producer that all its records leave through"""
     start: Mark
+    """its note is that of this lease"""
     stride: int
     """P: a partition's sequences lie so far apart"""
     committed: Mark | None = None
     """the last commit known to have succeeded; None: the group has none"""
     done: Mark = field(init=False)
-    """the contiguous acknowledged prefix: what may be committed"""
+    """the contiguous acknowledged prefix: what may be committed (`to_commit` adds the note)"""
     read: Mark = field(init=False)
     """what is expected from the log next"""
     over: bool = field(default=False, init=False)
     """the lease has ended: nothing that belongs to it counts any more"""
+    _holder: str = field(init=False)
+    _suspect: int | None = field(default=None, init=False)
+    """the sequence that is to be labelled apart"""
     _taken: deque[_Taken] = field(default_factory=deque, init=False)
     """in the log's order; only the first may be on its way"""
     _lock: threading.Lock = field(default_factory=threading.Lock, init=False)
 
     def __post_init__(self) -> None:
-        self.done = self.read = self.start
+        self.done = self.read = Mark(self.start.offset, self.start.sequence)
+        self._holder = self.start.note.holder
 
     @property
     def in_hand(self) -> int:
@@ -108,9 +139,40 @@ class Chain:
         return len(self._taken)
 
     @property
+    def waiting(self) -> int:
+        """Of these, jobs that may not begin yet."""
+        with self._lock:
+            return sum(not taken.begun for taken in self._taken)
+
+    @property
+    def holder(self) -> str:
+        """Member ID of the worker that holds it; "" once it is to leave."""
+        return self._holder
+
+    @property
+    def held(self) -> bool:
+        """Whether the group knows the holder."""
+        return self.committed is not None and self.committed.note.holder == self._holder
+
+    @property
+    def to_commit(self) -> Mark:
+        """What may be committed now, and on probation the attempt that is to begin after it."""
+        with self._lock:
+            return Mark(self.done.offset, self.done.sequence, self._note())
+
+    @property
     def dirty(self) -> bool:
         """Whether there is something to commit."""
-        return self.done != self.committed
+        return self.to_commit != self.committed
+
+    def _note(self) -> LeaseNote:
+        start = self.start.note
+        num_done = (self.done.sequence - self.start.sequence) // self.stride
+        if start.probation is None or start.probation + num_done >= PROBATION:
+            return LeaseNote(self._holder)
+        # The first order in hand is the one expected: of others none was begun.
+        attempts = any(isinstance(taken.job.order, WorkOrder) for taken in self._taken)
+        return LeaseNote(self._holder, start.probation + num_done, (0 if num_done else start.attempts) + attempts)
 
     def judge(self, sequence: int) -> Verdict:
         """Apply the reader's rule to the next record of the log."""
@@ -135,6 +197,29 @@ class Chain:
                 self._taken[-1].mark = self.read
             else:
                 self.done = self.read
+
+    def to_begin(self) -> list[Job]:
+        """Return the jobs that may begin now, each once: what has to be committed before them was."""
+        with self._lock:
+            if self.over or self.committed is None or not self.held:
+                return []
+            jobs = []
+            on_probation, note = self.committed.note.probation is not None, self._note()
+            for taken in self._taken:
+                if taken.begun:
+                    continue
+                job = taken.job
+                if on_probation and isinstance(job.order, WorkOrder):
+                    if self.committed.sequence != job.sequence or self.committed.note != note:
+                        break
+                    self._suspect = job.sequence if note.attempts >= SUSPICIOUS else None
+                taken.begun = True
+                jobs.append(job)
+            return jobs
+
+    def suspects(self, job: Job) -> bool:
+        """Whether a job that began is to be labelled apart: attempts before ended with their worker."""
+        return isinstance(job.order, WorkOrder) and job.sequence == self._suspect
 
     def labelled(self, parcel: Parcel) -> None:
         """A job's records are ready."""
@@ -161,6 +246,12 @@ class Chain:
                 return False
             self.done = self._taken.popleft().mark
             return True
+
+    def leave(self) -> None:
+        """Begin nothing more, and let the next commit say that nobody holds the partition."""
+        with self._lock:
+            self._taken = deque(taken for taken in self._taken if taken.begun)
+            self._holder = ""
 
     def end(self) -> None:
         """End the lease: the partition is another's, or begins again at the committed offset."""

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable
 from dataclasses import dataclass
 
 from pipeline.chain_ends import refuse_unimplied
@@ -14,7 +13,7 @@ from pipeline.sequence import Sequence
 from pipeline.streams import TopicGuard
 from schemas.errors import DecodeError, SequenceGap
 from schemas.records import Manifest, WorkOrder
-from teacher_service.chain import Chain, Job, Verdict
+from teacher_service.chain import Chain, Verdict
 from teacher_service.leases import Leases
 
 log = logging.getLogger(__name__)
@@ -53,9 +52,9 @@ class _Early:
 
 
 class Intake:
-    """Turns polled records into jobs."""
+    """Turns polled records into jobs of their chains."""
 
-    def __init__(self, manifest: Manifest, leases: Leases, guard: TopicGuard, add: Callable[[list[Job]], None]) -> None:
+    def __init__(self, manifest: Manifest, leases: Leases, guard: TopicGuard) -> None:
         self.repetitions = 0
         """orders dropped since they were taken before"""
         self._stream = manifest.stream
@@ -63,7 +62,6 @@ class Intake:
         self._sequence = Sequence.of(manifest)
         self._leases = leases
         self._guard = guard
-        self._add = add
         self._early: dict[int, _Early] = {}
         """by partition"""
 
@@ -73,14 +71,13 @@ class Intake:
         return any(early.looking for early in self._early.values())
 
     def take(self, polled: Polled) -> None:
-        """Apply the reader's rule to what was polled, and queue what it accepts.
+        """Apply the reader's rule to what was polled.
 
         Raises:
             SequenceGap: an order is missing, nowhere in the log, and did not come within `HOLE_PATIENCE`.
             StreamChanged: the topic is another stream's now.
             BrokerUnavailable: no answer to a question about the log; what was not taken comes again.
         """
-        jobs: list[Job] = []
         whole = False
         try:
             for topic_partition, records in polled.items():
@@ -88,18 +85,17 @@ class Intake:
                     chain = self._leases.chains.get(topic_partition.partition)
                     if chain is None or record.offset < chain.read.offset:
                         continue
-                    if not self._take_record(chain, record, jobs):
+                    if not self._take_record(chain, record):
                         self._leases.read_again()
                         break
             whole = True
         finally:
-            self._add(jobs)  # the chains wait for them from now on, whatever became of the others
             if not whole:
                 # The client has handed the others out, and would go on behind them.
                 self._leases.read_again()
         self._refuse_hole()
 
-    def _take_record(self, chain: Chain, record: Record, jobs: list[Job]) -> bool:
+    def _take_record(self, chain: Chain, record: Record) -> bool:
         """Take a record, drop it, leave it where it is, or ask for those before it: False."""
         address = address_of(record)
         order = self._read(record, chain.partition, address)
@@ -111,11 +107,11 @@ class Intake:
             return not early.found
         if isinstance(order, DecodeError):
             log.warning("%s: no work order of this stream; moved to the dead letters", order)
-            jobs.append(chain.accept(record.offset, order))
+            chain.accept(record.offset, order)
             return True
         verdict = chain.judge(order.sequence)
         if verdict is Verdict.ACCEPT:
-            jobs.append(chain.accept(record.offset, order))
+            chain.accept(record.offset, order)
         elif verdict is Verdict.DROP:
             self.repetitions += 1
             chain.drop(record.offset)

@@ -4,7 +4,8 @@ The client may resume a partition from a stale position after a rebalance (docs/
 returned is believed until the membership under which it came is the one that the chains were opened under, and every
 position is set by hand from the group's committed offset. A lease ends when its partition is lost, when it is rewound,
 or when the producer that its chain publishes through is gone; chains are opened for the producer in place, and while
-there is none, not at all.
+there is none, not at all. A worker that leaves with grace says so in its last commit; the partitions of one that did
+not are put on probation (chain.py).
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ import logging
 import time
 from collections.abc import Callable
 from contextlib import AbstractContextManager
+from dataclasses import replace
 
 from kafka import TopicPartition
 
@@ -21,10 +23,10 @@ from pipeline.kafka.log import Admin, Cluster, Commit, Member, Membership, Polle
 from pipeline.kafka.shares import Claim, gain
 from pipeline.names import soft_targets_topic, teacher_group, work_orders_topic
 from pipeline.sequence import Sequence
-from schemas.commits import decode_next_sequence, encode_next_sequence
+from schemas.commits import LeaseNote, decode_next_sequence, encode_next_sequence
 from schemas.errors import BrokerUnavailable, LogTrimmed, PositionOutOfRange, StreamChanged
 from schemas.records import Manifest, Teacher
-from teacher_service.chain import Chain, Mark
+from teacher_service.chain import PROBATION, Chain, Job, Mark, is_abandoned
 from teacher_service.starts import find_starts
 
 log = logging.getLogger(__name__)
@@ -70,6 +72,8 @@ class Leases:
         """the positions of the membership are those of the chains"""
         self._settled_at = time.monotonic()
         self._paused = False
+        self._held_back: set[TopicPartition] = set()
+        """paused while enough of their jobs wait for others of theirs"""
         self._pending: dict[int, Mark] = {}
         """commits under way: they may have succeeded although nobody said so"""
         self._found: dict[int, Mark] = {}
@@ -129,6 +133,25 @@ class Leases:
         """Orders of a partition from a mark to the stream's end."""
         return len(range(mark.sequence, self._num_orders, self._manifest.partitions))
 
+    @property
+    def begun(self) -> int:
+        """Of these, jobs that were begun."""
+        return sum(chain.in_hand - chain.waiting for chain in self.chains.values())
+
+    @property
+    def unheld(self) -> bool:
+        """Whether a commit is needed before anything of some chain may begin."""
+        return not all(chain.held for chain in self.chains.values())
+
+    def to_begin(self) -> list[Job]:
+        """Return the jobs that may begin now, each once."""
+        return [job for chain in self.chains.values() for job in chain.to_begin()]
+
+    def leave(self) -> None:
+        """Begin nothing more; the next commit says that this worker left with grace."""
+        for chain in self.chains.values():
+            chain.leave()
+
     def refuse_long_wait(self, patience: float) -> None:
         """Give up on a membership that does not come.
 
@@ -174,14 +197,23 @@ class Leases:
                 self.rewind(partition)
 
     def balance(self, high: int, low: int) -> None:
-        """Pause all partitions at once while `high` jobs are in hand, until `low` are; polling goes on."""
+        """Pause all partitions at once while `high` jobs are under way, until `low` are; polling goes on.
+
+        Partitions of which enough wait to begin, on probation, are paused alone: they are not to hold up the others.
+        """
         partitions = self._member.assignment()
-        if self._paused and self.in_hand <= low:
+        if self._paused and self.begun <= low:
             self._member.resume(partitions)
             self._paused = False
-        elif self.in_hand >= high:
+        elif self.begun >= high:
             self._member.pause(partitions)
             self._paused = True
+        waiting = {partition for partition, chain in self.chains.items() if chain.waiting >= PROBATION}
+        held_back = {TopicPartition(self._orders, partition) for partition in waiting}
+        self._member.pause(held_back)
+        if not self._paused:
+            self._member.resume(self._held_back - held_back)
+        self._held_back = held_back
 
     def stay(self) -> None:
         """Remain a member while the last jobs end; what comes meanwhile is for others."""
@@ -204,12 +236,9 @@ class Leases:
         chains = [chain for chain in self.chains.values() if chain.dirty]
         if not chains:
             return True
-        marks = [chain.done for chain in chains]
+        marks = [chain.to_commit for chain in chains]
         self._pending = {chain.partition: mark for chain, mark in zip(chains, marks, strict=True)}
-        commits = {
-            TopicPartition(self._orders, partition): Commit(mark.offset, encode_next_sequence(mark.sequence))
-            for partition, mark in self._pending.items()
-        }
+        commits = {TopicPartition(self._orders, partition): _commit(mark) for partition, mark in self._pending.items()}
         if not self._member.commit(commits, timeout):
             return False
         for chain, mark in zip(chains, marks, strict=True):
@@ -241,15 +270,15 @@ class Leases:
         if self._in_place:
             return True
         with self._unhurried():
-            self._open(owned, producer)
+            self._open(owned, producer, membership.member_id)
         self._settled_at = time.monotonic()  # reading a log for its end may have taken long
         self._in_place = True
         self.num_rebalances += membership != self._membership
         self._membership = membership
         return False
 
-    def _open(self, partitions: set[int], producer: int) -> None:
-        """Go on at the committed offsets, except where a chain is there and the commit is this worker's own last.
+    def _open(self, partitions: set[int], producer: int, me: str) -> None:
+        """Go on at the committed offsets, except where a chain is there and the commit is this member's own last.
 
         Raises:
             StreamChanged: somebody added partitions.
@@ -265,22 +294,39 @@ class Leases:
         for topic_partition in orders:
             partition, there = topic_partition.partition, committed.get(topic_partition)
             chain = self.chains.get(partition)
-            if chain is not None and (there.offset if there else None) in self._own_commits(chain):
+            if chain is not None and chain.holder == me and there in self._own_commits(chain):
                 self._seek(partition, chain.read.offset)  # a stale position may lie ahead
             else:
                 fresh[partition] = there
-        for partition, start in find_starts(self._cluster, self._manifest, self._targets, fresh, self._found).items():
+        starts = find_starts(self._cluster, self._manifest, self._targets, fresh, self._found)
+        members = self._members({start.note.holder for start in starts.values()} - {"", me})
+        abandoned = {partition for partition, start in starts.items() if is_abandoned(start.note, me, members)}
+        for partition, start in starts.items():
             self.rewind(partition)
             # A start that the group does not know is committed soon: without offsets it would be looked for each time.
             known = start if fresh[partition] is not None else None
+            probation = 0 if partition in abandoned else start.note.probation
+            start = replace(start, note=LeaseNote(me, probation, start.note.attempts))
             self.chains[partition] = Chain(partition, producer, start, self._manifest.partitions, known)
             self._seek(partition, start.offset)
+        if abandoned:
+            log.warning(
+                "%s: the last worker of %d partitions ended without a word: one order of each at a time, until %d are "
+                "labelled",
+                self._orders,
+                len(abandoned),
+                PROBATION,
+            )
 
-    def _own_commits(self, chain: Chain) -> set[int | None]:
-        """Offsets that the group may show if nobody but this worker committed; None: it shows none."""
-        own: set[int | None] = {chain.committed.offset if chain.committed else None}
+    def _members(self, holders: set[str]) -> set[str]:
+        """Members of the group, asked for only where partitions had other holders."""
+        return {member.member_id for member in self._admin.members(self._group)} if holders else set()
+
+    def _own_commits(self, chain: Chain) -> set[Commit | None]:
+        """What the group may show if nobody but this worker committed; None: it shows nothing."""
+        own = {_commit(chain.committed) if chain.committed else None}
         if chain.partition in self._pending:
-            own.add(self._pending[chain.partition].offset)
+            own.add(_commit(self._pending[chain.partition]))
         return own
 
     def _seek(self, partition: int, offset: int) -> None:
@@ -288,3 +334,7 @@ class Leases:
             self._member.seek(TopicPartition(self._orders, partition), offset)
         except ValueError:  # revoked a moment ago: the next poll says so
             self.rewind(partition)
+
+
+def _commit(mark: Mark) -> Commit:
+    return Commit(mark.offset, encode_next_sequence(mark.sequence, mark.note))

@@ -55,6 +55,7 @@ class OnnxTeacher:
     def __init__(self, path: Path, teacher: Teacher, provider: str = "cpu", threads: int = 0) -> None:
         self.teacher = teacher
         self.path = path
+        self.threads = threads
         self._session = open_session(path, provider, threads, refusal=TeacherRejected)
 
     @property

@@ -12,9 +12,8 @@ import logging
 import queue
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -22,29 +21,23 @@ import numpy.typing as npt
 from pipeline.datasets.base import Ints
 from pipeline.views.fetch import Fetched, Fetcher
 from pipeline.views.patience import fetch_patiently
-from schemas.avro import NEWEST
-from schemas.codecs import CodecSpec, storable
 from schemas.errors import DecodeError, TeacherRejected
-from schemas.records import DeadLetter, Output, SoftTargets, WorkOrder
+from schemas.records import WorkOrder
 from teacher_service.chain import Job, Parcel
 from teacher_service.clock import Clock
-from teacher_service.model import OnnxTeacher
+from teacher_service.model import Inputs, OnnxTeacher
+from teacher_service.parcels import Parcels
 
 log = logging.getLogger(__name__)
 
 DATA_RETRY = 60.0
 """Seconds for which a dataset that cannot be read is tried again, if not said."""
+DATA_ADVICE = "nothing of it was committed, start the worker again when the data are back"
 
 MEASURE_EVERY = 30.0
 """Seconds without work after which the speed is measured again."""
 MEASURE_SHARE = 0.05
 """Of its time that an idle worker spends on that, at most."""
-
-_MAX_RAW = 65_536
-"""Bytes of a record that is no work order which its dead letter carries."""
-
-_MAX_REASON = 1_000
-"""Characters of a reason: a user's exception may print whole arrays."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -63,11 +56,9 @@ class Stages:
         self,
         fetcher: Fetcher,
         model: OnnxTeacher,
-        codec: CodecSpec,
-        work_orders: str,
+        parcels: Parcels,
         publish: Callable[[Parcel], None],
         data_retry: float | None = None,
-        pinned: Mapping[str, str] = NEWEST,
         sample: Sample | None = None,
     ) -> None:
         self.failure: BaseException | None = None
@@ -75,9 +66,7 @@ class Stages:
         self.inferring = Clock()
         self._fetcher = fetcher
         self._model = model
-        self._codec = codec
-        self._pinned = pinned
-        self._work_orders = work_orders
+        self._parcels = parcels
         self._publish = publish
         self._data_retry = DATA_RETRY if data_retry is None else data_retry
         self._sample = sample
@@ -189,7 +178,7 @@ class Stages:
             self._stop,
             seconds=self._data_retry,
             what=f"order {order.sequence}",
-            advice="nothing of it was committed, start the worker again when the data are back",
+            advice=DATA_ADVICE,
             alive=self.loading.alive,
         )
 
@@ -205,11 +194,12 @@ class Stages:
             if job.chain.over:
                 continue
             if isinstance(job.order, DecodeError):
-                parcel = Parcel(job, (self._letter(job, None, None, job.order.reason, job.order.raw),))
+                parcel = self._parcels.of_no_order(job, job.order)
             else:
                 assert fetched is not None  # an order was fetched
                 self.inferring.start(len(job.order.sample_ids))
-                parcel = self._label(job, job.order, fetched)
+                logits = patient_logits(self._model, fetched.inputs, job.sequence)
+                parcel = self._parcels.of_labels(job, job.order, fetched.kept_rows, fetched.faults, logits)
                 self.inferring.stop()
             self._publish(parcel)
 
@@ -224,54 +214,21 @@ class Stages:
         self.inferring.stop(whole_order=False)
         self._measure_at += (time.monotonic() - began) / MEASURE_SHARE
 
-    def _label(self, job: Job, order: WorkOrder, fetched: Fetched) -> Parcel:
-        logits = self._logits(order, fetched)
-        faults = list(fetched.faults)
-        kept = fetched.kept_rows
-        finite = storable(logits)
-        if not finite.all():
-            faults += [(int(row), "the teacher's output is not finite") for row in kept[~finite]]
-            kept, logits = kept[finite], logits[finite]
-        teacher = self._model.teacher
-        letters = tuple(self._letter(job, row, int(order.sample_ids[row]), reason, None) for row, reason in faults)
-        value = SoftTargets(
-            stream_id=order.stream_id,
-            sequence=order.sequence,
-            epoch=order.epoch,
-            sample_ids=order.sample_ids,
-            view_seed=order.view_seed,
-            kept_rows=None if len(kept) == len(order.sample_ids) else kept,
-            teacher=teacher.name,
-            teacher_sha256=teacher.sha256,
-            outputs=(Output.of("logits", logits, self._codec),),
-        ).encode(self._pinned)
-        return Parcel(job, letters, value, len(order.sample_ids), len(faults), faults[-1][1] if faults else "")
 
-    def _logits(self, order: WorkOrder, fetched: Fetched) -> npt.NDArray[np.float32]:
-        """Run the model; a failure is no fault of the data (memory, a device), so it is tried once more."""
-        try:
-            return self._model.logits(fetched.inputs)
-        except Exception as error:  # ONNX Runtime's exceptions have no common base
-            log.warning("order %d: the model failed (%s); trying again", order.sequence, error)
-        try:
-            return self._model.logits(fetched.inputs)
-        except Exception as error:
-            raise TeacherRejected(
-                f"{self._model.path}: fails on order {order.sequence} ({' '.join(str(error).split())[:300]}); nothing "
-                "of it was committed, start the worker again where the model can run"
-            ) from error
+def patient_logits(model: OnnxTeacher, inputs: Inputs, sequence: int) -> npt.NDArray[np.float32]:
+    """Run the model, [M, C] float32; a failure is no fault of the data (memory, a device), so it is tried once more.
 
-    def _letter(self, job: Job, row: int | None, sample_id: int | None, reason: Any, raw: bytes | None) -> bytes:
-        return DeadLetter(
-            stream_id=self._model.teacher.stream_id,
-            teacher=self._model.teacher.name,
-            topic=self._work_orders,
-            partition=job.chain.partition,
-            offset=job.offset,
-            sequence=job.sequence if row is not None else None,
-            row=row,
-            sample_id=sample_id,
-            # A user's exception may hold anything, such as half of a file name that is no UTF-8.
-            reason=str(reason).encode("utf-8", "backslashreplace").decode()[:_MAX_REASON],
-            raw=raw[:_MAX_RAW] if raw is not None else None,
-        ).encode(self._pinned)
+    Raises:
+        TeacherRejected: it failed twice.
+    """
+    try:
+        return model.logits(inputs)
+    except Exception as error:  # ONNX Runtime's exceptions have no common base
+        log.warning("order %d: the model failed (%s); trying again", sequence, error)
+    try:
+        return model.logits(inputs)
+    except Exception as error:
+        raise TeacherRejected(
+            f"{model.path}: fails on order {sequence} ({' '.join(str(error).split())[:300]}); nothing "
+            "of it was committed, start the worker again where the model can run"
+        ) from error

@@ -15,7 +15,7 @@ from kafka import TopicPartition
 from pipeline.chain_ends import offset_of, sequence_at, soft_targets_end
 from pipeline.kafka.log import Cluster, Commit, Reader
 from pipeline.names import work_orders_topic
-from schemas.commits import decode_next_sequence
+from schemas.commits import LeaseNote, decode_next_sequence
 from schemas.records import Manifest
 from teacher_service.chain import Mark
 
@@ -29,7 +29,7 @@ def find_starts(
     commits: Mapping[int, Commit | None],
     found: dict[int, Mark],
 ) -> dict[int, Mark]:
-    """Say for each partition which work order its chain begins with, and where that lies.
+    """Say for each partition which work order its chain begins with, where that lies, and how it was held before.
 
     Args:
         cluster: where the logs are.
@@ -50,7 +50,7 @@ def find_starts(
             continue
         sequence = decode_next_sequence(commit.metadata, partition, manifest.partitions, commit.offset)
         if sequence is not None:
-            starts[partition] = Mark(commit.offset, sequence)
+            starts[partition] = Mark(commit.offset, sequence, LeaseNote.decode(commit.metadata))
     unknown = [partition for partition in commits if partition not in starts]
     if unknown:
         with closing(cluster.reader()) as reader, closing(cluster.reader()) as of_orders:

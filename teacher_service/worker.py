@@ -27,12 +27,15 @@ from pipeline.wait import Deadline
 from schemas.errors import BrokerUnavailable, DistillogError, StreamChanged, WorkerHung
 from schemas.records import Manifest, Teacher
 from teacher_service.asking import GAIN, Asking
-from teacher_service.chain import Parcel
+from teacher_service.chain import Job, Parcel
+from teacher_service.child import encode_task
 from teacher_service.intake import Intake
 from teacher_service.leases import Leases
 from teacher_service.model import OnnxTeacher
+from teacher_service.parcels import Parcels
 from teacher_service.publisher import Publisher
 from teacher_service.stages import DATA_RETRY, Sample, Stages
+from teacher_service.suspects import Suspects
 from teacher_service.watchdog import Watchdog
 
 log = logging.getLogger(__name__)
@@ -114,15 +117,18 @@ class Worker:
         self._letters = dead_letters_topic(manifest.stream)
         self._stop = threading.Event()
         self._faults = FaultLimit()
+        self._counting = threading.Lock()
+        parcels = Parcels(model.teacher, manifest.codec, self._orders, manifest.schema_fingerprints)
         self._stages = Stages(
-            fetcher,
-            model,
-            manifest.codec,
-            self._orders,
+            fetcher, model, parcels, self._publish, options.data_retry, _sample(manifest, model.teacher)
+        )
+        sequence = Sequence.of(manifest)
+        self._suspects = Suspects(
+            # The first order is known to be well here: the model was checked with it.
+            lambda: encode_task(fetcher, model, options.data_retry, sequence.sample_ids(0), sequence.view_seed(0)),
+            model.teacher.num_classes,
+            parcels,
             self._publish,
-            options.data_retry,
-            manifest.schema_fingerprints,
-            _sample(manifest, model.teacher),
         )
         for clock, seconds in zip((self._stages.loading, self._stages.inferring), measured, strict=True):
             clock.measured(seconds, 1)
@@ -144,7 +150,7 @@ class Worker:
         """Work until stopped, idle (if asked to), or failed.
 
         Raises:
-            StreamChanged, LogTrimmed, SequenceGap, BadSamples, DataUnavailable, DeliveryFailed, WorkerHung,
+            StreamChanged, LogTrimmed, SequenceGap, BadSamples, DataUnavailable, DeliveryFailed, WorkerHung, ChildLost,
             BrokerUnavailable: as their names say; what was acknowledged is committed, the rest is not.
         """
         try:
@@ -193,12 +199,14 @@ class Worker:
             closing.callback(leases.close)
             self._publisher.start()
             self._stages.start()
+            self._suspects.start()
             try:
                 with watchdog:
                     self._loop(leases, guard, watchdog)
                     self._finish(leases, watchdog)
             except WorkerHung:
-                raise  # at once, and nothing else: the others wait for its partitions
+                # At once, and nothing else: the others wait for its partitions, and see that it left without grace.
+                raise
             except BaseException:
                 self._leave(leases)
                 raise
@@ -206,7 +214,7 @@ class Worker:
 
     def _loop(self, leases: Leases, guard: TopicGuard, watchdog: Watchdog) -> None:
         """Poll, hand over, commit what is whole."""
-        intake = Intake(self._manifest, leases, guard, self._stages.add)
+        intake = Intake(self._manifest, leases, guard)
         committed = shown = time.monotonic()
         idle = Deadline(IDLE_SECONDS)
         asking = Asking()
@@ -216,12 +224,13 @@ class Worker:
             try:
                 leases.balance(IN_HAND_HIGH, IN_HAND_LOW)
                 intake.take(leases.poll(POLL))
-                if time.monotonic() - committed >= COMMIT_EVERY:
+                if leases.unheld or time.monotonic() - committed >= COMMIT_EVERY:
                     committed = time.monotonic()
                     leases.commit(1.0)
             except BrokerUnavailable as error:
                 log.warning("%s; trying again", error)
                 self._stop.wait(0.5)
+            self._begin(leases.to_begin())
             self._ask(leases, asking, intake)
             guard.check()
             leases.refuse_long_wait(JOIN_PATIENCE)
@@ -252,12 +261,19 @@ class Worker:
             log.info("asking for other shares: all would be done %.0f %% sooner", 100 * (1 - 1 / would_gain))
             leases.ask_anew()
 
+    def _begin(self, jobs: list[Job]) -> None:
+        """Hand jobs over: orders that may have ended their workers to a process of their own."""
+        suspicious = [job for job in jobs if job.chain.suspects(job)]
+        self._stages.add([job for job in jobs if job not in suspicious])
+        for job in suspicious:
+            self._suspects.add(job)
+
     def _finish(self, leases: Leases, watchdog: Watchdog) -> None:
         """Let the jobs that were begun end, so that nobody needs to repeat them."""
-        not_begun = self._stages.clear()
+        not_begun = self._stages.clear() + self._suspects.clear()
         slowest = max(self._stages.loading.smoothed, self._stages.inferring.smoothed)
         deadline = Deadline(max(FINISH, 3 * slowest))
-        while leases.in_hand > sum(not job.chain.over for job in not_begun) and not deadline.over:
+        while leases.begun > sum(not job.chain.over for job in not_begun) and not deadline.over:
             watchdog.check()
             self._raise_failure()
             try:
@@ -266,20 +282,25 @@ class Worker:
                 log.debug("polling while leaving: %s", error)
 
     def _leave(self, leases: Leases) -> None:
-        """Commit what is acknowledged, also after a failure, so that nobody repeats it."""
+        """Commit what is acknowledged, also after a failure, so that nobody repeats it; and that it leaves."""
         self._stages.stop()
+        self._suspects.stop()
+        leases.leave()
         if not leases.commit(LAST_COMMIT):
             log.warning("the last commit was not taken: what it covers is in the log, and will be labelled again")
 
     def _raise_failure(self) -> None:
-        failure = self._stages.failure or self._publisher.failure
+        failure = self._stages.failure or self._suspects.failure or self._publisher.failure
         if failure is not None:
             raise failure
 
     def _publish(self, parcel: Parcel) -> None:
-        """Hand a parcel to the publisher; runs in the inference thread."""
+        """Hand a parcel to the publisher; runs in the threads that label."""
         if parcel.num_rows:
-            self._faults.add(parcel.job.sequence, parcel.num_rows, parcel.num_faults, parcel.reason)
+            # Rows that end a process are no matter of a mount.
+            num_faults = parcel.num_faults - parcel.num_deadly
+            with self._counting:
+                self._faults.add(parcel.job.sequence, parcel.num_rows, num_faults, parcel.reason)
         self._publisher.submit(parcel)
 
     def _count(self, parcel: Parcel) -> None:

@@ -37,12 +37,13 @@ class WorkerByHand:
         self.leases = Leases(cluster, self.member, manifest, teacher, lambda: self.publisher.generation, nullcontext)
         self.jobs: list[Job] = []
         guard: Any = SimpleNamespace(check=lambda now=False: None)
-        self.intake = Intake(manifest, self.leases, guard, self.jobs.extend)
+        self.intake = Intake(manifest, self.leases, guard)
         self.ended: DistillogError | None = None
         """why the process would have ended"""
 
     def poll(self) -> None:
         self._survive(lambda: self.intake.take(self.leases.poll(0.0)))
+        self.jobs += self.leases.to_begin()
 
     def label(self, count: int) -> None:
         """As the stages do: the lowest sequence first, nothing of a lease that has ended."""
@@ -60,6 +61,7 @@ class WorkerByHand:
 
     def commit(self) -> None:
         self._survive(lambda: self.leases.commit(0.0))
+        self.jobs += self.leases.to_begin()
 
     def round(self) -> None:
         """Everything once."""

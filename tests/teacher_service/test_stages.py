@@ -23,6 +23,7 @@ from schemas.records import DeadLetter, SoftTargets, TeacherInput
 from teacher_service import stages as stages_module
 from teacher_service.chain import Chain, Job, Mark, Parcel
 from teacher_service.model import OnnxTeacher
+from teacher_service.parcels import Parcels
 from teacher_service.stages import Stages
 
 BROKEN = "support.user_data:bytes_0_to_255?count=100&broken=7"
@@ -34,7 +35,8 @@ class Bench:
     def __init__(self, source: Fetcher, model: OnnxTeacher) -> None:
         self.manifest = manifest(source)
         self.done: queue.Queue[Parcel] = queue.Queue()
-        self.stages = Stages(source, model, CodecSpec("float32"), "s.work-orders", self.done.put)
+        parcels = Parcels(model.teacher, CodecSpec("float32"), "s.work-orders")
+        self.stages = Stages(source, model, parcels, self.done.put)
 
     def job(self, sequence: int) -> Job:
         chain = Chain(sequence % 4, 1, Mark(sequence // 4, sequence), 4)

@@ -14,6 +14,7 @@ from support.streams import fetcher, teacher_record
 from schemas.errors import WorkerHung
 from teacher_service import watchdog as watchdog_module
 from teacher_service.model import OnnxTeacher
+from teacher_service.parcels import Parcels
 from teacher_service.stages import Stages
 from teacher_service.watchdog import Watchdog
 
@@ -24,7 +25,7 @@ def stages(tmp_path: Path) -> Stages:
 
     path = classifier(tmp_path / "m.onnx")
     model = OnnxTeacher(path, teacher_record(path), threads=1)
-    return Stages(fetcher(), model, CodecSpec(), "orders", lambda parcel: None)
+    return Stages(fetcher(), model, Parcels(model.teacher, CodecSpec(), "orders"), lambda parcel: None)
 
 
 def test_an_idle_stage_never_hangs_and_a_busy_one_does_at_ten_times_its_usual_time(stages: Stages) -> None:
