@@ -1,4 +1,4 @@
-"""What goes into the logs for a labelled order: soft targets of the rows that have labels, dead letters for the others."""
+"""What goes into the logs for a labelled order: soft targets of the rows with labels, dead letters for the others."""
 
 from __future__ import annotations
 

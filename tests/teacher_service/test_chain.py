@@ -6,9 +6,10 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
+from schemas.commits import LeaseNote
 from schemas.errors import DecodeError
 from schemas.records import WorkOrder
-from teacher_service.chain import Chain, Job, Mark, Parcel, Verdict
+from teacher_service.chain import PROBATION, Chain, Job, Mark, Parcel, Verdict, is_abandoned
 
 P = 3
 GARBAGE = None
@@ -144,3 +145,95 @@ def test_a_record_that_is_no_order_moves_the_offset_and_not_the_sequence() -> No
 def test_a_start_that_the_group_does_not_know_is_to_be_committed() -> None:
     assert Chain(1, 1, Mark(0, 1), P).dirty
     assert not Chain(1, 1, Mark(0, 1), P, Mark(0, 1)).dirty
+
+
+def held(probation: int | None = None, attempts: int = 0) -> Chain:
+    """A chain of worker "me", whose partition the group knows as another's."""
+    start = Mark(0, 0, LeaseNote("me", probation, attempts))
+    return Chain(0, 1, start, P, Mark(0, 0, LeaseNote("another")))
+
+
+def commit(chain: Chain) -> Mark:
+    chain.committed = chain.to_commit
+    return chain.committed
+
+
+def test_a_lease_ended_without_grace_if_its_holder_neither_left_nor_is_there() -> None:
+    assert is_abandoned(LeaseNote("dead"), "me", {"me", "another"})
+    assert not is_abandoned(LeaseNote("another"), "me", {"me", "another"})  # it let the partition go
+    assert not is_abandoned(LeaseNote("me"), "me", set())
+    assert not is_abandoned(LeaseNote(""), "me", {"me"})
+
+
+def test_nothing_begins_before_the_group_knows_the_holder() -> None:
+    chain = held()
+    jobs = [chain.accept(offset, order(offset * P)) for offset in range(3)]
+    assert chain.to_begin() == []
+    assert chain.dirty
+    assert commit(chain) == Mark(0, 0, LeaseNote("me"))
+    assert chain.to_begin() == jobs
+    assert chain.to_begin() == []
+    assert not chain.dirty
+    assert chain.waiting == 0
+
+
+@given(
+    st.lists(st.booleans(), min_size=1, max_size=30),
+    st.integers(0, PROBATION - 1),
+    st.integers(0, 3),
+    st.lists(st.booleans(), max_size=40),
+)
+def test_on_probation_each_order_begins_alone_and_behind_the_commit_of_its_attempt(
+    log: list[bool], before: int, attempts: int, late: list[bool]
+) -> None:
+    chain = held(before, attempts)
+    for offset, is_order in enumerate(log):
+        chain.accept(offset, order(chain.read.sequence) if is_order else NONE)
+    committed, running = Mark(0, 0, LeaseNote("another")), None
+    num_done = num_orders = 0
+    while num_done < len(log):
+        if not (late and late.pop()):
+            committed = commit(chain)
+        for job in chain.to_begin():
+            if isinstance(job.order, WorkOrder) and committed.note.probation is not None:
+                assert running is None
+                expected = 1 + (0 if num_orders else attempts)
+                assert committed == Mark(committed.offset, job.sequence, LeaseNote("me", before + num_orders, expected))
+                assert chain.suspects(job) == (expected >= 2)
+                running = job
+            else:
+                assert not chain.suspects(job)
+            chain.labelled(Parcel(job))
+        if (job := publish(chain)) is not None:
+            num_done += 1
+            num_orders += isinstance(job.order, WorkOrder)
+            running = None if job is running else running
+        note = chain.to_commit.note
+        assert (note.probation is None) == (before + num_orders >= PROBATION)
+        assert note.holder == "me"
+    assert committed.note.holder in ("me", "another")
+
+
+def test_an_attempt_counts_until_there_is_progress_whoever_makes_it() -> None:
+    chain = held(probation=3, attempts=1)
+    chain.accept(0, order(0))
+    assert commit(chain).note == LeaseNote("me", 3, 2)
+    (job,) = chain.to_begin()
+    assert chain.suspects(job)
+    chain.labelled(Parcel(job))
+    publish(chain)
+    assert commit(chain).note == LeaseNote("me", 4, 0)
+
+
+def test_who_leaves_says_so_and_takes_no_attempt_back() -> None:
+    chain = held(probation=0)
+    first, _ = chain.accept(0, order(0)), chain.accept(1, order(P))
+    commit(chain)
+    assert chain.to_begin() == [first]
+    chain.leave()
+    assert chain.dirty
+    assert commit(chain).note == LeaseNote("", 0, 1)
+    idle = held(probation=5)
+    idle.accept(0, order(0))
+    idle.leave()
+    assert commit(idle).note == LeaseNote("", 5, 0)  # it was not begun
