@@ -38,6 +38,8 @@ _OUT_OF_MEMORY = "std::bad_alloc"
 """What C++ says as it aborts without memory."""
 _LAST_LINES = 50
 """Lines of stderr in which that is looked for."""
+_TOLD = 500
+"""Lines that are not told again as loudly: children that end in one place all say so."""
 _STEP = 0.2
 _LEAVE = 5.0
 """Seconds for a child that has said its last word to end."""
@@ -77,6 +79,7 @@ class Child:
         self._process: subprocess.Popen[bytes] | None = None
         self._answers: queue.SimpleQueue[Frame | None] = queue.SimpleQueue()
         self._last_lines: deque[str] = deque(maxlen=_LAST_LINES)
+        self._told: deque[str] = deque(maxlen=_TOLD)
         self._threads: list[threading.Thread] = []
         self._patience = 0.0
         """seconds for an answer"""
@@ -119,10 +122,11 @@ class Child:
         assert self._process.stdout is not None
         assert self._process.stderr is not None
         self._answers = queue.SimpleQueue()
-        self._last_lines.clear()
+        self._last_lines = deque(maxlen=_LAST_LINES)
+        stderr = (self._process.stderr, self._last_lines, self._told)
         self._threads = [
             threading.Thread(target=_pump, args=(self._process.stdout, self._answers), name="child", daemon=True),
-            threading.Thread(target=_relay, args=(self._process.stderr, self._last_lines), name="stderr", daemon=True),
+            threading.Thread(target=_relay, args=stderr, name="child's stderr", daemon=True),
         ]
         for thread in self._threads:
             thread.start()
@@ -207,12 +211,13 @@ def _pump(stdout: IO[bytes], answers: queue.SimpleQueue[Frame | None]) -> None:
     answers.put(None)
 
 
-def _relay(stderr: IO[bytes], last_lines: deque[str]) -> None:
+def _relay(stderr: IO[bytes], last_lines: deque[str], told: deque[str]) -> None:
     with stderr:
         for raw in stderr:
             line = raw.decode(errors="replace").rstrip()
             last_lines.append(line)
-            log.warning("child process: %s", line)
+            log.log(logging.DEBUG if line in told else logging.WARNING, "child process: %s", line)
+            told.append(line)
 
 
 def _wait(process: subprocess.Popen[bytes]) -> int | None:

@@ -147,7 +147,7 @@ class _Search:
                 return [again]
             how = first if again.how == first else f"{first}, then {again.how}"
             self._deadly[row] = f"ended the process that labelled it alone, twice: {how}"
-            log.error("order %d: sample %d %s", sequence, sample_ids[row], self._deadly[row])
+            log.warning("order %d: sample %d %s; to the dead letters", sequence, sample_ids[row], self._deadly[row])
             return []
         log.warning("order %d: %d rows ended their process (%s): halving them", sequence, len(rows), death.how)
         pieces: list[Labels] = []

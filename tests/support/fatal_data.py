@@ -5,7 +5,8 @@ seen by fingerprints, and a file may come at any time:
 * `12.SIGSEGV`: sample 12 ends its process by that signal;
 * `12.hang`: it never comes back; `12.exit`: it ends its process by itself; `12.memory`: as C++ does without memory;
 * `12.once`: it aborts, and takes the file away first; `12.unreadable`: it cannot be decoded;
-* `12.with-13`: it aborts a process that has seen sample 13.
+* `12.with-13`: it aborts a process that has seen sample 13;
+* `slow`: every sample takes 10 ms.
 Every sample that is fatal leaves its process's number in `12.died`, a line each.
 """
 
@@ -20,6 +21,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+
+from teacher_service import watchdog
 
 _SCALE = 1024.0
 _seen: set[int] = set()
@@ -42,8 +45,10 @@ class Numbered:
         return {"pixels": self._pixels[sample_id]}
 
 
-def numbered(count: str = "400") -> Numbered:
-    """At most 1024 samples."""
+def numbered(count: str = "400", hang: str = "") -> Numbered:
+    """At most 1024 samples; `hang` is the number of seconds after which whoever reads them hangs."""
+    if hang:
+        watchdog.MIN_DEADLINE, watchdog.FIRST_DEADLINE = float(hang), 20.0
     return Numbered(int(count))
 
 
@@ -51,6 +56,8 @@ def fatal(sample: dict[str, Any], rng: np.random.Generator, folder: str = "") ->
     """The sample as it is, unless a file of its number is there."""
     number = round(float(sample["pixels"].flat[0]) * _SCALE)
     _seen.add(number)
+    if Path(folder, "slow").exists():
+        time.sleep(0.01)
     for file in Path(folder).glob(f"{number}.*"):
         _end(number, file)
     return sample

@@ -63,6 +63,12 @@ class WorkerByHand:
         self._survive(lambda: self.leases.commit(0.0))
         self.jobs += self.leases.to_begin()
 
+    def leave(self) -> None:
+        """End with grace."""
+        self.leases.leave()
+        self.commit()
+        self.member.close()
+
     def round(self) -> None:
         """Everything once."""
         self.publish(1)
