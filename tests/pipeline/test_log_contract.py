@@ -285,6 +285,7 @@ def test_a_group_that_never_was_has_no_commits_and_no_members(ground: Ground, to
     assert admin.committed({group: [TopicPartition(topic, 0)]}) == {group: {}}
     assert admin.committed({}) == {}
     assert admin.num_members([group]) == {group: 0}
+    assert admin.members(group) == []
     admin.close()
 
 

@@ -18,7 +18,7 @@ from pipeline.kafka.log import Admin, Commit
 from pipeline.kafka.settings import KafkaSettings
 from pipeline.names import run_group, soft_targets_topic
 from pipeline.reports import read_report
-from schemas.commits import RUN_STATES, RunReport, decode_next_sequence, encode_next_sequence
+from schemas.commits import RUN_STATES, LeaseNote, RunReport, decode_next_sequence, encode_next_sequence
 from schemas.errors import RunLocked
 from student_trainer.reporter import RunReporter
 from student_trainer.source import Cursor
@@ -76,6 +76,29 @@ def test_a_next_sequence_survives_its_text(sequence: int, partitions: int, repet
     assert decode_next_sequence(text, partition, partitions, orders + repetitions) == sequence
     assert decode_next_sequence(text, (partition + 1) % (partitions + 1), partitions + 1, 2**62) in (None, sequence)
     assert orders == 0 or decode_next_sequence(text, partition, partitions, orders - 1) is None
+
+
+@given(st.builds(LeaseNote, NAMES, st.none() | NUMBERS, NUMBERS), NUMBERS)
+def test_a_lease_note_survives_its_text_and_leaves_the_sequence_as_it_is(note: LeaseNote, sequence: int) -> None:
+    text = encode_next_sequence(sequence, note)
+    assert LeaseNote.decode(text) == note
+    assert decode_next_sequence(text, 0, 1, 2**63) == sequence
+
+
+def test_a_commit_without_a_note_is_written_as_it_was_before_there_were_any() -> None:
+    assert encode_next_sequence(7) == '{"version":1,"next_sequence":7}'
+    assert LeaseNote.decode('{"version":1,"next_sequence":7}') == LeaseNote.decode(None) == LeaseNote()
+
+
+@given(JSON, JSON, JSON)
+@example("a\nb", True, -1)
+def test_any_other_values_are_no_lease_note(holder: Any, probation: Any, attempts: Any) -> None:
+    text = json.dumps({"next_sequence": 0, "holder": holder, "probation": probation, "attempts": attempts})
+    note = LeaseNote.decode(text)
+    assert note.holder in ("", holder)
+    assert note.probation is None or (type(note.probation) is int and note.probation == probation)
+    assert note.attempts == (attempts if type(attempts) is int and 0 <= attempts < 2**63 else 0)
+    assert LeaseNote.decode(encode_next_sequence(0, note)) == note
 
 
 @given(JSON)
