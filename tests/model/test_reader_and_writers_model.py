@@ -29,7 +29,18 @@ from schemas.records import SoftTargets, WorkOrder
 from student_trainer.rule import Look, ReadersRule
 
 LOST = b"lost by the broker"
-CALLS = ("appender", "append", "acknowledge", "poll", "commit", "commit acknowledged", "committed", "ends", "reader")
+CALLS = (
+    "appender",
+    "append",
+    "acknowledge",
+    "poll",
+    "commit",
+    "commit acknowledged",
+    "committed",
+    "ends",
+    "reader",
+    "members",
+)
 
 
 @pytest.fixture(autouse=True, scope="module")

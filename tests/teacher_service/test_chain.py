@@ -214,6 +214,15 @@ def test_on_probation_each_order_begins_alone_and_behind_the_commit_of_its_attem
     assert committed.note.holder in ("me", "another")
 
 
+def test_an_order_that_comes_after_the_commit_waits_for_another_one() -> None:
+    chain = held(probation=0)
+    commit(chain)
+    job = chain.accept(0, order(0))
+    assert chain.to_begin() == []
+    assert commit(chain).note.attempts == 1
+    assert chain.to_begin() == [job]
+
+
 def test_an_attempt_counts_until_there_is_progress_whoever_makes_it() -> None:
     chain = held(probation=3, attempts=1)
     chain.accept(0, order(0))

@@ -148,9 +148,11 @@ def test_a_worker_that_leaves_with_grace_puts_nothing_on_probation(bench: Bench)
 def test_a_partition_that_moves_between_members_is_on_no_probation(bench: Bench) -> None:
     first = bench.worker()
     rounds(2, first)
+    before = dict(first.leases.chains)
     second = bench.worker()
     rounds(4, first, second)
     assert [len(worker.leases.chains) for worker in (first, second)] == [1, 1]
+    assert all(before[partition] is chain for partition, chain in first.leases.chains.items())  # it goes on
     assert all(bench.note(partition).probation is None for partition in range(P))
 
 
