@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from typing import Any, TypeVar
 
 from kafka import OffsetAndMetadata, TopicPartition
 from kafka import errors as kafka_error
-from kafka.admin import OffsetSpec
+from kafka.admin import MemberToRemove, OffsetSpec
 
 from pipeline.kafka.clients import new_admin
 from pipeline.kafka.coordinator import describe_groups, members_of
@@ -90,6 +90,17 @@ class KafkaAdmin:
     def members(self, group: str) -> list[GroupMember]:
         """Who is in a group; see `Admin`."""
         return self._ask(f"describing group {group}", lambda: members_of(describe_groups(self._admin, [group])[group]))
+
+    def remove(self, group: str, member_ids: Collection[str]) -> None:
+        """Let members leave that cannot do so themselves; see `Admin`."""
+        gone = [MemberToRemove(member_id=one, reason="its process has ended") for one in member_ids]
+        if gone:
+            self._ask(f"removing members from {group}", lambda: self._remove(group, gone))
+
+    def _remove(self, group: str, gone: list[MemberToRemove]) -> None:
+        for answer in self._admin.remove_group_members(group, gone).values():
+            if answer not in (kafka_error.NoError, kafka_error.UnknownMemberIdError):
+                raise answer()
 
     def identities(self, topics: Iterable[str]) -> dict[str, TopicIdentity | None]:
         """What each topic is; None: it does not exist."""

@@ -199,6 +199,13 @@ class Admin(Protocol):
     def members(self, group: str) -> list[GroupMember]:
         """Who is in a group; nobody if it does not exist."""
 
+    def remove(self, group: str, member_ids: Collection[str]) -> None:
+        """Let members leave that cannot do so themselves; who is no member any more is passed over.
+
+        Only for those whose process is known to have ended: one that lives would work on beside its successors until
+        its next heartbeat.
+        """
+
     def identities(self, topics: Iterable[str]) -> dict[str, TopicIdentity | None]:
         """What each topic is; None: it does not exist."""
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import sys
 from collections.abc import Callable, Iterator
@@ -9,11 +10,12 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.processes import Process, stop
+from pipeline.processes import HeardProcess, Process, stop
 
 SLEEP = "import time; print('up', flush=True); time.sleep(60)"
 DEAF = "import signal; signal.signal(signal.SIGTERM, signal.SIG_IGN);" + SLEEP
 Start = Callable[[str], Process]
+linux = pytest.mark.skipif(sys.platform != "linux", reason="only Linux can do it")
 
 
 @pytest.fixture
@@ -74,3 +76,42 @@ def test_a_signal_to_a_process_that_has_ended_reaches_nobody(start: Start) -> No
     process.send(signal.SIGKILL)
     assert process.popen.returncode == 0
     assert process.last_words() == "no disk"
+
+
+def test_what_a_process_writes_is_heard_line_by_line_and_its_last_error_are_its_last_words() -> None:
+    heard: list[str] = []
+    program = "import sys; print('one'); print('error: no disk', file=sys.stderr); print('bye'); sys.exit(3)"
+    process = HeardProcess("child", [sys.executable, "-u", "-c", program], heard.append)
+    assert process.popen.wait(10) == 3
+    assert process.last_words() == "no disk"
+    assert heard == ["one", "error: no disk", "bye"]
+
+
+@linux
+def test_a_heard_process_runs_on_the_cores_that_it_was_given() -> None:
+    core = max(os.sched_getaffinity(0))
+    heard: list[str] = []
+    program = "import os; print(sorted(os.sched_getaffinity(0)))"
+    process = HeardProcess("child", [sys.executable, "-c", program], heard.append, cores=[core])
+    process.popen.wait(10)
+    process.last_words()
+    assert heard == [str([core])]
+
+
+@linux
+def test_a_heard_process_is_asked_to_end_when_whoever_started_it_is_killed(
+    tmp_path: Path, eventually: Callable[..., object]
+) -> None:
+    parent = (
+        "import sys, time; from pipeline.processes import HeardProcess;"
+        f"child = HeardProcess('child', [sys.executable, '-c', {SLEEP!r}], print);"
+        "print(child.pid, flush=True); time.sleep(60)"
+    )
+    process = Process("parent", [sys.executable, "-c", parent], tmp_path / "parent.log")
+    try:
+        eventually(lambda: "up" in process.log.read_text(), what="the child's first word")
+        number = next(word for word in process.log.read_text().split() if word.isdecimal())
+        assert not _ended(int(number))
+    finally:
+        process.kill()
+    eventually(lambda: _ended(int(number)), what="the child's end")

@@ -572,6 +572,14 @@ class MemoryAdmin:
                 for name, one in there.members.items()
             ]
 
+    def remove(self, group: str, member_ids: Collection[str]) -> None:
+        """Let members leave that cannot do so themselves."""
+        self._cluster.faults("remove")
+        with self._cluster._changed:
+            there = self._cluster._group(group)
+            for one in [there.members[name] for name in member_ids if name in there.members]:
+                self._cluster._remove(one)
+
     def identities(self, topics: Iterable[str]) -> dict[str, TopicIdentity | None]:
         """What each topic is."""
         self._cluster.faults("identities")
