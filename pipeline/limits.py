@@ -10,3 +10,5 @@ MAX_SESSION_SECONDS = 86_400.0
 """For a consumer group's session; brokers take 30 minutes at most unless told otherwise."""
 MAX_THREADS = max(1024, 4 * (os.cpu_count() or 1))
 """For one computation: more hang or crash the libraries that start them."""
+MAX_WORKERS = 1024
+"""Of one fleet."""

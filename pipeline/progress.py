@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import sys
 import time
+from collections.abc import Sequence
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 if TYPE_CHECKING:
     from rich.console import Console
     from rich.live import Live
+    from rich.table import Table
 
 PLAIN_INTERVAL = 10.0
 """seconds between two lines that are not on a terminal"""
@@ -34,6 +36,7 @@ class Progress:
         self._first = time.monotonic() + after
         self._fields: dict[str, object] = {}
         self._shown: dict[str, object] = {}
+        self._rows: Sequence[Sequence[object]] = ()
         self._last = float("-inf")
         self._console = console
         self._live: Live | None = None
@@ -59,6 +62,10 @@ class Progress:
             self._show_live()
         elif self._fields and time.monotonic() - self._last >= PLAIN_INTERVAL:
             self._print_plain()
+
+    def table(self, rows: Sequence[Sequence[object]]) -> None:
+        """Set rows to show below the figures, on a terminal alone; the first one is the header."""
+        self._rows = rows
 
     def message(self, text: str) -> None:
         """Print a line of its own, at once."""
@@ -91,13 +98,15 @@ class Progress:
         return self._console is not None and self._console.is_terminal
 
     def _show_live(self) -> None:
+        from rich.console import Group
         from rich.live import Live
         from rich.text import Text
 
         if self._live is None:
             self._live = Live(console=self._console, refresh_per_second=4)
             self._live.start()
-        self._live.update(Text(self.line(), overflow="ellipsis", no_wrap=True))
+        line = Text(self.line(), overflow="ellipsis", no_wrap=True)
+        self._live.update(Group(line, _table(self._rows)) if self._rows else line)
 
     def _print_plain(self) -> None:
         self._last = time.monotonic()
@@ -109,6 +118,15 @@ class Progress:
             self._console.print(text, markup=False, highlight=False, soft_wrap=True)
         else:
             print(text, file=sys.stderr, flush=True)
+
+
+def _table(rows: Sequence[Sequence[object]]) -> Table:
+    from rich.table import Table
+
+    table = Table(*map(str, rows[0]), box=None, padding=(0, 2, 0, 0))
+    for row in rows[1:]:
+        table.add_row(*("-" if cell is None else _text(cell) for cell in row))
+    return table
 
 
 def _text(value: object) -> str:

@@ -6,8 +6,8 @@ Figures come from offsets and commits; of records, the manifest's and each parti
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
-from contextlib import closing
+from collections.abc import Callable, Iterator
+from contextlib import closing, contextmanager
 from functools import partial
 from typing import Any
 
@@ -66,18 +66,29 @@ def lag(settings: KafkaSettings, stream: Stream, rates: bool = False) -> dict[st
         StreamChanged: one of its topics was deleted.
         BrokerUnavailable: no answer from Kafka.
     """
+    with readings(settings, stream) as read:
+        first = read()
+        if not rates:
+            return first
+        begun = time.monotonic()
+        time.sleep(RATE_INTERVAL)
+        second = read()
+        return with_rates(first, second, time.monotonic() - begun)
+
+
+@contextmanager
+def readings(settings: KafkaSettings, stream: Stream) -> Iterator[Callable[[], dict[str, Any]]]:
+    """Give what reads `lag` without rates, as often as wanted and over the same connections.
+
+    Raises:
+        BrokerUnavailable: no answer from Kafka; also out of the block, whose calls they are.
+    """
     with (
         kafka_errors(f"reading the state of stream {stream.manifest.stream!r}", settings),
         admin_client(settings) as admin,
         closing(KafkaCluster(settings).reader()) as reader,
     ):
-        first = _read(admin, reader, stream)
-        if not rates:
-            return first
-        begun = time.monotonic()
-        time.sleep(RATE_INTERVAL)
-        second = _read(admin, reader, stream)
-        return with_rates(first, second, time.monotonic() - begun)
+        yield lambda: _read(admin, reader, stream)
 
 
 def with_rates(first: dict[str, Any], second: dict[str, Any], seconds: float) -> dict[str, Any]:

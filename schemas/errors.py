@@ -20,6 +20,7 @@ DistillogError                  the CLI prints it as one line and exits with `ex
 ├── DeliveryFailed              Kafka did not acknowledge a record in time
 ├── WorkerHung                  loading, inference or publishing exceeded its deadline
 ├── ChildLost                   the process that labels a suspicious order ended, and not by the fault of a sample
+├── FleetFailed                 a fleet's workers cannot work
 ├── CheckpointError             a checkpoint is missing, damaged or of another run
 ├── CannotWrite                 a file of a run cannot be written: no room, or no right to
 ├── RunRemoved                  the folder of a run was removed, moved or replaced under the running process
@@ -37,6 +38,8 @@ class DistillogError(Exception):
     """Base of all errors below; its text is one line that says what, where and what to do."""
 
     exit_code: ClassVar[int] = 1
+    passing: ClassVar[bool] = False
+    """Whether it may come right by itself, so that whoever supervises the process starts another."""
 
 
 class ConfigError(DistillogError):
@@ -71,6 +74,8 @@ class UnknownSchema(DecodeError):
 
 class BrokerUnavailable(DistillogError):
     """No answer from Kafka within the deadline."""
+
+    passing: ClassVar[bool] = True
 
 
 class RecordTooLarge(DistillogError):
@@ -112,6 +117,8 @@ class LogTrimmed(DistillogError):
 class DataUnavailable(DistillogError):
     """The dataset cannot be read now (I/O), after retries."""
 
+    passing: ClassVar[bool] = True
+
 
 class BadSamples(DistillogError):
     """Too many samples of the dataset cannot be decoded."""
@@ -120,13 +127,23 @@ class BadSamples(DistillogError):
 class DeliveryFailed(DistillogError):
     """Kafka did not acknowledge a record in time."""
 
+    passing: ClassVar[bool] = True
+
 
 class WorkerHung(DistillogError):
     """Loading, inference or publishing exceeded its deadline."""
 
+    passing: ClassVar[bool] = True
+
+
+class FleetFailed(DistillogError):
+    """A fleet's workers cannot work."""
+
 
 class ChildLost(DistillogError):
     """The child process in which a worker labels a suspicious order ended, and not by the fault of a sample."""
+
+    passing: ClassVar[bool] = True
 
 
 class CheckpointError(DistillogError):

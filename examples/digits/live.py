@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import re
 import signal
 import time
 from pathlib import Path
@@ -59,14 +61,14 @@ def teacher_model(stage: Stage) -> Path:
 
 
 def distil(stage: Stage, stream: Stream, seed: int) -> KillWatch:
-    """Feed, teach and train at once; kill a worker at a quarter of the stream, and start another."""
+    """Feed, teach and train at once; kill a worker at a quarter of the stream, which the fleet replaces."""
     overrides = [f"--set={override}" for override in live_overrides(seed)]
     run_file = HERE / "student.toml"
     student = stage.distillog(f"student-{seed}", "runs", "start", run_file, "--folder", stage.runs, *overrides)
-    workers = {name: _teach(stage, name) for name in ("worker-1", "worker-2")}
+    fleet = _fleet(stage)
     run = stage.runs / f"distilled-{seed}"
     stage.wait("the student's start", lambda: _state(run) == "training")
-    stage.wait("the workers' start", lambda: _shares(stage, stream) == [PARTITIONS // 2] * 2)
+    stage.wait("the workers' start", lambda: _have_started(stage, stream))
     stage.say("student and workers are ready, the work orders may come")
     feed = stage.distillog("feed", "feed", STREAM)
     with SoftTargetLog(stage.kafka, stream, TEACHER) as log:
@@ -76,14 +78,10 @@ def distil(stage: Stage, stream: Stream, seed: int) -> KillWatch:
             for label in log.read(0.05):
                 kill.add(label)
             if kill.victim and not kill.killed:
-                victim = workers[kill.victim]
-                victim.ended = True
-                victim.send(signal.SIGKILL)
+                os.kill(_process(fleet, kill.victim), signal.SIGKILL)
                 kill.kill(time.time())
-                stage.say(f"killed {victim.name} (SIGKILL) at sequence {kill.kill_at} of {log.check.num_orders}")
-                workers["worker-3"] = _teach(stage, "worker-3")
+                stage.say(f"killed {kill.victim} (SIGKILL) at sequence {kill.kill_at} of {log.check.num_orders}")
             stage.processes.check()
-            _check_workers(workers)
             _show(stage, log.check, run)
             if deadline.over:
                 raise DemoError(
@@ -91,27 +89,27 @@ def distil(stage: Stage, stream: Stream, seed: int) -> KillWatch:
                     f"or the student is not trained; see {stage.path / 'logs'}"
                 )
     stage.progress.update(labelled=None, student_step=None, loss=None)
-    stage.processes.stop(*workers.values())
+    stage.processes.stop(fleet)
     stage.say(f"the stream is labelled, the student trained: {student.log.read_text().splitlines()[-1]}")
     if kill.first is None:
         raise DemoError(f"{kill.victim} had no work left when it was killed: the machine is too fast, feed more epochs")
     return kill
 
 
-def _teach(stage: Stage, name: str) -> Child:
-    options = ["--worker", name, f"--session-timeout={SESSION_TIMEOUT}", "--threads=1"]
-    return stage.distillog(name, "teach", STREAM, teacher_model(stage), *options)
+def _fleet(stage: Stage) -> Child:
+    options = ["--min=2", "--max=2", "--name=worker", f"--session-timeout={SESSION_TIMEOUT}", "--threads=1"]
+    return stage.distillog("fleet", "fleet", STREAM, teacher_model(stage), *options)
 
 
-def _shares(stage: Stage, stream: Stream) -> list[int]:
-    """Partitions of each member of the teacher's group."""
-    return [member["partitions"] for member in lag(stage.kafka, stream)["teachers"][0]["members"]]
+def _have_started(stage: Stage, stream: Stream) -> bool:
+    """Whether two workers share the partitions."""
+    shares = [member["partitions"] for member in lag(stage.kafka, stream)["teachers"][0]["members"]]
+    return len(shares) == 2 and min(shares) > 0 and sum(shares) == PARTITIONS
 
 
-def _check_workers(workers: dict[str, Child]) -> None:
-    for worker in workers.values():
-        if not worker.running and not worker.ended:
-            raise DemoError(f"{worker.name} ended by itself: {worker.last_words()} (see {worker.log})")
+def _process(fleet: Child, worker: str) -> int:
+    """The number of a worker's process, as the fleet told it last."""
+    return int(re.findall(rf"^{worker} starts on .*, process (\d+)$", fleet.log.read_text(), re.M)[-1])
 
 
 def _show(stage: Stage, check: Check, run: Path) -> None:

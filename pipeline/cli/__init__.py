@@ -14,8 +14,12 @@ from typing import Any, ClassVar
 import click
 
 from pipeline import stop_signals
+from pipeline.exit_codes import CRASHED, PASSING
 from pipeline.user_code import one_line, said
 from schemas.errors import DistillogError
+
+SUPERVISED = "distillog.supervised"
+"""Key of a context's `meta` that a command sets whose exit code is read by a supervisor."""
 
 OUR_PACKAGES = ("schemas", "pipeline", "teacher_service", "student_trainer")
 
@@ -28,6 +32,7 @@ class Distillog(click.Group):
         "topics": ("pipeline.cli.topics:topics", "Make, inspect, repair and delete streams."),
         "feed": ("pipeline.cli.feed:feed", "Publish a stream's work orders."),
         "teach": ("pipeline.cli.teach:teach", "Label work orders with an ONNX model."),
+        "fleet": ("pipeline.cli.fleet:fleet", "Keep as many teach workers on this machine as are needed."),
         "runs": ("pipeline.cli.runs:runs", "Train, inspect, evaluate and export students."),
     }
     """name -> where the command is, and its short help, so that `--help` imports none of them"""
@@ -59,7 +64,7 @@ class Distillog(click.Group):
             if verbose:
                 click.echo(traceback.format_exc().rstrip(), err=True)
             click.echo(f"error: {' '.join(str(error).split())}", err=True)
-            ctx.exit(error.exit_code)
+            ctx.exit(PASSING if error.passing and ctx.meta.get(SUPERVISED) else error.exit_code)
         except KeyboardInterrupt:
             ctx.exit(stop_signals.INTERRUPTED)
         except click.Abort as error:
@@ -70,12 +75,12 @@ class Distillog(click.Group):
             raise  # click prints these, or is quiet about them
         except MemoryError as error:
             click.echo(f"error: the memory of this machine is not enough ({said(error)})", err=True)
-            ctx.exit(1)
+            ctx.exit(CRASHED if ctx.meta.get(SUPERVISED) else 1)
         except Exception as error:
             text = one_line(error)
             click.echo(f"error: unexpected {type(error).__name__}: {text}; this is a bug, please report it", err=True)
             click.echo(traceback.format_exc().rstrip(), err=True)
-            ctx.exit(1)
+            ctx.exit(CRASHED if ctx.meta.get(SUPERVISED) else 1)
         except BaseException as error:  # never ours: code that a user brought ends no command as if all were done
             click.echo(f"error: code of a dataset, view or student raised {said(error)}", err=True)
             ctx.exit(1)

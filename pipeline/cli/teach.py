@@ -6,6 +6,7 @@ from pathlib import Path
 
 import click
 
+from pipeline.cli import SUPERVISED
 from pipeline.cli.options import Seconds, kafka_settings, quiet_option
 from pipeline.limits import MAX_SESSION_SECONDS, MAX_THREADS
 
@@ -39,6 +40,7 @@ from pipeline.limits import MAX_SESSION_SECONDS, MAX_THREADS
     help="Seconds for which a dataset that cannot be read is tried again.",
 )
 @click.option("--until-idle", is_flag=True, help="End when every work order that there is has been labelled.")
+@click.option("--supervised", is_flag=True, help="No figures, and an exit code that says whether to try again.")
 @quiet_option
 def teach(
     stream: str,
@@ -51,6 +53,7 @@ def teach(
     session_timeout: float,
     data_retry: float,
     until_idle: bool,
+    supervised: bool,
     quiet: bool,
 ) -> None:
     """Label the work orders of STREAM with MODEL, an ONNX file that was added to it as a teacher.
@@ -58,6 +61,7 @@ def teach(
     Start as many as there are machines; each takes a share of the partitions by its speed. SIGTERM or Ctrl-C finishes
     the order in hand and leaves.
     """
+    import math
     import time
     from dataclasses import replace
 
@@ -67,10 +71,12 @@ def teach(
     from teacher_service.serve import TeachOptions, prepare_worker
     from teacher_service.worker import WorkerOptions, WorkerReport
 
+    click.get_current_context().meta[SUPERVISED] = supervised
     behaviour = WorkerOptions(session_timeout=session_timeout, until_idle=until_idle, data_retry=data_retry)
     if worker:
         behaviour = replace(behaviour, name=check_label("worker", worker))
-    with Progress(title=f"teach {stream}", quiet=quiet) as progress:
+    after = math.inf if supervised else 0.0
+    with Progress(title=f"teach {stream}", quiet=quiet, after=after) as progress:
         began = time.monotonic()
 
         def show(report: WorkerReport, partitions: int) -> None:

@@ -1,0 +1,118 @@
+"""`distillog fleet`: as many teacher workers on this machine as are needed."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from pipeline.cli.options import Seconds, kafka_settings, quiet_option
+from pipeline.limits import MAX_SESSION_SECONDS, MAX_THREADS, MAX_WORKERS
+
+
+@click.command()
+@click.argument("stream")
+@click.argument("model", type=click.Path(dir_okay=False, path_type=Path))
+@click.option(
+    "--min", type=click.IntRange(1, MAX_WORKERS), default=1, show_default=True, help="Workers that always run."
+)
+@click.option(
+    "--max",
+    type=click.IntRange(1, MAX_WORKERS),
+    help="Workers at once.  [default: one for each GPU, else for each core, but 8 at most]",
+)
+@click.option("--follow", metavar="RUN", help="Have as many as this run's pace takes, not as many as can be.")
+@click.option("--gpus", metavar="ID[,...]", help="GPUs to use, one for each worker.  [default: all]")
+@click.option("--name", metavar="NAME", help="Workers are NAME-1, NAME-2, ...; host and process ID if not said.")
+@click.option("--teacher", metavar="NAME", help="Which teacher of the stream; found by the file's content if not said.")
+@click.option("--dataset", metavar="URI", help="The stream's dataset at another place than the manifest says.")
+@click.option("--provider", default="auto", show_default=True, help="ONNX execution provider: auto, cpu, cuda, ...")
+@click.option(
+    "--threads",
+    type=click.IntRange(0, MAX_THREADS),
+    default=0,
+    show_default=True,
+    help="Of one inference; 0: a worker's share of the cores.",
+)
+@click.option(
+    "--session-timeout",
+    type=Seconds(1.0, MAX_SESSION_SECONDS),
+    default=6.0,
+    show_default=True,
+    help="Seconds until a worker is replaced whose death nobody saw.",
+)
+@click.option(
+    "--data-retry",
+    type=Seconds(0.0),
+    default=60.0,
+    show_default=True,
+    help="Seconds for which a dataset that cannot be read is tried again.",
+)
+@click.option("--until-idle", is_flag=True, help="End when every work order that there is has been labelled.")
+@quiet_option
+def fleet(
+    stream: str,
+    model: Path,
+    min: int,
+    max: int | None,
+    follow: str | None,
+    gpus: str | None,
+    name: str | None,
+    teacher: str | None,
+    dataset: str | None,
+    provider: str,
+    threads: int,
+    session_timeout: float,
+    data_retry: float,
+    until_idle: bool,
+    quiet: bool,
+) -> None:
+    """Keep as many `distillog teach` workers of MODEL on this machine as STREAM needs, and replace those that die.
+
+    Without --follow there are --max of them while there is work, and --min when there is none. SIGTERM or Ctrl-C lets
+    them finish the orders in hand and leave.
+    """
+    from dataclasses import replace
+
+    from pipeline.progress import Progress
+    from pipeline.stop_signals import on_stop
+    from teacher_service.fleet import Fleet, FleetOptions
+
+    options = FleetOptions(
+        least=min,
+        most=max,
+        run=follow,
+        gpus=_names(gpus),
+        teacher=teacher,
+        dataset=dataset,
+        provider=provider,
+        threads=threads,
+        session_timeout=session_timeout,
+        data_retry=data_retry,
+        until_idle=until_idle,
+        quiet=quiet,
+    )
+    if name:
+        options = replace(options, name=name)
+    settings = kafka_settings()
+    with Progress(title=f"fleet {stream}", quiet=quiet) as progress:
+        relay = (lambda line: click.echo(line, err=True)) if quiet else progress.message
+        supervisor = Fleet(settings, stream, model, options, progress, relay, _main_options(settings.bootstrap_servers))
+        with on_stop(supervisor.stop):
+            supervisor.run()
+        progress.message(f"{supervisor.started} workers were started, {supervisor.replaced} of them for one that ended")
+
+
+def _names(gpus: str | None) -> tuple[str, ...]:
+    names = tuple(name.strip() for name in (gpus or "").split(","))
+    if gpus is not None and not all(names):
+        raise click.UsageError(f"--gpus {gpus!r}: write IDs separated by commas, as in 0,1")
+    return names if gpus is not None else ()
+
+
+def _main_options(servers: str) -> list[str]:
+    """What a worker is told before its command, as we were told it."""
+    params = click.get_current_context().find_root().params
+    words = ["--bootstrap-servers", servers]
+    words += ["--kafka-config", str(params["kafka_config"])] if params["kafka_config"] else []
+    return words + ["--verbose"] * bool(params["verbose"])

@@ -1,0 +1,9 @@
+"""What a process that is supervised says with its exit code: whether another one in its place may fare better.
+
+Codes of BSD's sysexits.h. Without a supervisor every error ends with the code of its class, mostly 1.
+"""
+
+CRASHED = 70
+"""It crashed by a fault that is nobody's: a bug, or no memory."""
+PASSING = 75
+"""An error that may come right by itself (`DistillogError.passing`)."""
