@@ -22,7 +22,7 @@ class Limits:
     """in a row, each before that time, after which a fleet gives up"""
     longest_pause: float = 30.0
     """before a worker is started again; 0 the first time, then 1, 2, 4, ..."""
-    drain: float = 60.0
+    drain: float = 120.0
     """in which a worker that is asked to leave must have done so"""
 
 

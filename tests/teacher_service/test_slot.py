@@ -1,0 +1,117 @@
+"""How a slot of a fleet starts, restarts and gives up its worker: real processes, and a clock of the test's own."""
+
+from __future__ import annotations
+
+import signal
+import sys
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+
+from pipeline.exit_codes import CRASHED, PASSING
+from pipeline.processes import HeardProcess
+from schemas.errors import FleetFailed
+from teacher_service.places import Place
+from teacher_service.slot import Limits, Slot
+
+SLEEP = "import time; print('up', flush=True); time.sleep(60)"
+DEAF = "import signal; signal.signal(signal.SIGTERM, signal.SIG_IGN);" + SLEEP
+Wait = Callable[..., Any]
+
+
+class Machine:
+    """A slot whose workers run the program that is set at the time."""
+
+    def __init__(self) -> None:
+        self.program = ""
+        self.heard: list[str] = []
+        self.started: list[HeardProcess] = []
+        self.slot = Slot("w-1", Place("core 0", 1), self._launch, Limits(drain=5.0))
+
+    def _launch(self, name: str, place: Place) -> HeardProcess:
+        self.started.append(HeardProcess(name, [sys.executable, "-c", self.program], self.heard.append))
+        return self.started[-1]
+
+    def live(self, now: float, seconds: float, code: int, worked: bool = True) -> str:
+        """Start a worker at a time that ends with a code after some seconds, and say what follows."""
+        self.program = f"import sys; print('error: code {code}'); sys.exit({code})"
+        self.slot.look(now)
+        (process,) = self.started[-1:]
+        assert process is self.slot.process
+        process.popen.wait(20)
+        ended = self.slot.look(now + seconds)
+        assert ended is process
+        return self.slot.again(ended, now + seconds, worked)
+
+
+@pytest.fixture
+def machine() -> Iterator[Machine]:
+    made = Machine()
+    made.slot.want(0.0)
+    yield made
+    for process in made.started:
+        process.kill()
+
+
+def test_a_worker_is_started_again_at_once_and_then_after_growing_pauses(machine: Machine) -> None:
+    now = 0.0
+    pauses = []
+    for _ in range(9):
+        machine.live(now, 1.0, PASSING)
+        pauses.append(machine.slot.starts_at - now - 1.0)
+        assert machine.slot.look(machine.slot.starts_at - 0.01) is None
+        assert pauses[-1] == 0 or machine.slot.process is None
+        now = machine.slot.starts_at
+    assert pauses == [0, 1, 2, 4, 8, 16, 30, 30, 30]
+
+
+def test_crashes_in_a_row_end_the_fleet_and_a_worker_that_lived_for_long_begins_another_row(machine: Machine) -> None:
+    for at in (0, 100, 200, 300):
+        assert machine.live(at, 59.0, CRASHED).startswith(
+            f"ended with exit code {CRASHED}: code {CRASHED}; another one"
+        )
+    assert machine.live(400, 61.0, CRASHED).endswith("another one starts now")
+    for at in (500, 600, 700, 800):
+        machine.live(at, 59.0, CRASHED)
+    with pytest.raises(FleetFailed, match=r"worker w-1 \(core 0\) ended 5 times within 60 s of its start; .*code 70"):
+        machine.live(900, 59.0, CRASHED)
+
+
+def test_errors_that_may_come_right_never_end_a_fleet_that_has_worked(machine: Machine) -> None:
+    for at in range(0, 1000, 100):
+        machine.live(at, 1.0, PASSING)
+
+
+def test_but_one_that_never_worked(machine: Machine) -> None:
+    for at in range(0, 400, 100):
+        machine.live(at, 1.0, PASSING, worked=False)
+    with pytest.raises(FleetFailed, match="code 75"):
+        machine.live(400, 1.0, PASSING, worked=False)
+
+
+@pytest.mark.parametrize("code", [1, 2])
+def test_an_error_that_cannot_come_right_ends_the_fleet_at_once(machine: Machine, code: int) -> None:
+    with pytest.raises(FleetFailed, match=f"^worker w-1: code {code}$"):
+        machine.live(0, 1000.0, code)
+
+
+@pytest.mark.parametrize(("program", "number"), [(SLEEP, signal.SIGTERM), (DEAF, signal.SIGKILL)])
+def test_a_worker_that_is_dismissed_leaves_or_is_killed_in_the_end(
+    machine: Machine, program: str, number: signal.Signals, eventually: Wait
+) -> None:
+    machine.program = program
+    machine.slot.look(0.0)
+    eventually(lambda: machine.heard == ["up"], what="its first word")
+    machine.started[0].send(signal.SIGSTOP)  # a frozen one is asked, too
+    machine.slot.dismiss(10.0)
+    assert not machine.slot.free
+    machine.slot.look(14.9)
+    if number is signal.SIGKILL:
+        assert machine.slot.process is not None
+        machine.slot.look(15.0)
+    ended = eventually(lambda: machine.slot.look(14.9), what="its end")
+    assert ended.popen.returncode == -number
+    assert machine.slot.free
+    assert machine.slot.look(100.0) is None
+    assert machine.slot.process is None
