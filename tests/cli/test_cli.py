@@ -15,7 +15,7 @@ from support.processes import one_error
 
 from pipeline.cli import Distillog, main
 from pipeline.kafka.settings import KafkaSettings
-from schemas.errors import ConfigError, Starved
+from schemas.errors import BrokerUnavailable, ConfigError, DataUnavailable, ManifestMismatch, Starved
 
 DATASET = "mnist1d?split=train&n=200"
 HEAVY = ("kafka", "numpy", "torch", "onnx", "onnxruntime", "fastavro", "rich")
@@ -100,6 +100,29 @@ def test_verbose_shows_the_traceback_of_an_error_that_is_meant(failing: Callable
     lines = call("--verbose", "--bootstrap-servers", "a:1", "topics", "list").stderr.splitlines()
     assert lines[0] == "Traceback (most recent call last):"
     assert lines[-1] == "error: oh"
+
+
+@pytest.mark.parametrize(
+    ("error", "code", "supervised"),
+    [
+        (BrokerUnavailable("no answer"), 1, 75),
+        (DataUnavailable("no mount"), 1, 75),
+        (ManifestMismatch("another model"), 1, 1),
+        (MemoryError("1 TB"), 1, 70),
+        (RuntimeError("a bug"), 1, 70),
+    ],
+)
+def test_a_supervised_worker_says_with_its_exit_code_whether_to_start_another(
+    error: Exception, code: int, supervised: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*arguments: object) -> None:
+        raise error
+
+    monkeypatch.setattr("teacher_service.serve.prepare_worker", fail)
+    command = ("--bootstrap-servers", "127.0.0.1:1", "teach", "s", "m.onnx")
+    assert call(*command).exit_code == code
+    assert call(*command, "--supervised").exit_code == supervised
+    assert call(*command).exit_code == code
 
 
 def test_a_wrong_option_is_a_usage_error() -> None:

@@ -264,12 +264,12 @@ def test_a_run_that_takes_more_than_one_worker_makes_gets_another_until_it_is_do
 ) -> None:
     monkeypatch.setenv("PYTHONPATH", str(TESTS))
     (tmp_path / "slow").mkdir()
-    place = Place(distillog, fresh_name("fleet"), tmp_path / "slow", orders=2000, slow=20_000)
-    place.publish(*range(2000))
+    place = Place(distillog, fresh_name("fleet"), tmp_path / "slow", orders=600, slow=40_000)
+    place.publish(*range(600))
     patience = Patience(pace=2.0, settle=1.0, idle=3.0, cycle=2.0)
     running(place, [], most=2, run="student", read_every=0.5, patience=patience)
     eventually(lambda: place.partitions() == {"w-1": 8}, 60, "the first worker")
     with Student(place):
         eventually(lambda: set(place.partitions()) == {"w-1", "w-2"}, 60, "another worker")
-    assert place.teacher()["labelled"] < 2000
+    assert place.teacher()["labelled"] < 600
     eventually(lambda: set(place.partitions()) == {"w-1"}, 60, "one worker alone")
