@@ -98,7 +98,7 @@ class Process(Running):
 
 
 class HeardProcess(Running):
-    """One whose lines are heard as they come, and which ends with us, however we end (on Linux)."""
+    """One whose lines are heard as they come, and which gets SIGHUP when we end, however we do (on Linux)."""
 
     def __init__(
         self,

@@ -35,9 +35,10 @@ def terminated() -> bool:
 
 
 @contextmanager
-def on_stop(stop: Callable[[], None]) -> Iterator[None]:
+def on_stop(stop: Callable[[], None], *, hangup: bool = False) -> Iterator[None]:
     """Call `stop` on the first SIGTERM or Ctrl-C inside the block; a second one ends the process as ever.
 
+    With `hangup` it is called on SIGHUP, too, by which a supervisor's death is told, and as often as it comes.
     Outside the main thread, where Python delivers no signals, nothing happens.
     """
     if threading.current_thread() is not threading.main_thread():
@@ -56,7 +57,10 @@ def on_stop(stop: Callable[[], None]) -> Iterator[None]:
 
     for number in (signal.SIGTERM, signal.SIGINT):
         before[number] = signal.signal(number, ask)
+    hung_up = signal.signal(signal.SIGHUP, lambda number, frame: stop()) if hangup else None
     try:
         yield
     finally:
         restore()
+        if hangup:
+            signal.signal(signal.SIGHUP, hung_up)

@@ -1,7 +1,8 @@
-"""Run as a script: becomes another program, asked to end (SIGTERM) when its parent dies in whatever way.
+"""Run as a script: becomes another program, told (SIGHUP) when its parent dies in whatever way.
 
 `tether.py PARENT CORES PROGRAM ARGUMENT...`: the process ID of the parent, and the cores to run on as `0,1` (empty: as
-the parent). On Linux alone, which can do both; the parent's thread that starts it must live as long as the parent.
+the parent). On Linux alone, which can do both; the parent's thread that starts it must live as long as the parent. The
+signal may come several times, once for each thread of the parent.
 """
 
 import ctypes
@@ -15,7 +16,7 @@ PR_SET_PDEATHSIG = 1
 def main(parent: int, cores: str, command: list[str]) -> None:
     """Never returns."""
     libc = ctypes.CDLL(None, use_errno=True)
-    if libc.prctl(PR_SET_PDEATHSIG, signal.SIGTERM, 0, 0, 0):
+    if libc.prctl(PR_SET_PDEATHSIG, signal.SIGHUP, 0, 0, 0):
         sys.exit(f"error: prctl: {os.strerror(ctypes.get_errno())}")
     if os.getppid() != parent:  # it died before it was tied to
         sys.exit(1)

@@ -98,7 +98,7 @@ def teach(
             show,
         )
         began = time.monotonic()
-        with on_stop(loop.stop):
+        with on_stop(loop.stop, hangup=supervised):
             report = loop.run()
         progress.message(
             f"labelled {report.orders} orders, {report.samples} samples in {time.monotonic() - began:.1f} s; "

@@ -99,7 +99,7 @@ def test_a_heard_process_runs_on_the_cores_that_it_was_given() -> None:
 
 
 @linux
-def test_a_heard_process_is_asked_to_end_when_whoever_started_it_is_killed(
+def test_a_heard_process_is_told_when_whoever_started_it_is_killed(
     tmp_path: Path, eventually: Callable[..., object]
 ) -> None:
     parent = (
