@@ -100,7 +100,7 @@ def fleet(
         supervisor = Fleet(settings, stream, model, options, progress, relay, _main_options(settings.bootstrap_servers))
         with on_stop(supervisor.stop):
             supervisor.run()
-        progress.message(f"{supervisor.started} workers were started, {supervisor.replaced} of them for one that ended")
+        progress.message(f"workers started: {supervisor.started}, in the place of one that died: {supervisor.replaced}")
 
 
 def _names(gpus: str | None) -> tuple[str, ...]:

@@ -13,6 +13,7 @@ from support.processes import Child, Distillog
 from support.small_runs import checkpoints, run_file
 from support.streams import stream_with_teacher
 
+from pipeline.status import lag
 from pipeline.stop_signals import INTERRUPTED
 
 pytestmark = pytest.mark.kafka
@@ -35,6 +36,7 @@ def at_work(distillog: Distillog, fresh_name: Callable[[str], str], tmp_path: Pa
     commands: dict[str, tuple[tuple[object, ...], str]] = {
         "feed": (("feed", name, "--follow", "nobody", "--json"), "run nobody has not reported yet"),
         "teach": (("teach", name, model, "--threads", 1), "partitions 4"),
+        "fleet": (("fleet", name, model, "--threads", 1, "--max", 1, "--name", "w"), "w-1: teacher 't' of stream"),
         "runs start": (("runs", "start", file, "--folder", tmp_path / "runs"), "no soft targets for sequence 0"),
         "topics lag": (("topics", "lag", name, "--watch"), ""),
     }
@@ -48,7 +50,7 @@ def at_work(distillog: Distillog, fresh_name: Callable[[str], str], tmp_path: Pa
     return start
 
 
-SAVING = ("feed", "teach", "runs start")
+SAVING = ("feed", "teach", "fleet", "runs start")
 
 
 @pytest.mark.parametrize("command", SAVING)
@@ -64,6 +66,8 @@ def test_work_in_hand_is_finished_and_the_exit_code_says_who_asked(
         assert json.loads(child.stdout)["why"] == "stopped"
     elif command == "teach":
         assert "labelled 0 orders" in child.stderr
+    elif command == "fleet":
+        assert "w-1 left\nworkers started: 1, in the place of one that died: 0\n" in child.stderr
     else:
         assert "stopped; go on with `distillog runs resume student` at step 0" in child.stdout
         assert checkpoints(tmp_path / "runs")
@@ -78,3 +82,17 @@ def test_a_command_with_nothing_to_save_ends_at_once(
     child.send(number)
     assert child.wait(10) == code, repr(child)
     child.assert_clean()
+
+
+def test_a_supervised_worker_takes_the_death_of_its_supervisor_for_sigterm_however_often_it_is_told(
+    distillog: Distillog, fresh_name: Callable[[str], str], tmp_path: Path, eventually: Callable[..., object]
+) -> None:
+    name, model = fresh_name("stop"), classifier(tmp_path / "teacher.onnx")
+    stream = stream_with_teacher(distillog.settings, name, model)
+    child = distillog.start("teach", name, model, "--threads", 1, "--supervised")
+    eventually(lambda: lag(distillog.settings, stream)["teachers"][0]["members"], 60, "the worker in its group")
+    for _ in range(3):
+        child.send(signal.SIGHUP)
+    child.succeed()
+    assert "labelled 0 orders" in child.stderr
+    assert "partitions" not in child.stderr  # figures are the supervisor's business

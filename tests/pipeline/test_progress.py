@@ -79,3 +79,19 @@ def test_on_a_terminal_there_is_one_live_line_below_the_messages() -> None:
         shown.update(order=2)
     assert "hello [not markup]" in file.getvalue()
     assert "feed  order 2" in file.getvalue()
+
+
+def test_a_table_stands_below_the_figures_on_a_terminal_and_nowhere_else(capsys: pytest.CaptureFixture[str]) -> None:
+    rows = [("worker", "on", "partitions"), ("w-1", "GPU 0", 1200), ("w-2", "GPU 1", None)]
+    text = io.StringIO()
+    for console in (Console(file=text, force_terminal=True, width=60), None):
+        with Progress(console, title="fleet") as shown:
+            shown.table(rows)
+            shown.update(workers=2)
+    lines = [" ".join(line.split()) for line in text.getvalue().splitlines()]
+    found = [
+        next(i for i, line in enumerate(lines) if part in line)
+        for part in ("fleet workers 2", "w-1 GPU 0 1,200", "w-2 GPU 1 -")
+    ]
+    assert found == sorted(found)
+    assert capsys.readouterr().err.splitlines() == ["fleet  workers 2"]
