@@ -24,6 +24,7 @@ from schemas.names import check_label
 from schemas.records import Teacher
 from teacher_service.fleet_readings import Figures, Watch, size_reading
 from teacher_service.fleet_size import FleetSize, Patience
+from teacher_service.fleet_table import table
 from teacher_service.places import Place, find_places
 from teacher_service.serve import find_teacher
 from teacher_service.slot import Limits, Slot
@@ -253,7 +254,7 @@ class Fleet:
     def _show(self, figures: Figures) -> None:
         running = sum(slot.process is not None for slot in self._slots)
         elsewhere = len(figures.members.keys() - {slot.name for slot in self._slots})
-        self._progress.table(self._rows(figures))
+        self._progress.table(table(self._slots, figures, time.monotonic()))
         self._progress.update(
             workers=f"{running} ({self._options.least} to {len(self._slots)})",
             elsewhere=elsewhere or None,
@@ -262,31 +263,12 @@ class Fleet:
             run_takes=f"{self._size.pace:,.0f} samples/s" if self._options.run else None,
         )
 
-    def _rows(self, figures: Figures) -> list[tuple[object, ...]]:
-        now, members = time.monotonic(), figures.members
-        rows: list[tuple[object, ...]] = [("worker", "on", "", "partitions", "samples/s", "labelled/s", "lag")]
-        for slot in self._slots:
-            if slot.free:
-                continue
-            keys = ("partitions", "samples_per_second", "labelled_per_second", "lag")
-            known = members.get(slot.name, {}) if slot.process else {}
-            rows.append((slot.name, slot.place.name, _state(slot, now), *(known.get(key) for key in keys)))
-        return rows
-
 
 def _teach(stream: str, model: Path, teacher: Teacher, options: FleetOptions) -> list[str]:
     words = ["teach", stream, str(model), "--supervised", f"--teacher={teacher.name}", f"--provider={options.provider}"]
     words += [f"--session-timeout={options.session_timeout}", f"--data-retry={options.data_retry}"]
     words += [f"--dataset={options.dataset}"] if options.dataset else []
     return words + ["--until-idle"] * options.until_idle + ["--quiet"] * options.quiet
-
-
-def _state(slot: Slot, now: float) -> str:
-    if slot.process is None:
-        return f"starts in {max(0.0, slot.starts_at - now):.0f} s"
-    if not slot.wanted:
-        return "leaves"
-    return "works" if slot.ready else f"starts since {now - slot.began:.0f} s"
 
 
 def _how_it_left(ended: HeardProcess) -> str:
