@@ -2,7 +2,8 @@
 
 A stage that is busy with one order for 10 times the smoothed time of an order hangs. The polling thread then leaves
 the group at once, so that others take over. If the polling thread itself is held up (C code that keeps the GIL),
-`faulthandler` ends the process 2 s later: it needs no GIL.
+`faulthandler` ends the process 5 minutes later: it needs no GIL. Others take over long before, since heartbeats do; and
+a process that was frozen for less goes on when it wakes.
 """
 
 from __future__ import annotations
@@ -23,8 +24,9 @@ MIN_DEADLINE = 30.0
 """seconds; below it, a slow disk or a busy machine would be taken for a hang"""
 FIRST_DEADLINE = 600.0
 """seconds, while no order's time is known: a large model on a small machine needs minutes"""
-BACKSTOP = 2.0
-LEAVE = 15.0
+BACKSTOP = 300.0
+"""seconds beyond a deadline: its timer goes on while the process is frozen, and goes off when it wakes"""
+LEAVE = 17.0
 """seconds in which a worker that hangs must have left its group"""
 REARM_EVERY = 1.0
 
@@ -43,7 +45,7 @@ class Watchdog:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         if kind is WorkerHung:  # leaving may hang as well
-            _end_in(LEAVE + BACKSTOP)
+            _end_in(LEAVE)
         else:
             self.release()
 

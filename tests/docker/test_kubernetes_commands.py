@@ -112,7 +112,7 @@ def test_the_environment_reaches_the_commands(monkeypatch: pytest.MonkeyPatch) -
 @pytest.mark.parametrize("kind", ["cpu", "gpu"])
 def test_a_worker_is_given_longer_than_its_longest_order_and_no_probe_ends_it(kind: str) -> None:
     pod = PODS[f"Deployment/teacher-{kind}"]
-    longest = watchdog.FIRST_DEADLINE + watchdog.LEAVE + watchdog.BACKSTOP
+    longest = watchdog.FIRST_DEADLINE + watchdog.LEAVE
     assert pod["terminationGracePeriodSeconds"] > longest
     assert not {"livenessProbe", "startupProbe"} & set(pod["containers"][0])
 

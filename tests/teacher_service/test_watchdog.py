@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import subprocess
 import sys
 import time
@@ -63,3 +64,24 @@ def test_a_polling_thread_that_hangs_is_ended_by_the_backstop() -> None:
     assert ended.returncode == 1
     assert "Timeout" in ended.stderr
     assert time.monotonic() - began < 50
+
+
+def test_a_process_that_was_frozen_for_longer_than_a_hang_may_last_goes_on_when_it_wakes() -> None:
+    code = (
+        "import time; from types import SimpleNamespace; from teacher_service import watchdog\n"
+        "from teacher_service.clock import Clock\n"
+        "watchdog.FIRST_DEADLINE = 0.1\n"
+        "dog = watchdog.Watchdog(SimpleNamespace(loading=Clock(), inferring=Clock()))\n"
+        "dog.check(); print('armed', flush=True); input()\n"
+        "dog.check(); dog.release(); print('awake', flush=True)\n"
+    )
+    with subprocess.Popen(
+        [sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    ) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "armed\n"
+        process.send_signal(signal.SIGSTOP)
+        time.sleep(3.0)  # the backstop of old would have gone off after 2.1
+        process.send_signal(signal.SIGCONT)
+        assert process.communicate("\n", timeout=60)[0] == "awake\n"
+    assert process.returncode == 0
