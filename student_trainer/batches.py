@@ -20,6 +20,17 @@ from student_trainer.losses import DenseTarget, Target, TopKTarget
 from student_trainer.source import Cursor, ReadyOrder
 
 
+@dataclass(frozen=True, slots=True)
+class Cut:
+    """Consecutive rows of one order."""
+
+    pass_number: int
+    sequence: int
+    row: int
+    """The first of them among the order's kept rows, from 0."""
+    num_rows: int
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class Batch:
     """B rows to train on."""
@@ -32,12 +43,14 @@ class Batch:
     """[B] int64, -1 = no label."""
     targets: tuple[Target, ...]
     """One per teacher."""
+    cuts: tuple[Cut, ...] = ()
+    """What it was put together from, in this order."""
 
     def to(self, device: torch.device) -> Batch:
         """Return the batch on a device; copies from pinned memory do not wait."""
         inputs = {field: values.to(device, non_blocking=True) for field, values in self.inputs.items()}
         labels = self.labels.to(device, non_blocking=True)
-        return Batch(self.sample_ids, inputs, labels, tuple(target.to(device) for target in self.targets))
+        return Batch(self.sample_ids, inputs, labels, tuple(target.to(device) for target in self.targets), self.cuts)
 
 
 def batches(
@@ -59,25 +72,27 @@ def batches(
     offsets = [list(each) for each in start.offsets]
     skip = start.row
     buffers: list[_Rows] = []
+    cuts: list[Cut] = []
     filled = 0
     for order in orders:
         num_rows = len(order.labels)
         row, skip = min(skip, num_rows), 0
         while row < num_rows:
             if not filled:
-                buffers = [_Rows(columns, batch_size, pin) for columns in _columns(order)]
+                buffers, cuts = [_Rows(columns, batch_size, pin) for columns in _columns(order)], []
             taken = min(batch_size - filled, num_rows - row)
             for rows, columns in zip(buffers, _columns(order), strict=True):
                 rows.copy(columns, filled, row, taken)
+            cuts.append(Cut(order.pass_number, order.sequence, row, taken))
             row += taken
             filled += taken
             if filled == batch_size:
                 filled = 0
                 if row == num_rows:
-                    yield _batch(order, buffers), _behind(order, offsets, partitions, num_orders)
+                    yield _batch(order, buffers, cuts), _behind(order, offsets, partitions, num_orders)
                 else:
                     place = tuple(tuple(each) for each in offsets)
-                    yield _batch(order, buffers), Cursor(order.pass_number, order.sequence, row, place)
+                    yield _batch(order, buffers, cuts), Cursor(order.pass_number, order.sequence, row, place)
         _behind(order, offsets, partitions, num_orders)
 
 
@@ -115,7 +130,7 @@ class _Rows:
         self._array[at : at + count] = columns[row : row + count]
 
 
-def _batch(order: ReadyOrder, buffers: list[_Rows]) -> Batch:
+def _batch(order: ReadyOrder, buffers: list[_Rows], cuts: list[Cut]) -> Batch:
     tensors = iter([rows.tensor for rows in buffers])
     sample_ids, labels = next(tensors), next(tensors)
     inputs = {field: next(tensors) for field in order.inputs}
@@ -127,4 +142,4 @@ def _batch(order: ReadyOrder, buffers: list[_Rows]) -> Batch:
             targets.append(TopKTarget(indices, log_probs, tails, target.num_classes))
         else:
             targets.append(DenseTarget(next(tensors)))
-    return Batch(sample_ids, inputs, labels, tuple(targets))
+    return Batch(sample_ids, inputs, labels, tuple(targets), tuple(cuts))

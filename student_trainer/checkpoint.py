@@ -58,6 +58,8 @@ class Checkpoint:
     """`Network` as a dict: what the student is built for, so that it loads without its data."""
     machine: dict[str, str]
     """`machine()`: what may change the bits of a result."""
+    trace_bytes: int = 0
+    """Length of trace.jsonl, as metrics_bytes; 0 where none is written."""
 
     def at(self) -> Cursor:
         """Return the cursor."""

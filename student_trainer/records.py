@@ -1,4 +1,4 @@
-"""What a run writes and says while it trains: metrics, evaluations, checkpoints, its state."""
+"""What a run writes and says while it trains: metrics, a trace, evaluations, checkpoints, its state."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ from torch import Tensor
 
 from pipeline.views.fetch import Fetcher
 from schemas.errors import CannotWrite, DistillogError, NotFinite, RunRemoved
-from student_trainer.batches import Batch
+from student_trainer.batches import Batch, Cut
 from student_trainer.checkpoint import Checkpoint, save_checkpoint
 from student_trainer.evaluate import evaluate
 from student_trainer.guard import looks_at_once
-from student_trainer.metrics import Metrics
+from student_trainer.json_lines import JsonLines
 from student_trainer.prefetch import Prefetcher
 from student_trainer.run_folder import RunFolder
 from student_trainer.settings import RunSettings
@@ -47,6 +47,7 @@ class _Taken:
     """Where the next one does."""
     sample_ids: Tensor
     """[B] int64"""
+    cuts: tuple[Cut, ...]
     result: Step
 
 
@@ -76,7 +77,8 @@ class Records:
         self._reporter = reporter
         self._progress = progress
         self._total_steps = total_steps
-        self._metrics = Metrics(folder.metrics, checkpoint.metrics_bytes)
+        self._metrics = JsonLines(folder.metrics, checkpoint.metrics_bytes)
+        self._trace = JsonLines(folder.trace, checkpoint.trace_bytes) if settings.train.trace else None
         self._last = (checkpoint.step, time.perf_counter())
         self._taken: list[_Taken] = []
 
@@ -88,7 +90,7 @@ class Records:
     def took(self, step: int, cursor: Cursor, behind: Cursor, batch: Batch, result: Step) -> None:
         """Take note of a step, the batch of which lies between two cursors."""
         self._folder.keep()
-        self._taken.append(_Taken(step, cursor, behind, batch.sample_ids, result))
+        self._taken.append(_Taken(step, cursor, behind, batch.sample_ids, batch.cuts, result))
         if looks_at_once(result.loss.device):
             self._look()
 
@@ -103,6 +105,10 @@ class Records:
             return
         flags = torch.stack([each.result.refused for each in taken]).tolist()
         refused = [each for each, flag in zip(taken, flags, strict=True) if flag]
+        for each in taken:
+            if refused and each.step >= refused[0].step and not self._trainee.scaler.is_enabled():
+                break  # nothing was learned from there on; under fp16 steps are skipped alone, and count
+            self._write_trace(each)
         if not refused:
             return
         bad, step, cursor, cause = refused[0], refused[0].step, refused[0].cursor, ""
@@ -149,8 +155,13 @@ class Records:
     def _save(self, step: int, cursor: Cursor, keep: int) -> Path:
         """Write a checkpoint, then report it, in this order: a report of what a crash forgets would be a lie."""
         self._folder.refuse_removed(now=True)
-        num_bytes = self._metrics.sync()
-        checkpoint = replace(self._checkpoint, step=step, cursor=cursor.as_dict(), metrics_bytes=num_bytes)
+        checkpoint = replace(
+            self._checkpoint,
+            step=step,
+            cursor=cursor.as_dict(),
+            metrics_bytes=self._metrics.sync(),
+            trace_bytes=self._trace.sync() if self._trace else self._checkpoint.trace_bytes,
+        )
         saved = save_checkpoint(self._folder.checkpoints, checkpoint, self._trainee.state(), keep)
         self._folder.keep()
         if self._reporter is not None:
@@ -207,7 +218,14 @@ class Records:
         else:
             self._folder.set_state(state)
         self._metrics.close()
+        if self._trace is not None:
+            self._trace.close()
         self.say(state)
+
+    def _write_trace(self, taken: _Taken) -> None:
+        if self._trace is not None:
+            orders = [[cut.pass_number, cut.sequence, cut.row, cut.num_rows] for cut in taken.cuts]
+            self._trace.write({"step": taken.step + 1, "orders": orders, "samples": taken.sample_ids.tolist()})
 
     def _write(self, line: dict[str, Any]) -> None:
         self._metrics.write(line)

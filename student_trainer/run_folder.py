@@ -1,4 +1,4 @@
-"""A run's folder: `run.toml`, `run.json`, `checkpoints/`, `metrics.jsonl`, `student.onnx`, `report.json`, `lock`."""
+"""A run's folder: `run.toml`, `run.json`, `checkpoints/`, `*.jsonl`, `student.onnx`, `report.json`, `lock`."""
 
 from __future__ import annotations
 
@@ -52,12 +52,12 @@ class RunFolder:
         try:
             if (path / "run.toml").exists():
                 raise ConfigError(f"{path}: there is a run of this name; resume it, or give another name")
-            if folder.metrics.exists() or any(folder.checkpoints.glob("step-*")):
+            if folder.metrics.exists() or folder.trace.exists() or any(folder.checkpoints.glob("step-*")):
                 raise ConfigError(
-                    f"{path}: holds checkpoints or metrics, but no run.toml; put that of their run back and resume it, "
-                    "or give another name"
+                    f"{path}: holds checkpoints, metrics or a trace, but no run.toml; put that of their run back and "
+                    "resume it, or give another name"
                 )
-            files = (folder.checkpoints, folder.metrics, path / "run.toml", path / "run.json")
+            files = (folder.checkpoints, folder.metrics, folder.trace, path / "run.toml", path / "run.json")
             folder._made = [each for each in files if not each.exists()] + own
             _sign(path, folder._lock)
             folder.set_state("created")
@@ -146,6 +146,11 @@ class RunFolder:
     def metrics(self) -> Path:
         """The JSON lines that the training loop writes."""
         return self.path / "metrics.jsonl"
+
+    @property
+    def trace(self) -> Path:
+        """What each step trained on, where the run writes it."""
+        return self.path / "trace.jsonl"
 
     @property
     def student(self) -> Path:

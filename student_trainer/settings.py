@@ -163,6 +163,8 @@ class TrainSettings:
     """Steps between two lines of metrics."""
     prefetch: int = 8
     """Batches that lie ready for the training thread."""
+    trace: bool = False
+    """Write what each step trained on to trace.jsonl."""
 
     def __post_init__(self) -> None:
         for key in ("batch_size", "passes", "threads", "log_every", "prefetch"):

@@ -118,7 +118,13 @@ def train(
             saved, tensors = found
             check_resume(saved, checkpoint, folder.path)
             trainee.load(tensors)
-            checkpoint = replace(checkpoint, step=saved.step, cursor=saved.cursor, metrics_bytes=saved.metrics_bytes)
+            checkpoint = replace(
+                checkpoint,
+                step=saved.step,
+                cursor=saved.cursor,
+                metrics_bytes=saved.metrics_bytes,
+                trace_bytes=saved.trace_bytes,
+            )
             logger.info("%s: resumes at step %d of %d", folder.path, saved.step, total_steps)
         elif resume:
             folder.refuse_emptied()

@@ -22,8 +22,8 @@ from student_trainer.batches import Batch
 from student_trainer.checkpoint import load_checkpoint
 from student_trainer.dataset_source import DatasetSource
 from student_trainer.guard import Guard
+from student_trainer.json_lines import JsonLines
 from student_trainer.losses import LOSSES, Loss, cross_entropy
-from student_trainer.metrics import Metrics
 from student_trainer.optimizers import OPTIMIZERS
 from student_trainer.run_folder import read_run
 from student_trainer.source import Cursor, ReadyOrder
@@ -296,7 +296,7 @@ def test_weights_that_are_not_finite_are_never_saved(tmp_path: Path, every: int,
 
 
 def test_no_line_of_metrics_holds_a_number_that_is_no_json(tmp_path: Path) -> None:
-    metrics = Metrics(tmp_path / "metrics.jsonl", 0)
+    metrics = JsonLines(tmp_path / "metrics.jsonl", 0)
     with pytest.raises(ValueError, match="JSON"):
         metrics.write({"loss": float("nan")})
     metrics.close()

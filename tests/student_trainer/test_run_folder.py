@@ -395,12 +395,14 @@ def test_a_start_that_fails_removes_only_what_it_made(tmp_path: Path) -> None:
     assert list((tmp_path / "empty").iterdir()) == []
 
 
-@pytest.mark.parametrize("left", [["metrics.jsonl", "run.json"], ["checkpoints/step-00000005", "run.json"]])
+@pytest.mark.parametrize(
+    "left", [["metrics.jsonl", "run.json"], ["trace.jsonl"], ["checkpoints/step-00000005", "run.json"]]
+)
 def test_a_start_refuses_what_is_left_of_another_run_and_touches_none_of_it(
     tmp_path: Path, left: list[str], whole: str
 ) -> None:
     runs, path = tmp_path / "runs", tmp_path / "runs/r"
-    run(path, digits_run(train={"steps": 6}))
+    run(path, digits_run(train={"steps": 6, "trace": True}))
     (path / "run.toml").rename(tmp_path / "kept.toml")
     for each in list(path.iterdir()):
         if not any(name.startswith(each.name) for name in left):
@@ -408,7 +410,7 @@ def test_a_start_refuses_what_is_left_of_another_run_and_touches_none_of_it(
     before = contents(path)
     result = distillog("runs", "start", run_file(tmp_path), "--folder", runs, "--quiet")
     assert result.exit_code == 1
-    one_error(result.stderr, f"{path}: holds checkpoints or metrics, but no run.toml", "or give another name")
+    one_error(result.stderr, f"{path}: holds checkpoints, metrics or a trace, but no run.toml", "or give another name")
     assert contents(path) == before
 
 
