@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import asdict, replace
 from pathlib import Path
 
-from pipeline.broker.folder import HOST, BrokerFolder
+from pipeline.broker.folder import HOST, BrokerFolder, Ports
 from pipeline.broker.local import LocalBroker
 from pipeline.kafka.clients import admin_client
 from pipeline.kafka.coordinator import ask_coordinator
@@ -44,9 +44,10 @@ class ThreeBrokers:
         self.brokers[self.coordinator(group)].kill()
 
 
-@contextmanager
-def three_brokers(folder: Path) -> Iterator[ThreeBrokers]:
-    """Start them, and kill what is left of them in the end."""
+def replicated(
+    folder: Path, more: Callable[[int, Ports], Mapping[str, str]] = lambda number, ports: {}
+) -> dict[int, LocalBroker]:
+    """Number -> a broker of one cluster, not started yet; `more` are server properties of one, on top of ours."""
     folders = {number: BrokerFolder(folder / str(number)) for number in NUMBERS}
     ports = {}
     for number, one in folders.items():
@@ -56,16 +57,25 @@ def three_brokers(folder: Path) -> Iterator[ThreeBrokers]:
         same = replace(ports[number], cluster_id=ports[1].cluster_id)
         (one.path / "broker.json").write_text(json.dumps(asdict(same)))
     voters = ",".join(f"{number}@{HOST}:{ports[number].controller_port}" for number in NUMBERS)
-    brokers = {
-        number: LocalBroker(
-            one.path, settings={"node.id": str(number), "controller.quorum.voters": voters, **REPLICATED}
-        )
-        for number, one in folders.items()
-    }
+    brokers = {}
+    for number, one in folders.items():
+        own = {"node.id": str(number), "controller.quorum.voters": voters, **REPLICATED, **more(number, ports[number])}
+        brokers[number] = LocalBroker(one.path, settings=own)
+    return brokers
+
+
+def start_together(brokers: Iterable[LocalBroker]) -> None:
+    """Start them at once: one alone is no quorum, and is never ready."""
+    with ThreadPoolExecutor(len(NUMBERS)) as pool:
+        list(pool.map(lambda broker: broker.start(90.0), brokers))
+
+
+@contextmanager
+def three_brokers(folder: Path) -> Iterator[ThreeBrokers]:
+    """Start them, and kill what is left of them in the end."""
+    brokers = replicated(folder)
     try:
-        # At once: one alone is no quorum, and is never ready.
-        with ThreadPoolExecutor(len(brokers)) as pool:
-            list(pool.map(lambda broker: broker.start(90.0), brokers.values()))
+        start_together(brokers.values())
         yield ThreeBrokers(brokers)
     finally:
         for broker in brokers.values():

@@ -1,0 +1,305 @@
+"""One soak: a calm run, isolated kills, then the schedule of faults, and in the end the checker."""
+
+from __future__ import annotations
+
+import json
+import statistics
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from support.processes import Child, distillog_commands
+
+from chaos import streams
+from chaos.checker import Checked, Facts, Logs, check_logs, check_trace, same_weights
+from chaos.cluster import Brokers
+from chaos.commits import CommitWatch
+from chaos.injector import Injector
+from chaos.roles import Events, Role
+from chaos.schedule import GUESTS, STUDENTS, WORKERS, by_kind, schedule
+from chaos.takeover import Labellers, measure
+from pipeline.wait import Deadline
+
+BOOTSTRAP = "120"
+"""Seconds for which a process looks for a broker at its start: longer than any fault lasts."""
+READY = 120.0
+"""Seconds for all to be at work."""
+TAIL = 300.0
+"""Seconds, after the last fault, for all to end."""
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """What a soak is to do."""
+
+    seed: int
+    num_faults: int
+    every: float
+    """Seconds between two faults, on average."""
+    brokers: int
+    """1 or 3."""
+    takeovers: int
+    """Isolated kills."""
+    minutes: float
+    """For all of it."""
+
+
+@dataclass(slots=True)
+class Report:
+    """What a soak came to, as `report.json` has it."""
+
+    seed: int
+    brokers: int
+    faults: int = 0
+    by_kind: dict[str, int] = field(default_factory=dict)
+    lost: int = -1
+    identical: bool = False
+    takeover_median_s: float | None = None
+    takeover_worst_s: float | None = None
+    longest_wait_s: float = 0.0
+    duplicates: int = 0
+    early: int = 0
+    dead_letters: int = 0
+    repeated_letters: int = 0
+    orders: int = 0
+    commits_looked_at: int = 0
+    minutes: float = 0.0
+    soak_minutes: float = 0.0
+    """Of them, from the first process to the last one's end."""
+    problems: list[str] = field(default_factory=list)
+    kept: str = ""
+    """Folder of a failing soak's event log, topics, runs and processes' logs."""
+
+    @property
+    def passed(self) -> bool:
+        return not self.problems and self.lost == 0 and self.identical
+
+    def line(self) -> str:
+        """What is said in the end."""
+        took = "" if self.takeover_median_s is None else (
+            f"takeover {self.takeover_median_s:.1f} s (worst {self.takeover_worst_s:.1f} s), "
+        )  # fmt: skip
+        what = (
+            f"seed {self.seed}, {self.brokers} broker{'s' * (self.brokers > 1)}: {self.faults} faults in "
+            f"{self.soak_minutes:.1f} of {self.minutes:.1f} min, {max(self.lost, 0)} lost of {self.orders} orders, weights "
+            f"{'identical' if self.identical else 'DIFFERENT'}, {took}longest wait {self.longest_wait_s:.1f} s, "
+            f"{self.duplicates} duplicates, {self.dead_letters} dead letters explained"
+        )
+        if self.passed:
+            return f"chaos passed: {what}"
+        return f"chaos FAILED: {self.problems[0] if self.problems else 'see above'} ({what}; kept in {self.kept})"
+
+
+class Soak:
+    """The running soak; `run` fills the report."""
+
+    def __init__(self, plan: Plan, folder: Path) -> None:
+        self.plan = plan
+        self.report = Report(plan.seed, plan.brokers, kept=str(folder))
+        self.events = Events(folder / "events.jsonl")
+        self._folder = folder
+        self._hurry = folder / "hurry"
+        self._runs = folder / "runs"
+        self._calm_runs = folder / "calm"
+        self._faults = schedule(plan.seed, plan.num_faults, plan.every, plan.brokers)
+        self._end = Deadline(plan.minutes * 60)
+        disturbed = self._faults[-1].at if self._faults else 0.0
+        # A student that is struck falls behind its pace, so this lasts longer than the faults do.
+        self._orders = int(streams.PACE * (disturbed + 60.0))
+        self._copies = 1 if plan.brokers == 1 else 3
+
+    def run(self) -> None:
+        """Do all of it.
+
+        Raises:
+            AssertionError: something did not happen in time; the report says what was found until then.
+        """
+        began = time.monotonic()
+        try:
+            with ExitStack() as closing:
+                self._brokers = closing.enter_context(Brokers(self._folder / "brokers", self.plan.brokers))
+                commands = distillog_commands(self._brokers.direct, self._folder)
+                self._distillog = closing.enter_context(commands)
+                self._model = streams.make_model(self._folder)
+                calm = streams.facts("calm", self._orders)
+                self._calm(calm)
+                if self.plan.takeovers:
+                    self._take_over()
+                soaked = streams.facts("soaked", self._orders)
+                self.report.orders = soaked.num_orders
+                self._soak(soaked)
+                self._check(soaked)
+        finally:
+            self.report.minutes = round((time.monotonic() - began) / 60, 2)
+            self.events.close()
+
+    def _calm(self, facts: Facts) -> None:
+        """The undisturbed run: all labels, and both students without their pauses."""
+        streams.make(self._distillog, facts, self._model, self.plan.seed, self._copies)
+        feeder = self._distillog.start("feed", facts.stream)
+        worker = self._distillog.start(*streams.teach(facts, self._model, "calm", 0.0), "--until-idle")
+        files = {name: streams.run_file(self._folder, facts, name, None) for name in STUDENTS}
+        runs = [self._distillog.start("runs", "start", files[name], "--folder", self._calm_runs) for name in STUDENTS]
+        for child in (feeder, *runs, worker):
+            child.succeed(self._left)
+        self.events.add("calm run done", orders=facts.num_orders)
+
+    def _take_over(self) -> None:
+        """Kills with nothing else going on, over a backlog of its own."""
+        workers = WORKERS[:3]
+        facts = streams.facts("takeover", 300 + 450 * self.plan.takeovers)
+        streams.make(self._distillog, facts, self._model, self.plan.seed, self._copies)
+        self._distillog.start("feed", facts.stream).succeed(self._left)
+        roles = [self._role(name, lambda n=name: streams.teach(facts, self._model, n), "left") for name in workers]  # type: ignore[misc]
+        labellers = Labellers(self._brokers.direct.bootstrap_servers, facts)
+        try:
+            for role in roles:
+                role.start()
+            seconds = measure(labellers, roles, self.plan.takeovers, self.events)
+        finally:
+            labellers.close()
+            self._end_all(roles)
+        self.report.takeover_median_s = round(statistics.median(seconds), 2)
+        self.report.takeover_worst_s = round(max(seconds), 2)
+
+    def _soak(self, facts: Facts) -> None:
+        streams.make(self._distillog, facts, self._model, self.plan.seed, self._copies)
+        began = time.monotonic()
+        roles = self._cast(facts)
+        watch = CommitWatch(
+            lambda: self._brokers.direct.bootstrap_servers, facts.stream, facts.teacher, facts.partitions
+        )
+        injector = Injector(self._faults, roles, self._brokers, facts, self.events)
+        try:
+            for name in (*WORKERS, *STUDENTS, "feeder"):
+                roles[name].start()
+            self._wait(lambda: all(self._steps(name) for name in STUDENTS), roles, READY, "both students' first steps")
+            injector.start()
+            self._wait(lambda: injector.done, roles, self._end.left, "the last fault")
+            early = [name for name in STUDENTS if roles[name].done]
+            if early:
+                self.report.problems.append(
+                    f"student {early[0]} was done before the last fault: the stream is too short"
+                )
+            self._hurry.touch()
+            ending = ("feeder", *STUDENTS)
+            self._wait(lambda: all(roles[name].done for name in ending), roles, TAIL, "the end of feeder and students")
+            self._end_all([roles[name] for name in (*WORKERS, *GUESTS)])
+        finally:
+            injector.stop()
+            watch.close()
+            self.report.soak_minutes = round((time.monotonic() - began) / 60, 2)
+            self.report.faults = len(injector.injected)
+            self.report.by_kind = by_kind(injector.injected)
+            self.report.commits_looked_at = watch.looks
+            for role in roles.values():
+                self.report.problems += [
+                    f"{each.role} ended with {each.code}: {each.words} ({each.log})" for each in role.unexpected
+                ]
+            self.report.problems += injector.problems + watch.problems[:5]
+
+    def _cast(self, facts: Facts) -> dict[str, Role]:
+        """Everybody: workers and students on the two wires in turn."""
+        files = {name: streams.run_file(self._folder, facts, name, self._hurry) for name in STUDENTS}
+        roles = {}
+        for number, name in enumerate((*WORKERS, *GUESTS)):
+            wire = ("left", "right")[number % 2]
+            roles[name] = self._role(name, lambda n=name: streams.teach(facts, self._model, n), wire)  # type: ignore[misc]
+        for name, wire in zip(STUDENTS, ("left", "right"), strict=True):
+            roles[name] = self._role(
+                name, lambda n=name: streams.resume(self._runs, n, files[n]), wire, self._finished  # type: ignore[misc]
+            )  # fmt: skip
+        roles["feeder"] = self._role("feeder", lambda: streams.feed(facts), "right", _all_fed)
+        return roles
+
+    def _role(
+        self,
+        name: str,
+        command: Callable[[], tuple[object, ...]],
+        wire: str,
+        over: Callable[[Child], bool] | None = None,
+    ) -> Role:
+        return Role(
+            name, command, self._distillog, self._brokers.address(wire), self.events, over or (lambda child: False)
+        )
+
+    def _finished(self, child: Child) -> bool:
+        name = next(
+            name
+            for name in STUDENTS
+            if name in map(str, child.arguments) or f"soaked-{name}.toml" in str(child.arguments)
+        )
+        path = self._runs / name / "report.json"
+        return path.exists() and bool(json.loads(path.read_text())["finished"])
+
+    def _steps(self, name: str) -> bool:
+        path = self._runs / name / "trace.jsonl"
+        return path.exists() and path.stat().st_size > 0
+
+    def _wait(self, predicate: Callable[[], bool], roles: dict[str, Role], seconds: float, what: str) -> None:
+        """Wait, and start again whoever ends although nobody asked; three such ends are enough."""
+        deadline = Deadline(min(seconds, self._end.left))
+        while not predicate():
+            for role in roles.values():
+                if role.look():
+                    role.start()
+            assert sum(len(role.unexpected) for role in roles.values()) < 3, (
+                "three processes ended that nobody had struck"
+            )
+            self._note_waits()
+            assert not deadline.over, (
+                f"{what} did not come within {seconds:.0f} s (or the {self.plan.minutes:g} minutes)"
+            )
+            time.sleep(0.2)
+
+    def _note_waits(self) -> None:
+        """Keep the longest wait that a student's metrics tell of: those of a killed process go with it."""
+        for name in STUDENTS:
+            path = self._runs / name / "metrics.jsonl"
+            if not path.exists():
+                continue
+            with path.open("rb") as file:
+                file.seek(max(0, path.stat().st_size - 4096))
+                lines = file.read().splitlines()
+            for line in lines[-3:]:
+                try:
+                    timing = json.loads(line).get("timing", {})
+                except ValueError:
+                    continue  # it is being written
+                self.report.longest_wait_s = max(
+                    self.report.longest_wait_s, round(timing.get("longest_wait_s", 0.0), 2)
+                )
+
+    def _end_all(self, roles: list[Role]) -> None:
+        with ThreadPoolExecutor(len(roles)) as pool:
+            list(pool.map(lambda role: role.end(), roles))
+
+    @property
+    def _left(self) -> float:
+        return max(1.0, self._end.left)
+
+    def _check(self, facts: Facts) -> None:
+        found = Checked()
+        kept = check_logs(Logs(self._brokers.direct.bootstrap_servers, facts), facts, found)
+        for name in STUDENTS:
+            trace = self._runs / name / "trace.jsonl"
+            check_trace(trace, kept, facts, streams.PASSES[name], streams.BATCH[name], found)
+        report = self.report
+        report.lost, report.duplicates, report.early = found.lost, found.duplicates, found.early
+        report.dead_letters, report.repeated_letters = found.dead_letters, found.repeated_letters
+        report.problems += found.problems
+        if found.num_problems > len(found.problems):
+            report.problems.append(f"and {found.num_problems - len(found.problems)} more")
+        differing = [name for name in STUDENTS if not same_weights(self._runs / name, self._calm_runs / name)]
+        report.identical = not differing
+        if differing:
+            report.problems.append(f"the weights of student {differing[0]} are not those of the undisturbed run")
+        if report.faults < self.plan.num_faults:
+            report.problems.append(f"only {report.faults} of {self.plan.num_faults} faults were injected")
+
+
+def _all_fed(child: Child) -> bool:
+    return "all orders are fed" in child.stdout
