@@ -17,7 +17,7 @@ TORCH_INDEX = $(if $(TORCH_INDEX_URL),--extra-index-url '$(TORCH_INDEX_URL)')
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help setup demo test faults faults-short bench compose-test format lint types check constraints clean
+.PHONY: help setup demo test faults faults-short chaos bench compose-test format lint types check constraints clean
 
 help: ## print these targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-13s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -37,6 +37,10 @@ faults: setup ## run the fault battery: kills, freezes, broken data, wrong model
 # pytest ends with 5 when it selected no test.
 faults-short: setup ## run the short form of the fault battery
 	@$(BIN)/python -m pytest -m 'faults and short' $(ARGS) || [ $$? -eq 5 ]
+
+# ARGS='--brokers 3' for three brokers, ARGS='--seed 7' for another schedule, ARGS='--help' for the rest.
+chaos: setup ## disturb a whole Distillog for half an hour: 200 faults, and what is left is checked
+	@PYTHONPATH=tests $(BIN)/python -m chaos $(ARGS)
 
 bench: setup ## measure worker, student and data plane against bare loops
 	@$(BIN)/python -m benchmarks $(ARGS)

@@ -58,6 +58,7 @@ def main() -> int:
         soak.report.problems.append(f"{type(error).__name__}: {' '.join(str(error).split())[:500]}")
     report = soak.report
     if report.passed:
+        report.kept = ""
         for part in ("brokers", "calm", "runs"):
             shutil.rmtree(folder / part, ignore_errors=True)
     for problem in report.problems:

@@ -240,8 +240,8 @@ def check_trace(path: Path, kept: dict[int, list[int]], facts: Facts, passes: in
     twice = [row for row, count in Counter(got).items() if count > 1]
     first = next((each for each in zip(expected, got, strict=False) if each[0] != each[1]), "one is longer")
     found.problem(
-        f"run {name} did not learn from what it was to: {len(missing)} orders are missing, {len(twice)} rows came twice, "
-        f"{len(set(got) - set(expected))} are of nowhere; it begins with (expected, got) {first}"
+        f"run {name} did not learn from what it was to: {len(missing)} orders are missing, {len(twice)} rows came "
+        f"twice, {len(set(got) - set(expected))} are of nowhere; it begins with (expected, got) {first}"
     )
 
 

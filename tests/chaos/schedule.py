@@ -93,17 +93,18 @@ def schedule(seed: int, num_faults: int, every: float = 8.0, brokers: int = 1) -
     draw = random.Random(seed)
     kinds = list(ONE if brokers == 1 else THREE)
     firsts = draw.sample(kinds, len(kinds))
-    lost = num_faults * 2 // 3 if brokers == 3 else -1
+    lose_at = num_faults * 2 // 3 if brokers == 3 else num_faults
     faults: list[Fault] = []
     free: dict[str, float] = {}
     at = 0.0
     while len(faults) < num_faults:
         at += every * draw.uniform(0.2, 1.8)
-        if len(faults) == lost:
-            faults.append(Fault(at, LOSE, draw.choice(ANY_OF_THREE), FOR_GOOD))
+        if len(faults) >= lose_at and free.get("brokers", 0.0) <= at:
+            faults.append(Fault(round(at, 2), LOSE, draw.choice(ANY_OF_THREE), FOR_GOOD))
             free["brokers"] = at + FOR_GOOD
             continue
-        able = [kind for kind in kinds if _targets(kind, free, at)]
+        waits = len(faults) >= lose_at  # for the brokers' last fault to be over
+        able = [kind for kind in kinds if _targets(kind, free, at) and not (waits and "broker" in kind.name)]
         if not able:
             continue  # everybody has a fault
         first = next((kind for kind in firsts if kind in able), None)

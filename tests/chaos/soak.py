@@ -8,7 +8,9 @@ import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from functools import partial
+from itertools import cycle
 from pathlib import Path
 
 from support.processes import Child, distillog_commands
@@ -18,8 +20,9 @@ from chaos.checker import Checked, Facts, Logs, check_logs, check_trace, same_we
 from chaos.cluster import Brokers
 from chaos.commits import CommitWatch
 from chaos.injector import Injector
-from chaos.roles import Events, Role
-from chaos.schedule import GUESTS, STUDENTS, WORKERS, by_kind, schedule
+from chaos.report import Report
+from chaos.roles import Command, Events, Role
+from chaos.schedule import GUESTS, STUDENTS, WIRES, WORKERS, by_kind, schedule
 from chaos.takeover import Labellers, measure
 from pipeline.wait import Deadline
 
@@ -45,52 +48,6 @@ class Plan:
     """Isolated kills."""
     minutes: float
     """For all of it."""
-
-
-@dataclass(slots=True)
-class Report:
-    """What a soak came to, as `report.json` has it."""
-
-    seed: int
-    brokers: int
-    faults: int = 0
-    by_kind: dict[str, int] = field(default_factory=dict)
-    lost: int = -1
-    identical: bool = False
-    takeover_median_s: float | None = None
-    takeover_worst_s: float | None = None
-    longest_wait_s: float = 0.0
-    duplicates: int = 0
-    early: int = 0
-    dead_letters: int = 0
-    repeated_letters: int = 0
-    orders: int = 0
-    commits_looked_at: int = 0
-    minutes: float = 0.0
-    soak_minutes: float = 0.0
-    """Of them, from the first process to the last one's end."""
-    problems: list[str] = field(default_factory=list)
-    kept: str = ""
-    """Folder of a failing soak's event log, topics, runs and processes' logs."""
-
-    @property
-    def passed(self) -> bool:
-        return not self.problems and self.lost == 0 and self.identical
-
-    def line(self) -> str:
-        """What is said in the end."""
-        took = "" if self.takeover_median_s is None else (
-            f"takeover {self.takeover_median_s:.1f} s (worst {self.takeover_worst_s:.1f} s), "
-        )  # fmt: skip
-        what = (
-            f"seed {self.seed}, {self.brokers} broker{'s' * (self.brokers > 1)}: {self.faults} faults in "
-            f"{self.soak_minutes:.1f} of {self.minutes:.1f} min, {max(self.lost, 0)} lost of {self.orders} orders, weights "
-            f"{'identical' if self.identical else 'DIFFERENT'}, {took}longest wait {self.longest_wait_s:.1f} s, "
-            f"{self.duplicates} duplicates, {self.dead_letters} dead letters explained"
-        )
-        if self.passed:
-            return f"chaos passed: {what}"
-        return f"chaos FAILED: {self.problems[0] if self.problems else 'see above'} ({what}; kept in {self.kept})"
 
 
 class Soak:
@@ -153,7 +110,7 @@ class Soak:
         facts = streams.facts("takeover", 300 + 450 * self.plan.takeovers)
         streams.make(self._distillog, facts, self._model, self.plan.seed, self._copies)
         self._distillog.start("feed", facts.stream).succeed(self._left)
-        roles = [self._role(name, lambda n=name: streams.teach(facts, self._model, n), "left") for name in workers]  # type: ignore[misc]
+        roles = [self._role(name, WIRES[0], partial(streams.teach, facts, self._model, name)) for name in workers]
         labellers = Labellers(self._brokers.direct.bootstrap_servers, facts)
         try:
             for role in roles:
@@ -202,36 +159,23 @@ class Soak:
             self.report.problems += injector.problems + watch.problems[:5]
 
     def _cast(self, facts: Facts) -> dict[str, Role]:
-        """Everybody: workers and students on the two wires in turn."""
-        files = {name: streams.run_file(self._folder, facts, name, self._hurry) for name in STUDENTS}
+        """Everybody: workers, and students, on the two wires in turn."""
         roles = {}
-        for number, name in enumerate((*WORKERS, *GUESTS)):
-            wire = ("left", "right")[number % 2]
-            roles[name] = self._role(name, lambda n=name: streams.teach(facts, self._model, n), wire)  # type: ignore[misc]
-        for name, wire in zip(STUDENTS, ("left", "right"), strict=True):
-            roles[name] = self._role(
-                name, lambda n=name: streams.resume(self._runs, n, files[n]), wire, self._finished  # type: ignore[misc]
-            )  # fmt: skip
-        roles["feeder"] = self._role("feeder", lambda: streams.feed(facts), "right", _all_fed)
+        for name, wire in zip((*WORKERS, *GUESTS), cycle(WIRES), strict=False):
+            roles[name] = self._role(name, wire, partial(streams.teach, facts, self._model, name))
+        for name, wire in zip(STUDENTS, WIRES, strict=True):
+            file = streams.run_file(self._folder, facts, name, self._hurry)
+            command = partial(streams.resume, self._runs, name, file)
+            roles[name] = self._role(name, wire, command, partial(self._finished, name))
+        roles["feeder"] = self._role("feeder", WIRES[1], partial(streams.feed, facts), _all_fed)
         return roles
 
     def _role(
-        self,
-        name: str,
-        command: Callable[[], tuple[object, ...]],
-        wire: str,
-        over: Callable[[Child], bool] | None = None,
+        self, name: str, wire: str, command: Command, over: Callable[[Child], bool] = lambda child: False
     ) -> Role:
-        return Role(
-            name, command, self._distillog, self._brokers.address(wire), self.events, over or (lambda child: False)
-        )
+        return Role(name, command, self._distillog, self._brokers.address(wire), self.events, over)
 
-    def _finished(self, child: Child) -> bool:
-        name = next(
-            name
-            for name in STUDENTS
-            if name in map(str, child.arguments) or f"soaked-{name}.toml" in str(child.arguments)
-        )
+    def _finished(self, name: str, child: Child) -> bool:
         path = self._runs / name / "report.json"
         return path.exists() and bool(json.loads(path.read_text())["finished"])
 

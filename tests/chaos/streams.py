@@ -45,8 +45,8 @@ def make(distillog: Distillog, one: Facts, model: Path, seed: int, copies: int) 
     create = ["topics", "create", one.stream, "--dataset", dataset(one), "--view", "affine", "--seed", seed]
     create += ["--view-param", "rotation=15", "--view-param", "noise=0.05", "--order-size", one.order_size]
     create += ["--epochs", one.epochs, "--partitions", one.partitions, "--replication-factor", copies]
-    distillog.start(*create).succeed()
-    distillog.start("topics", "add-teacher", one.stream, one.teacher, model).succeed()
+    distillog.succeed(*create)
+    distillog.succeed("topics", "add-teacher", one.stream, one.teacher, model)
 
 
 def make_model(folder: Path) -> Path:

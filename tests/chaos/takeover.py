@@ -13,6 +13,10 @@ from pipeline.wait import Deadline
 
 READY = 90.0
 """Seconds for all workers to label, and for a dead one's partitions to be labelled by others."""
+FRESH = 3.0
+"""Seconds in which a partition of a backlog has its next label."""
+SETTLED = 3.0
+"""Seconds for which one worker has labelled a partition that is to stay where it is."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,12 +79,13 @@ def measure(labellers: Labellers, workers: list[Role], kills: int, events: Event
 
 
 def _all_label(labellers: Labellers, workers: list[Role]) -> None:
-    """Wait until every worker has partitions, and all were labelled just now."""
+    """Wait until every worker has partitions, all are labelled, and none has moved for a while."""
     deadline = Deadline(READY)
     while True:
-        newest = labellers.read()
-        now = time.time()
-        busy = {one.worker for one in newest.values() if now - one.time < 3.0}
-        if busy == {role.name for role in workers} and len(newest) and all(now - o.time < 5 for o in newest.values()):
+        newest, now = labellers.read(), time.time()
+        busy = {one.worker for one in newest.values()}
+        if busy == {role.name for role in workers} and all(
+            now - one.time < FRESH and one.time - one.since > SETTLED for one in newest.values()
+        ):
             return
-        assert not deadline.over, f"only {sorted(busy)} of the workers label after {READY} s"
+        assert not deadline.over, f"after {READY:g} s not all of the workers label without a change: {newest}"
