@@ -24,6 +24,8 @@ class Report:
     repeated_letters: int = 0
     orders: int = 0
     commits_looked_at: int = 0
+    refused_starts: int = 0
+    """Processes that ended with one line since Kafka was away while they started, and were started again."""
     minutes: float = 0.0
     soak_minutes: float = 0.0
     """Of them, from the first process to the last one's end."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import signal
 import threading
 import time
@@ -66,6 +67,8 @@ class Role:
         self.name = name
         self.done = False
         self.unexpected: list[Unexpected] = []
+        self.refused_starts = 0
+        """Starts that met no broker in the middle of their first questions, and said so; they were tried again."""
         self.child: Child | None = None
         self._command = command
         self._distillog = distillog
@@ -114,7 +117,7 @@ class Role:
         if code == 0 and self._over(child):
             self.done = True
         # Before its work has begun nothing is there to save, and SIGTERM itself ends it.
-        if code not in (0, -signal.SIGTERM):
+        if code not in (0, -signal.SIGTERM) and not _met_no_broker(child):
             self._note(child)
 
     def freeze(self) -> None:
@@ -136,10 +139,20 @@ class Role:
                 self.done = True
                 self._events.add("done", role=self.name)
                 return False
-            self._note(child)
+            if _met_no_broker(child):
+                self.refused_starts += 1
+                self._events.add("refused start", role=self.name, log=child.log.name)
+            else:
+                self._note(child)
             return True
 
     def _note(self, child: Child, words: str = "") -> None:
         found = Unexpected(self.name, child.wait(1.0), words or child.last_words(), str(child.log))
         self.unexpected.append(found)
         self._events.add("unexpected end", **asdict(found))
+
+
+def _met_no_broker(child: Child) -> bool:
+    """Whether a process ended before it had said anything else than that Kafka is away."""
+    lines = child.stderr.splitlines()
+    return child.popen.returncode == 1 and len(lines) == 1 and re.search("^error: .* Kafka at ", lines[0]) is not None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import statistics
 import time
 from collections.abc import Callable
@@ -153,10 +154,14 @@ class Soak:
             self.report.by_kind = by_kind(injector.injected)
             self.report.commits_looked_at = watch.looks
             for role in roles.values():
+                self.report.refused_starts += role.refused_starts
                 self.report.problems += [
                     f"{each.role} ended with {each.code}: {each.words} ({each.log})" for each in role.unexpected
                 ]
             self.report.problems += injector.problems + watch.problems[:5]
+            for log in sorted(self._folder.glob("*.stderr")):
+                if re.search(r"Traceback|most recent call first", log.read_text(errors="replace")):
+                    self.report.problems.append(f"a traceback was shown: {log}")
 
     def _cast(self, facts: Facts) -> dict[str, Role]:
         """Everybody: workers, and students, on the two wires in turn."""
