@@ -18,7 +18,7 @@ pytestmark = [pytest.mark.kafka, pytest.mark.faults]
 @pytest.mark.short
 @pytest.mark.timeout(400)
 def test_nothing_is_lost_and_the_weights_are_those_of_an_undisturbed_run_whatever_dies(tmp_path: Path) -> None:
-    soak(tmp_path, "--seed", "5", "--faults", "7", "--every", "4", "--takeovers", "0")
+    soak(tmp_path, "--seed", "7060", "--faults", "7", "--every", "3", "--takeovers", "0")
 
 
 @pytest.mark.timeout(900)
