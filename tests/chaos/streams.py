@@ -17,7 +17,7 @@ SAMPLES = 1003
 ORDER = 8
 PARTITIONS = 12
 TEACHER = "t"
-BATCH = {"a": 20, "b": 12}
+BATCH = {"a": 19, "b": 13}
 """Rows of a step; neither student's fits the orders, so that most checkpoints stand in the middle of one."""
 PASSES = {"a": 1, "b": 2}
 """Student b goes over the stream again, so that a pass ends within reach of faults."""
