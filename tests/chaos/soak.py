@@ -24,7 +24,7 @@ from chaos.injector import Injector
 from chaos.report import Report
 from chaos.roles import Command, Events, Role
 from chaos.schedule import GUESTS, STUDENTS, WIRES, WORKERS, by_kind, schedule
-from chaos.takeover import Labellers, measure
+from chaos.takeover import Labellers, Trickle, measure, num_orders
 from pipeline.wait import Deadline
 
 BOOTSTRAP = "120"
@@ -106,17 +106,18 @@ class Soak:
         self.events.add("calm run done", orders=facts.num_orders)
 
     def _take_over(self) -> None:
-        """Kills with nothing else going on, over a backlog of its own."""
+        """Kills with nothing else going on, over a stream of its own."""
         workers = WORKERS[:3]
-        facts = streams.facts("takeover", 300 + 450 * self.plan.takeovers)
+        facts = streams.facts("takeover", num_orders(self.plan.takeovers))
         streams.make(self._distillog, facts, self._model, self.plan.seed, self._copies)
-        self._distillog.start("feed", facts.stream).succeed(self._left)
-        roles = [self._role(name, WIRES[0], partial(streams.teach, facts, self._model, name)) for name in workers]
+        command = partial(streams.teach, facts, self._model, delay=streams.SLOW / 4)
+        roles = [self._role(name, WIRES[0], partial(command, name)) for name in workers]
         labellers = Labellers(self._brokers.direct.bootstrap_servers, facts)
         try:
             for role in roles:
                 role.start()
-            seconds = measure(labellers, roles, self.plan.takeovers, self.events)
+            with Trickle(self._brokers.direct, facts.stream):
+                seconds = measure(labellers, roles, self.plan.takeovers, self.events)
         finally:
             labellers.close()
             self._end_all(roles)

@@ -2,19 +2,27 @@
 
 from __future__ import annotations
 
+import threading
 import time
 from dataclasses import dataclass
 
-from kafka import KafkaConsumer, TopicPartition
+from kafka import KafkaConsumer, KafkaProducer, TopicPartition
+from support.streams import order
 
 from chaos.checker import Facts
 from chaos.roles import Events, Role
+from pipeline.kafka.settings import KafkaSettings
+from pipeline.names import work_orders_topic
+from pipeline.sequence import Sequence
+from pipeline.streams import open_stream
 from pipeline.wait import Deadline
 
+PACE = 24.0
+"""Orders a second: two in each partition, and as many as one of the workers takes."""
 READY = 90.0
 """Seconds for all workers to label, and for a dead one's partitions to be labelled by others."""
 FRESH = 3.0
-"""Seconds in which a partition of a backlog has its next label."""
+"""Seconds in which every partition has its next label."""
 SETTLED = 3.0
 """Seconds for which one worker has labelled a partition that is to stay where it is."""
 
@@ -27,6 +35,38 @@ class Label:
     since: float
     """When this worker's first label came after another's: seconds since 1970 by the broker's clock, which is ours."""
     time: float
+
+
+def num_orders(kills: int) -> int:
+    """How many orders so many kills take at most."""
+    return int(PACE * READY * (kills + 1))
+
+
+class Trickle:
+    """Publishes a stream's orders at a steady pace: of a backlog, a worker labels the lowest sequences first, and
+    partitions that are ahead would seem to wait for their new owner. Use as a context manager."""
+
+    def __init__(self, settings: KafkaSettings, stream: str) -> None:
+        self._manifest = open_stream(settings, stream).manifest
+        self._producer = KafkaProducer(bootstrap_servers=settings.bootstrap_servers.split(","), acks="all")
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._publish, name="trickle", daemon=True)
+
+    def __enter__(self) -> None:
+        self._thread.start()
+
+    def __exit__(self, *_: object) -> None:
+        self._stop.set()
+        self._thread.join()
+        self._producer.close(timeout=10)
+
+    def _publish(self) -> None:
+        began = time.monotonic()
+        for number in range(Sequence.of(self._manifest).num_orders):
+            if self._stop.wait(max(0.0, began + number / PACE - time.monotonic())):
+                return
+            topic, partition = work_orders_topic(self._manifest.stream), number % self._manifest.partitions
+            self._producer.send(topic, value=order(self._manifest, number).encode(), partition=partition)
 
 
 class Labellers:
@@ -57,7 +97,7 @@ class Labellers:
 def measure(labellers: Labellers, workers: list[Role], kills: int, events: Events) -> list[float]:
     """Kill one worker after another; seconds until each of its partitions is labelled by another one.
 
-    All of a backlog: every partition has orders waiting. The dead one is started again before the next is killed.
+    The dead one is started again before the next is killed.
     """
     found: list[float] = []
     for number in range(kills):
