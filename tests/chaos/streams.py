@@ -8,7 +8,7 @@ from support.models import classifier
 from support.processes import Distillog
 
 from chaos.checker import Facts
-from chaos.material import BROKEN_AT, BROKEN_EVERY, SHAPE
+from chaos.material import BROKEN, SHAPE
 from chaos.schedule import STUDENTS
 from student_trainer.settings import run_settings
 
@@ -32,8 +32,7 @@ SLOW = 0.02
 def facts(stream: str, orders: int, samples: int = SAMPLES) -> Facts:
     """What a stream of at least so many orders is."""
     epochs = -(-orders // -(-samples // ORDER))
-    broken = frozenset(range(BROKEN_AT, samples, BROKEN_EVERY))
-    return Facts(stream, TEACHER, samples, ORDER, epochs, PARTITIONS, broken)
+    return Facts(stream, TEACHER, samples, ORDER, epochs, PARTITIONS, frozenset({BROKEN}))
 
 
 def dataset(one: Facts, delay: float = 0.0) -> str:

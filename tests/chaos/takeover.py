@@ -111,6 +111,7 @@ def measure(labellers: Labellers, workers: list[Role], kills: int, events: Event
         its = {partition for partition, one in labellers.newest.items() if one.worker == victim.name}
         deadline = Deadline(READY)
         while left := {partition for partition in its if labellers.read()[partition].worker == victim.name}:
+            _all_live(workers)
             assert not deadline.over, f"partitions {sorted(left)} of killed worker {victim.name}: no label in {READY} s"
         found.append(max(labellers.newest[partition].since for partition in its) - killed)
         events.add("takeover", worker=victim.name, partitions=len(its), seconds=round(found[-1], 2))
@@ -128,4 +129,11 @@ def _all_label(labellers: Labellers, workers: list[Role]) -> None:
             now - one.time < FRESH and one.time - one.since > SETTLED for one in newest.values()
         ):
             return
-        assert not deadline.over, f"after {READY:g} s not all of the workers label without a change: {newest}"
+        _all_live(workers)
+        who = {partition: one.worker for partition, one in sorted(newest.items())}
+        assert not deadline.over, f"after {READY:g} s not all of the workers label without a change: {who}"
+
+
+def _all_live(workers: list[Role]) -> None:
+    for role in workers:
+        assert not role.look(), role.unexpected
