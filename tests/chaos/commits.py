@@ -46,13 +46,13 @@ class CommitWatch:
                 continue  # a broker is away, as it is to be
             try:
                 while not self._stop.wait(EVERY):
-                    self._look(admin)
+                    self.look(admin)
             except (KafkaError, OSError, KeyError, ValueError):
                 continue
             finally:
                 admin.close()
 
-    def _look(self, admin: KafkaAdminClient) -> None:
+    def look(self, admin: KafkaAdminClient) -> None:
         names = [each["group_id"] for each in admin.list_groups()]
         ours = [name for name in names if name.startswith(f"distillog.{self._stream}.")]
         commits = admin.list_group_offsets(ours) if ours else {}
