@@ -10,7 +10,7 @@ from concurrent.futures import ThreadPoolExecutor
 from chaos.checker import Facts
 from chaos.cluster import Brokers
 from chaos.roles import Events, Role
-from chaos.schedule import LOSE, Fault
+from chaos.schedule import LOSE, Fault, resource
 
 AT_ONCE = 32
 """Faults that may be under way together."""
@@ -33,7 +33,7 @@ class Injector:
         self._stop = threading.Event()
         self._pool = ThreadPoolExecutor(AT_ONCE, "fault")
         self._thread = threading.Thread(target=self._inject_all, name="injector", daemon=True)
-        self._broker_lock = threading.Lock()
+        self._locks = {resource(fault.target): threading.Lock() for fault in faults}
         self._do: dict[str, Callable[[Fault], None]] = {
             "kill worker": self._kill,
             "kill student": self._kill,
@@ -79,9 +79,10 @@ class Injector:
             each.result()
 
     def _inject(self, fault: Fault) -> None:
-        self._events.add("fault", kind=fault.kind, target=fault.target, seconds=fault.seconds, planned=fault.at)
         try:
-            self._do[fault.kind](fault)
+            with self._locks[resource(fault.target)]:  # should the one before take longer to be mended than planned
+                self._events.add("fault", kind=fault.kind, target=fault.target, seconds=fault.seconds, at=fault.at)
+                self._do[fault.kind](fault)
         except Exception as error:
             self.problems.append(f"{fault.kind} of {fault.target} at {fault.at:.0f} s: {type(error).__name__}: {error}")
             self._events.add("fault failed", problem=self.problems[-1])
@@ -125,22 +126,21 @@ class Injector:
 
     def _broker(self, fault: Fault) -> None:
         topic = f"{self._facts.stream}.soft-targets.{self._facts.teacher}"
-        with self._broker_lock:  # one after the other, should a start take long
-            number = self._brokers.number(fault.target, self._facts.stream, topic)
-            self._events.add("broker", kind=fault.kind, number=number)
-            if fault.kind == LOSE:
-                self._brokers.lose(number)
-            elif fault.kind == "kill broker":
-                self._brokers.kill(number)
-                self._hold(fault)
-                self._brokers.start(number)
-            elif fault.kind == "freeze broker":
-                self._brokers.freeze(number)
-                self._hold(fault)
-                self._brokers.thaw(number)
-            else:
-                for proxy in self._brokers.ways_to(number):
-                    proxy.stall()
-                self._hold(fault)
-                for proxy in self._brokers.ways_to(number):
-                    proxy.mend()
+        number = self._brokers.number(fault.target, self._facts.stream, topic)
+        self._events.add("broker", kind=fault.kind, number=number)
+        if fault.kind == LOSE:
+            self._brokers.lose(number)
+        elif fault.kind == "kill broker":
+            self._brokers.kill(number)
+            self._hold(fault)
+            self._brokers.start(number)
+        elif fault.kind == "freeze broker":
+            self._brokers.freeze(number)
+            self._hold(fault)
+            self._brokers.thaw(number)
+        else:
+            for proxy in self._brokers.ways_to(number):
+                proxy.stall()
+            self._hold(fault)
+            for proxy in self._brokers.ways_to(number):
+                proxy.mend()

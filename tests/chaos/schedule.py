@@ -113,17 +113,18 @@ def schedule(seed: int, num_faults: int, every: float = 8.0, brokers: int = 1) -
         kind = first or draw.choices(able, [each.weight for each in able])[0]
         target = draw.choice(_targets(kind, free, at))
         fault = Fault(round(at, 2), kind.name, target, round(draw.uniform(*kind.seconds), 2))
-        free[_resource(target)] = at + fault.seconds + kind.rest
+        free[resource(target)] = at + fault.seconds + kind.rest
         faults.append(fault)
     return faults
 
 
-def _resource(target: str) -> str:
+def resource(target: str) -> str:
+    """What has one fault at a time: the target, or all brokers together."""
     return "brokers" if target in (*ONE_BROKER, *ANY_OF_THREE) else target
 
 
 def _targets(kind: Kind, free: dict[str, float], at: float) -> list[str]:
-    return [target for target in kind.targets if free.get(_resource(target), 0.0) <= at]
+    return [target for target in kind.targets if free.get(resource(target), 0.0) <= at]
 
 
 def by_kind(faults: Iterable[Fault]) -> dict[str, int]:
