@@ -47,6 +47,7 @@ class Leases:
         producer: Callable[[], int | None],
         unhurried: Callable[[], AbstractContextManager[None]],
         speed: Callable[[], float] = lambda: 0.0,
+        stuck: Callable[[], set[int]] = set,
     ) -> None:
         self.chains: dict[int, Chain] = {}
         """by partition"""
@@ -58,6 +59,8 @@ class Leases:
         """the generation of the producer in place; None: there is none"""
         self._speed = speed
         """samples per second; 0: not known"""
+        self._stuck = stuck
+        """partitions of which an order may never end"""
         self.bid_speed = 0.0
         """what was said of it when the partitions were shared out last"""
         self._num_orders = Sequence.of(manifest).num_orders
@@ -97,7 +100,8 @@ class Leases:
         """What this worker says of itself when the partitions are shared out; called by the client's thread."""
         self.bid_speed = self._speed()
         chains = list(self.chains.values())
-        return Bid(self.bid_speed, {chain.partition: self._left(chain.done) for chain in chains})
+        left = {chain.partition: self._left(chain.done) for chain in chains}
+        return Bid(self.bid_speed, left, tuple(sorted(self._stuck() & left.keys())))
 
     def gain(self, own_speed: float) -> float:
         """By which factor the group would be done sooner if the partitions were shared out anew; 1 if nobody knows.
@@ -120,9 +124,11 @@ class Leases:
                 left[at.partition] = self._left(Mark(commit.offset, sequence))
         claims = {}
         for one in members:
-            speed = own_speed if one.member_id == self._membership.member_id else one.bid.speed
+            speed, pinned = one.bid.speed, one.bid.pinned
+            if one.member_id == self._membership.member_id:
+                speed, pinned = own_speed, tuple(self._stuck())
             of_member = {partition: left[partition] for partition in one.partitions if partition in left}
-            claims[one.member_id] = Claim(0, one.partitions, Bid(speed, of_member))
+            claims[one.member_id] = Claim(0, one.partitions, Bid(speed, of_member, pinned))
         return gain(self._manifest.partitions, claims)
 
     def ask_anew(self) -> None:

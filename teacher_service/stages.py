@@ -34,6 +34,11 @@ DATA_RETRY = 60.0
 """Seconds for which a dataset that cannot be read is tried again, if not said."""
 DATA_ADVICE = "nothing of it was committed, start the worker again when the data are back"
 
+STUCK = 5.0
+"""Seconds, at least, after which an order that takes longer than usual may be one that never ends..."""
+STUCK_FACTOR = 1.25
+"""...times what an order usually takes: less than makes a worker slow enough to ask for other shares."""
+
 MEASURE_EVERY = 30.0
 """Seconds without work after which the speed is measured again."""
 MEASURE_SHARE = 0.05
@@ -72,6 +77,8 @@ class Stages:
         self._sample = sample
         """measured with while there is nothing to do"""
         self._measure_at = time.monotonic() + MEASURE_EVERY
+        self._loads: Job | None = None
+        self._infers: Job | None = None
         self._heap: list[tuple[int, int, Job]] = []
         self._numbers = itertools.count()
         self._ready = threading.Condition()
@@ -88,6 +95,16 @@ class Stages:
         """Samples per second, by the slower of both; 0 while that is not known."""
         slowness = max(self.loading.seconds_per_sample(), self.inferring.seconds_per_sample())
         return 1 / slowness if slowness else 0.0
+
+    def stuck(self) -> set[int]:
+        """Partitions of which an order takes so much longer than usual that it may never end."""
+        now = time.monotonic()
+        found = set()
+        for job, clock in ((self._loads, self.loading), (self._infers, self.inferring)):
+            since = clock.since
+            if job is not None and since is not None and now - since > max(STUCK, STUCK_FACTOR * clock.smoothed):
+                found.add(job.chain.partition)
+        return found
 
     def start(self) -> None:
         """Start both threads."""
@@ -138,9 +155,11 @@ class Stages:
                 continue
             fetched = None
             if isinstance(job.order, WorkOrder):
+                self._loads = job
                 self.loading.start(len(job.order.sample_ids))
                 fetched = self._fetch(job.order)
                 self.loading.stop()
+                self._loads = None
             self._hand_over(job, fetched)
 
     def _measure(self) -> None:
@@ -197,10 +216,12 @@ class Stages:
                 parcel = self._parcels.of_no_order(job, job.order)
             else:
                 assert fetched is not None  # an order was fetched
+                self._infers = job
                 self.inferring.start(len(job.order.sample_ids))
                 logits = patient_logits(self._model, fetched.inputs, job.sequence)
                 parcel = self._parcels.of_labels(job, job.order, fetched.kept_rows, fetched.faults, logits)
                 self.inferring.stop()
+                self._infers = None
             self._publish(parcel)
 
     def _measure_model(self, fetched: Fetched | None) -> None:

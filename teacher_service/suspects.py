@@ -45,9 +45,15 @@ class Suspects:
         self._parcels = parcels
         self._publish = publish
         self._jobs: queue.SimpleQueue[Job] = queue.SimpleQueue()
+        self._in_hand: list[Job] = []
         self._stop = threading.Event()
         # The child dies with the thread that started it: this one lives until `stop`.
         self._thread = threading.Thread(target=self._guard, name="suspects", daemon=True)
+
+    @property
+    def partitions(self) -> set[int]:
+        """Those of the orders in hand: to find their rows anew elsewhere would cost their attempts again."""
+        return {job.chain.partition for job in list(self._in_hand) if not job.chain.over}
 
     def start(self) -> None:
         """Start the thread; a child is started with the first order."""
@@ -55,6 +61,7 @@ class Suspects:
 
     def add(self, job: Job) -> None:
         """Queue a job."""
+        self._in_hand.append(job)
         self._jobs.put(job)
 
     def clear(self) -> list[Job]:
@@ -94,6 +101,7 @@ class Suspects:
                 child = child or Child(self._task(), self._stop)
                 if not isinstance(job.order, DecodeError) and not job.chain.over:
                     self._label(child, job, job.order)
+                self._in_hand.remove(job)
                 idle = Deadline(IDLE)
         finally:
             if child is not None:

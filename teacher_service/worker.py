@@ -195,6 +195,7 @@ class Worker:
                 lambda: self._publisher.generation,
                 watchdog.disarmed,
                 lambda: self._stages.speed,
+                lambda: self._stages.stuck() | self._suspects.partitions,
             )
             closing.callback(leases.close)
             self._publisher.start()

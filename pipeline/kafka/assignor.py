@@ -8,6 +8,7 @@ a generation, by which a member that comes back from a long sleep is told from t
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 from kafka import ConsumerRebalanceListener, TopicPartition
@@ -49,7 +50,7 @@ class SharesBySpeed(AbstractPartitionAssignor):  # type: ignore[misc]
         return ConsumerProtocolSubscription(
             version=self.version,
             topics=sorted(topics),
-            user_data=encode_bid(Bid(bid.speed, self._let_go | self._said)),
+            user_data=encode_bid(replace(bid, remaining=self._let_go | self._said)),
             owned_partitions=[
                 owned_partitions(topic=topic, partitions=rows) for topic, rows in _by_topic(self._owned).items()
             ],

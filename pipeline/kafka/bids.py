@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 VERSION = 1
 """A reader takes a newer version's for a bid that says nothing."""
@@ -18,13 +19,18 @@ class Bid:
     """Samples per second; 0: not known."""
     remaining: Mapping[int, int] = field(default_factory=dict)
     """partition -> orders of the stream that it has not labelled yet"""
+    pinned: tuple[int, ...] = ()
+    """partitions that are not to move: an order of theirs takes so long that it may be what holds the worker up, and is
+    not to hold up one worker after another"""
 
 
 def encode_bid(bid: Bid) -> bytes:
     """Return a bid as it travels in a member's user data."""
     remaining = sorted(bid.remaining.items())
     # Three digits: what lies below is noise.
-    values = {"version": VERSION, "speed": float(f"{bid.speed:.3g}"), "remaining": remaining}
+    values: dict[str, Any] = {"version": VERSION, "speed": float(f"{bid.speed:.3g}"), "remaining": remaining}
+    if bid.pinned:
+        values["pinned"] = sorted(bid.pinned)
     return json.dumps(values, separators=(",", ":")).encode()
 
 
@@ -36,9 +42,10 @@ def decode_bid(raw: bytes | None) -> Bid:
             return Bid()
         speed = values["speed"]
         remaining = {partition: left for partition, left in values["remaining"]}
+        pinned = tuple(values.get("pinned", ()))
     except (ValueError, TypeError, KeyError, RecursionError):
         return Bid()
-    numbers = [*remaining, *remaining.values()]
+    numbers = [*remaining, *remaining.values(), *pinned]
     if type(speed) not in (int, float) or not 0 <= speed < 1e18 or not all(type(one) is int for one in numbers):
         return Bid()
-    return Bid(float(speed), {partition: left for partition, left in remaining.items() if left >= 0})
+    return Bid(float(speed), {partition: left for partition, left in remaining.items() if left >= 0}, pinned)

@@ -10,6 +10,9 @@ from kafka import errors as kafka_error
 from pipeline.kafka.settings import KafkaSettings
 from schemas.errors import BrokerUnavailable, ConfigError, RecordTooLarge
 
+_LONGEST = 300
+"""Characters of an error of Kafka's that are passed on."""
+
 
 @contextmanager
 def kafka_errors(what: str, settings: KafkaSettings) -> Iterator[None]:
@@ -44,5 +47,7 @@ def kafka_errors(what: str, settings: KafkaSettings) -> Iterator[None]:
 
 def _text(error: BaseException) -> str:
     text = " ".join(str(error).split())
+    if len(text) > _LONGEST:  # some hold the whole answer of a broker, with all topics of a cluster
+        text = f"{text[:_LONGEST]}..."
     name = type(error).__name__
     return text if text.startswith(("[Error", name)) else f"{name}: {text}" if text else name

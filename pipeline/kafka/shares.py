@@ -53,19 +53,15 @@ def share_out(partitions: int, claims: Claims) -> Shares:
 
 def apportion(partitions: int, claims: Claims) -> Shares:
     """Say who is to have which partition in the end: all of P are given out."""
-    owners = _owners(partitions, claims)
     race = _Race(partitions, claims)
-    owned: Shares = {member: [] for member in claims}
-    for partition, owner in owners.items():
-        owned[owner].append(partition)
     anew = race.placed({member: [] for member in claims})
     least = race.longest(anew)
     # What would move less comes first, and is taken if it is as good.
-    for begun in (owned, race.trimmed(owned, least)):
+    for begun in (race.owned, race.trimmed(race.owned, least)):
         shares = race.placed(begun)
         if race.longest(shares) <= WORTH_MOVING * least:
-            return shares
-    return anew
+            return race.with_pinned(shares)
+    return race.with_pinned(anew)
 
 
 def gain(partitions: int, claims: Claims) -> float:
@@ -73,10 +69,7 @@ def gain(partitions: int, claims: Claims) -> float:
     race = _Race(partitions, claims)
     if race.over:
         return 1.0
-    owned: Shares = {member: [] for member in claims}
-    for partition, owner in _owners(partitions, claims).items():
-        owned[owner].append(partition)
-    return race.longest(race.placed(owned)) / race.longest(apportion(partitions, claims))
+    return race.longest(race.placed(race.owned)) / race.longest(apportion(partitions, claims))
 
 
 def _owners(partitions: int, claims: Claims) -> dict[int, str]:
@@ -90,14 +83,28 @@ def _owners(partitions: int, claims: Claims) -> dict[int, str]:
 
 
 class _Race:
-    """How long members would take for shares, by their bids."""
+    """How long members would take for shares, by their bids; what is pinned takes no part in it."""
 
     def __init__(self, partitions: int, claims: Claims) -> None:
         self._members = sorted(claims)
         known = [claim.bid.speed for claim in claims.values() if claim.bid.speed > 0]
         usual = median(known) if known else 1.0
         self._speeds = {member: claim.bid.speed or usual for member, claim in claims.items()}
-        self._left = _left(partitions, claims)
+        left = _left(partitions, claims)
+        self.owned: Shares = {member: [] for member in claims}
+        self._pinned: Shares = {member: [] for member in claims}
+        for partition, owner in sorted(_owners(partitions, claims).items()):
+            if partition in claims[owner].bid.pinned:
+                self._pinned[owner].append(partition)
+                left[partition] = 0.0
+            else:
+                self.owned[owner].append(partition)
+        self._fixed = {partition for share in self._pinned.values() for partition in share}
+        self._left = left
+
+    def with_pinned(self, shares: Shares) -> Shares:
+        """Add what is pinned to its owners' shares."""
+        return {member: sorted([*share, *self._pinned[member]]) for member, share in shares.items()}
 
     @property
     def over(self) -> bool:
@@ -113,7 +120,7 @@ class _Race:
         shares = {member: list(share) for member, share in begun.items()}
         loads = {member: self._load(share) for member, share in begun.items()}
         taken = {partition for share in begun.values() for partition in share}
-        free = set(range(len(self._left))) - taken
+        free = set(range(len(self._left))) - taken - self._fixed
         for partition in sorted(free, key=lambda partition: (-self._left[partition], partition)):
             left = self._left[partition]
             first = min(self._members, key=lambda member: ((loads[member] + left) / self._speeds[member], member))

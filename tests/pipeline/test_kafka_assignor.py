@@ -57,13 +57,18 @@ def test_a_partition_that_was_let_go_of_is_spoken_of_until_the_next_sharing_out(
     assert decode_bid(slow.metadata({"orders"}).user_data) == Bid(1.0, {0: 8})
 
 
-bids = st.builds(Bid, st.floats(0, 1e9), st.dictionaries(st.integers(0, 255), st.integers(0, 1 << 40)))
+bids = st.builds(
+    Bid,
+    st.floats(0, 1e9),
+    st.dictionaries(st.integers(0, 255), st.integers(0, 1 << 40)),
+    st.lists(st.integers(0, 255), unique=True).map(lambda pinned: tuple(sorted(pinned))),
+)
 
 
 @given(bids)
 def test_a_bid_comes_back_to_three_digits(bid: Bid) -> None:
     again = decode_bid(encode_bid(bid))
-    assert again.remaining == bid.remaining
+    assert (again.remaining, again.pinned) == (bid.remaining, bid.pinned)
     assert abs(again.speed - bid.speed) <= 0.005 * bid.speed
 
 
@@ -81,6 +86,8 @@ def test_bids_of_other_versions_or_with_impossible_numbers_say_nothing() -> None
         '{"version":1,"speed":1.0,"remaining":[[0]]}',
         '{"version":1,"speed":1.0,"remaining":[[0,true]]}',
         '{"version":1,"speed":1.0,"remaining":5}',
+        '{"version":1,"speed":1.0,"remaining":[],"pinned":["x"]}',
+        '{"version":1,"speed":1.0,"remaining":[],"pinned":3}',
         "[]",
         "[" * 100_000,
     ):

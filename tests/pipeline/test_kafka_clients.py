@@ -9,8 +9,10 @@ from typing import Any
 
 import pytest
 from kafka import TopicPartition
+from kafka import errors as kafka_error
 
 from pipeline.kafka.clients import new_admin, new_consumer, new_producer
+from pipeline.kafka.errors import kafka_errors
 from pipeline.kafka.settings import KafkaSettings
 from pipeline.kafka.workarounds.halting_close import close_producer
 from pipeline.kafka.workarounds.parked_partitions import poll
@@ -170,3 +172,10 @@ def test_a_partition_that_was_paused_comes_again_beside_one_that_was_read_to_its
         assert [record.value for record in left[busy]] == [b"1", b"2"]
     finally:
         consumer.close()
+
+
+def test_an_error_that_holds_a_brokers_whole_answer_is_cut() -> None:
+    with pytest.raises(BrokerUnavailable) as caught, kafka_errors("asking", KafkaSettings("here:9092")):
+        raise kafka_error.KafkaError("topics=[" + "partition, " * 10_000)
+    assert str(caught.value).startswith("asking: Kafka at here:9092 answered KafkaError: topics=[partition, ")
+    assert len(str(caught.value)) < 400

@@ -188,6 +188,19 @@ def test_at_the_end_whoever_is_done_takes_over_what_others_would_be_longer_about
     assert gain(20, over) == 1.0
 
 
+def test_what_is_pinned_stays_and_all_else_moves_as_if_it_were_not_there() -> None:
+    hung = Claim(1, tuple(range(10)), Bid(0.01, dict.fromkeys(range(10), 9), (3,)))
+    claims = {"hung": hung, "well": Claim(1, tuple(range(10, 20)), Bid(1.0, dict.fromkeys(range(10, 20), 9)))}
+    assert apportion(20, claims) == {"hung": [3], "well": [0, 1, 2, *range(4, 20)]}
+    settled = {"hung": replace(hung, owned=(3,)), "well": replace(claims["well"], owned=(0, 1, 2, *range(4, 20)))}
+    assert gain(20, settled) == 1.0
+
+
+def test_nobody_pins_what_another_owns() -> None:
+    claims = {"zombie": Claim(1, (0, 1), Bid(1.0, {}, (0, 1))), "owner": Claim(2, (0, 1), Bid(1.0))}
+    assert share_out(2, claims)["owner"] == [0] or share_out(2, claims)["owner"] == [1]
+
+
 def test_what_was_let_go_of_a_moment_ago_weighs_what_its_last_owner_said() -> None:
     claims: dict[str, Any] = {
         "a": Claim(2, (0, 1), Bid(1.0, {0: 5, 1: 5, 2: 40})),
