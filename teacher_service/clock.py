@@ -8,6 +8,11 @@ import time
 LATELY = 2.0
 """Seconds of work over which a speed is smoothed: several short orders, or about the last long one."""
 
+OVERDUE = 1.0
+"""Seconds, at least, after which work that takes longer than usual may be work that never ends..."""
+OVERDUE_FACTOR = 1.25
+"""...times what is usual: less than makes a worker slow enough to ask for other shares."""
+
 
 class Clock:
     """Of one stage, whose thread starts and stops it; read by others."""
@@ -41,6 +46,15 @@ class Clock:
         self.measured(took, self._num_samples)
         if whole_order:
             self.smoothed = took if not self.smoothed else 0.9 * self.smoothed + 0.1 * took
+
+    @property
+    def overdue(self) -> bool:
+        """Whether the work in hand takes so much longer than it did lately that it may never end."""
+        since, (seconds, samples) = self.since, self._lately
+        if since is None:
+            return False
+        usual = seconds / samples * self._num_samples if samples else 0.0
+        return time.monotonic() - since > max(OVERDUE, OVERDUE_FACTOR * usual)
 
     def measured(self, seconds: float, num_samples: int) -> None:
         """Take in how long some samples took."""

@@ -63,6 +63,8 @@ class Leases:
         """partitions of which an order may never end"""
         self.bid_speed = 0.0
         """what was said of it when the partitions were shared out last"""
+        self._bid_pinned: tuple[int, ...] = ()
+        """the same"""
         self._num_orders = Sequence.of(manifest).num_orders
         self._unhurried = unhurried
         """around what may take long and is no hang"""
@@ -96,12 +98,18 @@ class Leases:
         """Whether it is a member whose chains are those of its partitions."""
         return self._in_place
 
+    @property
+    def freed(self) -> bool:
+        """Whether partitions are free to move that were not when they were shared out last."""
+        return bool(self._bid_pinned) and not self._stuck() & set(self._bid_pinned)
+
     def bid(self) -> Bid:
         """What this worker says of itself when the partitions are shared out; called by the client's thread."""
         self.bid_speed = self._speed()
         chains = list(self.chains.values())
         left = {chain.partition: self._left(chain.done) for chain in chains}
-        return Bid(self.bid_speed, left, tuple(sorted(self._stuck() & left.keys())))
+        self._bid_pinned = tuple(sorted(self._stuck() & left.keys()))
+        return Bid(self.bid_speed, left, self._bid_pinned)
 
     def gain(self, own_speed: float) -> float:
         """By which factor the group would be done sooner if the partitions were shared out anew; 1 if nobody knows.

@@ -34,11 +34,6 @@ DATA_RETRY = 60.0
 """Seconds for which a dataset that cannot be read is tried again, if not said."""
 DATA_ADVICE = "nothing of it was committed, start the worker again when the data are back"
 
-STUCK = 5.0
-"""Seconds, at least, after which an order that takes longer than usual may be one that never ends..."""
-STUCK_FACTOR = 1.25
-"""...times what an order usually takes: less than makes a worker slow enough to ask for other shares."""
-
 MEASURE_EVERY = 30.0
 """Seconds without work after which the speed is measured again."""
 MEASURE_SHARE = 0.05
@@ -98,13 +93,8 @@ class Stages:
 
     def stuck(self) -> set[int]:
         """Partitions of which an order takes so much longer than usual that it may never end."""
-        now = time.monotonic()
-        found = set()
-        for job, clock in ((self._loads, self.loading), (self._infers, self.inferring)):
-            since = clock.since
-            if job is not None and since is not None and now - since > max(STUCK, STUCK_FACTOR * clock.smoothed):
-                found.add(job.chain.partition)
-        return found
+        busy = ((self._loads, self.loading), (self._infers, self.inferring))
+        return {job.chain.partition for job, clock in busy if job is not None and clock.overdue}
 
     def start(self) -> None:
         """Start both threads."""

@@ -250,7 +250,7 @@ class Worker:
         if leases.num_rebalances != self.report.rebalances:
             self.report.rebalances = leases.num_rebalances
             asking.shared_out(now, leases.bid_speed)
-        idle = leases.settled and not leases.in_hand and not intake.waiting
+        idle = leases.settled and (leases.freed or not (leases.in_hand or intake.waiting))
         if (speed := asking.look(now, self._stages.speed, idle)) is None:
             return
         try:

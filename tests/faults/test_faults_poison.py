@@ -148,7 +148,7 @@ def test_a_sample_that_kills_workers_takes_two_with_it_and_then_only_itself(flee
     assert_same_but(made.logits(), undisturbed(fleet), {poison})
 
 
-def test_a_sample_that_hangs_workers_takes_two_with_it_and_then_only_itself(fleet: Make) -> None:
+def test_a_sample_that_hangs_workers_takes_two_or_three_with_it_and_then_only_itself(fleet: Make) -> None:
     made = fleet(hang="4")
     made.let(22, 0, "hang")
     poison = made.sample(22, 0)
@@ -156,7 +156,8 @@ def test_a_sample_that_hangs_workers_takes_two_with_it_and_then_only_itself(flee
     made.leave()
     for worker in made.deaths:
         worker.refuse("loading of one order takes longer than", "leaving the group so that others take over")
-    assert len(made.deaths) == 2
+    # One more, if its partition was given to another within the first second: then nobody knows yet that it hangs.
+    assert 2 <= len(made.deaths) <= 3
     assert list(made.letters()) == [poison]
     assert "alone, twice: no answer within" in made.letters()[poison]
     assert_same_but(made.logits(), undisturbed(fleet), {poison})

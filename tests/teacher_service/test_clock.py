@@ -95,3 +95,20 @@ def test_progress_within_an_order_begins_its_time_anew(time: Time) -> None:
     time.now += 50.0
     clock.alive()
     assert clock.since == time.now
+
+
+@pytest.mark.parametrize(("usual", "overdue"), [(0.01, 1.0), (2.0, 2.5), (20.0, 25.0)])
+def test_work_is_overdue_after_a_quarter_more_than_usual_and_a_second_at_least(
+    time: Time, usual: float, overdue: float
+) -> None:
+    clock = Clock()
+    for _ in range(5):
+        work(clock, time, usual, 8)
+    assert not clock.overdue
+    clock.start(8)
+    time.now += overdue - 0.01
+    assert not clock.overdue
+    time.now += 0.02
+    assert clock.overdue
+    clock.stop()
+    assert not clock.overdue
