@@ -1,4 +1,4 @@
-"""`python -m benchmarks [PART ...] [--pairs N] [--output FOLDER]`."""
+"""`python -m benchmarks [PART[:SCENARIO] ...] [--pairs N] [--output FOLDER]`."""
 
 from __future__ import annotations
 
@@ -11,18 +11,27 @@ import time
 from pathlib import Path
 from typing import Any
 
-PARTS = ("worker", "student", "data_plane", "footprint")
+PARTS = ("worker", "student", "data_plane", "footprint", "teachers")
 """In this order: PyTorch is loaded by the student, and a worker has none."""
 
 
 def main() -> None:
     """Run the parts, print the table and write `bench.json`."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description="Measure Distillog against bare loops.")
-    parser.add_argument("parts", nargs="*", metavar="PART", help=f"of {', '.join(PARTS)}; all if none is named")
+    parser.add_argument(
+        "parts",
+        nargs="*",
+        metavar="PART",
+        help=f"of {', '.join(PARTS)}; all if none is named; teachers:SCENARIO is one scenario of it",
+    )
     parser.add_argument("--pairs", type=int, default=7, help="interleaved pairs of each ratio (default: 7)")
     parser.add_argument("--output", type=Path, default=Path("runs/bench"), help="folder of bench.json")
     arguments = parser.parse_args()
-    if unknown := set(arguments.parts) - set(PARTS):
+    chosen: dict[str, list[str]] = {}
+    for named in arguments.parts or PARTS:
+        part, _, scenario = named.partition(":")
+        chosen.setdefault(part, []).extend([scenario] if scenario else [])
+    if unknown := set(chosen) - set(PARTS):
         parser.error(f"no such part: {', '.join(sorted(unknown))}; there are {', '.join(PARTS)}")
     if arguments.pairs < 1:
         parser.error("--pairs must be at least 1")
@@ -36,15 +45,21 @@ def main() -> None:
 
     # Through the exit handlers: a broker of ours must not outlive a run that is cut short.
     signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))
+    for part, scenarios in chosen.items():
+        there = getattr(importlib.import_module(f"benchmarks.{part}"), "SCENARIOS", ()) if scenarios else ()
+        if unknown := set(scenarios) - set(there):
+            parser.error(f"{part} has no scenario {', '.join(sorted(unknown))}; it has {', '.join(there) or 'none'}")
+
     console = Console(width=None if Console().is_terminal else 160)
     figures: dict[str, Any] = {"ratios": {}, "more_ratios": {}, "seconds": {}}
     with bench(arguments.pairs) as here:
         for part in PARTS:
-            if arguments.parts and part not in arguments.parts:
+            if part not in chosen:
                 continue
             console.print(f"measuring {part} ...")
             began = time.perf_counter()
-            measured = importlib.import_module(f"benchmarks.{part}").run(here)
+            only = [chosen[part]] if chosen[part] else []
+            measured = importlib.import_module(f"benchmarks.{part}").run(here, *only)
             for name in ("ratios", "more_ratios"):
                 figures[name] |= measured.pop(name, {})
             figures |= measured

@@ -11,8 +11,19 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-BARS = {"worker_heavy": 0.95, "student": 0.97, "data_plane": 0.8}
+BARS = {
+    "worker_heavy": 0.95,
+    "student": 0.97,
+    "data_plane": 0.8,
+    "teachers_equal": 0.95,
+    "straggler_10x": 0.95,
+    "straggler_50x": 0.95,
+    "speeds_changing": 0.9,
+    "scaling_16": 0.95,
+}
 """ratio -> the least it is to be"""
+MOST_WAIT_SECONDS = 0.1
+"""of a step while a teacher stops: one poll"""
 MOST_OVERHEAD_US = 100.0
 MOST_HELP_SECONDS = 0.3
 ABSOLUTE = ("samples_per_s", "mb_per_s")
@@ -28,13 +39,17 @@ def write(figures: dict[str, Any], path: Path) -> None:
 def show(figures: dict[str, Any], console: Console) -> None:
     """Print the ratios with their noise, then what is no ratio."""
     ratios = figures["ratios"] | figures["more_ratios"]
-    if ratios:
+    teachers = {name: ratio for name, ratio in ratios.items() if "ideal_orders_per_s" in ratio}
+    if ratios := {name: ratio for name, ratio in ratios.items() if name not in teachers}:
         table = Table(title="ours / bare: median of interleaved pairs, quartiles; bare / bare beside it")
         for header in ("", "ratio", "quartiles", "itself", "quartiles", "pairs", "ours", "bare", "bar"):
             table.add_column(header, justify="left" if not header else "right", no_wrap=True)
         for name, ratio in ratios.items():
             table.add_row(*_row(name, ratio))
         console.print(table)
+    sizes = {f"{number} equal": ratio for number, ratio in figures.get("scaling", {}).items()}
+    if rows := teachers | sizes:
+        console.print(_of_teachers(rows))
     for line in _lines(figures):
         console.print(line)
 
@@ -61,6 +76,34 @@ def _row(name: str, ratio: dict[str, Any]) -> list[str]:
     ]
 
 
+def _of_teachers(rows: dict[str, dict[str, Any]]) -> Table:
+    table = Table(title="simulated accelerators: what a student can take in sequence / the arithmetic ideal; one run")
+    for header in (
+        "",
+        "ratio",
+        "quartiles of rounds",
+        "rounds",
+        "orders/s",
+        "ideal",
+        "bar",
+        "cores: workers",
+        "broker",
+    ):
+        table.add_column(header, justify="left" if not header else "right", no_wrap=True)
+    for name, ratio in rows.items():
+        table.add_row(
+            f"{name} ({len(ratio['teachers'])} equal)" if name == "scaling_16" else name,
+            f"{ratio['median']:.3f}",
+            " - ".join(f"{quartile:.3f}" for quartile in ratio["rounds_quartiles"]),
+            str(ratio["rounds"]),
+            f"{ratio['orders_per_s']:.2f}",
+            f"{ratio['ideal_orders_per_s']:.2f}",
+            verdict(ratio["median"] >= BARS[name], f">= {BARS[name]}") if name in BARS else "",
+            *(f"{ratio['cores'][who]:.2f}" if who in ratio["cores"] else "" for who in ("workers", "broker")),
+        )
+    return table
+
+
 def _lines(figures: dict[str, Any]) -> list[str]:
     lines = []
     for name, ratio in (figures["ratios"] | figures["more_ratios"]).items():
@@ -69,6 +112,13 @@ def _lines(figures: dict[str, Any]) -> list[str]:
                 f"{name}: {ratio['bare_ms_per_order']:.1f} ms an order of 256; against a loop that fetches views and "
                 f"infers in one thread: {ratio['against_fetch_and_inference']:.2f}"
             )
+    for name, stop in figures.get("stops", {}).items():
+        lines.append(
+            f"{name}: longest wait of a step {stop['longest_wait_s']:.2f} s "
+            f"({verdict(stop['longest_wait_s'] <= MOST_WAIT_SECONDS, f'<= {MOST_WAIT_SECONDS}')}); the student takes "
+            f"{stop['student_orders_per_s']:.1f} orders/s, {stop['lead_orders']} lay ready ({stop['lead_s']:.0f} s of "
+            f"its pace), and for {stop['longest_gap_s']:.1f} s none came in sequence"
+        )
     if tiny := figures.get("tiny_student"):
         least = verdict(tiny["overhead_us_per_order"] <= MOST_OVERHEAD_US, f"<= {MOST_OVERHEAD_US:.0f}")
         low, high = tiny["quartiles"]

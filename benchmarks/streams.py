@@ -42,6 +42,8 @@ class Bench:
     """For models, data and runs; removed in the end."""
     pairs: int
     """How often each of ours is measured."""
+    broker: int | None = None
+    """Process ID of a broker of ours."""
 
     @property
     def dataset(self) -> str:
@@ -84,7 +86,7 @@ def bench(pairs: int) -> Iterator[Bench]:
         broker = LocalBroker(folder / "broker")
         broker.start()
         try:
-            yield Bench(KafkaSettings(broker.bootstrap_servers), folder, pairs)
+            yield Bench(KafkaSettings(broker.bootstrap_servers), folder, pairs, broker.pid)
         finally:
             broker.stop()
 

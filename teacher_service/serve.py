@@ -48,8 +48,11 @@ def prepare_worker(
     options: TeachOptions,
     message: Callable[[str], None] = log.info,
     progress: Callable[[WorkerReport, int], None] = lambda report, partitions: None,
+    open_model: Callable[[Path, Teacher, str, int], OnnxTeacher] = OnnxTeacher,
 ) -> Worker:
     """Check everything that can be checked before joining the group, the model warmed up by it.
+
+    `open_model` gets the file, the teacher's record, the execution provider and the number of threads.
 
     Raises:
         StreamNotFound, ManifestMismatch, TeacherRejected, DataUnavailable, ConfigError, BrokerUnavailable: as named.
@@ -57,7 +60,7 @@ def prepare_worker(
     stream = open_stream(settings, stream_name)
     teacher = find_teacher(stream, model_path, options.teacher)
     fetcher = check_data(stream.manifest, options.dataset)
-    model = OnnxTeacher(model_path, teacher, options.provider, options.threads)
+    model = open_model(model_path, teacher, options.provider, options.threads)
     notice, measured = _check_on_first_orders(stream, fetcher, model)
     message(f"teacher {teacher.name!r} of stream {stream_name!r} on {model.provider}; worker {options.worker.name}")
     if notice:

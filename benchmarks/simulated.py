@@ -1,0 +1,130 @@
+"""A SIMULATION of an accelerator, and a real worker around it: `python -m benchmarks.simulated STREAM MODEL.onnx ...`.
+
+The worker is that of `distillog teach` in all it does: the same checks, the same loop. Only the session that its model
+calls is a stand-in: it looks the logits up in a table, and then sleeps for as long as the accelerator that it stands
+for would take. So there may be more of them than cores; what they label is right, and can be checked.
+"""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import os
+import sys
+import threading
+import time
+from collections.abc import Mapping
+from math import isinf
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import onnx
+from onnx import TensorProto, helper, numpy_helper
+
+from benchmarks.service_times import ServiceTimes
+from pipeline.kafka.settings import KafkaSettings
+from pipeline.stop_signals import on_stop
+from schemas.errors import DistillogError
+from schemas.records import Teacher
+from teacher_service.model import OnnxTeacher
+from teacher_service.serve import TeachOptions, prepare_worker
+from teacher_service.worker import WorkerOptions
+
+PROVIDER = "SimulatedExecutionProvider"
+
+
+def logits_table(num_samples: int, num_classes: int) -> npt.NDArray[np.float32]:
+    """[n, C] logits of samples 0 to n - 1; each is surest of class ID % C."""
+    table = np.random.default_rng(0).standard_normal((num_samples, num_classes), dtype=np.float32)
+    table[np.arange(num_samples), np.arange(num_samples) % num_classes] += 4
+    return table
+
+
+def write_table_model(path: Path, table: npt.NDArray[np.float32]) -> Path:
+    """Write the model that the simulated ones stand for: samples' numbers [N] int64 in, their rows of the table out."""
+    graph = helper.make_graph(
+        [helper.make_node("Gather", ["table", "number"], ["logits"], axis=0)],
+        "table",
+        [helper.make_tensor_value_info("number", TensorProto.INT64, ["N"])],
+        [helper.make_tensor_value_info("logits", TensorProto.FLOAT, ["N", table.shape[1]])],
+        [numpy_helper.from_array(table, "table")],
+    )
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)])
+    model.ir_version = 8  # what every ONNX Runtime that we allow can read
+    onnx.save(model, str(path))
+    return path
+
+
+class SimulatedSession:
+    """Stands in for an ONNX session: rows of the model's table, after the time that an accelerator would take."""
+
+    def __init__(self, path: Path, order_size: int, service: ServiceTimes, began: float) -> None:
+        (table,) = onnx.load(path).graph.initializer
+        self._table = numpy_helper.to_array(table)
+        self._order_size = order_size
+        self._service = service
+        self._began = began
+
+    def get_providers(self) -> list[str]:
+        """Say that it is a simulation."""
+        return [PROVIDER]
+
+    def run(self, outputs: list[str], feeds: Mapping[str, npt.NDArray[Any]]) -> list[npt.NDArray[np.float32]]:
+        """Answer a call of some rows, which takes its share of an order's time; for ever, where that is its time."""
+        begin = time.time() - self._began
+        (numbers,) = feeds.values()
+        answer = self._table[numbers]
+        end = self._service.ends(begin, len(numbers) / self._order_size)
+        if isinf(end):
+            threading.Event().wait()
+        time.sleep(max(0.0, self._began + end - time.time()))
+        return [answer]
+
+
+class SimulatedTeacher(OnnxTeacher):
+    """A teacher whose session is simulated; all else is the real one's."""
+
+    def __init__(self, path: Path, teacher: Teacher, session: SimulatedSession) -> None:
+        self.teacher = teacher
+        self.path = path
+        self._session = session
+
+
+def main() -> int:
+    """Work until SIGTERM, as `distillog teach` does."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.simulated", description=__doc__)
+    parser.add_argument("stream")
+    parser.add_argument("model", type=Path)
+    parser.add_argument("--worker", required=True, metavar="NAME")
+    parser.add_argument("--order-size", type=int, required=True, help="rows that take the service time together")
+    parser.add_argument("--service", type=ServiceTimes.parse, required=True, metavar="SINCE:SECONDS,...")
+    parser.add_argument("--began", type=float, required=True, metavar="SECONDS", help="wall clock as the run began")
+    arguments = parser.parse_args()
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+    logging.getLogger("kafka").setLevel(logging.CRITICAL)
+
+    def open_model(path: Path, teacher: Teacher, provider: str, threads: int) -> OnnxTeacher:
+        session = SimulatedSession(path, arguments.order_size, arguments.service, arguments.began)
+        return SimulatedTeacher(path, teacher, session)
+
+    try:
+        worker = prepare_worker(
+            KafkaSettings(os.environ["KAFKA_BOOTSTRAP_SERVERS"]),
+            arguments.stream,
+            arguments.model,
+            TeachOptions(worker=WorkerOptions(name=arguments.worker)),
+            open_model=open_model,
+        )
+        with on_stop(worker.stop):
+            report = worker.run()
+    except DistillogError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    print(report, file=sys.stderr)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
