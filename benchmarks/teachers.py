@@ -135,7 +135,6 @@ def measure_stop(bench: Bench, name: str, stopping: Stopping) -> dict[str, Any]:
     pace = stopping.pace * stopping.left
     with Stand(bench, name.replace("_", "-"), (*(SECOND,) * 3, last), 1 / pace, READY) as stand:
         victim = stand.workers[-1]
-        may_end = [victim] if stopping.hangs_at < inf else []
         stand.wait(STOP_AT)
         student = stand.taker.student
         if student is None:
@@ -145,9 +144,10 @@ def measure_stop(bench: Bench, name: str, stopping: Stopping) -> dict[str, Any]:
         lead = len(stand.taker.arrivals) - student.trained(stand.now)
         if stopping.frozen:
             victim.send(signal.SIGSTOP)
-            stand.wait(STOP_AT + stopping.frozen)
+            stand.wait(STOP_AT + stopping.frozen, may_end=[victim])
             victim.send(signal.SIGCONT)
-        stand.wait(STOP_AT + 120.0, may_end)
+        # A worker ends that finds itself hung; one that was frozen for longer than that takes, too, as it wakes.
+        stand.wait(STOP_AT + 120.0, may_end=[victim])
         end = stand.now
         arrivals = list(stand.taker.arrivals)
         gaps = [after - before for before, after in pairwise(arrivals) if after >= STOP_AT]
@@ -158,6 +158,7 @@ def measure_stop(bench: Bench, name: str, stopping: Stopping) -> dict[str, Any]:
             "student_orders_per_s": pace,
             "longest_gap_s": max([*gaps, end - arrivals[-1]]),
             "trained_orders": student.trained(end),
+            "stopped_one_ended": not victim.running,
         }
 
 
