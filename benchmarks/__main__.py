@@ -67,6 +67,8 @@ def main() -> None:
             report.write(figures, arguments.output / "bench.json")  # after each part: a long run may be cut short
     report.show(figures, console)
     console.print(f"all figures: {arguments.output / 'bench.json'}")
+    if figures.get("failed"):
+        sys.exit(1)
 
 
 if __name__ == "__main__":

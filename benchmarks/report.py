@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 BARS = {
@@ -112,6 +113,8 @@ def _lines(figures: dict[str, Any]) -> list[str]:
                 f"{name}: {ratio['bare_ms_per_order']:.1f} ms an order of 256; against a loop that fetches views and "
                 f"infers in one thread: {ratio['against_fetch_and_inference']:.2f}"
             )
+    for name, why in figures.get("failed", {}).items():
+        lines.append(f"[red]{name} failed[/]: {escape(why)}")
     for name, stop in figures.get("stops", {}).items():
         lines.append(
             f"{name}: longest wait of a step {stop['longest_wait_s']:.2f} s "

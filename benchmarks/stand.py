@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import sys
+import threading
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -53,14 +54,16 @@ class Stand:
         teachers: Sequence[ServiceTimes],
         seconds_per_order: float = 0.0,
         ready_orders: int = 0,
+        cancelled: threading.Event | None = None,
     ) -> None:
-        """Make the stream; `Taker` says what the last two are."""
+        """Make the stream; `Taker` says what a student is. A stand whose `cancelled` is set ends its waits."""
         self.workers: list[Process] = []
         self.began = 0.0
         """wall clock"""
         self._bench = bench
         self._name = name
         self._teachers = teachers
+        self._cancelled = cancelled or threading.Event()
         self._folder = bench.folder / f"stand-{name}"
         self._folder.mkdir()
         table = logits_table(NUM_SAMPLES, NUM_CLASSES)
@@ -104,7 +107,7 @@ class Stand:
         """Wait until that time.
 
         Raises:
-            RuntimeError: something ended that should run, or a label is wrong.
+            RuntimeError: something ended that should run, a label is wrong, or it was cancelled.
         """
         while self.now < until:
             self._check(may_end)
@@ -161,6 +164,8 @@ class Stand:
         time.sleep(0.5)
 
     def _check(self, may_end: Sequence[Process]) -> None:
+        if self._cancelled.is_set():
+            raise RuntimeError(f"{self._name}: cancelled")
         for process in [*self.workers, *([self._feeder] if self._feeder else [])]:
             if not process.running and process not in may_end:
                 raise RuntimeError(f"{self._name}: {process.name} has ended: {process.last_words()}")

@@ -9,9 +9,9 @@ sharing the cores can only lower what they come to.
 
 from __future__ import annotations
 
-import os
 import signal
-from collections.abc import Callable, Iterable
+import threading
+from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import pairwise
@@ -97,9 +97,9 @@ SIDE_BY_SIDE = (
 SCENARIOS = tuple(name for group in SIDE_BY_SIDE for name in group)
 
 
-def measure_steady(bench: Bench, name: str, steady: Steady) -> dict[str, Any]:
+def measure_steady(bench: Bench, name: str, steady: Steady, cancelled: threading.Event) -> dict[str, Any]:
     """What could be taken in the steady state, and the cores that it took."""
-    with Stand(bench, name.replace("_", "-"), steady.teachers) as stand:
+    with Stand(bench, name.replace("_", "-"), steady.teachers, cancelled=cancelled) as stand:
         joined = stand.now
         begin = joined + steady.settle if steady.begin is None else steady.begin
         if begin < joined:
@@ -129,11 +129,12 @@ def measure_steady(bench: Bench, name: str, steady: Steady) -> dict[str, Any]:
     }
 
 
-def measure_stop(bench: Bench, name: str, stopping: Stopping) -> dict[str, Any]:
+def measure_stop(bench: Bench, name: str, stopping: Stopping, cancelled: threading.Event) -> dict[str, Any]:
     """The longest wait of a step while one of four teachers stops."""
     last = ServiceTimes(((0.0, 1.0), (stopping.hangs_at, inf))) if stopping.hangs_at < inf else SECOND
     pace = stopping.pace * stopping.left
-    with Stand(bench, name.replace("_", "-"), (*(SECOND,) * 3, last), 1 / pace, READY) as stand:
+    teachers = (*(SECOND,) * 3, last)
+    with Stand(bench, name.replace("_", "-"), teachers, 1 / pace, READY, cancelled) as stand:
         victim = stand.workers[-1]
         stand.wait(STOP_AT)
         student = stand.taker.student
@@ -163,33 +164,45 @@ def measure_stop(bench: Bench, name: str, stopping: Stopping) -> dict[str, Any]:
 
 
 def run(bench: Bench, only: Iterable[str] = ()) -> dict[str, Any]:
-    """Measure all scenarios, or some; the ratio of scaling is that of the worst size."""
+    """Measure all scenarios, or some; the ratio of scaling is that of the worst size.
+
+    A scenario that fails is named among `failed`, and takes no other along.
+    """
     chosen = set(only) or set(SCENARIOS)
-    steady: dict[str, dict[str, Any]] = {}
-    stops: dict[str, dict[str, Any]] = {}
+    measured: dict[str, dict[str, Any]] = {}
+    failed: dict[str, str] = {}
     for group in SIDE_BY_SIDE:
-        names = [name for name in group if name in chosen]
-        with ThreadPoolExecutor(max(1, len(names))) as pool:
-            started = {name: pool.submit(_measure(name), bench, name) for name in names}
-            for name, future in started.items():
-                (stops if name in STOPS else steady)[name] = future.result()
-    ratios = {name: steady[name] for name in STEADY if name in steady}
-    sizes = {name: steady[name] for name in SIZES if name in steady}
+        _measure(bench, [name for name in group if name in chosen], measured, failed)
+    stops = {name: measured[name] for name in STOPS if name in measured}
+    sizes = {name: measured[name] for name in SIZES if name in measured}
+    ratios = {name: measured[name] for name in STEADY if name in measured}
     if sizes:
         ratios["scaling_16"] = min(sizes.values(), key=lambda figures: figures["median"])
-    figures: dict[str, Any] = {"ratios": ratios}
-    if sizes or any(name in steady for name in LARGE):
-        figures["scaling"] = {
-            str(len(measured["teachers"])): measured | {"machine_cores": os.cpu_count()}
-            for measured in (steady[name] for name in (*SIZES, *LARGE) if name in steady)
-        }
+    of_size = sizes | {name: measured[name] for name in LARGE if name in measured}
+    scaling = {str(len(each["teachers"])): each for each in of_size.values()}
+    figures: dict[str, Any] = {"ratios": ratios, "scaling": scaling, "stops": stops, "failed": failed}
     if stops:
-        figures["stops"] = stops
-        figures["longest_wait_s"] = max(figures["longest_wait_s"] for figures in stops.values())
+        figures["longest_wait_s"] = max(stop["longest_wait_s"] for stop in stops.values())
     return figures
 
 
-def _measure(name: str) -> Callable[[Bench, str], dict[str, Any]]:
-    if name in STOPS:
-        return lambda bench, name: measure_stop(bench, name, STOPS[name])
-    return lambda bench, name: measure_steady(bench, name, (STEADY | SIZES | LARGE)[name])
+def _measure(bench: Bench, names: Sequence[str], measured: dict[str, dict[str, Any]], failed: dict[str, str]) -> None:
+    """Measure some scenarios side by side."""
+    cancelled = threading.Event()
+
+    def measure(name: str) -> dict[str, Any]:
+        if name in STOPS:
+            return measure_stop(bench, name, STOPS[name], cancelled)
+        return measure_steady(bench, name, (STEADY | SIZES | LARGE)[name], cancelled)
+
+    with ThreadPoolExecutor(max(1, len(names))) as pool:
+        started = {name: pool.submit(measure, name) for name in names}
+        try:
+            for name, future in started.items():
+                try:
+                    measured[name] = future.result()
+                except Exception as error:
+                    failed[name] = str(error)
+        except BaseException:
+            cancelled.set()  # or the pool would wait for all of them
+            raise
