@@ -19,6 +19,9 @@ class Taken:
     """What could be taken in a stretch of time."""
 
     orders: int
+    """in sequence"""
+    labelled: int
+    """in that time, in sequence or not: what was labelled before it is no work of that time"""
     seconds: float
     ideal_orders: float
     """what the teachers can do in that time by arithmetic"""
@@ -27,8 +30,8 @@ class Taken:
 
     @property
     def ratio(self) -> float:
-        """Orders / ideal orders."""
-        return self.orders / self.ideal_orders
+        """Orders labelled and taken / ideal orders."""
+        return min(self.orders, self.labelled) / self.ideal_orders
 
     @property
     def rounds_spread(self) -> Spread | None:
@@ -37,12 +40,18 @@ class Taken:
 
 
 def taken(
-    arrivals: Sequence[float], partitions: int, begin: float, end: float, ideal: Callable[[float, float], float]
+    arrivals: Sequence[float],
+    labelled: Sequence[int],
+    partitions: int,
+    begin: float,
+    end: float,
+    ideal: Callable[[float, float], float],
 ) -> Taken:
     """What could be taken from the first to the last round that ended between two times; by the clock if none did.
 
     Args:
         arrivals: [orders taken so far] seconds, never falling.
+        labelled: [orders taken so far] orders that were labelled then, in sequence or not.
         partitions: P, orders of a round.
         begin: seconds.
         end: seconds.
@@ -55,10 +64,10 @@ def taken(
     ]
     if len(marks) < 2 or marks[-1][1] <= marks[0][1]:
         orders = sum(begin < arrival <= end for arrival in arrivals)
-        return Taken(orders, end - begin, ideal(begin, end), ())
+        return Taken(orders, orders, end - begin, ideal(begin, end), ())
     (first, since), (last, until) = marks[0], marks[-1]
     rounds = tuple(partitions / ideal(before, after) for (_, before), (_, after) in pairwise(marks) if after > before)
-    return Taken(last - first, until - since, ideal(since, until), rounds)
+    return Taken(last - first, labelled[last] - labelled[first], until - since, ideal(since, until), rounds)
 
 
 class PacedStudent:

@@ -27,6 +27,7 @@ from pipeline.datasets import open_dataset
 from pipeline.kafka.cluster import KafkaCluster
 from pipeline.names import teacher_group
 from pipeline.processes import DISTILLOG, Process, stop
+from pipeline.status import lag
 from pipeline.views import view_spec
 from pipeline.views.fetch import Fetcher
 from pipeline.wait import Deadline
@@ -132,6 +133,11 @@ class Stand:
             return self._admin.num_members([group]).get(group, 0)
         except BrokerUnavailable:
             return 0
+
+    def shares(self) -> dict[str, int]:
+        """Return how many partitions each worker has."""
+        (teacher,) = lag(self._bench.kafka, self.stream)["teachers"]
+        return {member["client_id"]: member["partitions"] for member in teacher["members"]}
 
     def _start(self) -> None:
         environment = {

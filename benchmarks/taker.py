@@ -53,6 +53,8 @@ class Taker(threading.Thread):
         super().__init__(name="taker", daemon=True)
         self.arrivals: list[float] = []
         """when the labels of all orders up to this one were there"""
+        self.labelled: list[int] = []
+        """how many orders were labelled then, in sequence or not"""
         self.student: PacedStudent | None = None
         """from its first step on"""
         self.failure: BaseException | None = None
@@ -107,6 +109,7 @@ class Taker(threading.Thread):
                     if not isinstance(values, Dense) or not np.array_equal(values.logits, expected):
                         raise ValueError(f"{held[0].address}: not what the table says")
                     self._next_offsets.append(held[0].next_offset)
+                    self.labelled.append(reader.num_records)
                     self.arrivals.append(now)
                     self._teach(now)
         finally:

@@ -107,14 +107,19 @@ def measure_steady(bench: Bench, name: str, steady: Steady, cancelled: threading
                 f"{name}: the last worker joined after {joined:.0f} s, measuring begins at {begin:.0f} s"
             )
         stand.wait(begin)
+        shares = [stand.shares()]
         before, since = stand.cpu(), stand.now
         stand.wait(begin + steady.seconds)
         cpu = cpu_between(before, stand.cpu(), stand.now - since)
-        result = taken(list(stand.taker.arrivals), stand.partitions, begin, begin + steady.seconds, stand.ideal)
+        shares.append(stand.shares())
+        arrivals, labelled = list(stand.taker.arrivals), list(stand.taker.labelled)
+        result = taken(arrivals, labelled, stand.partitions, begin, begin + steady.seconds, stand.ideal)
     rounds = result.rounds_spread
     return {
         "median": result.ratio,
         "runs": 1,
+        "labelled": result.labelled,
+        "orders": result.orders,
         "orders_per_s": result.orders / result.seconds,
         "ideal_orders_per_s": result.ideal_orders / result.seconds,
         "samples_per_s": ORDER_SIZE * result.orders / result.seconds,
@@ -125,6 +130,7 @@ def measure_steady(bench: Bench, name: str, steady: Steady, cancelled: threading
         "rounds": len(result.rounds),
         "rounds_quartiles": [rounds.low, rounds.high] if rounds else [],
         "teachers": [str(service) for service in steady.teachers],
+        "partitions": shares,
         "cores": cpu,
     }
 

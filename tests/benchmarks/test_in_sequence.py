@@ -6,13 +6,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from benchmarks.in_sequence import PacedStudent, taken
+from benchmarks.in_sequence import PacedStudent, Taken, taken
 
 P = 4
 
 
-def per_second(rate: float):  # type: ignore[no-untyped-def]
-    return lambda begin, end: rate * (end - begin)
+def of_rate(arrivals: list[float], begin: float, end: float, rate: float, ahead: int = 0) -> Taken:
+    """Beside teachers that do `rate` orders a second, of which `ahead` are labelled before their turn."""
+    labelled = [min(len(arrivals), number + 1 + ahead) for number in range(len(arrivals))]
+    return taken(arrivals, labelled, P, begin, end, lambda begin, end: rate * (end - begin))
 
 
 def test_what_keeps_up_with_its_teachers_is_the_ideal_however_it_bursts() -> None:
@@ -20,7 +22,7 @@ def test_what_keeps_up_with_its_teachers_is_the_ideal_however_it_bursts() -> Non
     # Two teachers with two partitions each: the second's labels of a round all wait for the first's last one.
     bursts = [float(s // P) + (0.5 if s % P == 0 else 1.0) for s in range(40)]
     for arrivals in (even, bursts):
-        result = taken(arrivals, P, 1.7, 9.2, per_second(4.0))
+        result = of_rate(arrivals, 1.7, 9.2, 4.0)
         assert result.ratio == pytest.approx(1.0)
         assert (result.orders, result.seconds) == (28, pytest.approx(7.0))
         assert result.rounds == pytest.approx([1.0] * 7)
@@ -28,12 +30,19 @@ def test_what_keeps_up_with_its_teachers_is_the_ideal_however_it_bursts() -> Non
 
 def test_what_comes_before_the_steady_state_counts_nothing() -> None:
     arrivals = [*[50.0] * 40, *(50 + 0.5 * (s + 1) for s in range(40))]
-    assert taken(arrivals, P, 51.0, 70.0, per_second(4.0)).ratio == pytest.approx(0.5)
+    assert of_rate(arrivals, 51.0, 70.0, 4.0).ratio == pytest.approx(0.5)
+
+
+def test_what_was_labelled_before_is_no_work_of_the_time_in_which_it_is_taken() -> None:
+    arrivals = [0.5 * (s + 1) for s in range(40)]
+    result = of_rate(arrivals, 0.0, 100.0, 1.5, ahead=10)
+    assert (result.orders, result.labelled) == (36, 26)
+    assert result.ratio == pytest.approx(26 / 27)
 
 
 def test_one_stalled_round_lowers_the_ratio_and_is_seen_in_the_spread() -> None:
     arrivals = [float(s + 1 + (8 if s >= 20 else 0)) for s in range(40)]
-    result = taken(arrivals, P, 0.0, 100.0, per_second(1.0))
+    result = of_rate(arrivals, 0.0, 100.0, 1.0)
     assert result.ratio == pytest.approx(36 / 44)
     assert min(result.rounds) == pytest.approx(4 / 12)
     assert result.rounds_spread is not None
@@ -41,9 +50,9 @@ def test_one_stalled_round_lowers_the_ratio_and_is_seen_in_the_spread() -> None:
 
 
 def test_less_than_a_round_is_taken_by_the_clock() -> None:
-    result = taken([1.0, 5.0, 8.0], P, 2.0, 12.0, per_second(2.0))
+    result = of_rate([1.0, 5.0, 8.0], 2.0, 12.0, 2.0)
     assert (result.orders, result.seconds, result.ratio, result.rounds) == (2, 10.0, 0.1, ())
-    assert taken([], P, 2.0, 12.0, per_second(2.0)).ratio == 0.0
+    assert of_rate([], 2.0, 12.0, 2.0).ratio == 0.0
 
 
 def paced(seconds_per_order: float, begin: float, arrivals: list[float]) -> PacedStudent:
