@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from benchmarks.service_times import ServiceTimes, ideal_orders
 from benchmarks.simulated import PROVIDER, SimulatedSession, logits_table, write_table_model
-from benchmarks.teachers import CHANGING, NUM_CHANGES, PERIOD, changing
+from benchmarks.teachers import NUM_CHANGES, PERIOD, changing
 
 SECONDS = st.floats(min_value=0.1, max_value=60.0)
 TIMES = st.floats(min_value=0.0, max_value=1000.0)
@@ -65,12 +65,15 @@ def test_the_ideal_is_the_sum_of_what_each_can_do() -> None:
     assert ideal_orders(teachers, 10.0, 110.0) == pytest.approx(202.0)
 
 
-def test_changing_speeds_change_each_teacher_each_time_and_their_sum_never() -> None:
+def test_changing_speeds_change_at_each_change_and_equal_shares_would_not_do() -> None:
     teachers = changing()
-    for period in range(NUM_CHANGES + 1):
-        assert sorted(teacher.steps[period][1] for teacher in teachers) == sorted(CHANGING)
-    assert all(before != after for t in teachers for (_, before), (_, after) in zip(t.steps, t.steps[1:], strict=False))
-    assert ideal_orders(teachers, 0.0, PERIOD) == pytest.approx(ideal_orders(teachers, 3 * PERIOD, 4 * PERIOD))
+    for change in range(1, NUM_CHANGES + 1):
+        assert sum(teacher.steps[change - 1][1] != teacher.steps[change][1] for teacher in teachers) >= 2
+    ideal = ideal_orders(teachers, PERIOD, (NUM_CHANGES + 1) * PERIOD)
+    slowest = min(teacher.orders(PERIOD, (NUM_CHANGES + 1) * PERIOD) for teacher in teachers)
+    # Even with all that may lie ready: 8 orders in each of 64 partitions.
+    assert (len(teachers) * slowest + 8 * 64) / ideal < 0.9
+    assert len(teachers) * slowest / ideal < 0.5
 
 
 def test_a_simulated_session_answers_from_its_models_table_and_takes_its_time(tmp_path: Path) -> None:
