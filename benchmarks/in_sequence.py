@@ -63,8 +63,9 @@ def taken(
         if begin <= arrivals[number] <= end
     ]
     if len(marks) < 2 or marks[-1][1] <= marks[0][1]:
-        orders = sum(begin < arrival <= end for arrival in arrivals)
-        return Taken(orders, orders, end - begin, ideal(begin, end), ())
+        before, until = bisect_right(arrivals, begin), bisect_right(arrivals, end)
+        counts = [0, *labelled]
+        return Taken(until - before, counts[until] - counts[before], end - begin, ideal(begin, end), ())
     (first, since), (last, until) = marks[0], marks[-1]
     rounds = tuple(partitions / ideal(before, after) for (_, before), (_, after) in pairwise(marks) if after > before)
     return Taken(last - first, labelled[last] - labelled[first], until - since, ideal(since, until), rounds)

@@ -32,8 +32,6 @@ from teacher_service.model import OnnxTeacher
 from teacher_service.serve import TeachOptions, prepare_worker
 from teacher_service.worker import WorkerOptions
 
-PROVIDER = "SimulatedExecutionProvider"
-
 
 def logits_table(num_samples: int, num_classes: int) -> npt.NDArray[np.float32]:
     """[n, C] logits of samples 0 to n - 1; each is surest of class ID % C."""
@@ -68,8 +66,8 @@ class SimulatedSession:
         self._began = began
 
     def get_providers(self) -> list[str]:
-        """Say that it is a simulation."""
-        return [PROVIDER]
+        """Return what an order runs on that has to run in a child process: the real model, in no time."""
+        return ["CPUExecutionProvider"]
 
     def run(self, outputs: list[str], feeds: Mapping[str, npt.NDArray[Any]]) -> list[npt.NDArray[np.float32]]:
         """Answer a call of some rows, which takes its share of an order's time; for ever, where that is its time."""
@@ -89,6 +87,7 @@ class SimulatedTeacher(OnnxTeacher):
     def __init__(self, path: Path, teacher: Teacher, session: SimulatedSession) -> None:
         self.teacher = teacher
         self.path = path
+        self.threads = 1
         self._session = session
 
 
@@ -109,6 +108,7 @@ def main() -> int:
         session = SimulatedSession(path, arguments.order_size, arguments.service, arguments.began)
         return SimulatedTeacher(path, teacher, session)
 
+    print(f"SIMULATION of an accelerator, {arguments.service} s for an order", file=sys.stderr)
     try:
         worker = prepare_worker(
             KafkaSettings(os.environ["KAFKA_BOOTSTRAP_SERVERS"]),

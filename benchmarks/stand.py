@@ -39,10 +39,12 @@ NUM_SAMPLES = 64 * ORDER_SIZE
 EPOCHS = 2_000
 """so that no stream ends: 128,000 orders"""
 TEACHER = "table"
-STARTING = 8
-"""workers that start at a time: more would take the cores from those that work already"""
+START_PAUSE = 1.5
+"""seconds between the starts of two processes, of all stands: each takes a core for as long, from those that work"""
 JOIN = 900.0
-"""seconds for all to join: the self-check of a worker takes the time of six orders"""
+"""seconds for all to join: the self-check of a worker takes the time of seven orders"""
+
+_starting = threading.Lock()
 
 
 class Stand:
@@ -153,13 +155,14 @@ class Stand:
         self._feeder = Process("feeder", feed, self._folder / "feeder.log", environment=environment)
         deadline = Deadline(JOIN)
         for number, service in enumerate(self._teachers):
-            while number - self.num_members() >= STARTING:
-                self._wait_to_join(deadline)
+            self._check(())
             command: list[str] = [sys.executable, "-m", "benchmarks.simulated", self._name, str(self._model)]
             command += ["--worker", f"w{number:02d}", "--order-size", str(ORDER_SIZE)]
             command += ["--service", str(service), "--began", repr(self.began)]
             log = self._folder / f"worker-{number:02d}.log"
-            self.workers.append(Process(f"worker {number}", command, log, environment=environment))
+            with _starting:
+                self.workers.append(Process(f"worker {number}", command, log, environment=environment))
+                time.sleep(START_PAUSE)
         while self.num_members() < len(self._teachers):
             self._wait_to_join(deadline)
 

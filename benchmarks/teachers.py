@@ -44,7 +44,7 @@ class Steady:
     teachers: tuple[ServiceTimes, ...]
     settle: float = 30.0
     """seconds that are cut, from the last worker's joining on"""
-    seconds: float = 100.0
+    seconds: float = 140.0
     """then what is measured"""
     begin: float | None = None
     """in place of `settle`: seconds since the workers were started"""
@@ -76,9 +76,9 @@ STOP_AT = 110.0
 """seconds since the workers were started: the student has begun, after 256 orders of four teachers"""
 
 STEADY = {
-    "teachers_equal": Steady((SECOND,) * 4),
-    "straggler_10x": Steady((ServiceTimes.constant(10.0), *(SECOND,) * 3), settle=60.0, seconds=130.0),
-    "straggler_50x": Steady((ServiceTimes.constant(50.0), *(SECOND,) * 3), settle=60.0, seconds=130.0),
+    "teachers_equal": Steady((SECOND,) * 4, seconds=200.0),
+    "straggler_10x": Steady((ServiceTimes.constant(10.0), *(SECOND,) * 3), settle=120.0, seconds=300.0),
+    "straggler_50x": Steady((ServiceTimes.constant(50.0), *(SECOND,) * 3), settle=90.0, seconds=220.0),
     # From right before the first change on, to where the sixth would be: so five changes, and as long after each.
     "speeds_changing": Steady(changing(), seconds=NUM_CHANGES * PERIOD, begin=PERIOD),
 }
@@ -86,7 +86,7 @@ STOPS = {
     "frozen_60s": Stopping(pace=0.8, left=4, frozen=60.0),
     "hangs_for_ever": Stopping(pace=0.8, left=3, hangs_at=STOP_AT),
 }
-SIZES = {f"scaling_{number}": Steady((SECOND,) * number, seconds=80.0) for number in (1, 2, 4, 8, 16)}
+SIZES = {f"scaling_{number}": Steady((SECOND,) * number) for number in (1, 2, 4, 8, 16)}
 LARGE = {f"scaling_{number}": Steady((SECOND,) * number, seconds=80.0) for number in (32, 64)}
 """printed, without a bar: where the rest goes on the cores that there are"""
 SIDE_BY_SIDE = (
@@ -155,10 +155,10 @@ def measure_stop(bench: Bench, name: str, stopping: Stopping, cancelled: threadi
         lead = len(stand.taker.arrivals) - student.trained(stand.now)
         if stopping.frozen:
             victim.send(signal.SIGSTOP)
-            stand.wait(STOP_AT + stopping.frozen, may_end=[victim])
+            stand.wait(STOP_AT + stopping.frozen)
             victim.send(signal.SIGCONT)
-        # A worker ends that finds itself hung; one that was frozen for longer than that takes, too, as it wakes.
-        stand.wait(STOP_AT + 120.0, may_end=[victim])
+        # A worker that finds itself hung ends; one that was frozen goes on.
+        stand.wait(STOP_AT + 120.0, may_end=[] if stopping.frozen else [victim])
         end = stand.now
         arrivals = list(stand.taker.arrivals)
         gaps = [after - before for before, after in pairwise(arrivals) if after >= STOP_AT]
@@ -212,7 +212,7 @@ def _measure(bench: Bench, names: Sequence[str], measured: dict[str, dict[str, A
                 try:
                     measured[name] = future.result()
                 except Exception as error:
-                    failed[name] = str(error)
+                    failed[name] = str(error)[:300]
         except BaseException:
             cancelled.set()  # or the pool would wait for all of them
             raise

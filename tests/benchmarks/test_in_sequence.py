@@ -53,6 +53,7 @@ def test_less_than_a_round_is_taken_by_the_clock() -> None:
     result = of_rate([1.0, 5.0, 8.0], 2.0, 12.0, 2.0)
     assert (result.orders, result.seconds, result.ratio, result.rounds) == (2, 10.0, 0.1, ())
     assert of_rate([], 2.0, 12.0, 2.0).ratio == 0.0
+    assert taken([1.0, 5.0, 8.0], [4, 5, 5], P, 2.0, 12.0, lambda begin, end: 1.0).labelled == 1
 
 
 def paced(seconds_per_order: float, begin: float, arrivals: list[float]) -> PacedStudent:

@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from benchmarks.service_times import ServiceTimes, ideal_orders
-from benchmarks.simulated import PROVIDER, SimulatedSession, logits_table, write_table_model
+from benchmarks.simulated import SimulatedSession, logits_table, write_table_model
 from benchmarks.teachers import NUM_CHANGES, PERIOD, changing
 
 SECONDS = st.floats(min_value=0.1, max_value=60.0)
@@ -86,4 +86,3 @@ def test_a_simulated_session_answers_from_its_models_table_and_takes_its_time(tm
     (answer,) = session.run(["logits"], {"number": np.array([3, 19, 3, 0])})
     assert time.time() - began >= 0.1  # half an order
     assert np.array_equal(answer, table[[3, 19, 3, 0]])
-    assert session.get_providers() == [PROVIDER]
