@@ -15,7 +15,7 @@ import numpy as np
 
 from pipeline.datasets.base import Ints
 from pipeline.wait import Deadline
-from schemas.errors import DecodeError
+from schemas.errors import ChildLost, DecodeError
 from schemas.records import WorkOrder
 from teacher_service.apart import Child, Death, Labels, Stopped
 from teacher_service.chain import Job, Parcel
@@ -24,6 +24,8 @@ from teacher_service.parcels import Parcels
 
 log = logging.getLogger(__name__)
 
+MOST_DEADLY = 8
+"""rows of one order that may end their process: more are a mount that hangs, or code that is broken, and no samples"""
 IDLE = 30.0
 """seconds without a suspicious order after which the child, which holds a model, is ended"""
 
@@ -156,6 +158,12 @@ class _Search:
             how = first if again.how == first else f"{first}, then {again.how}"
             self._deadly[row] = f"ended the process that labelled it alone, twice: {how}"
             log.warning("order %d: sample %d %s; to the dead letters", sequence, sample_ids[row], self._deadly[row])
+            if len(self._deadly) > MOST_DEADLY:
+                raise ChildLost(
+                    f"order {sequence}: more than {MOST_DEADLY} of its samples end whatever labels them ({how}): a "
+                    "mount that hangs, or a dataset, view or model whose code is broken? Nothing of the order was "
+                    "committed; start the worker again when that is mended"
+                )
             return []
         log.warning("order %d: %d rows ended their process (%s): halving them", sequence, len(rows), death.how)
         pieces: list[Labels] = []

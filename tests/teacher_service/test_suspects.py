@@ -22,7 +22,7 @@ from pipeline.wait import Deadline
 from schemas.codecs import CodecSpec, Dense
 from schemas.errors import ChildLost
 from schemas.records import DeadLetter, SoftTargets, TeacherInput
-from teacher_service import watchdog
+from teacher_service import suspects, watchdog
 from teacher_service.chain import Chain, Job, Mark, Parcel
 from teacher_service.child import encode_task
 from teacher_service.model import OnnxTeacher
@@ -191,6 +191,17 @@ def test_an_order_whose_every_row_is_deadly_goes_to_the_dead_letters_by_row(tmp_
     bench.suspects.stop()
     assert rows(parcel) == {}
     assert [letters(parcel)[row].reason.split()[-1] for row in (0, 1)] == ["SIGFPE", "SIGBUS"]
+
+
+def test_more_deadly_rows_than_samples_can_be_are_the_fault_of_something_else(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(suspects, "MOST_DEADLY", 1)
+    bench.let(0, "SIGABRT")
+    bench.let(1, "SIGABRT")
+    with pytest.raises(ChildLost, match=rf"order {SEQUENCE}: more than 1 of its samples .*SIGABRT.*mount that hangs"):
+        bench.apart()
+    assert bench.done.empty()
 
 
 @pytest.mark.parametrize(
