@@ -50,11 +50,14 @@ class Clock:
     @property
     def overdue(self) -> bool:
         """Whether the work in hand takes so much longer than it did lately that it may never end."""
-        since, (seconds, samples) = self.since, self._lately
-        if since is None:
-            return False
-        usual = seconds / samples * self._num_samples if samples else 0.0
-        return time.monotonic() - since > max(OVERDUE, OVERDUE_FACTOR * usual)
+        since = self.since
+        return since is not None and time.monotonic() - since > max(OVERDUE, OVERDUE_FACTOR * self.usual)
+
+    @property
+    def usual(self) -> float:
+        """Seconds that the work in hand would have taken lately; 0 while nothing is known, or in hand."""
+        seconds, samples = self._lately
+        return seconds / samples * self._num_samples if samples and self.since is not None else 0.0
 
     def measured(self, seconds: float, num_samples: int) -> None:
         """Take in how long some samples took."""

@@ -18,12 +18,9 @@ from dataclasses import replace
 
 from kafka import TopicPartition
 
-from pipeline.kafka.bids import Bid
 from pipeline.kafka.log import Admin, Cluster, Commit, Member, Membership, Polled
-from pipeline.kafka.shares import Claim, gain
 from pipeline.names import soft_targets_topic, teacher_group, work_orders_topic
-from pipeline.sequence import Sequence
-from schemas.commits import LeaseNote, decode_next_sequence, encode_next_sequence
+from schemas.commits import LeaseNote, encode_next_sequence
 from schemas.errors import BrokerUnavailable, LogTrimmed, PositionOutOfRange, StreamChanged
 from schemas.records import Manifest, Teacher
 from teacher_service.chain import PROBATION, Chain, Job, Mark, is_abandoned
@@ -46,8 +43,6 @@ class Leases:
         teacher: Teacher,
         producer: Callable[[], int | None],
         unhurried: Callable[[], AbstractContextManager[None]],
-        speed: Callable[[], float] = lambda: 0.0,
-        stuck: Callable[[], set[int]] = set,
     ) -> None:
         self.chains: dict[int, Chain] = {}
         """by partition"""
@@ -57,21 +52,13 @@ class Leases:
         self._manifest = manifest
         self._producer = producer
         """the generation of the producer in place; None: there is none"""
-        self._speed = speed
-        """samples per second; 0: not known"""
-        self._stuck = stuck
-        """partitions of which an order may never end"""
-        self.bid_speed = 0.0
-        """what was said of it when the partitions were shared out last"""
-        self._bid_pinned: tuple[int, ...] = ()
-        """the same"""
-        self._num_orders = Sequence.of(manifest).num_orders
         self._unhurried = unhurried
         """around what may take long and is no hang"""
         self._group = teacher_group(manifest, teacher.name)
         self._orders = work_orders_topic(manifest.stream)
         self._targets = soft_targets_topic(manifest.stream, teacher.name)
-        self._admin: Admin = cluster.admin(ANSWER)
+        self.admin: Admin = cluster.admin(ANSWER)
+        """for the polling thread, which has no time to lose"""
         self._membership: Membership | None = None
         self._in_place = False
         """the positions of the membership are those of the chains"""
@@ -86,7 +73,7 @@ class Leases:
 
     def close(self) -> None:
         """Close the client beside the member's."""
-        self._admin.close()
+        self.admin.close()
 
     @property
     def in_hand(self) -> int:
@@ -94,58 +81,13 @@ class Leases:
         return sum(chain.in_hand for chain in list(self.chains.values()))
 
     @property
-    def settled(self) -> bool:
-        """Whether it is a member whose chains are those of its partitions."""
-        return self._in_place
-
-    @property
-    def freed(self) -> bool:
-        """Whether partitions are free to move that were not when they were shared out last."""
-        return bool(self._bid_pinned) and not self._stuck() & set(self._bid_pinned)
-
-    def bid(self) -> Bid:
-        """What this worker says of itself when the partitions are shared out; called by the client's thread."""
-        self.bid_speed = self._speed()
-        chains = list(self.chains.values())
-        left = {chain.partition: self._left(chain.done) for chain in chains}
-        self._bid_pinned = tuple(sorted(self._stuck() & left.keys()))
-        return Bid(self.bid_speed, left, self._bid_pinned)
-
-    def gain(self, own_speed: float) -> float:
-        """By which factor the group would be done sooner if the partitions were shared out anew; 1 if nobody knows.
-
-        Others are as fast as they said when they joined.
-
-        Raises:
-            BrokerUnavailable: no answer.
-        """
-        orders = [TopicPartition(self._orders, partition) for partition in range(self._manifest.partitions)]
-        with self._unhurried():
-            members = self._admin.members(self._group)
-            committed = self._admin.committed({self._group: orders}).get(self._group, {})
-        if self._membership is None or not all(member.bid.speed for member in members):
-            return 1.0  # a rebalance is under way
-        left: dict[int, int] = {}
-        for at, commit in committed.items():
-            sequence = decode_next_sequence(commit.metadata, at.partition, self._manifest.partitions, commit.offset)
-            if sequence is not None:
-                left[at.partition] = self._left(Mark(commit.offset, sequence))
-        claims = {}
-        for one in members:
-            speed, pinned = one.bid.speed, one.bid.pinned
-            if one.member_id == self._membership.member_id:
-                speed, pinned = own_speed, tuple(self._stuck())
-            of_member = {partition: left[partition] for partition in one.partitions if partition in left}
-            claims[one.member_id] = Claim(0, one.partitions, Bid(speed, of_member, pinned))
-        return gain(self._manifest.partitions, claims)
+    def member_id(self) -> str | None:
+        """Of the member whose chains are those of its partitions; None while it is none."""
+        return self._membership.member_id if self._in_place and self._membership else None
 
     def ask_anew(self) -> None:
         """Ask for the partitions to be shared out anew."""
         self._member.rejoin()
-
-    def _left(self, mark: Mark) -> int:
-        """Orders of a partition from a mark to the stream's end."""
-        return len(range(mark.sequence, self._num_orders, self._manifest.partitions))
 
     @property
     def begun(self) -> int:
@@ -266,7 +208,7 @@ class Leases:
         orders = [TopicPartition(self._orders, partition) for partition in range(self._manifest.partitions)]
         with self._unhurried():
             ends = self._member.ends(orders)
-            committed = self._admin.committed({self._group: orders}).get(self._group, {})
+            committed = self.admin.committed({self._group: orders}).get(self._group, {})
         return all(not ends[tp] or (tp in committed and committed[tp].offset >= ends[tp]) for tp in orders)
 
     def _owned(self) -> set[int]:
@@ -303,7 +245,7 @@ class Leases:
                 "the number that it began with: make the stream anew"
             )
         orders = [TopicPartition(self._orders, partition) for partition in sorted(partitions)]
-        committed = self._admin.committed({self._group: orders}).get(self._group, {})
+        committed = self.admin.committed({self._group: orders}).get(self._group, {})
         fresh: dict[int, Commit | None] = {}
         for topic_partition in orders:
             partition, there = topic_partition.partition, committed.get(topic_partition)
@@ -334,7 +276,7 @@ class Leases:
 
     def _members(self, holders: set[str]) -> set[str]:
         """Members of the group, asked for only where partitions had other holders."""
-        return {member.member_id for member in self._admin.members(self._group)} if holders else set()
+        return {member.member_id for member in self.admin.members(self._group)} if holders else set()
 
     def _own_commits(self, chain: Chain) -> set[Commit | None]:
         """What the group may show if nobody but this worker committed; None: it shows nothing."""

@@ -23,7 +23,9 @@ FACTOR = 10.0
 MIN_DEADLINE = 30.0
 """seconds; below it, a slow disk or a busy machine would be taken for a hang"""
 FIRST_DEADLINE = 600.0
-"""seconds, while no order's time is known: a large model on a small machine needs minutes"""
+"""seconds, while nothing is known: a large model on a small machine needs minutes"""
+COLD_DEADLINE = 120.0
+"""seconds for a first order, at least, when only the self-check is known, which may have read what was read before"""
 BACKSTOP = 300.0
 """seconds beyond a deadline: its timer goes on while the process is frozen, and goes off when it wakes"""
 LEAVE = 17.0
@@ -83,7 +85,10 @@ class Watchdog:
 
     @staticmethod
     def _deadline(clock: Clock) -> float:
-        return max(MIN_DEADLINE, FACTOR * clock.smoothed) if clock.smoothed else FIRST_DEADLINE
+        if clock.smoothed:
+            return max(MIN_DEADLINE, FACTOR * clock.smoothed)
+        usual = clock.usual  # as the self-check had it
+        return max(COLD_DEADLINE, FACTOR * usual) if usual else FIRST_DEADLINE
 
 
 def _end_in(seconds: float) -> None:

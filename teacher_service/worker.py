@@ -27,6 +27,7 @@ from pipeline.wait import Deadline
 from schemas.errors import BrokerUnavailable, DistillogError, StreamChanged, WorkerHung
 from schemas.records import Manifest, Teacher
 from teacher_service.asking import GAIN, Asking
+from teacher_service.bidding import Bidding
 from teacher_service.chain import Job, Parcel
 from teacher_service.child import encode_task
 from teacher_service.intake import Intake
@@ -184,7 +185,7 @@ class Worker:
                 # Small fetches, and all that came at once: each partition has its turn, so orders come nearly in
                 # sequence. A poll that takes less leaves one partition half read, which the next fetch passes over.
                 fetch_bytes=2 * batch_bytes(self._manifest),
-                bid=lambda: leases.bid(),  # it is asked for in polls, so when there are leases
+                bid=lambda: bidding.bid(),  # asked for in polls, so when there is one
             )
             closing.callback(member.close)
             leases = Leases(
@@ -194,16 +195,22 @@ class Worker:
                 self._teacher,
                 lambda: self._publisher.generation,
                 watchdog.disarmed,
+            )
+            closing.callback(leases.close)
+            bidding = Bidding(
+                self._manifest,
+                self._teacher,
+                leases.chains,
+                leases.admin,
                 lambda: self._stages.speed,
                 lambda: self._stages.stuck() | self._suspects.partitions,
             )
-            closing.callback(leases.close)
             self._publisher.start()
             self._stages.start()
             self._suspects.start()
             try:
                 with watchdog:
-                    self._loop(leases, guard, watchdog)
+                    self._loop(leases, bidding, guard, watchdog)
                     self._finish(leases, watchdog)
             except WorkerHung:
                 # At once, and nothing else: the others wait for its partitions, and see that it left without grace.
@@ -213,7 +220,7 @@ class Worker:
                 raise
             self._leave(leases)
 
-    def _loop(self, leases: Leases, guard: TopicGuard, watchdog: Watchdog) -> None:
+    def _loop(self, leases: Leases, bidding: Bidding, guard: TopicGuard, watchdog: Watchdog) -> None:
         """Poll, hand over, commit what is whole."""
         intake = Intake(self._manifest, leases, guard)
         committed = shown = time.monotonic()
@@ -232,7 +239,7 @@ class Worker:
                 log.warning("%s; trying again", error)
                 self._stop.wait(0.5)
             self._begin(leases.to_begin())
-            self._ask(leases, asking, intake)
+            self._ask(leases, bidding, asking, intake, watchdog)
             guard.check()
             leases.refuse_long_wait(JOIN_PATIENCE)
             if time.monotonic() - shown >= 1.0:
@@ -244,17 +251,19 @@ class Worker:
                 elif idle.over:
                     return
 
-    def _ask(self, leases: Leases, asking: Asking, intake: Intake) -> None:
+    def _ask(self, leases: Leases, bidding: Bidding, asking: Asking, intake: Intake, watchdog: Watchdog) -> None:
         """Ask for other shares where speeds or a stream's end make these bad ones."""
         now = time.monotonic()
         if leases.num_rebalances != self.report.rebalances:
             self.report.rebalances = leases.num_rebalances
-            asking.shared_out(now, leases.bid_speed)
-        idle = leases.settled and (leases.freed or not (leases.in_hand or intake.waiting))
-        if (speed := asking.look(now, self._stages.speed, idle)) is None:
+            asking.shared_out(now, bidding.last.speed)
+        me = leases.member_id
+        idle = me is not None and (bidding.freed or not (leases.in_hand or intake.waiting))
+        if (speed := asking.look(now, self._stages.speed, idle)) is None or me is None:
             return
         try:
-            would_gain = leases.gain(speed)
+            with watchdog.disarmed():
+                would_gain = bidding.gain(me, speed)
         except BrokerUnavailable as error:
             log.debug("asking what others have to do: %s", error)
             return

@@ -51,6 +51,20 @@ def test_a_first_order_may_take_minutes(stages: Stages) -> None:
     dog.release()
 
 
+def test_a_first_order_after_a_self_check_has_ten_times_what_that_took_or_two_minutes(stages: Stages) -> None:
+    dog = Watchdog(stages)
+    clock = stages.inferring
+    for seconds, deadline in ((0.01, watchdog_module.COLD_DEADLINE), (30.0, 300.0)):
+        clock.measured(1000 * seconds, 1000)
+        clock.start(1)
+        clock.since = time.monotonic() - deadline + 5.0
+        dog.check()
+        clock.since = time.monotonic() - deadline - 5.0
+        with pytest.raises(WorkerHung):
+            dog.check()
+    dog.release()
+
+
 def test_a_polling_thread_that_hangs_is_ended_by_the_backstop() -> None:
     code = (
         "import time; from types import SimpleNamespace; from teacher_service import watchdog\n"
