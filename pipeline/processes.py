@@ -13,6 +13,7 @@ import sysconfig
 import threading
 from collections import deque
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import IO
 
@@ -51,9 +52,13 @@ class Running:
             os.killpg(self.pid, number)
 
     def kill(self) -> None:
-        """SIGKILL, as a crash or the kernel's memory killer would."""
+        """SIGKILL, as a crash or the kernel's memory killer would; waits some seconds for it.
+
+        One that hangs in the kernel (storage that is away) ends when it comes back from there.
+        """
         self.send(signal.SIGKILL)
-        self.popen.wait(GRACE)
+        with suppress(subprocess.TimeoutExpired):
+            self.popen.wait(GRACE)
 
     def last_words(self) -> str:
         """Return the last error that it wrote, else its last line."""

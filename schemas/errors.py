@@ -143,8 +143,6 @@ class FleetFailed(DistillogError):
 class ChildLost(DistillogError):
     """The child process in which a worker labels a suspicious order ended, and not by the fault of a sample."""
 
-    passing: ClassVar[bool] = True
-
 
 class CheckpointError(DistillogError):
     """A checkpoint is missing, damaged or of another run."""

@@ -170,8 +170,8 @@ class Chain:
         num_done = (self.done.sequence - self.start.sequence) // self.stride
         if start.probation is None or start.probation + num_done >= PROBATION:
             return LeaseNote(self._holder)
-        # The first order in hand is the one expected: of others none was begun.
-        attempts = any(isinstance(taken.job.order, WorkOrder) for taken in self._taken)
+        # The first order in hand is the one expected: of others none was begun. Whoever leaves was not ended by it.
+        attempts = bool(self._holder) and any(isinstance(taken.job.order, WorkOrder) for taken in self._taken)
         return LeaseNote(self._holder, start.probation + num_done, (0 if num_done else start.attempts) + attempts)
 
     def judge(self, sequence: int) -> Verdict:

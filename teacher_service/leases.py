@@ -262,7 +262,10 @@ class Leases:
             # A start that the group does not know is committed soon: without offsets it would be looked for each time.
             known = start if fresh[partition] is not None else None
             probation = 0 if partition in abandoned else start.note.probation
-            start = replace(start, note=LeaseNote(me, probation, start.note.attempts))
+            attempts = start.note.attempts
+            if attempts and start.note.holder and partition not in abandoned:
+                attempts -= 1  # the one in hand ended nobody: its worker is alive
+            start = replace(start, note=LeaseNote(me, probation, attempts))
             self.chains[partition] = Chain(partition, producer, start, self._manifest.partitions, known)
             self._seek(partition, start.offset)
         if abandoned:

@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+import logging
 import signal
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from pipeline.exit_codes import CRASHED, PASSING
+from pipeline.exit_codes import CRASHED, FINAL, PASSING
 from pipeline.processes import HeardProcess
 from schemas.errors import FleetFailed
 from teacher_service.places import Place
+
+log = logging.getLogger(__name__)
+
+_USAGE = 2
+"""click's exit code for options that it does not know"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,6 +82,9 @@ class Slot:
         if self.process.running:
             if not self.wanted and now >= self._kill_at:
                 self.process.kill()
+                if self.process.running:
+                    log.warning("%s: process %d does not even end by SIGKILL: left alone", self.name, self.process.pid)
+                    self.process = None
             return None
         ended, self.process = self.process, None
         return ended
@@ -93,7 +102,7 @@ class Slot:
             FleetFailed: its error cannot come right, or it crashes again and again.
         """
         code, words = ended.popen.returncode, ended.last_words()
-        if code in (1, 2):
+        if code in (FINAL, _USAGE):
             raise FleetFailed(f"worker {self.name}: {words}")
         how = f"was killed by {signal.Signals(-code).name}" if code < 0 else f"ended with exit code {code}"
         short = now - self.began < self._limits.steady

@@ -39,6 +39,7 @@ class Watchdog:
     def __init__(self, stages: Stages) -> None:
         self._clocks = {"loading": stages.loading, "inference": stages.inferring}
         self._armed = 0.0
+        self._hung = False
 
     def __enter__(self) -> Watchdog:
         return self
@@ -46,14 +47,16 @@ class Watchdog:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        if kind is WorkerHung:  # leaving may hang as well
+        if kind is WorkerHung:  # leaving may hang as well, and so may the interpreter's end, which joins threads
+            self._hung = True
             _end_in(LEAVE)
         else:
             self.release()
 
     def release(self) -> None:
-        """Nothing is watched any more."""
-        faulthandler.cancel_dump_traceback_later()
+        """Nothing is watched any more, unless the process is to end because of a hang."""
+        if not self._hung:
+            faulthandler.cancel_dump_traceback_later()
 
     def check(self) -> None:
         """Compare the stages with their deadlines and push the backstop back.

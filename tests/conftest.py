@@ -11,10 +11,15 @@ from pathlib import Path
 from typing import Protocol, TypeVar
 
 import pytest
+from hypothesis import settings
 from support.processes import Distillog, distillog_commands
 
 from pipeline.broker.local import LocalBroker
 from pipeline.kafka.settings import KafkaSettings
+
+# How long an example takes depends on what else the machine does.
+settings.register_profile("untimed", deadline=None)
+settings.load_profile("untimed")
 
 T = TypeVar("T")
 

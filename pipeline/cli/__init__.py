@@ -14,9 +14,9 @@ from typing import Any, ClassVar
 import click
 
 from pipeline import stop_signals
-from pipeline.exit_codes import CRASHED, PASSING
+from pipeline.exit_codes import CRASHED, FINAL, PASSING
 from pipeline.user_code import one_line, said
-from schemas.errors import DistillogError
+from schemas.errors import ChildLost, DistillogError
 
 SUPERVISED = "distillog.supervised"
 """Key of a context's `meta` that a command sets whose exit code is read by a supervisor."""
@@ -64,7 +64,7 @@ class Distillog(click.Group):
             if verbose:
                 click.echo(traceback.format_exc().rstrip(), err=True)
             click.echo(f"error: {' '.join(str(error).split())}", err=True)
-            ctx.exit(PASSING if error.passing and ctx.meta.get(SUPERVISED) else error.exit_code)
+            ctx.exit(_of_supervised(error) if ctx.meta.get(SUPERVISED) else error.exit_code)
         except KeyboardInterrupt:
             ctx.exit(stop_signals.INTERRUPTED)
         except click.Abort as error:
@@ -136,3 +136,10 @@ def main(bootstrap_servers: str | None, kafka_config: Path | None, verbose: bool
     Every option can be set in the environment: DISTILLOG_<COMMAND>_<OPTION>.
     """
     _configure_logging(verbose)
+
+
+def _of_supervised(error: DistillogError) -> int:
+    """Say with an exit code whether another process may fare better."""
+    if isinstance(error, ChildLost):
+        return CRASHED  # of the child: again and again is once too often
+    return PASSING if error.passing else FINAL

@@ -19,6 +19,8 @@ from pipeline.kafka.bids import Bid
 
 WORTH_MOVING = 1.01
 """An apportionment that would be done sooner by less than this factor moves nothing: it is noise."""
+WORTH_MOVING_ALL = 1.05
+"""The same for the apportionment that asks nobody what he has."""
 
 _NOTHING_LEFT = 1e-3
 """Orders that a finished partition counts as, so that it has an owner, too, and weighs nothing beside another."""
@@ -56,11 +58,12 @@ def apportion(partitions: int, claims: Claims) -> Shares:
     race = _Race(partitions, claims)
     anew = race.placed({member: [] for member in claims})
     least = race.longest(anew)
-    # What would move less comes first, and is taken if it is as good.
-    for begun in (race.owned, race.trimmed(race.owned, least)):
-        shares = race.placed(begun)
-        if race.longest(shares) <= WORTH_MOVING * least:
-            return race.with_pinned(shares)
+    # What would move less comes first, and is taken if it is as good; only where neither is good enough all may move.
+    few = [race.placed(begun) for begun in (race.owned, race.trimmed(race.owned, least))]
+    for worth in (WORTH_MOVING, WORTH_MOVING_ALL):
+        for shares in few:
+            if race.longest(shares) <= worth * least:
+                return race.with_pinned(shares)
     return race.with_pinned(anew)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 from dataclasses import replace
 from typing import Any
 
@@ -10,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pipeline.kafka.bids import Bid
-from pipeline.kafka.shares import WORTH_MOVING, Claim, Shares, apportion, gain, share_out
+from pipeline.kafka.shares import WORTH_MOVING, WORTH_MOVING_ALL, Claim, Shares, apportion, gain, share_out
 
 Group = tuple[int, dict[str, Claim]]
 SPEEDS = st.one_of(st.sampled_from([1.0, 1.0, 0.1, 0.02, 8.0]), st.floats(1e-3, 1e6))
@@ -107,7 +108,7 @@ def test_the_last_one_is_done_at_most_twice_as_late_as_work_without_pieces_would
     speeds = {member: claim.bid.speed for member, claim in claims.items()}
     wanted = apportion(partitions, claims)
     last = max(sum(left[p] for p in wanted[member]) / speeds[member] for member in speeds)
-    assert last <= 2 * WORTH_MOVING * max(sum(left) / sum(speeds.values()), max(left) / max(speeds.values()))
+    assert last <= 2 * WORTH_MOVING_ALL * max(sum(left) / sum(speeds.values()), max(left) / max(speeds.values()))
 
 
 @given(
@@ -194,6 +195,19 @@ def test_what_is_pinned_stays_and_all_else_moves_as_if_it_were_not_there() -> No
     assert apportion(20, claims) == {"hung": [3], "well": [0, 1, 2, *range(4, 20)]}
     settled = {"hung": replace(hung, owned=(3,)), "well": replace(claims["well"], owned=(0, 1, 2, *range(4, 20)))}
     assert gain(20, settled) == 1.0
+
+
+@pytest.mark.parametrize(("members", "spread"), [(16, 0.1), (8, 0.5), (4, 0.5)])
+def test_when_a_member_leaves_hardly_more_than_its_own_partitions_move(members: int, spread: float) -> None:
+    draw = random.Random(members)
+    left = {partition: round(1000 * (1 - spread * draw.random())) for partition in range(64)}
+    speeds = {f"m{number:02d}": 1 + 0.02 * draw.random() for number in range(members)}
+    claims = {name: Claim(-1, (), Bid(speed, left)) for name, speed in speeds.items()}
+    settled = next_round(share_out(64, claims), claims)
+    gone = settled.pop("m00")
+    wanted = apportion(64, settled)
+    moved = sum(len(set(claim.owned) - set(wanted[name])) for name, claim in settled.items())
+    assert moved <= len(gone.owned)
 
 
 def test_nobody_pins_what_another_owns() -> None:

@@ -234,14 +234,14 @@ def test_an_attempt_counts_until_there_is_progress_whoever_makes_it() -> None:
     assert commit(chain).note == LeaseNote("me", 4, 0)
 
 
-def test_who_leaves_says_so_and_takes_no_attempt_back() -> None:
+def test_who_leaves_says_so_and_counts_no_attempt_that_did_not_end_it() -> None:
     chain = held(probation=0)
     first, _ = chain.accept(0, order(0)), chain.accept(1, order(P))
     commit(chain)
     assert chain.to_begin() == [first]
     chain.leave()
     assert chain.dirty
-    assert commit(chain).note == LeaseNote("", 0, 1)
+    assert commit(chain).note == LeaseNote("", 0, 0)  # what it had begun did not end it
     idle = held(probation=5)
     idle.accept(0, order(0))
     idle.leave()

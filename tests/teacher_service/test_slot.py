@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from pipeline.exit_codes import CRASHED, PASSING
+from pipeline.exit_codes import CRASHED, FINAL, PASSING
 from pipeline.processes import HeardProcess
 from schemas.errors import FleetFailed
 from teacher_service.places import Place
@@ -90,7 +90,11 @@ def test_but_one_that_never_worked(machine: Machine) -> None:
         machine.live(400, 1.0, PASSING, worked=False)
 
 
-@pytest.mark.parametrize("code", [1, 2])
+def test_a_bare_1_is_a_crash_since_an_interpreter_that_is_ended_says_it_too(machine: Machine) -> None:
+    assert machine.live(0, 1000.0, 1).startswith("ended with exit code 1; another one")
+
+
+@pytest.mark.parametrize("code", [FINAL, 2])
 def test_an_error_that_cannot_come_right_ends_the_fleet_at_once(machine: Machine, code: int) -> None:
     with pytest.raises(FleetFailed, match=f"^worker w-1: code {code}$"):
         machine.live(0, 1000.0, code)
