@@ -41,6 +41,8 @@ EPOCHS = 2_000
 TEACHER = "table"
 START_PAUSE = 1.5
 """seconds between the starts of two processes, of all stands: each takes a core for as long, from those that work"""
+STARTING = 4
+"""workers of a stand that start at a time"""
 JOIN = 900.0
 """seconds for all to join: the self-check of a worker takes the time of seven orders"""
 
@@ -155,7 +157,8 @@ class Stand:
         self._feeder = Process("feeder", feed, self._folder / "feeder.log", environment=environment)
         deadline = Deadline(JOIN)
         for number, service in enumerate(self._teachers):
-            self._check(())
+            while number - self.num_members() >= STARTING:
+                self._wait_to_join(deadline)
             command: list[str] = [sys.executable, "-m", "benchmarks.simulated", self._name, str(self._model)]
             command += ["--worker", f"w{number:02d}", "--order-size", str(ORDER_SIZE)]
             command += ["--service", str(service), "--began", repr(self.began)]
