@@ -42,7 +42,7 @@ faults-short: setup ## run the short form of the fault battery
 chaos: setup ## disturb a whole Distillog for half an hour: 200 faults, and what is left is checked
 	@PYTHONPATH=tests $(BIN)/python -m chaos $(ARGS)
 
-bench: setup ## measure worker, student and data plane against bare loops
+bench: setup ## measure worker, student and data plane against bare loops, unequal teachers against arithmetic
 	@$(BIN)/python -m benchmarks $(ARGS)
 
 compose-test: ## run the docker compose set-up, where a Docker engine answers

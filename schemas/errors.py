@@ -19,6 +19,7 @@ DistillogError                  the CLI prints it as one line and exits with `ex
 ├── BadSamples                  too many samples of the dataset cannot be decoded
 ├── DeliveryFailed              Kafka did not acknowledge a record in time
 ├── WorkerHung                  loading, inference or publishing exceeded its deadline
+├── ModelFailed                 a model that was well raised on an order, twice
 ├── ChildLost                   the process that labels a suspicious order ended, and not by the fault of a sample
 ├── FleetFailed                 a fleet's workers cannot work
 ├── CheckpointError             a checkpoint is missing, damaged or of another run
@@ -138,6 +139,10 @@ class WorkerHung(DistillogError):
 
 class FleetFailed(DistillogError):
     """A fleet's workers cannot work."""
+
+
+class ModelFailed(DistillogError):
+    """A model that had passed its checks raised on an order, twice: a device, memory, or its code."""
 
 
 class ChildLost(DistillogError):

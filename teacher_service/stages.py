@@ -21,7 +21,7 @@ import numpy.typing as npt
 from pipeline.datasets.base import Ints
 from pipeline.views.fetch import Fetched, Fetcher
 from pipeline.views.patience import fetch_patiently
-from schemas.errors import DecodeError, TeacherRejected
+from schemas.errors import DecodeError, ModelFailed
 from schemas.records import WorkOrder
 from teacher_service.chain import Job, Parcel
 from teacher_service.clock import Clock
@@ -230,7 +230,7 @@ def patient_logits(model: OnnxTeacher, inputs: Inputs, sequence: int) -> npt.NDA
     """Run the model, [M, C] float32; a failure is no fault of the data (memory, a device), so it is tried once more.
 
     Raises:
-        TeacherRejected: it failed twice.
+        ModelFailed: it failed twice.
     """
     try:
         return model.logits(inputs)
@@ -239,7 +239,7 @@ def patient_logits(model: OnnxTeacher, inputs: Inputs, sequence: int) -> npt.NDA
     try:
         return model.logits(inputs)
     except Exception as error:
-        raise TeacherRejected(
+        raise ModelFailed(
             f"{model.path}: fails on order {sequence} ({' '.join(str(error).split())[:300]}); nothing "
             "of it was committed, start the worker again where the model can run"
         ) from error

@@ -16,7 +16,7 @@ import click
 from pipeline import stop_signals
 from pipeline.exit_codes import CRASHED, FINAL, PASSING
 from pipeline.user_code import one_line, said
-from schemas.errors import ChildLost, DistillogError
+from schemas.errors import ChildLost, DistillogError, ModelFailed
 
 SUPERVISED = "distillog.supervised"
 """Key of a context's `meta` that a command sets whose exit code is read by a supervisor."""
@@ -140,6 +140,6 @@ def main(bootstrap_servers: str | None, kafka_config: Path | None, verbose: bool
 
 def _of_supervised(error: DistillogError) -> int:
     """Say with an exit code whether another process may fare better."""
-    if isinstance(error, ChildLost):
-        return CRASHED  # of the child: again and again is once too often
+    if isinstance(error, ChildLost | ModelFailed):
+        return CRASHED  # another process, or another device, may fare better; again and again is once too often
     return PASSING if error.passing else FINAL

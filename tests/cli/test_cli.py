@@ -15,7 +15,15 @@ from support.processes import one_error
 
 from pipeline.cli import Distillog, main
 from pipeline.kafka.settings import KafkaSettings
-from schemas.errors import BrokerUnavailable, ConfigError, DataUnavailable, ManifestMismatch, Starved
+from schemas.errors import (
+    BrokerUnavailable,
+    ChildLost,
+    ConfigError,
+    DataUnavailable,
+    ManifestMismatch,
+    ModelFailed,
+    Starved,
+)
 
 DATASET = "mnist1d?split=train&n=200"
 HEAVY = ("kafka", "numpy", "torch", "onnx", "onnxruntime", "fastavro", "rich")
@@ -107,7 +115,9 @@ def test_verbose_shows_the_traceback_of_an_error_that_is_meant(failing: Callable
     [
         (BrokerUnavailable("no answer"), 1, 75),
         (DataUnavailable("no mount"), 1, 75),
-        (ManifestMismatch("another model"), 1, 1),
+        (ManifestMismatch("another model"), 1, 78),
+        (ChildLost("no room for two"), 1, 70),
+        (ModelFailed("a device that is broken"), 1, 70),
         (MemoryError("1 TB"), 1, 70),
         (RuntimeError("a bug"), 1, 70),
     ],

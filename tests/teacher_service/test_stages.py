@@ -18,7 +18,7 @@ from pipeline.datasets.base import Samples
 from pipeline.views import view_spec
 from pipeline.views.fetch import Fetcher
 from schemas.codecs import CodecSpec, Dense
-from schemas.errors import DataUnavailable, DecodeError, TeacherRejected
+from schemas.errors import DataUnavailable, DecodeError, ModelFailed
 from schemas.records import DeadLetter, SoftTargets, TeacherInput
 from teacher_service import stages as stages_module
 from teacher_service.chain import Chain, Job, Mark, Parcel
@@ -244,6 +244,6 @@ def test_a_model_that_fails_twice_stops_the_worker_and_blames_no_sample(tmp_path
         made.stages.add([made.job(0)])
         made.stages.start()
         failure = eventually(lambda: made.stages.failure, what="the failure")
-    assert isinstance(failure, TeacherRejected)
+    assert isinstance(failure, ModelFailed)
     assert "fails on order 0" in str(failure)
     assert made.done.empty()
