@@ -137,7 +137,8 @@ class Child:
                 f"the child process that labels a suspicious order ended ({answer.how}) on samples that are known to "
                 "be well: nothing of the order was committed; start the worker again where its data and model run"
             )
-        self._patience = max(watchdog.MIN_DEADLINE, watchdog.FACTOR * answer[0]["seconds"])
+        # What it measured was read before; other rows may come from storage that nobody read yet.
+        self._patience = max(watchdog.COLD_DEADLINE, watchdog.FACTOR * answer[0]["seconds"])
 
     def _ask(self, header: dict[str, object], body: bytes = b"") -> None:
         assert self._process is not None

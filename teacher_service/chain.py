@@ -174,6 +174,13 @@ class Chain:
         attempts = bool(self._holder) and any(isinstance(taken.job.order, WorkOrder) for taken in self._taken)
         return LeaseNote(self._holder, start.probation + num_done, (0 if num_done else start.attempts) + attempts)
 
+    @property
+    def on_trial(self) -> bool:
+        """Whether an order of it began on probation, and has not ended."""
+        with self._lock:
+            on_probation = self.committed is not None and self.committed.note.probation is not None
+            return on_probation and any(taken.begun for taken in self._taken)
+
     def judge(self, sequence: int) -> Verdict:
         """Apply the reader's rule to the next record of the log."""
         if sequence == self.read.sequence:

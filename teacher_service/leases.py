@@ -95,6 +95,11 @@ class Leases:
         return sum(chain.in_hand - chain.waiting for chain in self.chains.values())
 
     @property
+    def on_trial(self) -> set[int]:
+        """Partitions on probation of which an order is under way: who holds them is to see how it ends."""
+        return {partition for partition, chain in list(self.chains.items()) if chain.on_trial}
+
+    @property
     def unheld(self) -> bool:
         """Whether a commit is needed before anything of some chain may begin."""
         return not all(chain.held for chain in self.chains.values())

@@ -203,7 +203,7 @@ class Worker:
                 leases.chains,
                 leases.admin,
                 lambda: self._stages.speed,
-                lambda: self._stages.stuck() | self._suspects.partitions,
+                lambda: self._stages.stuck() | self._suspects.partitions | leases.on_trial,
             )
             self._publisher.start()
             self._stages.start()

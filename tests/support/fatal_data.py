@@ -48,7 +48,8 @@ class Numbered:
 def numbered(count: str = "400", hang: str = "") -> Numbered:
     """At most 1024 samples; `hang` is the number of seconds after which whoever reads them hangs."""
     if hang:
-        watchdog.MIN_DEADLINE, watchdog.FIRST_DEADLINE = float(hang), 20.0
+        watchdog.MIN_DEADLINE = watchdog.COLD_DEADLINE = float(hang)
+        watchdog.FIRST_DEADLINE = 20.0
     return Numbered(int(count))
 
 

@@ -234,6 +234,23 @@ def test_an_attempt_counts_until_there_is_progress_whoever_makes_it() -> None:
     assert commit(chain).note == LeaseNote("me", 4, 0)
 
 
+def test_a_partition_is_on_trial_while_an_order_that_began_on_probation_is_under_way() -> None:
+    chain = held(probation=0)
+    chain.accept(0, order(0))
+    commit(chain)
+    assert not chain.on_trial  # it may begin now
+    (job,) = chain.to_begin()
+    assert chain.on_trial
+    chain.labelled(Parcel(job))
+    publish(chain)
+    assert not chain.on_trial
+    free = held()
+    free.accept(0, order(0))
+    commit(free)
+    assert free.to_begin()
+    assert not free.on_trial
+
+
 def test_who_leaves_says_so_and_counts_no_attempt_that_did_not_end_it() -> None:
     chain = held(probation=0)
     first, _ = chain.accept(0, order(0)), chain.accept(1, order(P))
