@@ -118,7 +118,9 @@ def unequal(
 
 def test_eight_to_one_to_one_and_after_a_change_one_to_eight_to_one(unequal: Unequal, eventually: Any) -> None:
     models = {name: unequal.start(name, seconds) for name, seconds in (("a", 0.1), ("b", 0.8), ("c", 0.8))}
-    eventually(lambda: unequal.partitions == {"a": 16, "b": 2, "c": 2}, 30, "shares of 8:1:1")
+    # 16:2:2, or what is within 5 % of it: one partition has an order more than the others.
+    within = ({"a": 16, "b": 2, "c": 2}, {"a": 17, "b": 2, "c": 1}, {"a": 17, "b": 1, "c": 2})
+    eventually(lambda: unequal.partitions in within, 30, "shares of 8:1:1")
     before = {name: report.rebalances for name, report in unequal.reports.items()}
     models["a"].seconds, models["b"].seconds = 0.8, 0.1
     unequal.feed(*range(unequal.num_orders))
