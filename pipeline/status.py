@@ -124,9 +124,13 @@ def _teacher_rates(before: dict[str, Any], now: dict[str, Any], rate: Callable[[
     return {**now, "members": members, "labelled_per_second": rate(before["labelled"], now["labelled"])}
 
 
+_REPORTED = ("state", "pass", "sequence", "checkpointed")
+
+
 def _age(before: dict[str, Any], now: dict[str, Any], seconds: float) -> float:
     """Seconds since a run's last report: its clock may be wrong, but a report that came between two readings is new."""
-    came = now["age"] < before["age"] + seconds / 2
+    moved = any(before[what] != now[what] for what in _REPORTED if what in before)
+    came = moved or now["age"] < before["age"] + seconds / 2
     return float(min(now["age"], round(seconds, 1)) if came else now["age"])
 
 
