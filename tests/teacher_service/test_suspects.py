@@ -156,7 +156,7 @@ def test_labels_beside_a_deadly_row_are_those_of_an_order_in_which_it_cannot_be_
 def test_a_row_that_hangs_is_found_within_the_watchdogs_deadlines(
     bench: Bench, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(watchdog, "MIN_DEADLINE", 1.0)
+    monkeypatch.setattr(watchdog, "COLD_DEADLINE", 1.0)
     monkeypatch.setattr(watchdog, "FACTOR", 0.0)
     bench.let(7, "hang")
     parcel = bench.apart()
@@ -225,7 +225,7 @@ def test_a_child_that_ends_on_samples_that_are_well_blames_no_row(bench: Bench) 
 def test_a_lease_that_ends_meanwhile_gives_the_order_up(
     bench: Bench, eventually: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(watchdog, "MIN_DEADLINE", 1.0)
+    monkeypatch.setattr(watchdog, "COLD_DEADLINE", 1.0)
     monkeypatch.setattr(watchdog, "FACTOR", 0.0)
     bench.let(5, "hang")
     job = bench.job()
