@@ -24,7 +24,6 @@ import numpy as np
 import numpy.typing as npt
 
 from pipeline.datasets.base import Faults, Ints
-from schemas import errors
 from schemas.errors import ChildLost, DataUnavailable, DistillogError
 from teacher_service import watchdog
 from teacher_service.child import Frame, read_frame, write_frame
@@ -239,8 +238,7 @@ def _name_of(code: int) -> str:
 
 def _error(kind: str, text: str, what: str) -> DistillogError:
     """What the child raised: an error of ours, or anything else."""
-    known = getattr(errors, kind, None) if kind else None
     # Storage that is away is that for everybody; a model that a second process cannot open is the child's own trouble.
-    if known is DataUnavailable:
+    if kind == DataUnavailable.__name__:
         return DataUnavailable(text)
     return ChildLost(f"{what}: the child process that was to label it failed: {text}; nothing of it was committed")

@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TypeVar
 
 from pipeline.kafka.cluster import KafkaCluster
 from pipeline.kafka.settings import KafkaSettings
@@ -22,6 +23,8 @@ from teacher_service.model_files import model_sha256
 from teacher_service.worker import Worker, WorkerOptions, WorkerReport
 
 log = logging.getLogger(__name__)
+
+T = TypeVar("T")
 
 MEASURE_SECONDS = 0.2
 """Seconds for which loading and inference are repeated to know how fast they are."""
@@ -106,7 +109,7 @@ def _check_on_first_orders(stream: Stream, fetcher: Fetcher, model: OnnxTeacher)
     try:
         fetched = fetcher.fetch(sequence.sample_ids(0), sequence.view_seed(0), model.size)
         second = sequence.sample_ids(min(1, sequence.orders_per_epoch - 1))
-        loading = _seconds(lambda: fetcher.fetch(second, sequence.view_seed(0), model.size)) / len(second)
+        loading, _ = _timed(lambda: fetcher.fetch(second, sequence.view_seed(0), model.size))
     except OSError as error:
         raise DataUnavailable(f"dataset {fetcher.dataset.uri}: cannot be read: {error}") from None
     if not len(fetched.kept_rows):
@@ -114,8 +117,7 @@ def _check_on_first_orders(stream: Stream, fetcher: Fetcher, model: OnnxTeacher)
         raise DataUnavailable(f"dataset {fetcher.dataset.uri}: no sample of the first order can be decoded: {reason}")
     try:
         check_model(model, fetched.inputs)
-        logits = model.logits(fetched.inputs)
-        inference = _seconds(lambda: model.logits(fetched.inputs)) / len(logits)
+        inference, logits = _timed(lambda: model.logits(fetched.inputs))
     except (DistillogError, MemoryError):
         raise
     except Exception as error:  # ONNX Runtime's exceptions have no common base
@@ -123,13 +125,18 @@ def _check_on_first_orders(stream: Stream, fetcher: Fetcher, model: OnnxTeacher)
             f"{model.path}: fails on samples of the first order ({' '.join(str(error).split())[:300]}); a teacher has "
             "to label every sample, on a machine whose memory and device it fits"
         ) from error
-    return accuracy_notice(logits, fetched.labels), (loading, inference)
+    return accuracy_notice(logits, fetched.labels), (loading / len(second), inference / len(logits))
 
 
-def _seconds(work: Callable[[], object]) -> float:
-    """How long something takes: the shortest of several times, if it takes no time to speak of, as noise only adds."""
-    shortest, begun = float("inf"), time.monotonic()
-    while (before := time.monotonic()) - begun < MEASURE_SECONDS or shortest == float("inf"):
+def _timed(work: Callable[[], T]) -> tuple[float, T]:
+    """Do something: how long it takes, in seconds, and what it gives.
+
+    It is done again while it takes no time to speak of, and the shortest counts, as noise only adds.
+    """
+    begun = time.monotonic()
+    result = work()
+    shortest = time.monotonic() - begun
+    while (before := time.monotonic()) - begun < MEASURE_SECONDS:
         work()
         shortest = min(shortest, time.monotonic() - before)
-    return shortest
+    return shortest, result

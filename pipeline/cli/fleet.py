@@ -6,13 +6,14 @@ from pathlib import Path
 
 import click
 
-from pipeline.cli.options import Seconds, kafka_settings, quiet_option
+from pipeline.cli.labelling import DATA_RETRY, DATASET, MODEL, PROVIDER, TEACHER, UNTIL_IDLE
+from pipeline.cli.options import STREAM, Seconds, kafka_settings, quiet_option
 from pipeline.limits import MAX_SESSION_SECONDS, MAX_THREADS, MAX_WORKERS
 
 
 @click.command()
-@click.argument("stream")
-@click.argument("model", type=click.Path(dir_okay=False, path_type=Path))
+@STREAM
+@MODEL
 @click.option(
     "--min", type=click.IntRange(1, MAX_WORKERS), default=1, show_default=True, help="Workers that always run."
 )
@@ -24,9 +25,9 @@ from pipeline.limits import MAX_SESSION_SECONDS, MAX_THREADS, MAX_WORKERS
 @click.option("--follow", metavar="RUN", help="Have as many as this run's pace takes, not as many as can be.")
 @click.option("--gpus", metavar="ID[,...]", help="GPUs to use, one for each worker.  [default: all]")
 @click.option("--name", metavar="NAME", help="Workers are NAME-1, NAME-2, ...; host and process ID if not said.")
-@click.option("--teacher", metavar="NAME", help="Which teacher of the stream; found by the file's content if not said.")
-@click.option("--dataset", metavar="URI", help="The stream's dataset at another place than the manifest says.")
-@click.option("--provider", default="auto", show_default=True, help="ONNX execution provider: auto, cpu, cuda, ...")
+@TEACHER
+@DATASET
+@PROVIDER
 @click.option(
     "--threads",
     type=click.IntRange(0, MAX_THREADS),
@@ -41,14 +42,8 @@ from pipeline.limits import MAX_SESSION_SECONDS, MAX_THREADS, MAX_WORKERS
     show_default=True,
     help="Seconds until a worker is replaced whose death nobody saw.",
 )
-@click.option(
-    "--data-retry",
-    type=Seconds(0.0),
-    default=60.0,
-    show_default=True,
-    help="Seconds for which a dataset that cannot be read is tried again.",
-)
-@click.option("--until-idle", is_flag=True, help="End when every work order that there is has been labelled.")
+@DATA_RETRY
+@UNTIL_IDLE
 @quiet_option
 def fleet(
     stream: str,

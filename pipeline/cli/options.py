@@ -16,6 +16,8 @@ if TYPE_CHECKING:
 
 F = TypeVar("F", bound=Callable[..., Any])
 
+STREAM = click.argument("stream")
+
 
 class Seconds(click.FloatRange):
     """A wait, from `least` seconds on, that ends some day; NaN, which click takes for in range, is none."""

@@ -7,16 +7,17 @@ from pathlib import Path
 import click
 
 from pipeline.cli import SUPERVISED
-from pipeline.cli.options import Seconds, kafka_settings, quiet_option
+from pipeline.cli.labelling import DATA_RETRY, DATASET, MODEL, PROVIDER, TEACHER, UNTIL_IDLE
+from pipeline.cli.options import STREAM, Seconds, kafka_settings, quiet_option
 from pipeline.limits import MAX_SESSION_SECONDS, MAX_THREADS
 
 
 @click.command()
-@click.argument("stream")
-@click.argument("model", type=click.Path(dir_okay=False, path_type=Path))
-@click.option("--teacher", metavar="NAME", help="Which teacher of the stream; found by the file's content if not said.")
-@click.option("--dataset", metavar="URI", help="The stream's dataset at another place than the manifest says.")
-@click.option("--provider", default="auto", show_default=True, help="ONNX execution provider: auto, cpu, cuda, ...")
+@STREAM
+@MODEL
+@TEACHER
+@DATASET
+@PROVIDER
 @click.option(
     "--threads",
     type=click.IntRange(0, MAX_THREADS),
@@ -32,14 +33,8 @@ from pipeline.limits import MAX_SESSION_SECONDS, MAX_THREADS
     show_default=True,
     help="Seconds until a dead worker is replaced; 6 is the lowest that a default broker allows.",
 )
-@click.option(
-    "--data-retry",
-    type=Seconds(0.0),
-    default=60.0,
-    show_default=True,
-    help="Seconds for which a dataset that cannot be read is tried again.",
-)
-@click.option("--until-idle", is_flag=True, help="End when every work order that there is has been labelled.")
+@DATA_RETRY
+@UNTIL_IDLE
 @click.option("--supervised", is_flag=True, help="No figures, and an exit code that says whether to try again.")
 @quiet_option
 def teach(

@@ -8,8 +8,8 @@ from typing import Any
 
 import click
 
-from pipeline.cli.options import json_option, kafka_settings, print_json, print_table
-from pipeline.cli.topics_make import STREAM, add_teacher, create
+from pipeline.cli.options import STREAM, json_option, kafka_settings, print_json, print_table
+from pipeline.cli.topics_make import add_teacher, create
 from pipeline.cli.topics_text import print_description, print_lag
 
 

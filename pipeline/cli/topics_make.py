@@ -6,9 +6,7 @@ from pathlib import Path
 
 import click
 
-from pipeline.cli.options import json_option, kafka_settings, print_json, view_param
-
-STREAM = click.argument("stream")
+from pipeline.cli.options import STREAM, json_option, kafka_settings, print_json, view_param
 
 
 @click.command()

@@ -1,0 +1,28 @@
+"""What `distillog teach` and `distillog fleet` ask alike: a fleet hands it on to its workers."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from pipeline.cli.options import Seconds
+
+MODEL = click.argument("model", type=click.Path(dir_okay=False, path_type=Path))
+TEACHER = click.option(
+    "--teacher", metavar="NAME", help="Which teacher of the stream; found by the file's content if not said."
+)
+DATASET = click.option("--dataset", metavar="URI", help="The stream's dataset at another place than the manifest says.")
+PROVIDER = click.option(
+    "--provider", default="auto", show_default=True, help="ONNX execution provider: auto, cpu, cuda, ..."
+)
+DATA_RETRY = click.option(
+    "--data-retry",
+    type=Seconds(0.0),
+    default=60.0,
+    show_default=True,
+    help="Seconds for which a dataset that cannot be read is tried again.",
+)
+UNTIL_IDLE = click.option(
+    "--until-idle", is_flag=True, help="End when every work order that there is has been labelled."
+)
