@@ -26,7 +26,7 @@ FAIL_OVER = 8.0
 """seconds that a worker's death may cost: the lowest session time-out of a default broker, and a rebalance"""
 
 LOOKED_AWAY = 5.0
-"""seconds between two looks beyond which nobody was looking: the cluster did not answer, so no run is called silent"""
+"""seconds between two looks that count as silence: beyond them nobody was looking, since the cluster did not answer"""
 
 PACE_AFTER = 5.0
 """seconds of reports from which a run's pace is judged"""
@@ -131,8 +131,7 @@ class Followers:
         for name, run in list(self._runs.items()):
             report = self._read(name)
             now = time.monotonic()
-            if away > LOOKED_AWAY:
-                run.changed += away
+            run.changed += max(0.0, away - LOOKED_AWAY)
             if report is not None and report != run.report:
                 if run.report is None and not first:
                     self._say(f"run {name} is here, at order {report.sequence:,}")

@@ -108,6 +108,18 @@ def test_no_run_is_called_silent_for_the_time_in_which_the_cluster_was(monkeypat
     assert not credit.gone
 
 
+def test_a_run_is_called_silent_also_where_all_looks_are_far_apart(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("pipeline.follow.LOOKED_AWAY", 0.02)
+    credit = followers({"run": at(3)}, [], follow_timeout=0.1)
+    looks = 0
+    while credit.allow(4):
+        time.sleep(0.04)
+        looks += 1
+        assert looks < 20
+    assert looks >= 4
+    assert "run run did not report for" in credit.gone
+
+
 def test_a_run_that_never_appears_ends_the_wait() -> None:
     with pytest.raises(StreamNotFound, match=r"none of the runs to follow \(run\) reported within 0 s"):
         followers({"run": None}, [], appear_timeout=0.0).allow(0)
