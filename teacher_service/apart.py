@@ -80,6 +80,7 @@ class Child:
         self._last_lines: deque[str] = deque(maxlen=_LAST_LINES)
         self._told: deque[str] = deque(maxlen=_TOLD)
         self._threads: list[threading.Thread] = []
+        self._writer = threading.Thread()
         self._patience = 0.0
         """seconds for an answer"""
 
@@ -142,8 +143,10 @@ class Child:
     def _ask(self, header: dict[str, object], body: bytes = b"") -> None:
         assert self._process is not None
         assert self._process.stdin is not None
-        with suppress(OSError):  # it is gone: waiting for the answer tells how
-            write_frame(self._process.stdin, header, body)
+        # Beside this thread, which waits for the answer: a child that hangs before it reads never takes a long frame.
+        words = (self._process.stdin, header, body)
+        self._writer = threading.Thread(target=_write, args=words, name="child's stdin", daemon=True)
+        self._writer.start()
 
     def _answer(self, patience: float, what: str) -> Frame | Death:
         left = patience
@@ -197,11 +200,17 @@ class Child:
         if code is None:
             process.kill()
             code = _wait(process)
-        for thread in self._threads:
+        for thread in (*self._threads, self._writer):
             thread.join(_LAST_WORDS)
-        with suppress(OSError):  # what it did not read
-            process.stdin.close()
+        if not self._writer.is_alive():
+            with suppress(OSError):  # what it did not read
+                process.stdin.close()
         return code or 0
+
+
+def _write(stdin: IO[bytes], header: dict[str, object], body: bytes) -> None:
+    with suppress(OSError):  # it is gone: waiting for the answer tells how
+        write_frame(stdin, header, body)
 
 
 def _pump(stdout: IO[bytes], answers: queue.SimpleQueue[Frame | None]) -> None:

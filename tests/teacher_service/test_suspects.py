@@ -7,6 +7,8 @@ import os
 import queue
 import subprocess
 import sys
+import threading
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -23,6 +25,7 @@ from schemas.codecs import CodecSpec, Dense
 from schemas.errors import ChildLost
 from schemas.records import DeadLetter, SoftTargets, TeacherInput
 from teacher_service import suspects, watchdog
+from teacher_service.apart import Child
 from teacher_service.chain import Chain, Job, Mark, Parcel
 from teacher_service.child import encode_task
 from teacher_service.model import OnnxTeacher
@@ -236,6 +239,21 @@ def test_a_lease_that_ends_meanwhile_gives_the_order_up(
     bench.suspects.add(bench.job(7))
     assert bench.done.get(timeout=60).job.sequence == 7
     assert bench.deaths(5) == 1
+
+
+def test_a_child_that_hangs_before_it_reads_a_long_order_is_waited_for_no_longer_than_another(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    (tmp_path / "imports").mkdir()
+    (tmp_path / "imports" / "sitecustomize.py").write_text("import time; time.sleep(100)")
+    monkeypatch.syspath_prepend(str(tmp_path / "imports"))
+    monkeypatch.setattr(watchdog, "FIRST_DEADLINE", 1.0)
+    task, sequence = encode_task(bench.source, bench.model, 1.0, np.arange(3), 0), bench.job().sequence
+    child = Child(({**task[0], "filled up": "x" * (1 << 20)}, task[1]), threading.Event())  # longer than a pipe
+    began = time.monotonic()
+    with pytest.raises(ChildLost, match="no answer within 1 s"):
+        child.label(sequence, np.arange(3), 0)
+    assert time.monotonic() - began < 20
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="elsewhere it ends with its order")
