@@ -254,11 +254,17 @@ class Chain:
             self.done = self._taken.popleft().mark
             return True
 
-    def leave(self) -> None:
-        """Begin nothing more, and let the next commit say that nobody holds the partition."""
+    def leave(self, gave_up: bool = False) -> None:
+        """Begin nothing more, and let the next commit say that nobody holds the partition.
+
+        Args:
+            gave_up: on an order that was given its time and may hang: the commit does not say it then, so that whoever
+                takes the partition over takes its worker for ended by that order.
+        """
         with self._lock:
             self._taken = deque(taken for taken in self._taken if taken.begun)
-            self._holder = ""
+            if not gave_up:
+                self._holder = ""
 
     def end(self) -> None:
         """End the lease: the partition is another's, or begins again at the committed offset."""

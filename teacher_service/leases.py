@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from contextlib import AbstractContextManager
 from dataclasses import replace
 
@@ -108,10 +108,14 @@ class Leases:
         """Return the jobs that may begin now, each once."""
         return [job for chain in self.chains.values() for job in chain.to_begin()]
 
-    def leave(self) -> None:
-        """Begin nothing more; the next commit says that this worker left with grace."""
+    def leave(self, gave_up: Collection[int] = ()) -> None:
+        """Begin nothing more; the next commit says that this worker left with grace.
+
+        Args:
+            gave_up: partitions of which an order may hang: of them it does not say so.
+        """
         for chain in self.chains.values():
-            chain.leave()
+            chain.leave(chain.partition in gave_up)
 
     def refuse_long_wait(self, patience: float) -> None:
         """Give up on a membership that does not come.

@@ -12,7 +12,7 @@ import os
 import socket
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 
@@ -211,14 +211,14 @@ class Worker:
             try:
                 with watchdog:
                     self._loop(leases, bidding, guard, watchdog)
-                    self._finish(leases, watchdog)
+                    gave_up = self._finish(leases, watchdog)
             except WorkerHung:
                 # At once, and nothing else: the others wait for its partitions, and see that it left without grace.
                 raise
             except BaseException:
                 self._leave(leases)
                 raise
-            self._leave(leases)
+            self._leave(leases, gave_up)
 
     def _loop(self, leases: Leases, bidding: Bidding, guard: TopicGuard, watchdog: Watchdog) -> None:
         """Poll, hand over, commit what is whole."""
@@ -278,24 +278,31 @@ class Worker:
         for job in suspicious:
             self._suspects.add(job)
 
-    def _finish(self, leases: Leases, watchdog: Watchdog) -> None:
-        """Let the jobs that were begun end, so that nobody needs to repeat them."""
+    def _finish(self, leases: Leases, watchdog: Watchdog) -> set[int]:
+        """Let the jobs that were begun end, so that nobody needs to repeat them.
+
+        Returns:
+            Partitions of which an order did not end in its time.
+        """
         not_begun = self._stages.clear() + self._suspects.clear()
         slowest = max(self._stages.loading.smoothed, self._stages.inferring.smoothed)
         deadline = Deadline(max(FINISH, 3 * slowest))
-        while leases.begun > sum(not job.chain.over for job in not_begun) and not deadline.over:
+        while leases.begun > sum(not job.chain.over for job in not_begun):
+            if deadline.over:
+                return self._stages.stuck() | self._suspects.partitions
             watchdog.check()
             self._raise_failure()
             try:
                 leases.stay()
             except DistillogError as error:
                 log.debug("polling while leaving: %s", error)
+        return set()
 
-    def _leave(self, leases: Leases) -> None:
+    def _leave(self, leases: Leases, gave_up: Collection[int] = ()) -> None:
         """Commit what is acknowledged, also after a failure, so that nobody repeats it; and that it leaves."""
         self._stages.stop()
         self._suspects.stop()
-        leases.leave()
+        leases.leave(gave_up)
         if not leases.commit(LAST_COMMIT):
             log.warning("the last commit was not taken: what it covers is in the log, and will be labelled again")
 

@@ -163,6 +163,28 @@ def test_a_sample_that_hangs_workers_takes_two_or_three_with_it_and_then_only_it
     assert_same_but(made.logits(), undisturbed(fleet), {poison})
 
 
+def test_workers_that_are_asked_to_leave_in_an_order_that_hangs_count_as_its_victims(fleet: Make) -> None:
+    made = fleet(hang="100")  # they are asked long before it is called a hang
+    made.let(22, 0, "hang")
+    poison = made.sample(22, 0)
+    victims = made.steering / f"{poison}.died"
+    for number in (1, 2):
+        worker = made.start()
+        deadline = Deadline(60.0)
+        while not victims.exists() or len(victims.read_text().split()) < number:
+            assert not deadline.over
+            time.sleep(0.1)
+        worker.terminate()
+        worker.succeed()  # after the half minute that it is given
+        made.workers.clear()
+    worker = made.start()
+    worker.wait_for("order 22: begun before by workers that ended; labelled in a child process", 60)
+    (made.steering / f"{poison}.hang").unlink()
+    made.work()
+    made.leave()
+    assert made.letters() == {}
+
+
 def test_two_deadly_samples_of_partitions_of_their_own_cost_two_workers_each_at_most(fleet: Make) -> None:
     made = fleet()
     made.let(17, 1, "SIGABRT")

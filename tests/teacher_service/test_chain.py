@@ -263,3 +263,13 @@ def test_who_leaves_says_so_and_counts_no_attempt_that_did_not_end_it() -> None:
     idle.accept(0, order(0))
     idle.leave()
     assert commit(idle).note == LeaseNote("", 5, 0)  # it was not begun
+
+
+def test_who_gives_up_on_an_order_that_hangs_does_not_say_that_it_left_with_grace() -> None:
+    chain = held(probation=0, attempts=1)
+    chain.accept(0, order(0))
+    commit(chain)
+    assert chain.to_begin()
+    chain.leave(gave_up=True)
+    assert chain.to_commit.note == LeaseNote("me", 0, 2)
+    assert is_abandoned(chain.to_commit.note, "another", {"another"})
