@@ -132,6 +132,7 @@ class Fleet:
         self._figures: Figures | None = None
         self._start = FIRST_START
         self._worked = False
+        self._missed_run = False
         self._idle = False
         self.started = 0
         """workers, in all"""
@@ -206,6 +207,14 @@ class Fleet:
         """Let a dead worker leave its group at once: without that the others take over when its session ends."""
         try:
             gone = [member.member_id for member in self._admin.members(self._group) if member.name == name]
+            if len(gone) > 1:
+                log.warning(
+                    "%s: %d workers of the teacher are called so, and which of them died its session alone tells: give "
+                    "each fleet a --name of its own",
+                    name,
+                    len(gone),
+                )
+                return
             self._admin.remove(self._group, gone)
         except DistillogError as error:
             log.warning("%s stays in its group for %g s: %s", name, self._options.session_timeout, error)
@@ -220,9 +229,14 @@ class Fleet:
         self._figures = figures
         running = [slot for slot in self._slots if slot.wanted and slot.process is not None]
         for slot in running:
-            if not slot.ready and slot.name in figures.members and slot.began < figures.time:
+            if slot.name not in figures.members or slot.began >= figures.time:
+                continue
+            if not slot.ready:
                 slot.ready = self._worked = True
                 self._start = figures.time - slot.began
+            if speed := figures.members[slot.name]["samples_per_second"]:
+                slot.order_seconds = self._stream.manifest.order_size / speed
+        self._look_for_run(figures)
         if figures.settled and not self._idle:
             before = self._size.workers
             names = [slot.name for slot in running]
@@ -230,6 +244,18 @@ class Fleet:
             if size.workers != before:
                 self._progress.message(f"{before} -> {size.workers} workers: {size.why}")
         self._show(figures)
+
+    def _look_for_run(self, figures: Figures) -> None:
+        """Say once that the followed run is not there, and that it is: a mistyped one never comes."""
+        run, there = self._options.run, [str(one["name"]) for one in figures.stream["runs"]]
+        if run is None or (run in there) != self._missed_run:
+            return
+        self._missed_run = not self._missed_run
+        if not self._missed_run:
+            self._progress.message(f"run {run} is here")
+            return
+        known = f"of this stream are {', '.join(there)}" if there else "no run of this stream has"
+        self._progress.message(f"run {run} has not reported yet ({known}): {self._options.least} workers until it does")
 
     def _staff(self) -> None:
         """Have as many workers wanted as the size says."""

@@ -14,6 +14,8 @@ from teacher_service.places import Place
 
 log = logging.getLogger(__name__)
 
+_FINISH = 4.0
+"""times what an order takes: a worker that leaves gives the one in hand three times that"""
 _USAGE = 2
 """click's exit code for options that it does not know"""
 
@@ -29,7 +31,7 @@ class Limits:
     longest_pause: float = 30.0
     """before a worker is started again; 0 the first time, then 1, 2, 4, ..."""
     drain: float = 120.0
-    """in which a worker that is asked to leave must have done so"""
+    """in which a worker that is asked to leave must have done so, unless its orders take longer"""
 
 
 class Slot:
@@ -46,6 +48,8 @@ class Slot:
         """when the present worker was started"""
         self.ready = False
         """whether the present worker was seen in its group"""
+        self.order_seconds = 0.0
+        """that an order takes the present worker; 0: not known"""
         self.starts_at = 0.0
         """when one is to be started, while none runs"""
         self._launch = launch
@@ -68,7 +72,7 @@ class Slot:
         """Let it finish the order in hand and leave, for a bounded time."""
         self.wanted = False
         if self.process is not None:
-            self._kill_at = now + self._limits.drain
+            self._kill_at = now + max(self._limits.drain, _FINISH * self.order_seconds)
             self.process.send(signal.SIGTERM)
             self.process.send(signal.SIGCONT)  # a frozen one hears nothing else
 
@@ -77,7 +81,7 @@ class Slot:
         if self.process is None:
             if self.wanted and now >= self.starts_at:
                 self.process = self._launch(self.name, self.place)
-                self.began, self.ready = now, False
+                self.began, self.ready, self.order_seconds = now, False, 0.0
             return None
         if self.process.running:
             if not self.wanted and now >= self._kill_at:

@@ -137,6 +137,29 @@ def test_sigterm_lets_every_worker_finish_its_order_and_leave(workers: int, plac
     assert workers == 2 or found.duplicates == 0
 
 
+def test_of_two_fleets_with_one_name_neither_takes_the_others_worker_out_of_the_group(
+    place: Place, eventually: Wait
+) -> None:
+    one = ("--min", 1, "--max", 1, "--follow", "nobody")
+    fleets = [place.start(*one), place.start(*one)]
+    for fleet in fleets:
+        fleet.wait_for(r"run nobody has not reported yet \(no run of this stream has\): 1 workers until it does")
+
+    def two() -> set[str]:
+        """Member IDs, once two workers share the partitions."""
+        found = {member["member_id"]: member["partitions"] for member in place.teacher()["members"]}
+        return set(found) if len(found) == 2 and all(found.values()) else set()
+
+    before = eventually(two, 60, "two workers")
+    os.kill(max(processes("w-1", place.stream)), signal.SIGKILL)
+    killed = eventually(lambda: next((fleet for fleet in fleets if "SIGKILL" in fleet.stderr), None), 20, "its death")
+    killed.wait_for("w-1: 2 workers of the teacher are called so")
+    eventually(lambda: len(two() - before) == 1 and len(two() & before) == 1, 60, "its successor, beside the other")
+    for fleet in fleets:
+        fleet.terminate()
+        fleet.succeed()
+
+
 def test_a_supervisor_that_is_killed_leaves_no_worker(place: Place, eventually: Wait) -> None:
     fleet = place.start("--min", 2, "--max", 2)
     eventually(place.shared_by_two, 60, "two workers")
