@@ -185,8 +185,9 @@ class Fleet:
             ended = slot.look(now)
             if ended is None:
                 continue
+            joined = slot.ready
             if ended.popen.returncode:
-                self._forget(slot.name)
+                joined |= self._forget(slot.name)
             self._hear()
             if not slot.wanted:
                 self._progress.message(f"{slot.name} {_how_it_left(ended)}")
@@ -194,7 +195,8 @@ class Fleet:
                 slot.wanted = False
                 self._idle = True
             else:
-                how = slot.again(ended, now, self._worked)
+                labelled = self._figures.teacher["labelled"] if self._figures else 0
+                how = slot.again(ended, now, self._worked, joined, labelled)
                 self.replaced += 1
                 self._progress.message(f"{slot.name} {how}")
         self._hear()
@@ -203,8 +205,12 @@ class Fleet:
         while not self._heard.empty():
             self._relay(self._heard.get())
 
-    def _forget(self, name: str) -> None:
-        """Let a dead worker leave its group at once: without that the others take over when its session ends."""
+    def _forget(self, name: str) -> bool:
+        """Let a dead worker leave its group at once: without that the others take over when its session ends.
+
+        Returns:
+            Whether it was a member.
+        """
         try:
             gone = [member.member_id for member in self._admin.members(self._group) if member.name == name]
             if len(gone) > 1:
@@ -214,10 +220,12 @@ class Fleet:
                     name,
                     len(gone),
                 )
-                return
-            self._admin.remove(self._group, gone)
+            else:
+                self._admin.remove(self._group, gone)
+            return bool(gone)
         except DistillogError as error:
             log.warning("%s stays in its group for %g s: %s", name, self._options.session_timeout, error)
+            return False
 
     def _resize(self) -> None:
         """Take the next reading, if there is one, and decide."""

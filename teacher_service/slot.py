@@ -57,6 +57,8 @@ class Slot:
         self._kill_at = 0.0
         self._short_lives = 0
         self._crashes = 0
+        self._labelled = 0
+        """orders of the group, when the last one ended unasked"""
 
     @property
     def free(self) -> bool:
@@ -93,7 +95,7 @@ class Slot:
         ended, self.process = self.process, None
         return ended
 
-    def again(self, ended: HeardProcess, now: float, worked: bool) -> str:
+    def again(self, ended: HeardProcess, now: float, worked: bool, joined: bool = False, labelled: int = 0) -> str:
         """Set when a worker that ended unasked gets a successor, and return how it ended, for people.
 
         Args:
@@ -101,6 +103,9 @@ class Slot:
             now: the time.
             worked: whether any worker of the fleet has ever been ready; until then any error counts as a crash, since
                 what never worked may never come right.
+            joined: whether this one was a member of its group.
+            labelled: orders that the group has labelled. If they became more since the last crash here, a worker that
+                had joined begins another row: samples that end their workers do so, and are left behind one by one.
 
         Raises:
             FleetFailed: its error cannot come right, or it crashes again and again.
@@ -110,6 +115,9 @@ class Slot:
             raise FleetFailed(f"worker {self.name}: {words}")
         how = f"was killed by {signal.Signals(-code).name}" if code < 0 else f"ended with exit code {code}"
         short = now - self.began < self._limits.steady
+        if joined and labelled > self._labelled:
+            self._short_lives = self._crashes = 0
+        self._labelled = labelled
         self._short_lives = self._short_lives + 1 if short else 0
         if code != PASSING or not worked:
             self._crashes = self._crashes + 1 if short else 0

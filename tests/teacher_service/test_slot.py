@@ -33,7 +33,7 @@ class Machine:
         self.started.append(HeardProcess(name, [sys.executable, "-c", self.program], self.heard.append))
         return self.started[-1]
 
-    def live(self, now: float, seconds: float, code: int, worked: bool = True) -> str:
+    def live(self, now: float, seconds: float, code: int, worked: bool = True, **what: Any) -> str:
         """Start a worker at a time that ends with a code after some seconds, and say what follows."""
         self.program = f"import sys; print('error: code {code}'); sys.exit({code})"
         self.slot.look(now)
@@ -42,7 +42,7 @@ class Machine:
         process.popen.wait(20)
         ended = self.slot.look(now + seconds)
         assert ended is process
-        return self.slot.again(ended, now + seconds, worked)
+        return self.slot.again(ended, now + seconds, worked, **what)
 
 
 @pytest.fixture
@@ -76,6 +76,19 @@ def test_crashes_in_a_row_end_the_fleet_and_a_worker_that_lived_for_long_begins_
         machine.live(at, 59.0, CRASHED)
     with pytest.raises(FleetFailed, match=r"worker w-1 \(core 0\) ended 5 times within 60 s of its start; .*code 70"):
         machine.live(900, 59.0, CRASHED)
+
+
+def test_crashes_between_which_the_work_goes_on_are_no_row(machine: Machine) -> None:
+    for at in range(0, 2000, 100):  # each sample that ends its workers takes two, and is left behind
+        assert machine.live(at, 5.0, CRASHED, joined=True, labelled=at // 200) is not None
+        assert machine.slot.starts_at - at - 5.0 <= 1.0
+
+
+def test_crashes_before_a_worker_joins_are_a_row_whatever_others_do(machine: Machine) -> None:
+    for at in range(0, 400, 100):
+        machine.live(at, 5.0, CRASHED, joined=False, labelled=at)
+    with pytest.raises(FleetFailed, match="ended 5 times"):
+        machine.live(400, 5.0, CRASHED, joined=False, labelled=400)
 
 
 def test_errors_that_may_come_right_never_end_a_fleet_that_has_worked(machine: Machine) -> None:
