@@ -36,6 +36,7 @@ from pipeline.sequence import Sequence
 from pipeline.streams import Stream, topic_missing
 from schemas.commits import decode_next_sequence
 from schemas.errors import StreamChanged
+from schemas.names import is_name
 from schemas.records import Manifest, Teacher
 
 RATE_INTERVAL = 1.0
@@ -256,11 +257,9 @@ def _labelled(manifest: Manifest, partition: int, offset: int, metadata: str | N
 
 def _runs(admin: KafkaAdminClient, manifest: Manifest) -> list[dict[str, Any]]:
     prefix = f"{group_prefix(manifest.stream)}{manifest.stream_id}.run."
-    names = sorted(
-        group["group_id"].removeprefix(prefix)
-        for group in ask_coordinator(admin.list_groups)
-        if group["group_id"].startswith(prefix)
-    )
+    groups_there = [group["group_id"] for group in ask_coordinator(admin.list_groups)]
+    names = sorted(name.removeprefix(prefix) for name in groups_there if name.startswith(prefix))
+    names = [name for name in names if is_name(name)]  # others are no runs of ours
     groups = {run_group(manifest, name): None for name in names}
     committed = ask_coordinator(lambda: admin.list_group_offsets(groups)) if groups else {}
     runs = []

@@ -14,9 +14,14 @@ _NAME = re.compile(r"[a-zA-Z0-9][a-zA-Z0-9_-]{0,63}")
 _MAX_LABEL = 255
 
 
+def is_name(name: str) -> bool:
+    """Whether it may name a stream, teacher or run."""
+    return _NAME.fullmatch(name) is not None
+
+
 def check_name(kind: str, name: str) -> str:
     """Return `name` if it may name a stream, teacher or run; `kind` says which, for the message of ConfigError."""
-    if _NAME.fullmatch(name) is None:
+    if not is_name(name):
         raise ConfigError(
             f"{kind} name {name!r}: use 1 to 64 letters, digits, '-' and '_', and begin with a letter or digit"
         )

@@ -28,6 +28,8 @@ from teacher_service.starts import find_starts
 
 log = logging.getLogger(__name__)
 
+WARN_AFTER = 15.0
+"""seconds without partitions or a word that there are none for this worker, until it says so"""
 ANSWER = 5.0
 """seconds for one answer: the polling thread asks, and it has more to do"""
 
@@ -63,6 +65,7 @@ class Leases:
         self._in_place = False
         """the positions of the membership are those of the chains"""
         self._settled_at = time.monotonic()
+        self._warn_at = WARN_AFTER
         self._paused = False
         self._held_back: set[TopicPartition] = set()
         """paused while enough of their jobs wait for others of theirs"""
@@ -118,14 +121,21 @@ class Leases:
             chain.leave(chain.partition in gave_up)
 
     def refuse_long_wait(self, patience: float) -> None:
-        """Give up on a membership that does not come.
+        """Give up on a membership that does not come, and say before that what is waited for.
 
         Raises:
             BrokerUnavailable: no poll was believed for `patience` seconds.
         """
-        if time.monotonic() - self._settled_at > patience:
-            why = "no producer could be made" if self._producer() is None else f"not taken into group {self._group}"
+        waited = time.monotonic() - self._settled_at
+        if waited < WARN_AFTER:
+            self._warn_at = WARN_AFTER
+            return
+        why = "no producer could be made" if self._producer() is None else f"not taken into group {self._group}"
+        if waited > patience:
             raise BrokerUnavailable(f"{why} within {patience:.0f} s; leaving")
+        if waited >= self._warn_at:
+            self._warn_at = 2 * waited
+            log.warning("%s for %.0f s; waiting up to %.0f s for it", why, waited, patience)
 
     def poll(self, timeout: float) -> Polled:
         """Poll, and return records only where they continue what the chains know.

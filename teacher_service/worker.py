@@ -16,6 +16,7 @@ from collections.abc import Callable, Collection
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 
+from pipeline.complaints import Complaints
 from pipeline.fault_limit import FaultLimit
 from pipeline.feed import batch_bytes
 from pipeline.kafka.log import Cluster
@@ -225,7 +226,7 @@ class Worker:
         intake = Intake(self._manifest, leases, guard)
         committed = shown = time.monotonic()
         idle = Deadline(IDLE_SECONDS)
-        asking = Asking()
+        asking, complaints = Asking(), Complaints(log)
         while not self._stop.is_set():
             watchdog.check()
             self._raise_failure()
@@ -236,7 +237,7 @@ class Worker:
                     committed = time.monotonic()
                     leases.commit(1.0)
             except BrokerUnavailable as error:
-                log.warning("%s; trying again", error)
+                complaints.warn(f"{error}; trying again")
                 self._stop.wait(0.5)
             self._begin(leases.to_begin())
             self._ask(leases, bidding, asking, intake, watchdog)

@@ -9,6 +9,8 @@ from typing import Any
 
 VERSION = 1
 """A reader takes a newer version's for a bid that says nothing."""
+_MAX_NUMBER = 1 << 63
+"""Offsets of Kafka end there: what is larger is no number of orders."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,6 +48,8 @@ def decode_bid(raw: bytes | None) -> Bid:
     except (ValueError, TypeError, KeyError, RecursionError):
         return Bid()
     numbers = [*remaining, *remaining.values(), *pinned]
-    if type(speed) not in (int, float) or not 0 <= speed < 1e18 or not all(type(one) is int for one in numbers):
+    if type(speed) not in (int, float) or not (speed == 0 or 1e-18 < speed < 1e18):
+        return Bid()
+    if not all(type(one) is int and abs(one) < _MAX_NUMBER for one in numbers):
         return Bid()
     return Bid(float(speed), {partition: left for partition, left in remaining.items() if left >= 0}, pinned)

@@ -67,7 +67,7 @@ def members_of(described: dict[str, Any]) -> list[GroupMember]:
     return [
         GroupMember(
             member["member_id"],
-            member["client_id"],
+            _printable(member["client_id"]),
             member["client_host"].lstrip("/"),
             decode_bid(_fields(member["member_metadata"]).get("user_data")),
             tuple(
@@ -78,6 +78,11 @@ def members_of(described: dict[str, Any]) -> list[GroupMember]:
         )
         for member in described["members"]
     ]
+
+
+def _printable(name: str) -> str:
+    """Ours are; what a foreign member calls itself is not to steer a terminal."""
+    return "".join(letter if letter.isprintable() else "?" for letter in name)
 
 
 def _fields(value: Any) -> dict[str, Any]:

@@ -59,7 +59,7 @@ def test_a_partition_that_was_let_go_of_is_spoken_of_until_the_next_sharing_out(
 
 bids = st.builds(
     Bid,
-    st.floats(0, 1e9),
+    st.just(0.0) | st.floats(1e-9, 1e9),
     st.dictionaries(st.integers(0, 255), st.integers(0, 1 << 40)),
     st.lists(st.integers(0, 255), unique=True).map(lambda pinned: tuple(sorted(pinned))),
 )
@@ -83,7 +83,9 @@ def test_bids_of_other_versions_or_with_impossible_numbers_say_nothing() -> None
         '{"version":1,"speed":-1.0,"remaining":[]}',
         '{"version":1,"speed":NaN,"remaining":[]}',
         '{"version":1,"speed":"1","remaining":[]}',
+        '{"version":1,"speed":5e-324,"remaining":[]}',
         '{"version":1,"speed":1.0,"remaining":[[0]]}',
+        '{"version":1,"speed":1.0,"remaining":[[0,1' + "0" * 400 + "]]}",
         '{"version":1,"speed":1.0,"remaining":[[0,true]]}',
         '{"version":1,"speed":1.0,"remaining":5}',
         '{"version":1,"speed":1.0,"remaining":[],"pinned":["x"]}',

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import logging
+import time
 from collections.abc import Iterator
+from types import SimpleNamespace
 
 import pytest
 from kafka import TopicPartition
@@ -143,6 +145,22 @@ def test_a_worker_that_leaves_with_grace_puts_nothing_on_probation(bench: Bench)
     begun(second)
     assert bench.note() == LeaseNote(second.member.member_id)
     assert len(second.jobs) > P
+
+
+def test_a_worker_that_is_not_taken_into_its_group_says_so_long_before_it_gives_up(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    logging.getLogger("teacher_service").setLevel(logging.WARNING)
+    worker = bench.worker()
+    worker.publish(1)
+    now = time.monotonic()
+    for seconds in range(40):
+        monkeypatch.setattr("teacher_service.leases.time", SimpleNamespace(monotonic=lambda at=seconds: now + at))
+        worker.leases.refuse_long_wait(40.0)
+    assert [text[:33] for text in caplog.messages] == [f"not taken into group {GROUP}"[:33]] * 2
+    monkeypatch.setattr("teacher_service.leases.time", SimpleNamespace(monotonic=lambda: now + 41))
+    with pytest.raises(BrokerUnavailable, match="within 40 s; leaving"):
+        worker.leases.refuse_long_wait(40.0)
 
 
 def test_a_partition_that_moves_between_members_is_on_no_probation(bench: Bench) -> None:
