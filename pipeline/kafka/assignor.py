@@ -30,6 +30,7 @@ class SharesBySpeed(AbstractPartitionAssignor):  # type: ignore[misc]
 
     def __init__(self, bid: Callable[[], Bid]) -> None:
         self._bid = bid
+        self._topic = ""
         self._owned: list[TopicPartition] = []
         self._generation = -1
         self._said: dict[int, int] = {}
@@ -43,13 +44,14 @@ class SharesBySpeed(AbstractPartitionAssignor):  # type: ignore[misc]
 
     def metadata(self, topics: set[str]) -> Any:
         """Say what this member owns and how fast it is, at every join."""
+        (self._topic,) = topics
         bid = self._bid()
         owned = {partition for _, partition in self._owned}
         self._said = {partition: left for partition, left in bid.remaining.items() if partition in owned}
         owned_partitions = ConsumerProtocolSubscription.TopicPartition
         return ConsumerProtocolSubscription(
             version=self.version,
-            topics=sorted(topics),
+            topics=[self._topic],
             user_data=encode_bid(replace(bid, remaining=self._let_go | self._said)),
             owned_partitions=[
                 owned_partitions(topic=topic, partitions=rows) for topic, rows in _by_topic(self._owned).items()
@@ -70,14 +72,16 @@ class SharesBySpeed(AbstractPartitionAssignor):  # type: ignore[misc]
 
     def assign(self, cluster: Any, members: list[Any]) -> dict[str, Any]:
         """Share out all partitions; runs in the group's leader alone, and asks nobody anything."""
-        # A group is of one stream and one teacher, so of one topic.
-        topic = min(topic for member in members for topic in member.metadata.topics)
+        # A group is of one stream and one teacher, so of the one topic that this member has asked for, too. Who asked
+        # for another one is no worker, and gets nothing.
+        topic = self._topic
         partitions = len(cluster.partitions_for_topic(topic) or ())
-        claims = {member.member_id: _claim(member.metadata, topic) for member in members}
-        shares = share_out(partitions, claims)
+        ours = [member for member in members if topic in member.metadata.topics]
+        shares = share_out(partitions, {member.member_id: _claim(member.metadata, topic) for member in ours})
+        given = {member.member_id: [(topic, share)] for member in ours if (share := shares[member.member_id])}
         return {
-            member: ConsumerProtocolAssignment(version=0, assigned_partitions=[(topic, share)] if share else [])
-            for member, share in shares.items()
+            member.member_id: ConsumerProtocolAssignment(version=0, assigned_partitions=given.get(member.member_id, []))
+            for member in members
         }
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import struct
 from collections.abc import Callable, Collection, Mapping
 from typing import Any
 
@@ -180,6 +181,11 @@ class KafkaMember(_Positioned):
                     "out in another way; stop them all before the first worker of this version starts"
                 ) from None
             raise
+        except (struct.error, ValueError) as error:  # kafka-python's decoding of what each member sent
+            raise BrokerUnavailable(
+                f"group {self._group}: a member that is no worker of Distillog sent what nobody can read ({error}); no "
+                "partitions are shared out while it is there: stop it"
+            ) from error
         finally:
             self._joining = forgotten_join.is_joining(self._consumer)
 

@@ -18,9 +18,9 @@ class Cluster:
 
 
 class Member:
-    def __init__(self, member_id: str, assignor: SharesBySpeed) -> None:
+    def __init__(self, member_id: str, assignor: SharesBySpeed, topic: str = "orders") -> None:
         self.member_id = member_id
-        self.metadata = ConsumerProtocolSubscription.decode(assignor.metadata({"orders"}).encode())
+        self.metadata = ConsumerProtocolSubscription.decode(assignor.metadata({topic}).encode())
 
 
 def sharing_out(assignors: dict[str, SharesBySpeed], generation: int) -> dict[str, list[int]]:
@@ -43,6 +43,13 @@ def test_what_a_member_says_and_hears_travels_through_kafkas_own_format() -> Non
     one.forget()
     assert not one.metadata({"orders"}).owned_partitions
     assert one.metadata({"orders"}).generation_id == -1
+
+
+def test_a_member_that_wants_another_topic_gets_nothing_and_takes_nothing_away() -> None:
+    one, foreign = SharesBySpeed(lambda: Bid(1.0)), SharesBySpeed(lambda: Bid(100.0))
+    answer = one.assign(Cluster(), [Member("one", one), Member("foreign", foreign, "another")])
+    assert {name: said.partitions() for name, said in answer.items()}.keys() == {"one", "foreign"}
+    assert [len(answer[name].partitions()) for name in ("one", "foreign")] == [3, 0]
 
 
 def test_a_partition_that_was_let_go_of_is_spoken_of_until_the_next_sharing_out() -> None:
