@@ -19,6 +19,11 @@ from fastavro.schema import fingerprint, to_parsing_canonical_form
 from kafka import KafkaConsumer, TopicPartition
 
 AVSC = Path(__file__).parents[2] / "schemas" / "avsc"
+SCHEMAS = {
+    bytes.fromhex(fingerprint(to_parsing_canonical_form(each), "CRC-64-AVRO")): fastavro.parse_schema(each)
+    for each in (json.loads(path.read_text()) for path in sorted(AVSC.glob("*.avsc")))
+}
+"""Fingerprint -> schema."""
 READ = 300.0
 """Seconds for a topic to be read."""
 SHOWN = 20
@@ -82,15 +87,18 @@ class Row:
     raw: bytes
 
 
+def decode(raw: bytes) -> dict[str, Any]:
+    """Read a record of any of the published schemas."""
+    assert raw[:2] == b"\xc3\x01", raw[:10]
+    datum = fastavro.schemaless_reader(io.BytesIO(raw[10:]), SCHEMAS[raw[2:10]], None)
+    assert isinstance(datum, dict)
+    return datum
+
+
 class Logs:
     """All topics of a stream, read to the end."""
 
     def __init__(self, servers: str, facts: Facts) -> None:
-        schemas = [json.loads(path.read_text()) for path in sorted(AVSC.glob("*.avsc"))]
-        self._schemas = {
-            bytes.fromhex(fingerprint(to_parsing_canonical_form(each), "CRC-64-AVRO")): fastavro.parse_schema(each)
-            for each in schemas
-        }
         self._servers = servers.split(",")
         self.orders = self._read(f"{facts.stream}.work-orders")
         self.labels = self._read(f"{facts.stream}.soft-targets.{facts.teacher}")
@@ -110,16 +118,10 @@ class Logs:
                 if all(consumer.position(each) >= ends[each] for each in partitions):
                     return found
                 for at, records in consumer.poll(timeout_ms=1000, max_records=5000).items():
-                    found[at.partition] += [Row(each.offset, self._decode(each.value), each.value) for each in records]
+                    found[at.partition] += [Row(each.offset, decode(each.value), each.value) for each in records]
         finally:
             consumer.close()
         raise AssertionError(f"{topic} could not be read to its end in {READ:g} s")
-
-    def _decode(self, raw: bytes) -> dict[str, Any]:
-        assert raw[:2] == b"\xc3\x01", raw[:10]
-        datum = fastavro.schemaless_reader(io.BytesIO(raw[10:]), self._schemas[raw[2:10]], None)
-        assert isinstance(datum, dict)
-        return datum
 
 
 def values(column: dict[str, Any]) -> list[int]:
