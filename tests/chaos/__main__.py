@@ -35,7 +35,7 @@ def main() -> int:
 
     if arguments.plan:
         for fault in schedule(arguments.seed, arguments.faults, arguments.every, arguments.brokers):
-            print(f"{fault.at:8.1f} s  {fault.kind:14} {fault.target:12} {fault.seconds:6.1f} s")
+            print(f"{fault.at:8.1f} s  {fault.kind:18} {fault.target:12} {fault.seconds:6.1f} s")
         return 0
     from chaos.soak import BOOTSTRAP, Plan, Soak
 

@@ -6,11 +6,13 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
 
 from chaos.checker import Facts
 from chaos.cluster import Brokers
+from chaos.fleet import FleetWorker
 from chaos.roles import Events, Role
-from chaos.schedule import LOSE, Fault, resource
+from chaos.schedule import LOSE, Fault, resources
 
 AT_ONCE = 32
 """Faults that may be under way together."""
@@ -20,22 +22,31 @@ class Injector:
     """Injects and mends faults from `start` on."""
 
     def __init__(
-        self, faults: Sequence[Fault], roles: dict[str, Role], brokers: Brokers, facts: Facts, events: Events
+        self,
+        faults: Sequence[Fault],
+        roles: dict[str, Role],
+        fleet_workers: dict[str, FleetWorker],
+        brokers: Brokers,
+        facts: Facts,
+        events: Events,
     ) -> None:
         self.injected: list[Fault] = []
         self.problems: list[str] = []
         """Faults that could not be injected or mended."""
         self._faults = faults
         self._roles = roles
+        self._killed_or_frozen: dict[str, Role | FleetWorker] = {**roles, **fleet_workers}
         self._brokers = brokers
         self._facts = facts
         self._events = events
         self._stop = threading.Event()
         self._pool = ThreadPoolExecutor(AT_ONCE, "fault")
         self._thread = threading.Thread(target=self._inject_all, name="injector", daemon=True)
-        self._locks = {resource(fault.target): threading.Lock() for fault in faults}
+        self._locks = {each: threading.Lock() for fault in faults for each in resources(fault.target)}
         self._do: dict[str, Callable[[Fault], None]] = {
             "kill worker": self._kill,
+            "kill fleet worker": self._kill,
+            "kill fleet": self._kill,
             "kill student": self._kill,
             "kill feeder": self._kill,
             "freeze worker": self._freeze,
@@ -80,7 +91,10 @@ class Injector:
 
     def _inject(self, fault: Fault) -> None:
         try:
-            with self._locks[resource(fault.target)]:  # should the one before take longer to be mended than planned
+            with ExitStack() as alone:
+                for each in sorted(resources(fault.target)):
+                    # Should the one before take longer to be mended than planned.
+                    alone.enter_context(self._locks[each])
                 self._events.add("fault", kind=fault.kind, target=fault.target, seconds=fault.seconds, at=fault.at)
                 self._do[fault.kind](fault)
         except Exception as error:
@@ -94,13 +108,13 @@ class Injector:
         self._stop.wait(fault.seconds)
 
     def _kill(self, fault: Fault) -> None:
-        role = self._roles[fault.target]
+        role = self._killed_or_frozen[fault.target]
         role.kill()
         self._hold(fault)
         role.start()
 
     def _freeze(self, fault: Fault) -> None:
-        role = self._roles[fault.target]
+        role = self._killed_or_frozen[fault.target]
         role.freeze()
         self._hold(fault)
         role.thaw()

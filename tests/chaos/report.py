@@ -18,6 +18,14 @@ class Report:
     takeover_median_s: float | None = None
     takeover_worst_s: float | None = None
     longest_wait_s: float = 0.0
+    """Of either student, over all its processes: the longest wait for a batch. The wait of a new process for its first
+    batch counts, connecting and reading included, but for a run's very first; so does that of one that was killed or
+    asked to end meanwhile: as the time since its last step, which is never less. The time between two processes does
+    not."""
+    probations: int = 0
+    """Partitions that a worker found abandoned and put on probation, each as often as that happened."""
+    apart: int = 0
+    """Orders that were labelled in a child process, since workers had ended over them; no fault by itself."""
     duplicates: int = 0
     early: int = 0
     dead_letters: int = 0
@@ -46,7 +54,8 @@ class Report:
             f"seed {self.seed}, {self.brokers} broker{'s' * (self.brokers > 1)}: {self.faults} faults in "
             f"{self.soak_minutes:.1f} of {self.minutes:.1f} min, {max(self.lost, 0)} lost of {self.orders} orders, "
             f"weights {'identical' if self.identical else 'DIFFERENT'}, {took}longest wait of a step "
-            f"{self.longest_wait_s:.1f} s, {self.duplicates} duplicates, {self.dead_letters} dead letters explained"
+            f"{self.longest_wait_s:.1f} s, {self.duplicates} duplicates, {self.dead_letters} dead letters explained, "
+            f"{self.probations} partitions put on probation, {self.apart} orders labelled apart"
         )
         if self.passed:
             return f"chaos passed: {what}"

@@ -70,6 +70,12 @@ class Role:
         self.refused_starts = 0
         """Starts that met no broker in the middle of their first questions, and said so; they were tried again."""
         self.child: Child | None = None
+        self.logs: list[Path] = []
+        """Of all its processes."""
+        self.began = 0.0
+        """When the last process was started: seconds since 1970."""
+        self.struck: float | None = None
+        """When it was killed or asked to end, if it was."""
         self._command = command
         self._distillog = distillog
         self._address = address
@@ -86,7 +92,9 @@ class Role:
         with self._lock:
             if self.done:
                 return
+            self.began, self.struck = time.time(), None
             self.child = self._distillog.start(*self._command(), KAFKA_BOOTSTRAP_SERVERS=self._address)
+            self.logs.append(self.child.log)
             self._wanted = True
             self._events.add("started", role=self.name, pid=self.child.pid, log=self.child.log.name)
 
@@ -96,6 +104,7 @@ class Role:
             self.look()
             self._wanted = False
         if self.child is not None and not self.done:
+            self.struck = time.time()
             self.child.kill()
 
     def end(self) -> None:
@@ -106,6 +115,7 @@ class Role:
         child = self.child
         if child is None or self.done:
             return
+        self.struck = time.time()
         child.terminate()
         child.thaw()
         try:

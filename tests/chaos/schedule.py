@@ -7,8 +7,12 @@ from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-WORKERS = ("w1", "w2", "w3", "w4")
+WORKERS = ("w1", "w2", "w3")
 """Always there, but while a fault has them."""
+FLEET = "fleet"
+"""A supervisor, always there as they are."""
+FLEET_WORKERS = ("fleet-1", "fleet-2")
+"""The workers that it runs."""
 GUESTS = ("x1", "x2")
 """Workers that join for a while and leave."""
 STUDENTS = ("a", "b")
@@ -35,6 +39,8 @@ class Kind:
     """How long it lasts: at least and at most."""
     rest: float = 3.0
     """Seconds after its end before the same target is struck again."""
+    again: float = 0.0
+    """Seconds after its end before a fault of the same kind strikes it again."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,8 +57,11 @@ class Fault:
 
 COMMON = (
     Kind("kill worker", WORKERS, 22, (1.0, 6.0)),
-    Kind("freeze worker", WORKERS, 14, (1.0, 25.0)),
-    Kind("leave", WORKERS, 8, (1.0, 10.0)),
+    # A fleet gives up on a worker that ends five times in a row within a minute of its start.
+    Kind("kill fleet worker", FLEET_WORKERS, 9, (1.0, 6.0), again=60.0),
+    Kind("kill fleet", (FLEET,), 6, (1.0, 6.0)),
+    Kind("freeze worker", (*WORKERS, *FLEET_WORKERS), 14, (1.0, 25.0)),
+    Kind("leave", (*WORKERS, FLEET), 8, (1.0, 10.0)),
     Kind("join", GUESTS, 8, (10.0, 30.0)),
     Kind("kill student", STUDENTS, 8, (0.5, 5.0), rest=10.0),
     Kind("stop student", STUDENTS, 4, (0.5, 5.0), rest=10.0),
@@ -113,18 +122,30 @@ def schedule(seed: int, num_faults: int, every: float = 8.0, brokers: int = 1) -
         kind = first or draw.choices(able, [each.weight for each in able])[0]
         target = draw.choice(_targets(kind, free, at))
         fault = Fault(round(at, 2), kind.name, target, round(draw.uniform(*kind.seconds), 2))
-        free[resource(target)] = at + fault.seconds + kind.rest
+        end = at + fault.seconds
+        free.update(dict.fromkeys(resources(target), end + kind.rest))
+        free[_both(kind, target)] = end + kind.again
         faults.append(fault)
     return faults
 
 
-def resource(target: str) -> str:
-    """What has one fault at a time: the target, or all brokers together."""
-    return "brokers" if target in (*ONE_BROKER, *ANY_OF_THREE) else target
+def resources(target: str) -> tuple[str, ...]:
+    """What a fault of a target has to itself: the target, all brokers together, or a supervisor with its workers."""
+    if target in (*ONE_BROKER, *ANY_OF_THREE):
+        return ("brokers",)
+    return (FLEET, *FLEET_WORKERS) if target == FLEET else (target,)
 
 
 def _targets(kind: Kind, free: dict[str, float], at: float) -> list[str]:
-    return [target for target in kind.targets if free.get(resource(target), 0.0) <= at]
+    return [
+        target
+        for target in kind.targets
+        if all(free.get(each, 0.0) <= at for each in (*resources(target), _both(kind, target)))
+    ]
+
+
+def _both(kind: Kind, target: str) -> str:
+    return f"{kind.name} of {target}"
 
 
 def by_kind(faults: Iterable[Fault]) -> dict[str, int]:

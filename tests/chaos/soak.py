@@ -16,15 +16,17 @@ from pathlib import Path
 
 from support.processes import Child, distillog_commands
 
-from chaos import streams
+from chaos import streams, worker_logs
 from chaos.checker import Checked, Facts, Logs, check_logs, check_trace, same_weights
 from chaos.cluster import Brokers
 from chaos.commits import CommitWatch
+from chaos.fleet import Fleet
 from chaos.injector import Injector
 from chaos.report import Report
 from chaos.roles import Command, Events, Role
-from chaos.schedule import GUESTS, STUDENTS, WIRES, WORKERS, by_kind, schedule
+from chaos.schedule import FLEET, FLEET_WORKERS, GUESTS, STUDENTS, WIRES, WORKERS, by_kind, schedule
 from chaos.takeover import Labellers, Trickle, measure, num_orders
+from chaos.waits import Student
 from pipeline.wait import Deadline
 
 BOOTSTRAP = "120"
@@ -107,11 +109,10 @@ class Soak:
 
     def _take_over(self) -> None:
         """Kills with nothing else going on, over a stream of its own."""
-        workers = WORKERS[:3]
         facts = streams.facts("takeover", num_orders(self.plan.takeovers))
         streams.make(self._distillog, facts, self._model, self.plan.seed, self._copies)
         command = partial(streams.teach, facts, self._model, delay=streams.SLOW / 4)
-        roles = [self._role(name, WIRES[0], partial(command, name)) for name in workers]
+        roles = [self._role(name, WIRES[0], partial(command, name)) for name in WORKERS]
         labellers = Labellers(self._brokers.direct.bootstrap_servers, facts)
         try:
             for role in roles:
@@ -127,13 +128,14 @@ class Soak:
     def _soak(self, facts: Facts) -> None:
         streams.make(self._distillog, facts, self._model, self.plan.seed, self._copies)
         began = time.monotonic()
-        roles = self._cast(facts)
+        fleet, students = self._fleet(facts), self._students(facts)
+        roles = self._cast(facts) | {FLEET: fleet, **students}
         watch = CommitWatch(
             lambda: self._brokers.direct.bootstrap_servers, facts.stream, facts.teacher, facts.partitions
         )
-        injector = Injector(self._faults, roles, self._brokers, facts, self.events)
+        injector = Injector(self._faults, roles, fleet.workers, self._brokers, facts, self.events)
         try:
-            for name in (*WORKERS, *STUDENTS, "feeder"):
+            for name in (*WORKERS, FLEET, *STUDENTS, "feeder"):
                 roles[name].start()
             self._wait(lambda: all(self._steps(name) for name in STUDENTS), roles, READY, "both students' first steps")
             injector.start()
@@ -146,35 +148,65 @@ class Soak:
             self._hurry.touch()
             ending = ("feeder", *STUDENTS)
             self._wait(lambda: all(roles[name].done for name in ending), roles, TAIL, "the end of feeder and students")
-            self._end_all([roles[name] for name in (*WORKERS, *GUESTS)])
+            self._end_all([roles[name] for name in (*WORKERS, *GUESTS, FLEET)])
         finally:
             injector.stop()
             watch.close()
+            fleet.close()
             self.report.soak_minutes = round((time.monotonic() - began) / 60, 2)
             self.report.faults = len(injector.injected)
             self.report.by_kind = by_kind(injector.injected)
             self.report.commits_looked_at = watch.looks
+            for student in students.values():
+                student.take_note()
+                self.report.longest_wait_s = max(self.report.longest_wait_s, round(student.longest_wait, 2))
+            self._read_logs([log for name in (*WORKERS, *GUESTS, FLEET) for log in roles[name].logs], fleet)
             for role in roles.values():
                 self.report.refused_starts += role.refused_starts
                 self.report.problems += [
                     f"{each.role} ended with {each.code}: {each.words} ({each.log})" for each in role.unexpected
                 ]
             self.report.problems += injector.problems + watch.problems[:5]
+            if not watch.looks:
+                self.report.problems.append("no look at the commits was answered")
             for log in sorted(self._folder.glob("*.stderr")):
                 if re.search(r"Traceback|most recent call first", log.read_text(errors="replace")):
                     self.report.problems.append(f"a traceback was shown: {log}")
 
+    def _read_logs(self, logs: list[Path], fleet: Fleet) -> None:
+        """Take from the workers' logs what only they tell."""
+        told = worker_logs.read(logs)
+        self.report.probations, self.report.apart = told.probations, len(told.apart)
+        self.report.refused_starts += told.refused_starts
+        self.report.problems += told.ends
+        for worker in fleet.workers.values():
+            if told.kills[worker.name] > worker.kills:
+                self.report.problems.append(
+                    f"{worker.name} was killed {told.kills[worker.name]} times, {worker.kills} of them by the soak"
+                )
+
     def _cast(self, facts: Facts) -> dict[str, Role]:
-        """Everybody: workers, and students, on the two wires in turn."""
+        """Workers on the two wires in turn, and the feeder."""
         roles = {}
         for name, wire in zip((*WORKERS, *GUESTS), cycle(WIRES), strict=False):
             roles[name] = self._role(name, wire, partial(streams.teach, facts, self._model, name))
-        for name, wire in zip(STUDENTS, WIRES, strict=True):
-            file = streams.run_file(self._folder, facts, name, self._hurry)
-            command = partial(streams.resume, self._runs, name, file)
-            roles[name] = self._role(name, wire, command, partial(self._finished, name))
         roles["feeder"] = self._role("feeder", WIRES[1], partial(streams.feed, facts), _all_fed)
         return roles
+
+    def _fleet(self, facts: Facts) -> Fleet:
+        command, address = partial(streams.fleet, facts, self._model), self._brokers.address(WIRES[1])
+        return Fleet(FLEET, command, self._distillog, address, self.events, workers=FLEET_WORKERS, model=self._model)
+
+    def _students(self, facts: Facts) -> dict[str, Student]:
+        """One on each wire."""
+        students = {}
+        for name, wire in zip(STUDENTS, WIRES, strict=True):
+            file = streams.run_file(self._folder, facts, name, self._hurry)
+            command, address = partial(streams.resume, self._runs, name, file), self._brokers.address(wire)
+            over = partial(self._finished, name)
+            folder = self._runs / name
+            students[name] = Student(name, command, self._distillog, address, self.events, over, folder=folder)
+        return students
 
     def _role(
         self, name: str, wire: str, command: Command, over: Callable[[Child], bool] = lambda child: False
@@ -199,29 +231,10 @@ class Soak:
             assert sum(len(role.unexpected) for role in roles.values()) < 3, (
                 "three processes ended that nobody had struck"
             )
-            self._note_waits()
             assert not deadline.over, (
                 f"{what} did not come within {seconds:.0f} s (or the {self.plan.minutes:g} minutes)"
             )
             time.sleep(0.2)
-
-    def _note_waits(self) -> None:
-        """Keep the longest wait that a student's metrics tell of: those of a killed process go with it."""
-        for name in STUDENTS:
-            path = self._runs / name / "metrics.jsonl"
-            if not path.exists():
-                continue
-            with path.open("rb") as file:
-                file.seek(max(0, path.stat().st_size - 4096))
-                lines = file.read().splitlines()
-            for line in lines[-3:]:
-                try:
-                    timing = json.loads(line).get("timing", {})
-                except ValueError:
-                    continue  # it is being written
-                self.report.longest_wait_s = max(
-                    self.report.longest_wait_s, round(timing.get("longest_wait_s", 0.0), 2)
-                )
 
     def _end_all(self, roles: list[Role]) -> None:
         with ThreadPoolExecutor(len(roles)) as pool:

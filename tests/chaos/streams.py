@@ -9,7 +9,7 @@ from support.processes import Distillog
 
 from chaos.checker import Facts
 from chaos.material import BROKEN, SHAPE
-from chaos.schedule import STUDENTS
+from chaos.schedule import FLEET, FLEET_WORKERS, STUDENTS
 from student_trainer.settings import run_settings
 
 SAMPLES = 1003
@@ -58,6 +58,14 @@ def teach(one: Facts, model: Path, worker: str, delay: float = SLOW) -> tuple[ob
     )  # fmt: skip
 
 
+def fleet(one: Facts, model: Path) -> tuple[object, ...]:
+    size = len(FLEET_WORKERS)
+    return (
+        "fleet", one.stream, model, "--min", size, "--max", size, "--name", FLEET, "--threads", 1,
+        "--dataset", dataset(one, SLOW),
+    )  # fmt: skip
+
+
 def feed(one: Facts) -> tuple[object, ...]:
     follow = [word for name in STUDENTS for word in ("--follow", name)]
     return ("feed", one.stream, *follow, "--lead", LEAD, "--follow-timeout", 300)
@@ -76,7 +84,7 @@ def run_file(folder: Path, one: Facts, name: str, hurry: Path | None) -> Path:
         "losses": [{"name": "forward_kl", "temperature": 2.0}, {"name": "cross_entropy", "weight": 0.1}],
         "optimizer": {"a": {"name": "sgd", "lr": 0.05, "momentum": 0.9}, "b": {"name": "adamw"}}[name],
         "schedule": {"name": "cosine", "warmup": 20},
-        "train": {"batch_size": batch, "passes": PASSES[name], "log_every": 4, "trace": True, "seed": ord(name)},
+        "train": {"batch_size": batch, "passes": PASSES[name], "log_every": 1, "trace": True, "seed": ord(name)},
         "checkpoint": {"every": 9},
     }
     path = folder / f"{one.stream}-{name}.toml"

@@ -1,11 +1,15 @@
 from __future__ import annotations
 
+from itertools import pairwise
+from pathlib import Path
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from chaos.schedule import COMMON, LOSE, ONE, THREE, WORKERS, by_kind, schedule
+from chaos.schedule import COMMON, FLEET, FLEET_WORKERS, LOSE, ONE, THREE, by_kind, resources, schedule
 
+README = Path(__file__).parents[2] / "README.md"
 SEEDS = st.integers(0, 1 << 32)
 BROKERS = st.sampled_from([1, 3])
 
@@ -30,9 +34,21 @@ def test_faults_come_every_8_seconds_on_average_and_overlap(seed: int, brokers: 
 def test_nobody_is_struck_while_a_fault_has_him(seed: int, brokers: int) -> None:
     free: dict[str, float] = {}
     for fault in schedule(seed, 200, 8.0, brokers):
-        who = "brokers" if "broker" in fault.kind else fault.target
-        assert free.get(who, 0.0) <= fault.at
-        free[who] = fault.at + fault.seconds
+        for who in resources(fault.target):
+            assert free.get(who, 0.0) <= fault.at
+            free[who] = fault.at + fault.seconds
+
+
+@given(SEEDS, BROKERS)
+def test_a_fleet_and_its_workers_are_struck_in_turn_and_no_worker_dies_five_times_a_minute(
+    seed: int, brokers: int
+) -> None:
+    faults = schedule(seed, 200, 8.0, brokers)
+    for worker in FLEET_WORKERS:
+        kills = [fault.at for fault in faults if (fault.kind, fault.target) == ("kill fleet worker", worker)]
+        assert all(later - at > 60.0 for at, later in pairwise(kills))
+        assert set(resources(worker)) < set(resources(FLEET))
+    assert {fault.kind for fault in faults if fault.target == FLEET} <= {"kill fleet", "leave"}
 
 
 @given(SEEDS, BROKERS)
@@ -58,4 +74,9 @@ def test_another_seed_is_another_schedule() -> None:
 @pytest.mark.parametrize("kind", [*COMMON, *ONE, *THREE], ids=lambda kind: kind.name)
 def test_no_worker_is_frozen_for_longer_than_its_watchdog_waits(kind: object) -> None:
     assert kind.seconds[1] <= 30.0  # type: ignore[attr-defined]
-    assert len(WORKERS) == 4
+
+
+def test_the_readme_counts_the_kinds() -> None:
+    words = {14: "fourteen", 15: "fifteen", 16: "sixteen", 17: "seventeen", 18: "eighteen", 19: "nineteen"}
+    said = f"{words[len(ONE)]} kinds on one broker or {words[len(THREE) + 1]} on three"
+    assert said in " ".join(README.read_text().split())
