@@ -14,13 +14,13 @@ from chaos.roles import Role
 from pipeline.wait import Deadline
 
 GONE = 60.0
-"""Seconds for the workers of a supervisor that was killed to end by themselves."""
+"""Seconds for the workers of a supervisor that has ended to have ended, too."""
 THERE = 90.0
 """Seconds for a supervisor to have a worker in the place of one that was killed."""
 
 
 class Fleet(Role):
-    """The supervisor; a kill waits until its workers have ended, too."""
+    """The supervisor; whatever ends it, its workers have to end with it."""
 
     def __init__(self, *arguments: Any, workers: tuple[str, ...], model: Path) -> None:
         """As a role; `workers` by name, and the model, by whose path the processes are told from other soaks'."""
@@ -31,17 +31,21 @@ class Fleet(Role):
     def kill(self) -> None:
         """SIGKILL to the supervisor alone; AssertionError where it leaves workers behind."""
         super().kill()
-        _wait(
-            lambda: not self._left(),
-            GONE,
-            lambda: f"the supervisor was killed, and its workers live: processes {self._left()}",
-        )
+        self._await_workers()
+
+    def end(self) -> None:
+        """SIGTERM, and wait; AssertionError where it leaves workers behind."""
+        super().end()
+        self._await_workers()
 
     def close(self) -> None:
-        """End what is left of all."""
+        """SIGKILL to whatever of all is left."""
         super().kill()
         for number in self._left():
             _send(number, signal.SIGKILL)
+
+    def _await_workers(self) -> None:
+        _wait(lambda: not self._left(), GONE, lambda: f"the supervisor ended without its workers {self._left()}")
 
     def _left(self) -> list[int]:
         return [number for name in self.workers for number in self.processes(name)]

@@ -23,9 +23,11 @@ class Report:
     asked to end meanwhile: as the time since its last step, which is never less. The time between two processes does
     not."""
     probations: int = 0
-    """Partitions that a worker found abandoned and put on probation, each as often as that happened."""
+    """Partitions that a worker found abandoned and put on probation, each as often as that happened; by the workers'
+    logs, which those of a fleet have no more once their supervisor is killed."""
     apart: int = 0
-    """Orders that were labelled in a child process, since workers had ended over them; no fault by itself."""
+    """Orders that were given to a child process, since workers had ended over them, by the same logs; no fault by
+    itself."""
     duplicates: int = 0
     early: int = 0
     dead_letters: int = 0
