@@ -61,9 +61,9 @@ class CommitWatch:
         self._servers = servers
         self._stream = stream
         self._partitions = partitions
-        self._labelled = Labelled(f"{stream}.soft-targets.{teacher}", partitions)
         self._orders = f"{stream}.work-orders"
         self._labels = f"{stream}.soft-targets.{teacher}"
+        self._labelled = Labelled(self._labels, partitions)
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._watch, name="commits", daemon=True)
         self._thread.start()
