@@ -127,7 +127,5 @@ class CommitWatch:
                     continue
                 expected = self._labelled.expected[TopicPartition(self._labels, partition.partition)]
                 if said > expected:
-                    self.problems.append(
-                        f"{group} committed order {said} of {partition}, and {expected} is not labelled"
-                    )
+                    self.problems.append(f"{group} committed order {said} of {partition}; {expected} is not labelled")
         self.looks += 1
