@@ -28,8 +28,15 @@ def main() -> int:
     parser.add_argument("--output", type=Path, default=Path("runs/chaos"), help="folder of report.json (runs/chaos)")
     parser.add_argument("--plan", action="store_true", help="print the schedule of this seed, and do nothing")
     arguments = parser.parse_args()
-    if arguments.faults < 1 or arguments.every <= 0 or arguments.minutes <= 0 or arguments.takeovers < 0:
-        parser.error("--faults, --every and --minutes must be positive, --takeovers not negative")
+    for name, least, most in (
+        ("seed", 0, (1 << 31) - 1),
+        ("faults", 1, 100_000),
+        ("every", 0.1, 3600),
+        ("takeovers", 0, 1000),
+        ("minutes", 1, 7 * 24 * 60),
+    ):
+        if not least <= getattr(arguments, name) <= most:  # NaN is not
+            parser.error(f"--{name} {getattr(arguments, name)}: takes {least} to {most}")
 
     from chaos.schedule import schedule
 
