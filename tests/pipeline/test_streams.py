@@ -325,13 +325,10 @@ def test_a_rewind_to_an_order_that_is_not_fed_is_refused(kafka_settings: KafkaSe
 def test_a_rewind_under_working_teachers_is_refused(
     kafka_settings: KafkaSettings, fed: Stream, eventually: Callable[..., object]
 ) -> None:
-    from pipeline.kafka.clients import new_consumer
-
-    group = teacher_group(fed.manifest, "cnn")
-    worker = new_consumer(kafka_settings, group_id=group, auto_offset_reset="earliest")
+    group, topic = teacher_group(fed.manifest, "cnn"), work_orders_topic(fed.manifest.stream)
+    worker = KafkaCluster(kafka_settings).member(group, topic, name="w", session_timeout=30.0)
     try:
-        worker.subscribe([work_orders_topic(fed.manifest.stream)])
-        eventually(lambda: worker.poll(timeout_ms=200), 20.0, "the worker's first order")
+        eventually(lambda: worker.poll(0.2) or worker.assignment(), 60.0, "the worker's partitions")
         with pytest.raises(StreamConflict, match="has members: stop all workers of teacher 'cnn', then rewind"):
             rewind(kafka_settings, fed, "cnn", 0)
     finally:
