@@ -23,10 +23,10 @@ from schemas.errors import BrokerUnavailable, ConfigError
 pytestmark = pytest.mark.kafka
 
 
-@pytest.fixture
-def stopped_broker(tmp_path: Path) -> Iterator[LocalBroker]:
-    """A broker of the test's own, not started yet."""
-    local = LocalBroker(tmp_path / "broker")
+@pytest.fixture(scope="module")
+def own(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LocalBroker]:
+    """A broker that tests may end as they like; it may run already, each of them starts it."""
+    local = LocalBroker(tmp_path_factory.mktemp("own") / "broker")
     yield local
     local.kill()
 
@@ -55,13 +55,10 @@ def consume(broker: LocalBroker, topic: str, eventually: Callable[..., list[byte
 
 @pytest.mark.parametrize("end", ["stop", "kill"])
 def test_a_restart_keeps_the_address_and_the_records(
-    end: str,
-    stopped_broker: LocalBroker,
-    fresh_name: Callable[[str], str],
-    eventually: Callable[..., list[bytes]],
+    end: str, own: LocalBroker, fresh_name: Callable[[str], str], eventually: Callable[..., list[bytes]]
 ) -> None:
-    topic, broker = fresh_name("topic"), stopped_broker
-    assert broker.start()
+    topic, broker = fresh_name("topic"), own
+    broker.start()
     address = broker.bootstrap_servers
     produce(broker, topic, b"kept")
     assert running_broker_address(broker.folder.path) == address
@@ -101,8 +98,8 @@ def test_a_taken_controller_port_is_replaced(tmp_path: Path) -> None:
     assert (second.port, second.cluster_id) == (first.port, first.cluster_id)
 
 
-def test_a_stale_pid_that_belongs_to_another_program_is_left_alone(stopped_broker: LocalBroker) -> None:
-    broker = stopped_broker
+def test_a_stale_pid_that_belongs_to_another_program_is_left_alone(own: LocalBroker) -> None:
+    broker = own
     broker.start()
     broker.kill()
     with subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE) as other:
@@ -116,13 +113,13 @@ def test_a_stale_pid_that_belongs_to_another_program_is_left_alone(stopped_broke
         other.communicate(b"\n", timeout=30)
 
 
-def test_a_frozen_broker_is_stopped_all_the_same(stopped_broker: LocalBroker) -> None:
-    stopped_broker.start()
-    pid = stopped_broker.pid
+def test_a_frozen_broker_is_stopped_all_the_same(own: LocalBroker) -> None:
+    own.start()
+    pid = own.pid
     assert pid is not None
     os.kill(pid, signal.SIGSTOP)
-    assert stopped_broker.stop(timeout=0.2)
-    assert running_broker_address(stopped_broker.folder.path) is None
+    assert own.stop(timeout=0.2)
+    assert running_broker_address(own.folder.path) is None
 
 
 def test_a_broker_that_dies_while_it_starts_says_why_in_one_line(tmp_path: Path) -> None:
@@ -140,17 +137,17 @@ def test_a_start_on_a_full_disk_is_one_line(tmp_path: Path) -> None:
 
 
 def test_a_broker_that_nobody_stopped_leaves_word_of_its_end_until_the_next_one(
-    stopped_broker: LocalBroker, eventually: Callable[..., object]
+    own: LocalBroker, eventually: Callable[..., object]
 ) -> None:
-    stopped_broker.start()
-    assert stopped_broker.fell == ""
-    assert stopped_broker.pid
-    os.kill(stopped_broker.pid, signal.SIGKILL)
-    eventually(lambda: not stopped_broker.folder.is_running(), what="its end")
-    assert stopped_broker.fell == "without a word"
-    stopped_broker.start()
-    stopped_broker.stop()
-    assert stopped_broker.fell == ""
+    own.start()
+    assert own.fell == ""
+    assert own.pid
+    os.kill(own.pid, signal.SIGKILL)
+    eventually(lambda: not own.folder.is_running(), what="its end")
+    assert own.fell == "without a word"
+    own.start()
+    own.stop()
+    assert own.fell == ""
 
 
 def test_a_broker_whose_disk_is_full_of_records_names_the_disk(
