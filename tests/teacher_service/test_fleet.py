@@ -7,6 +7,7 @@ import signal
 import threading
 import time
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack, closing
 from pathlib import Path
 from typing import Any
 
@@ -45,6 +46,12 @@ class Place:
         dataset = f"support.fault_data:steered?folder={self.steering}&count={orders * 8}"
         self.stream: Stream = stream_with_teacher(distillog.settings, name, self.model, dataset, SMALL)
         self._distillog = distillog
+        self._closing = ExitStack()
+        # Over the same connections, since it is asked fifty times a second.
+        self._read = self._closing.enter_context(status.readings(self.settings, self.stream))
+
+    def close(self) -> None:
+        self._closing.close()
 
     def start(self, *more: object, **env: str) -> Child:
         """Start a fleet whose workers are w-1, w-2, ..."""
@@ -55,7 +62,7 @@ class Place:
         publish(self.settings, self.stream, sequences or range(ORDERS))
 
     def teacher(self) -> dict[str, Any]:
-        (teacher,) = status.lag(self.settings, self.stream)["teachers"]
+        (teacher,) = self._read()["teachers"]
         return dict(teacher)
 
     def partitions(self) -> dict[str, int]:
@@ -72,8 +79,9 @@ class Place:
 
 
 @pytest.fixture
-def place(distillog: Distillog, fresh_name: Callable[[str], str], tmp_path: Path) -> Place:
-    return Place(distillog, fresh_name("fleet"), tmp_path)
+def place(distillog: Distillog, fresh_name: Callable[[str], str], tmp_path: Path) -> Iterator[Place]:
+    with closing(Place(distillog, fresh_name("fleet"), tmp_path)) as made:
+        yield made
 
 
 def processes(worker: str, stream: Stream) -> list[int]:
@@ -286,12 +294,12 @@ def test_a_run_that_takes_more_than_one_worker_makes_gets_another_until_it_is_do
 ) -> None:
     monkeypatch.setenv("PYTHONPATH", str(TESTS))
     (tmp_path / "slow").mkdir()
-    place = Place(distillog, fresh_name("fleet"), tmp_path / "slow", orders=600, slow=40_000)
-    place.publish(*range(600))
-    patience = Patience(pace=2.0, settle=1.0, idle=3.0, cycle=2.0)
-    running(place, [], most=2, run="student", read_every=0.5, patience=patience)
-    eventually(lambda: place.partitions() == {"w-1": 8}, 60, "the first worker")
-    with Student(place):
-        eventually(lambda: set(place.partitions()) == {"w-1", "w-2"}, 60, "another worker")
-    assert place.teacher()["labelled"] < 600
-    eventually(lambda: set(place.partitions()) == {"w-1"}, 60, "one worker alone")
+    with closing(Place(distillog, fresh_name("fleet"), tmp_path / "slow", orders=600, slow=40_000)) as place:
+        place.publish(*range(600))
+        patience = Patience(pace=2.0, settle=1.0, idle=3.0, cycle=2.0)
+        running(place, [], most=2, run="student", read_every=0.5, patience=patience)
+        eventually(lambda: place.partitions() == {"w-1": 8}, 60, "the first worker")
+        with Student(place):
+            eventually(lambda: set(place.partitions()) == {"w-1", "w-2"}, 60, "another worker")
+        assert place.teacher()["labelled"] < 600
+        eventually(lambda: set(place.partitions()) == {"w-1"}, 60, "one worker alone")

@@ -20,7 +20,7 @@ from pipeline.names import soft_targets_topic
 from pipeline.status import lag
 from pipeline.streams import Stream
 from schemas.errors import WorkerHung
-from teacher_service import asking
+from teacher_service import asking, watchdog
 from teacher_service.model import Inputs, OnnxTeacher
 from teacher_service.worker import Worker, WorkerOptions, WorkerReport
 
@@ -153,15 +153,18 @@ def test_a_member_too_slow_for_one_partition_waits_warm_and_takes_over_when_it_i
     assert fast is not slow
 
 
-def test_whoever_is_done_takes_over_what_another_holds_up_at_the_end(unequal: Unequal, eventually: Any) -> None:
+def test_whoever_is_done_takes_over_what_another_holds_up_at_the_end(
+    unequal: Unequal, eventually: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(watchdog, "MIN_DEADLINE", 10.0)
     slow = unequal.start("slow", 0.1)
     eventually(lambda: unequal.partitions.get("slow") == P, 30, "the first worker's share")
     unequal.start("fast", 0.1)
     eventually(lambda: unequal.partitions == {"slow": P // 2, "fast": P // 2}, 30, "equal shares")
-    unequal.feed(*range(2 * P))
-    eventually(lambda: unequal.labelled() == 2 * P, 60, "the first orders")
+    unequal.feed(*range(P))
+    eventually(lambda: unequal.labelled() == P, 60, "the first orders")
     slow.free.clear()
-    unequal.feed(*range(2 * P, unequal.num_orders))
+    unequal.feed(*range(P, unequal.num_orders))
     assert slow.held.wait(30.0)
     # Its order never ends. All but the partition of that one is taken over, and that, when the watchdog ends it.
     eventually(lambda: unequal.labelled() >= unequal.num_orders - 1, 60, "the whole stream but the order that hangs")
