@@ -433,5 +433,10 @@ class ReaderAndWriters(RuleBasedStateMachine):
             self.read_on(partition, len(self.labels(partition)))
 
 
-ReaderAndWriters.TestCase.settings = settings(max_examples=300, stateful_step_count=60, deadline=None)
-TestReaderAndWriters = ReaderAndWriters.TestCase
+class TestReaderAndWriters(ReaderAndWriters.TestCase):  # type: ignore[misc]
+    settings = settings(max_examples=100, stateful_step_count=60, deadline=None)
+
+
+@pytest.mark.faults
+class TestReaderAndWritersForLong(ReaderAndWriters.TestCase):  # type: ignore[misc]
+    settings = settings(max_examples=1000, stateful_step_count=60, deadline=None)

@@ -28,7 +28,11 @@ WITHIN = 15.0
 
 
 # kafka-python 3.0.12 leaves the socket of each refused connection to the garbage collector.
-pytestmark = [pytest.mark.kafka, pytest.mark.filterwarnings("ignore:unclosed <socket:ResourceWarning")]
+pytestmark = [
+    pytest.mark.kafka,
+    pytest.mark.faults,  # three brokers for one test
+    pytest.mark.filterwarnings("ignore:unclosed <socket:ResourceWarning"),
+]
 
 
 @pytest.fixture(autouse=True)

@@ -31,7 +31,7 @@ def steady(pace: float, **changes: float) -> Day:
 # Measured over seeds 0 to 11: machine hours are 0.51 to 0.76 of those of the smallest fixed size that lets the student
 # starve no longer; it starves 1 to 50 s a run longer than with 8 machines all day; the cost is 0.80 to 1.03 of that of
 # the fixed size that was best for that very day.
-@pytest.mark.parametrize("seed", [0, 4, 7])
+@pytest.mark.parametrize("seed", [0, *(pytest.param(seed, marks=pytest.mark.faults) for seed in (4, 7))])
 def test_a_day_on_spot_machines_costs_little_and_starves_the_student_for_little(seed: int) -> None:
     day = Day.draw(seed)
     fleet = live_with_fleet(day, seed)
