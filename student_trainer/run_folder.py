@@ -13,7 +13,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import IO, Any
 
-from schemas.errors import CheckpointError, ConfigError, RunLocked, RunRemoved
+from schemas.errors import CannotWrite, CheckpointError, ConfigError, RunLocked, RunRemoved
 from student_trainer.settings import RunSettings, load_run
 from student_trainer.whole_files import write_whole, writing
 
@@ -87,7 +87,11 @@ class RunFolder:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self.close(failed=error is not None)
+        try:
+            if isinstance(error, CannotWrite):  # a file of it, in the moment in which the folder was taken away
+                self.refuse_removed(now=True)
+        finally:
+            self.close(failed=error is not None)
 
     def keep(self) -> None:
         """Take note that the run has learned something, or saved a place to go on from."""

@@ -17,6 +17,7 @@ from train_runs import digits_run, run
 from pipeline.cli import main
 from pipeline.views.patience import fetch_patiently
 from schemas.errors import DataUnavailable, RunRemoved, Starved
+from student_trainer import checkpoint
 from student_trainer.checkpoint import has_checkpoints
 from student_trainer.dataset_source import DatasetSource
 from student_trainer.run_folder import RunFolder, read_run
@@ -46,6 +47,21 @@ def test_a_run_whose_folder_is_removed_ends_and_makes_none_of_it_again(tmp_path:
     path = tmp_path / "r"
     with pytest.raises(RunRemoved, match=f"{path}: the run's folder, or the lock in it, was removed"):
         run(path, SETTINGS, progress=at_step(3, lambda: shutil.rmtree(path)))
+    assert not path.exists()
+
+
+def test_a_run_whose_folder_is_removed_while_it_writes_a_checkpoint_says_so(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path, fill = tmp_path / "r", checkpoint._fill
+
+    def fill_nothing(*arguments: Any) -> None:
+        shutil.rmtree(path)
+        fill(*arguments)
+
+    monkeypatch.setattr(checkpoint, "_fill", fill_nothing)
+    with pytest.raises(RunRemoved, match=f"{path}: the run's folder, or the lock in it, was removed"):
+        run(path, SETTINGS)
     assert not path.exists()
 
 
