@@ -10,9 +10,12 @@ EXTRAS := teacher,student,data,broker,dev
 # make setup TORCH_INDEX_URL=https://download.pytorch.org/whl/cpu         PyTorch without CUDA: 1 GB instead of 6
 # make test ARGS='-k broker'                                              more arguments for pytest, demo or benchmarks
 # make test ARGS='-n 0 -k broker'                                         one test after the other, in one process
+# make test PROCESSES=8                                                   more of them at once
 PYTHON ?=
 TORCH_INDEX_URL ?=
 ARGS ?=
+# Tests wait more than they compute, so one process more than there are cores, but four at most.
+PROCESSES ?= $(shell cores=$$(getconf _NPROCESSORS_ONLN 2>/dev/null || echo 1); echo $$((cores < 4 ? cores + 1 : 4)))
 TORCH_INDEX = $(if $(TORCH_INDEX_URL),--extra-index-url '$(TORCH_INDEX_URL)')
 
 .DEFAULT_GOAL := help
@@ -27,16 +30,16 @@ setup: $(STAMP) ## make the virtual environment .venv and install everything int
 demo: setup ## distil a teacher into a small student over a real Kafka, and print the table
 	@$(BIN)/python examples/digits/demo.py $(ARGS)
 
-# Side by side, since they wait more than they compute; each process starts a Kafka of its own (330 MB).
+# Side by side; each process starts a Kafka of its own (330 MB).
 test: setup ## run every test but the long fault battery
-	@$(BIN)/python -m pytest -n logical --maxprocesses 4 --dist worksteal -m 'not faults' $(ARGS)
+	@$(BIN)/python -m pytest -n $(PROCESSES) --dist worksteal -m 'not faults' $(ARGS)
 
 faults: setup ## run the fault battery: kills, freezes, broken data, wrong models
 	@$(BIN)/python -m pytest -m faults $(ARGS)
 
-# pytest ends with 5 when it selected no test.
+# Two at once, since each starts several processes and waits for them. pytest ends with 5 when it selected no test.
 faults-short: setup ## run the short form of the fault battery
-	@$(BIN)/python -m pytest -m 'faults and short' $(ARGS) || [ $$? -eq 5 ]
+	@$(BIN)/python -m pytest -n 2 --dist worksteal -m 'faults and short' $(ARGS) || [ $$? -eq 5 ]
 
 # ARGS='--brokers 3' for three brokers, ARGS='--seed 7' for another schedule, ARGS='--help' for the rest.
 chaos: setup ## disturb a whole Distillog for half an hour: 200 faults, and what is left is checked
