@@ -101,6 +101,8 @@ def save_checkpoint(folder: Path, checkpoint: Checkpoint, state: dict[str, Any],
     with writing(place):
         _write(place, checkpoint, state)
         places = _newest_first(folder)
+        if place not in places:
+            return place  # somebody removed it already, and the run looks soon whether all of its folder went
         at = places.index(place)
         for later in places[:at]:  # a whole one is of the same run, further on
             if not _is_whole(later):

@@ -50,16 +50,18 @@ def test_a_run_whose_folder_is_removed_ends_and_makes_none_of_it_again(tmp_path:
     assert not path.exists()
 
 
+@pytest.mark.parametrize("whole", [False, True])
 def test_a_run_whose_folder_is_removed_while_it_writes_a_checkpoint_says_so(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    whole: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    path, fill = tmp_path / "r", checkpoint._fill
+    path, flush = tmp_path / "r", checkpoint._flush_folder
 
-    def fill_nothing(*arguments: Any) -> None:
-        shutil.rmtree(path)
-        fill(*arguments)
+    def flush_and_remove(folder: Path) -> None:
+        flush(folder)
+        if not whole or folder == path / "checkpoints":  # the last thing that is flushed
+            shutil.rmtree(path)
 
-    monkeypatch.setattr(checkpoint, "_fill", fill_nothing)
+    monkeypatch.setattr(checkpoint, "_flush_folder", flush_and_remove)
     with pytest.raises(RunRemoved, match=f"{path}: the run's folder, or the lock in it, was removed"):
         run(path, SETTINGS)
     assert not path.exists()
