@@ -15,6 +15,7 @@ import numpy.typing as npt
 from pipeline.onnx_runtime import open_session
 from schemas.errors import TeacherRejected
 from schemas.records import Teacher, TeacherInput
+from teacher_service.model_files import refuse_another
 
 Inputs = Mapping[str, npt.NDArray[Any]]
 """field of the view -> [M, ...]"""
@@ -53,10 +54,18 @@ class OnnxTeacher:
     """A teacher ready to label: fixed batches in, logits or log-probabilities out."""
 
     def __init__(self, path: Path, teacher: Teacher, provider: str = "cpu", threads: int = 0) -> None:
+        """Open the file.
+
+        Raises:
+            TeacherRejected: ONNX Runtime cannot load it.
+            ManifestMismatch: it is another model than the teacher's.
+            ConfigError: no such provider here.
+        """
         self.teacher = teacher
         self.path = path
         self.threads = threads
         self._session = open_session(path, provider, threads, refusal=TeacherRejected)
+        refuse_another(path, teacher)  # looked at when it is open: it may have been replaced since anybody looked
 
     @property
     def provider(self) -> str:

@@ -7,7 +7,8 @@ from pathlib import Path
 
 import onnx
 
-from schemas.errors import TeacherRejected
+from schemas.errors import ManifestMismatch, TeacherRejected
+from schemas.records import Teacher
 
 _CHUNK = 1 << 20
 
@@ -57,6 +58,16 @@ def model_sha256(path: Path) -> str:
             while chunk := stream.read(_CHUNK):
                 digest.update(chunk)
     return digest.hexdigest()
+
+
+def refuse_another(path: Path, teacher: Teacher, sha256: str | None = None) -> None:
+    """Raise ManifestMismatch unless a file is a teacher's model, whose hash may be known."""
+    sha256 = sha256 or model_sha256(path)
+    if teacher.sha256 != sha256:
+        raise ManifestMismatch(
+            f"{path} ({sha256[:12]}) is not the model of teacher {teacher.name!r} ({teacher.sha256[:12]}); another "
+            "model is another teacher: add it under a name of its own"
+        )
 
 
 def _tensors(graph: onnx.GraphProto) -> list[onnx.TensorProto]:

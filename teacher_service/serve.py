@@ -19,7 +19,7 @@ from schemas.errors import DataUnavailable, DistillogError, ManifestMismatch, Te
 from schemas.records import Teacher
 from teacher_service.checks import accuracy_notice, check_model
 from teacher_service.model import OnnxTeacher
-from teacher_service.model_files import model_sha256
+from teacher_service.model_files import model_sha256, refuse_another
 from teacher_service.worker import Worker, WorkerOptions, WorkerReport
 
 log = logging.getLogger(__name__)
@@ -92,11 +92,7 @@ def find_teacher(stream: Stream, model_path: Path, name: str | None) -> Teacher:
             f"add it with `distillog topics add-teacher {stream.manifest.stream} NAME {model_path}`"
         )
     teacher = stream.teacher(name)
-    if teacher.sha256 != sha256:
-        raise ManifestMismatch(
-            f"{model_path} ({sha256[:12]}) is not the model of teacher {name!r} ({teacher.sha256[:12]}); "
-            "another model is another teacher: add it under a name of its own"
-        )
+    refuse_another(model_path, teacher, sha256)
     return teacher
 
 

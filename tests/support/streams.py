@@ -134,7 +134,9 @@ def dead_letters(settings: KafkaSettings, topic: str) -> list[DeadLetter]:
 def teacher_record(model: Path = Path("m.onnx"), **changes: Any) -> Teacher:
     """A record for `support.models.classifier` with its defaults on a field "image"."""
     from schemas.records import TeacherInput
+    from teacher_service.model_files import model_sha256
 
     image = TeacherInput("x", "image", "float32", "nchw", 1.0, ())
-    made = Teacher("0123456789abcdef", "t", "0" * 64, model.name, (image,), "y", "logits", 10, 16)
+    sha256 = model_sha256(model) if model.exists() else "0" * 64
+    made = Teacher("0123456789abcdef", "t", sha256, model.name, (image,), "y", "logits", 10, 16)
     return replace(made, **changes)

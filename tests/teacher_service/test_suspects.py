@@ -225,6 +225,12 @@ def test_a_child_that_ends_on_samples_that_are_well_blames_no_row(bench: Bench) 
         bench.apart()
 
 
+def test_a_child_labels_with_no_other_model_than_its_workers(bench: Bench) -> None:
+    classifier(bench.model.path, (1, 8, 8), seed=7)  # a new version, put in the place of the one that runs
+    with pytest.raises(ChildLost, match=r"m\.onnx .* is not the model of teacher 't' .*nothing of it was committed"):
+        bench.apart()
+
+
 def test_a_lease_that_ends_meanwhile_gives_the_order_up(
     bench: Bench, eventually: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
