@@ -174,6 +174,9 @@ class TopicGuard:
             return  # a broker that is away says nothing about its topics
         self._answered = time.monotonic()
         self._warn_at = SILENCE
+        if len(self._topics) > 1 and not any(identities.values()):
+            stream = self._topics[0].partition(".")[0]
+            raise StreamChanged(f"stream {stream} was deleted while this process used it: none of its topics is there")
         for topic, first in self._first.items():
             there = identities[topic]
             if there is None:

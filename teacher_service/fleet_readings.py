@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from pipeline import status
+from pipeline.complaints import Complaints
 from pipeline.kafka.settings import KafkaSettings
 from pipeline.streams import Stream
 from schemas.commits import STATES_OVER
@@ -57,11 +58,12 @@ class Watch(threading.Thread):
 
     def run(self) -> None:
         """Read until closed; where Kafka gives no answer, again with new clients."""
+        complaints = Complaints(log)
         while not self._ended.is_set():
             try:
                 self._read()
             except DistillogError as error:
-                log.warning("%s; the size stays as it is meanwhile", error)
+                complaints.warn(f"{error}; the size stays as it is meanwhile")
                 self._ended.wait(self._every)
             except Exception as error:
                 self.failure = error
