@@ -81,8 +81,9 @@ class Child:
         self._told: deque[str] = deque(maxlen=_TOLD)
         self._threads: list[threading.Thread] = []
         self._writer = threading.Thread()
+        self._num_rows = max(1, len(task[0]["sample_ids"]))
         self._patience = 0.0
-        """seconds for an answer"""
+        """seconds for an answer about so many rows"""
 
     def label(self, sequence: int, sample_ids: Ints, view_seed: int) -> Labels | Death:
         """Label [N] samples.
@@ -95,7 +96,8 @@ class Child:
         if self._process is None:
             self._start()
         self._ask({"sequence": sequence, "sample_ids": sample_ids.tolist(), "view_seed": view_seed})
-        answer = self._answer(self._patience, f"order {sequence}")
+        share = len(sample_ids) / self._num_rows  # a few rows that hang are not to hold their order up as a whole does
+        answer = self._answer(max(watchdog.MIN_DEADLINE, self._patience * share), f"order {sequence}")
         if isinstance(answer, Death):
             return answer
         header, body = answer

@@ -1,7 +1,9 @@
 """Orders that may have ended the workers before: labelled in a child process, whose death tells which rows do it.
 
-A child that dies or hangs over some rows is asked for each half of them, down to single ones; a row that ends a child
-twice, alone, is dead-lettered. Beside the stages, so that other partitions go on meanwhile.
+A child that dies or hangs over some rows is asked for each half of them, down to single ones. A row that ends it alone
+is asked for once more when all others were, and right behind samples of other orders: what is no matter of that row,
+such as storage that hangs, ends those, too, and blames nobody. If the row ends a child again, it is dead-lettered.
+Beside the stages, so that other partitions go on meanwhile.
 """
 
 from __future__ import annotations
@@ -26,6 +28,8 @@ log = logging.getLogger(__name__)
 
 MOST_DEADLY = 8
 """rows of one order that may end their process: more are a mount that hangs, or code that is broken, and no samples"""
+CONTROLS = 4
+"""samples of other orders that are to be well before a row is blamed"""
 IDLE = 30.0
 """seconds without a suspicious order after which the child, which holds a model, is ended"""
 
@@ -38,12 +42,19 @@ class Suspects:
     """A thread that labels suspicious orders, one after another; results go to `publish`."""
 
     def __init__(
-        self, task: Callable[[], Frame], num_classes: int, parcels: Parcels, publish: Callable[[Parcel], None]
+        self,
+        task: Callable[[], Frame],
+        num_classes: int,
+        num_samples: int,
+        parcels: Parcels,
+        publish: Callable[[Parcel], None],
     ) -> None:
         self.failure: BaseException | None = None
         self._task = task
         """what a child is to open; see child.py"""
         self._num_classes = num_classes
+        self._num_samples = num_samples
+        """of the dataset"""
         self._parcels = parcels
         self._publish = publish
         self._jobs: queue.SimpleQueue[Job] = queue.SimpleQueue()
@@ -112,7 +123,7 @@ class Suspects:
     def _label(self, child: Child, job: Job, order: WorkOrder) -> None:
         log.warning("order %d: begun before by workers that ended; labelled in a child process", order.sequence)
         try:
-            labels, deadly = _Search(child, job, order, self._num_classes).label()
+            labels, deadly = _Search(child, job, order, self._num_classes, self._num_samples).label()
         except _Over:
             return
         faults = tuple(sorted([*labels.faults, *deadly.items()]))
@@ -122,13 +133,16 @@ class Suspects:
 class _Search:
     """One order, and what became of its rows."""
 
-    def __init__(self, child: Child, job: Job, order: WorkOrder, num_classes: int) -> None:
+    def __init__(self, child: Child, job: Job, order: WorkOrder, num_classes: int, num_samples: int) -> None:
         self._child = child
+        self._num_samples = num_samples
         self._job = job
         self._order = order
         self._nothing = Labels(np.empty(0, np.int64), (), np.empty((0, num_classes), np.float32))
+        self._suspected: dict[int, Death] = {}
+        """row that ended a child, alone -> how"""
         self._deadly: dict[int, str] = {}
-        """row -> reason"""
+        """row that did so twice -> reason"""
 
     def label(self) -> tuple[Labels, dict[int, str]]:
         """Label all rows but those that end whatever labels them, which come with their reasons."""
@@ -137,6 +151,8 @@ class _Search:
         if isinstance(whole, Labels):
             return whole, {}
         pieces = self._search(rows, whole)
+        for row, death in self._suspected.items():
+            pieces += self._ask_again(row, death)
         # Once more without those rows, in the calls of the model that a worker makes of an order in which they cannot
         # be decoded: its labels are the same to the bit, whichever halves were tried.
         rows = np.setdiff1d(rows, list(self._deadly))
@@ -149,21 +165,11 @@ class _Search:
 
     def _search(self, rows: Ints, death: Death) -> list[Labels]:
         """Find what is deadly among rows that ended a child; returns the labels of all others."""
-        sequence, sample_ids = self._order.sequence, self._order.sample_ids
+        sequence = self._order.sequence
         if len(rows) == 1:
-            row, first = int(rows[0]), death.how
-            again = self._ask(rows)
-            if isinstance(again, Labels):
-                return [again]
-            how = first if again.how == first else f"{first}, then {again.how}"
-            self._deadly[row] = f"ended the process that labelled it alone, twice: {how}"
-            log.warning("order %d: sample %d %s; to the dead letters", sequence, sample_ids[row], self._deadly[row])
-            if len(self._deadly) > MOST_DEADLY:
-                raise ChildLost(
-                    f"order {sequence}: more than {MOST_DEADLY} of its samples end whatever labels them ({how}): a "
-                    "mount that hangs, or a dataset, view or model whose code is broken? Nothing of the order was "
-                    "committed; start the worker again when that is mended"
-                )
+            self._suspected[int(rows[0])] = death
+            if len(self._suspected) > MOST_DEADLY:
+                raise self._lost(f"more than {MOST_DEADLY} of its samples end whatever labels them ({death.how})")
             return []
         log.warning("order %d: %d rows ended their process (%s): halving them", sequence, len(rows), death.how)
         pieces: list[Labels] = []
@@ -172,20 +178,53 @@ class _Search:
             pieces += [labels] if isinstance(labels, Labels) else self._search(half, labels)
         return pieces
 
+    def _ask_again(self, row: int, death: Death) -> list[Labels]:
+        """Ask a second time for a row that ended a child: its labels, or it is deadly.
+
+        Raises:
+            ChildLost: other samples, asked for right before, end a child as well.
+        """
+        others = self._others()
+        if len(others) and isinstance(end := self._ask_for(others), Death):
+            raise self._lost(f"one of its samples ends whatever labels it ({death.how}), as others do ({end.how})")
+        again = self._ask(np.array([row]))
+        if isinstance(again, Labels):
+            return [again]
+        how = death.how if again.how == death.how else f"{death.how}, then {again.how}"
+        self._deadly[row] = f"ended the process that labelled it alone, twice: {how}"
+        sequence, sample = self._order.sequence, self._order.sample_ids[row]
+        log.warning("order %d: sample %d %s; to the dead letters", sequence, sample, self._deadly[row])
+        return []
+
+    def _others(self) -> Ints:
+        """Samples of other orders: by chance, so that it is no matter if one of them is deadly, too."""
+        some = np.random.default_rng().integers(0, self._num_samples, CONTROLS)
+        return np.setdiff1d(some, self._order.sample_ids)
+
+    def _lost(self, what: str) -> ChildLost:
+        return ChildLost(
+            f"order {self._order.sequence}: {what}: a mount that hangs, or a dataset, view or model whose code is "
+            "broken? Nothing of the order was committed; start the worker again when that is mended"
+        )
+
+    def _ask_for(self, sample_ids: Ints) -> Labels | Death:
+        if self._job.chain.over:
+            raise _Over
+        return self._child.label(self._order.sequence, sample_ids, self._order.view_seed)
+
     def _ask(self, rows: Ints) -> Labels | Death:
         """Ask the child for some rows; the answer speaks of rows of the order."""
         if not len(rows):
             return self._nothing
-        if self._job.chain.over:
-            raise _Over
-        answer = self._child.label(self._order.sequence, self._order.sample_ids[rows], self._order.view_seed)
+        answer = self._ask_for(self._order.sample_ids[rows])
         if isinstance(answer, Death):
             return answer
         return Labels(rows[answer.kept], tuple((int(rows[row]), why) for row, why in answer.faults), answer.logits)
 
 
 def _joined(pieces: list[Labels]) -> Labels:
-    """Put the labels of rising rows together."""
+    """Put labels together, by rising rows."""
+    pieces = sorted(pieces, key=lambda piece: min([*piece.kept[:1], *(row for row, _ in piece.faults[:1])], default=-1))
     return Labels(
         np.concatenate([piece.kept for piece in pieces]),
         tuple(fault for piece in pieces for fault in piece.faults),

@@ -56,6 +56,7 @@ class Bench:
         self.suspects = Suspects(
             lambda: encode_task(self.source, self.model, 1.0, sequence.sample_ids(0), sequence.view_seed(0)),
             10,
+            self.manifest.num_samples,
             self.parcels,
             self.done.put,
         )
@@ -160,6 +161,7 @@ def test_a_row_that_hangs_is_found_within_the_watchdogs_deadlines(
     bench: Bench, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(watchdog, "COLD_DEADLINE", 1.0)
+    monkeypatch.setattr(watchdog, "MIN_DEADLINE", 1.0)
     monkeypatch.setattr(watchdog, "FACTOR", 0.0)
     bench.let(7, "hang")
     parcel = bench.apart()
@@ -194,6 +196,34 @@ def test_an_order_whose_every_row_is_deadly_goes_to_the_dead_letters_by_row(tmp_
     bench.suspects.stop()
     assert rows(parcel) == {}
     assert [letters(parcel)[row].reason.split()[-1] for row in (0, 1)] == ["SIGFPE", "SIGBUS"]
+
+
+def test_storage_that_hangs_for_long_blames_no_row(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    bench = Bench(tmp_path, 2)
+    for name in ("COLD_DEADLINE", "MIN_DEADLINE"):
+        monkeypatch.setattr(watchdog, name, 1.0)
+    monkeypatch.setattr(watchdog, "FACTOR", 0.0)
+    cached = order(bench.manifest, 0).sample_ids.tolist()
+    for sample in set(range(bench.manifest.num_samples)) - set(cached):
+        (bench.folder / f"{sample}.hang").touch()
+    with pytest.raises(ChildLost, match=r"ends whatever labels it .*, as others do \(no answer within \d s\): a mount"):
+        bench.apart()
+    bench.suspects.stop()
+    assert bench.done.empty()
+
+
+def test_few_rows_that_hang_are_not_waited_for_as_a_whole_order_is(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(watchdog, "COLD_DEADLINE", 4.0)
+    monkeypatch.setattr(watchdog, "MIN_DEADLINE", 1.0)
+    monkeypatch.setattr(watchdog, "FACTOR", 0.0)
+    bench.let(7, "hang")
+    with caplog.at_level(logging.WARNING, "teacher_service"):
+        parcel = bench.apart()
+    waits = [text.partition("within ")[2].split()[0] for text in caplog.messages if "rows ended their process" in text]
+    assert waits == ["4", "2", "1"]
+    assert "no answer within 1 s" in letters(parcel)[7].reason
 
 
 def test_more_deadly_rows_than_samples_can_be_are_the_fault_of_something_else(
@@ -235,6 +265,7 @@ def test_a_lease_that_ends_meanwhile_gives_the_order_up(
     bench: Bench, eventually: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(watchdog, "COLD_DEADLINE", 1.0)
+    monkeypatch.setattr(watchdog, "MIN_DEADLINE", 1.0)
     monkeypatch.setattr(watchdog, "FACTOR", 0.0)
     bench.let(5, "hang")
     job = bench.job()
