@@ -185,7 +185,7 @@ class Fleet:
             ended = slot.look(now)
             if ended is None:
                 continue
-            joined = slot.ready
+            joined = slot.ready_at is not None
             if ended.popen.returncode:
                 joined |= self._forget(slot.name)
             self._hear()
@@ -239,8 +239,8 @@ class Fleet:
         for slot in running:
             if slot.name not in figures.members or slot.began >= figures.time:
                 continue
-            if not slot.ready:
-                slot.ready = self._worked = True
+            if slot.ready_at is None:
+                slot.ready_at, self._worked = figures.time, True
                 self._start = figures.time - slot.began
             if speed := figures.members[slot.name]["samples_per_second"]:
                 slot.order_seconds = self._stream.manifest.order_size / speed

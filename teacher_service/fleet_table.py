@@ -26,4 +26,4 @@ def _state(slot: Slot, now: float) -> str:
         return f"starts in {max(0.0, slot.starts_at - now):.0f} s"
     if not slot.wanted:
         return "leaves"
-    return "works" if slot.ready else f"starts since {now - slot.began:.0f} s"
+    return "works" if slot.ready_at is not None else f"starts since {now - slot.began:.0f} s"

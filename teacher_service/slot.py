@@ -25,9 +25,9 @@ class Limits:
     """What a fleet bears of its workers. Times are seconds."""
 
     steady: float = 60.0
-    """of life after which a worker's end is no part of a crash loop"""
+    """in its group after which a worker's end is no part of a crash loop"""
     crashes: int = 5
-    """in a row, each before that time, after which a fleet gives up"""
+    """in a row, each before that time or told by the worker itself, after which a fleet gives up"""
     longest_pause: float = 30.0
     """before a worker is started again; 0 the first time, then 1, 2, 4, ..."""
     drain: float = 120.0
@@ -46,8 +46,8 @@ class Slot:
         self.process: HeardProcess | None = None
         self.began = 0.0
         """when the present worker was started"""
-        self.ready = False
-        """whether the present worker was seen in its group"""
+        self.ready_at: float | None = None
+        """when the present worker was first seen in its group"""
         self.order_seconds = 0.0
         """that an order takes the present worker; 0: not known"""
         self.starts_at = 0.0
@@ -83,7 +83,7 @@ class Slot:
         if self.process is None:
             if self.wanted and now >= self.starts_at:
                 self.process = self._launch(self.name, self.place)
-                self.began, self.ready, self.order_seconds = now, False, 0.0
+                self.began, self.ready_at, self.order_seconds = now, None, 0.0
             return None
         if self.process.running:
             if not self.wanted and now >= self._kill_at:
@@ -111,22 +111,24 @@ class Slot:
             FleetFailed: its error cannot come right, or it crashes again and again.
         """
         code, words = ended.popen.returncode, ended.last_words()
-        if code in (FINAL, _USAGE):
+        # Of a worker that had not joined, in a fleet that works, it may be its machine's: a GPU that was lost.
+        if code == _USAGE or (code == FINAL and (joined or not worked)):
             raise FleetFailed(f"worker {self.name}: {words}")
         how = f"was killed by {signal.Signals(-code).name}" if code < 0 else f"ended with exit code {code}"
-        short = now - self.began < self._limits.steady
-        if joined and labelled > self._labelled:
-            self._short_lives = self._crashes = 0
-        self._labelled = labelled
+        short = now - (self.ready_at or now) < self._limits.steady
         self._short_lives = self._short_lives + 1 if short else 0
+        if joined and labelled > self._labelled:
+            self._crashes = 0
+        self._labelled = labelled
         if code != PASSING or not worked:
-            self._crashes = self._crashes + 1 if short else 0
+            # An order that no child can label may take long to say so.
+            self._crashes = self._crashes + 1 if short or code == CRASHED else 0
         if self._crashes >= self._limits.crashes:
             raise FleetFailed(
-                f"worker {self.name} ({self.place.name}) ended {self._crashes} times within "
-                f"{self._limits.steady:.0f} s of its start; the last one {how}: {words}"
+                f"worker {self.name} ({self.place.name}) crashed {self._crashes} times in a row; the last one {how}: "
+                f"{words}"
             )
         pause = min(self._limits.longest_pause, 2.0 ** (self._short_lives - 2)) if self._short_lives > 1 else 0.0
         self.starts_at = now + pause
-        text = f"{how}: {words}" if code in (CRASHED, PASSING) else how
+        text = f"{how}: {words}" if code in (CRASHED, PASSING, FINAL) else how
         return f"{text}; another one starts {f'in {pause:.0f} s' if pause else 'now'}"

@@ -33,16 +33,19 @@ class Machine:
         self.started.append(HeardProcess(name, [sys.executable, "-c", self.program], self.heard.append))
         return self.started[-1]
 
-    def live(self, now: float, seconds: float, code: int, worked: bool = True, **what: Any) -> str:
+    def live(
+        self, now: float, seconds: float, code: int, worked: bool = True, joined: bool = True, labelled: int = 0
+    ) -> str:
         """Start a worker at a time that ends with a code after some seconds, and say what follows."""
         self.program = f"import sys; print('error: code {code}'); sys.exit({code})"
         self.slot.look(now)
         (process,) = self.started[-1:]
         assert process is self.slot.process
+        self.slot.ready_at = now if joined else None
         process.popen.wait(20)
         ended = self.slot.look(now + seconds)
         assert ended is process
-        return self.slot.again(ended, now + seconds, worked, **what)
+        return self.slot.again(ended, now + seconds, worked, joined, labelled)
 
 
 @pytest.fixture
@@ -68,26 +71,37 @@ def test_a_worker_is_started_again_at_once_and_then_after_growing_pauses(machine
 
 def test_crashes_in_a_row_end_the_fleet_and_a_worker_that_lived_for_long_begins_another_row(machine: Machine) -> None:
     for at in (0, 100, 200, 300):
-        assert machine.live(at, 59.0, CRASHED).startswith(
-            f"ended with exit code {CRASHED}: code {CRASHED}; another one"
-        )
-    assert machine.live(400, 61.0, CRASHED).endswith("another one starts now")
+        assert machine.live(at, 59.0, 1).startswith("ended with exit code 1; another one")
+    assert machine.live(400, 61.0, 1).endswith("another one starts now")
     for at in (500, 600, 700, 800):
-        machine.live(at, 59.0, CRASHED)
-    with pytest.raises(FleetFailed, match=r"worker w-1 \(core 0\) ended 5 times within 60 s of its start; .*code 70"):
-        machine.live(900, 59.0, CRASHED)
+        machine.live(at, 59.0, 1)
+    with pytest.raises(FleetFailed, match=r"worker w-1 \(core 0\) crashed 5 times in a row; .* code 1"):
+        machine.live(900, 59.0, 1)
+
+
+@pytest.mark.parametrize("joined", [False, True])
+def test_a_worker_that_crashes_slowly_ends_the_fleet_too(machine: Machine, joined: bool) -> None:
+    """Its start takes minutes, or it tells of a child that was lost only after minutes."""
+    for at in range(0, 4000, 1000):
+        said = machine.live(at, 300.0, CRASHED if joined else 1, joined=joined)
+        assert said.startswith("ended with exit code")
+    with pytest.raises(FleetFailed, match="crashed 5 times in a row"):
+        machine.live(4000, 300.0, CRASHED if joined else 1, joined=joined)
 
 
 def test_crashes_between_which_the_work_goes_on_are_no_row(machine: Machine) -> None:
+    pauses = []
     for at in range(0, 2000, 100):  # each sample that ends its workers takes two, and is left behind
-        assert machine.live(at, 5.0, CRASHED, joined=True, labelled=at // 200) is not None
-        assert machine.slot.starts_at - at - 5.0 <= 1.0
+        machine.live(at, 5.0, CRASHED, labelled=at // 200)
+        pauses.append(machine.slot.starts_at - at - 5.0)
+    assert pauses[:5] == [0, 1, 2, 4, 8]
+    assert pauses[-1] == 30
 
 
 def test_crashes_before_a_worker_joins_are_a_row_whatever_others_do(machine: Machine) -> None:
     for at in range(0, 400, 100):
         machine.live(at, 5.0, CRASHED, joined=False, labelled=at)
-    with pytest.raises(FleetFailed, match="ended 5 times"):
+    with pytest.raises(FleetFailed, match="crashed 5 times"):
         machine.live(400, 5.0, CRASHED, joined=False, labelled=400)
 
 
@@ -105,6 +119,15 @@ def test_but_one_that_never_worked(machine: Machine) -> None:
 
 def test_a_bare_1_is_a_crash_since_an_interpreter_that_is_ended_says_it_too(machine: Machine) -> None:
     assert machine.live(0, 1000.0, 1).startswith("ended with exit code 1; another one")
+
+
+def test_an_error_before_it_joins_may_be_its_machines_where_others_work(machine: Machine) -> None:
+    for at in range(0, 400, 100):
+        assert "another one starts" in machine.live(at, 5.0, FINAL, joined=False)
+    with pytest.raises(FleetFailed, match=r"crashed 5 times in a row; .*code 78"):
+        machine.live(400, 5.0, FINAL, joined=False)
+    with pytest.raises(FleetFailed, match=r"^worker w-1: code 78$"):
+        machine.live(500, 5.0, FINAL, worked=False, joined=False)
 
 
 @pytest.mark.parametrize("code", [FINAL, 2])
