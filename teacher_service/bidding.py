@@ -71,6 +71,7 @@ class Bidding:
         """
         members = self._admin.members(self._group)
         committed = self._admin.committed({self._group: self._orders}).get(self._group, {})
+        members = [one for one in members if one.bid.speed or one.partitions]  # others are no workers
         if not members or not all(member.bid.speed for member in members):
             return 1.0  # a rebalance is under way
         left: dict[int, int] = {}

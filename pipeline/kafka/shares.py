@@ -86,7 +86,11 @@ def _owners(partitions: int, claims: Claims) -> dict[int, str]:
 
 
 class _Race:
-    """How long members would take for shares, by their bids; what is pinned takes no part in it."""
+    """How long members would take for shares, by their bids.
+
+    What is pinned cannot move, but its owner has so much less time for others. It counts as no more than the owner's
+    part of all: beyond that nothing can be done about it, and it is not to hide what can.
+    """
 
     def __init__(self, partitions: int, claims: Claims) -> None:
         self._members = sorted(claims)
@@ -99,9 +103,14 @@ class _Race:
         for partition, owner in sorted(_owners(partitions, claims).items()):
             if partition in claims[owner].bid.pinned:
                 self._pinned[owner].append(partition)
-                left[partition] = 0.0
             else:
                 self.owned[owner].append(partition)
+        part = sum(left) / sum(self._speeds.values())
+        self._begun: dict[str, float] = {}
+        for member, pinned in self._pinned.items():
+            self._begun[member] = min(sum(left[partition] for partition in pinned), part * self._speeds[member])
+            for partition in pinned:
+                left[partition] = 0.0
         self._fixed = {partition for share in self._pinned.values() for partition in share}
         self._left = left
 
@@ -116,12 +125,12 @@ class _Race:
 
     def longest(self, shares: Shares) -> float:
         """When the last member is done, in orders per speed."""
-        return max(self._load(share) / self._speeds[member] for member, share in shares.items())
+        return max((self._begun[one] + self._load(share)) / self._speeds[one] for one, share in shares.items())
 
     def placed(self, begun: Shares) -> Shares:
         """Give out what is nobody's yet: the longest first, each to whoever would be done with it first."""
         shares = {member: list(share) for member, share in begun.items()}
-        loads = {member: self._load(share) for member, share in begun.items()}
+        loads = {member: self._begun[member] + self._load(share) for member, share in begun.items()}
         taken = {partition for share in begun.values() for partition in share}
         free = set(range(len(self._left))) - taken - self._fixed
         for partition in sorted(free, key=lambda partition: (-self._left[partition], partition)):
@@ -136,7 +145,7 @@ class _Race:
         kept: Shares = {}
         for member, share in owned.items():
             kept[member] = []
-            load = 0.0
+            load = self._begun[member]
             for partition in sorted(share, key=lambda partition: (self._left[partition], partition)):
                 load += self._left[partition]
                 if load <= least * self._speeds[member] * (1 + 1e-9):

@@ -222,3 +222,18 @@ def test_what_was_let_go_of_a_moment_ago_weighs_what_its_last_owner_said() -> No
     }
     assert apportion(4, claims) == {"a": [0, 1], "b": [2, 3]}
     assert gain(4, claims) == 1.0
+
+
+def test_a_worker_on_trial_with_what_a_dead_one_had_leaves_the_rest_to_its_replacement() -> None:
+    left = dict.fromkeys(range(64), 100)
+    survivor = Claim(2, tuple(range(64)), Bid(1.0, left, tuple(range(32, 64))))
+    shares = apportion(64, {"survivor": survivor, "new": Claim(-1, (), Bid(1.0))})
+    assert [len(shares[name]) for name in ("survivor", "new")] == [32, 32]
+
+
+def test_one_pinned_partition_of_a_slow_worker_does_not_hide_how_others_stand() -> None:
+    left = dict.fromkeys(range(64), 100)
+    slow = Claim(2, (63,), Bid(0.02, left, (63,)))
+    fast, idle = Claim(2, tuple(range(63)), Bid(1.0, left)), Claim(-1, (), Bid(1.0))
+    shares = apportion(64, {"slow": slow, "fast": fast, "idle": idle})
+    assert sorted(len(shares[name]) for name in ("slow", "fast", "idle")) == [1, 31, 32]
