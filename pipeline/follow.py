@@ -63,8 +63,10 @@ class Lead:
 @dataclass(slots=True)
 class _Run:
     report: RunReport | None
+    looked: float
+    """when it was looked for last, on the monotonic clock"""
     changed: float
-    """when the last new report was seen, on the monotonic clock, put off by the time in which nobody could look"""
+    """when the last new report was seen, put off by the time in which nobody could look"""
 
 
 class Followers:
@@ -82,7 +84,7 @@ class Followers:
         refresh: float = REFRESH,
     ) -> None:
         now = time.monotonic()
-        self._runs = {run: _Run(None, now) for run in runs}
+        self._runs = {run: _Run(None, now, now) for run in runs}
         self._asked = ", ".join(runs)
         self._lead = lead
         self._num_orders = num_orders
@@ -127,11 +129,11 @@ class Followers:
 
     def _refresh(self) -> None:
         first = self._read_at == float("-inf")
-        away = 0.0 if first else time.monotonic() - self._read_at
         for name, run in list(self._runs.items()):
             report = self._read(name)
             now = time.monotonic()
-            run.changed += max(0.0, away - LOOKED_AWAY)
+            run.changed += max(0.0, now - run.looked - LOOKED_AWAY)
+            run.looked = now
             if report is not None and report != run.report:
                 if run.report is None and not first:
                     self._say(f"run {name} is here, at order {report.sequence:,}")

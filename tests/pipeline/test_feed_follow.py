@@ -120,6 +120,28 @@ def test_a_run_is_called_silent_also_where_all_looks_are_far_apart(monkeypatch: 
     assert "run run did not report for" in credit.gone
 
 
+def test_a_run_is_given_the_time_in_which_nobody_could_look_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """However often another run's group could not be asked meanwhile."""
+    monkeypatch.setattr("pipeline.follow.LOOKED_AWAY", 0.02)
+    credit = followers({"dead": at(3), "other": at(3)}, [], follow_timeout=0.1)
+    assert credit.allow(4)
+
+    def away(run: str) -> RunReport:
+        if run == "other":
+            raise BrokerUnavailable("its coordinator is away")
+        return at(3)
+
+    monkeypatch.setattr(credit, "_read", away)
+    looks = 0
+    while "dead" not in credit.gone and "dead" in credit._runs:
+        time.sleep(0.03)
+        with pytest.raises(BrokerUnavailable):
+            credit.allow(4)
+        looks += 1
+        assert looks < 30
+    assert looks >= 4
+
+
 def test_a_run_that_never_appears_ends_the_wait() -> None:
     with pytest.raises(StreamNotFound, match=r"none of the runs to follow \(run\) reported within 0 s"):
         followers({"run": None}, [], appear_timeout=0.0).allow(0)
