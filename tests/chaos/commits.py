@@ -118,14 +118,19 @@ class CommitWatch:
         self._labelled.read(consumer)
         for group, offsets in commits.items():
             for partition, commit in offsets.items():
-                if commit.offset > ends[partition]:
-                    self.problems.append(
-                        f"{group} committed {commit.offset} of {partition}, which ends at {ends[partition]}"
-                    )
-                said = json.loads(commit.metadata or "{}").get("next_sequence")
-                if said is None:
-                    continue
-                expected = self._labelled.expected[TopicPartition(self._labels, partition.partition)]
-                if said > expected:
-                    self.problems.append(f"{group} committed order {said} of {partition}; {expected} is not labelled")
+                try:
+                    problem = self._judge(partition, commit.offset, ends[partition], commit.metadata)
+                except (KeyError, ValueError, AttributeError, TypeError):
+                    problem = f"{commit.offset} of {partition} with what nobody can read: {commit.metadata!r}"
+                if problem:
+                    self.problems.append(f"{group} committed {problem}")
         self.looks += 1
+
+    def _judge(self, partition: TopicPartition, offset: int, end: int, metadata: str | None) -> str:
+        if offset > end:
+            return f"{offset} of {partition}, which ends at {end}"
+        said = json.loads(metadata or "{}").get("next_sequence")
+        expected = self._labelled.expected[TopicPartition(self._labels, partition.partition)]
+        if said is not None and said > expected:
+            return f"order {said} of {partition}; {expected} is not labelled"
+        return ""

@@ -167,8 +167,8 @@ class Soak:
                     f"{each.role} ended with {each.code}: {each.words} ({each.log})" for each in role.unexpected
                 ]
             self.report.problems += injector.problems + watch.problems[:5]
-            if not watch.looks:
-                self.report.problems.append("no look at the commits was answered")
+            if watch.looks < self.report.soak_minutes:
+                self.report.problems.append(f"only {watch.looks} looks at the commits were answered")
             for log in sorted(self._folder.glob("*.stderr")):
                 if re.search(r"Traceback|most recent call first", log.read_text(errors="replace")):
                     self.report.problems.append(f"a traceback was shown: {log}")

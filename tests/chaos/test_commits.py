@@ -32,7 +32,7 @@ def test_commits_are_held_against_what_is_in_the_logs(
     watch.close()
     with admin_client(settings) as admin, watch.clients() as (_, consumer):
 
-        def commit(group: str, topic: str, offset: int, sequence: int | None) -> list[str]:
+        def commit(group: str, topic: str, offset: int, sequence: int | str | None) -> list[str]:
             metadata = "" if sequence is None else json.dumps({"next_sequence": sequence})
             commits = {TopicPartition(topic, 1): OffsetAndMetadata(offset, metadata, -1)}
             ask_coordinator(lambda: admin.alter_group_offsets(group, commits))
@@ -47,6 +47,7 @@ def test_commits_are_held_against_what_is_in_the_logs(
         assert commit(run, soft_targets_topic(name, "t"), 0, None) == []
         assert commit(teachers, work_orders_topic(name), 3, 13) == []
         assert "committed order 17 of" in commit(teachers, work_orders_topic(name), 3, 17)[0]
+        assert "what nobody can read" in commit(teachers, work_orders_topic(name), 3, "x")[0]
         repeat(settings.bootstrap_servers, TopicPartition(soft_targets_topic(name, "t"), 1), 2)
         assert "; 13 is not labelled" in commit(teachers, work_orders_topic(name), 3, 17)[0]
         assert commit(teachers, work_orders_topic(name), 3, 13) == []

@@ -18,8 +18,10 @@ fleet-1: warning: order 17: begun before by workers that ended; labelled in a ch
 fleet-1: warning: order 29: begun before by workers that ended; labelled in a child process
 fleet-1 was killed by SIGKILL; another one starts now
 fleet-2 was killed by SIGSEGV; another one starts now
-fleet-2 ended with exit code 75: no broker of Kafka at 127.0.0.1:1 answered; another one starts in 1 s
+fleet-2 ended with exit code 75: no answer from Kafka at 127.0.0.1:1; is it running?; another one starts in 1 s
+fleet-2 ended with exit code 75: no answer from Kafka at h:1; silent for 300 s, giving up; another one starts now
 fleet-2 ended with exit code 70: an order hung; another one starts in 2 s
+fleet-1 ended with exit code 1; another one starts now
 fleet-1 left
 fleet-2 left with exit code -9: it wrote nothing
 """
@@ -34,7 +36,10 @@ def test_what_workers_say_is_counted_alone_and_in_a_fleet(tmp_path: Path) -> Non
     assert (told.kills, told.refused_starts) == ({"fleet-1": 1}, 1)
     assert [end.partition(" (")[0] for end in told.ends] == [
         "fleet-2 was killed by SIGSEGV",
+        "fleet-2 ended with exit code 75: no answer from Kafka at h:1; silent for 300 s, giving up; another one "
+        "starts now",
         "fleet-2 ended with exit code 70: an order hung; another one starts in 2 s",
+        "fleet-1 ended with exit code 1; another one starts now",
         "fleet-2 left with exit code -9: it wrote nothing",
     ]
 

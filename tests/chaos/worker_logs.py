@@ -11,9 +11,10 @@ from pathlib import Path
 PROBATION = re.compile(r"the last worker of (\d+) partitions ended without a word")
 APART = re.compile(r"order (\d+): begun before by workers that ended; labelled in a child process")
 ENDED = re.compile(
-    r"^(?P<worker>\S+) (?:was killed by (?P<signal>\w+)|(?:ended|left) with exit code (?P<code>-?\d+): (?P<words>.*))",
+    r"^(?P<worker>\S+) (?:was killed by (?P<signal>\w+)|(?:ended|left) with exit code (?P<code>-?\d+)(?P<words>.*))",
     re.MULTILINE,
 )
+REFUSED = re.compile(r": (?:[^:]*: )?no answer from Kafka at \S+; is it running\?")
 
 
 @dataclass(slots=True)
@@ -42,7 +43,7 @@ def read(logs: Iterable[Path]) -> Told:
         for end in ENDED.finditer(text):
             if end["signal"] == "SIGKILL":
                 told.kills[end["worker"]] += 1
-            elif end["code"] and " Kafka at " in end["words"]:
+            elif end["code"] and REFUSED.match(end["words"]):
                 told.refused_starts += 1
             else:
                 told.ends.append(f"{end.group()} ({log})")
