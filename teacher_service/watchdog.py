@@ -48,10 +48,14 @@ class Watchdog:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         if kind is WorkerHung:  # leaving may hang as well, and so may the interpreter's end, which joins threads
-            self._hung = True
-            _end_in(LEAVE)
+            self.expect_end()
         else:
             self.release()
+
+    def expect_end(self) -> None:
+        """The process is to end soon, though an order may hang in it."""
+        self._hung = True
+        _end_in(LEAVE)
 
     def release(self) -> None:
         """Nothing is watched any more, unless the process is to end because of a hang."""

@@ -129,6 +129,7 @@ class Worker:
             # The first order is known to be well here: the model was checked with it.
             lambda: encode_task(fetcher, model, options.data_retry, sequence.sample_ids(0), sequence.view_seed(0)),
             model.teacher.num_classes,
+            manifest.num_samples,
             parcels,
             self._publish,
         )
@@ -212,7 +213,8 @@ class Worker:
             try:
                 with watchdog:
                     self._loop(leases, bidding, guard, watchdog)
-                    gave_up = self._finish(leases, watchdog)
+                    if gave_up := self._finish(leases, watchdog):
+                        watchdog.expect_end()
             except WorkerHung:
                 # At once, and nothing else: the others wait for its partitions, and see that it left without grace.
                 raise

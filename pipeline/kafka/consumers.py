@@ -181,7 +181,7 @@ class KafkaMember(_Positioned):
                     "out in another way; stop them all before the first worker of this version starts"
                 ) from None
             raise
-        except (struct.error, ValueError) as error:  # kafka-python's decoding of what each member sent
+        except (struct.error, ValueError, TypeError) as error:  # kafka-python's decoding of what each member sent
             raise BrokerUnavailable(
                 f"group {self._group}: a member that is no worker of Distillog sent what nobody can read ({error}); no "
                 "partitions are shared out while it is there: stop it"
