@@ -19,10 +19,11 @@ import numpy as np
 import numpy.typing as npt
 
 from pipeline.datasets.base import Ints
+from pipeline.sequence import Sequence
 from pipeline.views.fetch import Fetched, Fetcher
 from pipeline.views.patience import fetch_patiently
 from schemas.errors import DecodeError, ModelFailed
-from schemas.records import WorkOrder
+from schemas.records import Manifest, Teacher, WorkOrder
 from teacher_service.chain import Job, Parcel
 from teacher_service.clock import Clock
 from teacher_service.model import Inputs, OnnxTeacher
@@ -47,6 +48,12 @@ class Sample:
     sample_ids: Ints
     """[N] int64: as many as one call of the model takes"""
     view_seed: int
+
+    @classmethod
+    def of(cls, manifest: Manifest, teacher: Teacher) -> Sample:
+        """The first samples of the first order."""
+        sequence = Sequence.of(manifest)
+        return cls(sequence.sample_ids(0)[: teacher.inference_batch], sequence.view_seed(0))
 
 
 class Stages:

@@ -52,6 +52,11 @@ class Watchdog:
         else:
             self.release()
 
+    def end_within(self, seconds: float) -> None:
+        """All is done, and what is left to close is no reason to stay for longer; undone by `release`."""
+        if not self._hung:
+            _end_in(seconds)
+
     def expect_end(self) -> None:
         """The process is to end soon, though an order may hang in it."""
         self._hung = True

@@ -26,7 +26,6 @@ from pipeline.streams import Stream, TopicGuard
 from pipeline.views.fetch import Fetcher
 from pipeline.wait import Deadline
 from schemas.errors import BrokerUnavailable, DistillogError, StreamChanged, WorkerHung
-from schemas.records import Manifest, Teacher
 from teacher_service.asking import GAIN, Asking
 from teacher_service.bidding import Bidding
 from teacher_service.chain import Job, Parcel
@@ -51,6 +50,8 @@ COMMIT_EVERY = 0.1
 """seconds between commits"""
 FINISH = 30.0
 """seconds for the orders in hand of a worker that leaves, or three times as long as one takes"""
+END = 60.0
+"""seconds for a worker that has finished to leave its group and close its clients"""
 LAST_COMMIT = 5.0
 """seconds for the commit of a worker that leaves"""
 BYTES_IN_FLIGHT = 32 << 20
@@ -122,7 +123,7 @@ class Worker:
         self._counting = threading.Lock()
         parcels = Parcels(model.teacher, manifest.codec, self._orders, manifest.schema_fingerprints)
         self._stages = Stages(
-            fetcher, model, parcels, self._publish, options.data_retry, _sample(manifest, model.teacher)
+            fetcher, model, parcels, self._publish, options.data_retry, Sample.of(manifest, model.teacher)
         )
         sequence = Sequence.of(manifest)
         self._suspects = Suspects(
@@ -178,7 +179,7 @@ class Worker:
                     f"topic {self._orders} has {there} partitions, its manifest {self._manifest.partitions}: somebody "
                     "added some; make the stream anew"
                 )
-            closing.callback(self._publisher.close)  # after the member has left: others wait for its partitions
+            closing.callback(self._publisher.close)
             member = self._cluster.member(
                 teacher_group(self._manifest, self._teacher.name),
                 self._orders,
@@ -189,16 +190,19 @@ class Worker:
                 fetch_bytes=2 * batch_bytes(self._manifest),
                 bid=lambda: bidding.bid(),  # asked for in polls, so when there is one
             )
-            closing.callback(member.close)
-            leases = Leases(
-                self._cluster,
-                member,
-                self._manifest,
-                self._teacher,
-                lambda: self._publisher.generation,
-                watchdog.disarmed,
-            )
-            closing.callback(leases.close)
+            with ExitStack() as joined:
+                joined.callback(member.close)
+                leases = Leases(
+                    self._cluster,
+                    member,
+                    self._manifest,
+                    self._teacher,
+                    lambda: self._publisher.generation,
+                    watchdog.disarmed,
+                )
+                closing.callback(leases.close)
+                # Before all clients beside it: a member that polls no more keeps the others waiting for a minute.
+                closing.push(joined.pop_all())
             bidding = Bidding(
                 self._manifest,
                 self._teacher,
@@ -215,6 +219,7 @@ class Worker:
                     self._loop(leases, bidding, guard, watchdog)
                     if gave_up := self._finish(leases, watchdog):
                         watchdog.expect_end()
+                watchdog.end_within(END)
             except WorkerHung:
                 # At once, and nothing else: the others wait for its partitions, and see that it left without grace.
                 raise
@@ -339,9 +344,3 @@ class Worker:
             return leases.group_is_done()
         except BrokerUnavailable:
             return False
-
-
-def _sample(manifest: Manifest, teacher: Teacher) -> Sample:
-    """As many samples of the first order as one call of the model takes: it always takes as many."""
-    sequence = Sequence.of(manifest)
-    return Sample(sequence.sample_ids(0)[: teacher.inference_batch], sequence.view_seed(0))

@@ -8,6 +8,7 @@ from __future__ import annotations
 import importlib
 import logging
 import traceback
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -93,8 +94,9 @@ class _Stderr(logging.Handler):
     """Writes `warning: text`; looks stderr up each time, since a live display replaces it."""
 
     def emit(self, record: logging.LogRecord) -> None:
-        """Write one record."""
-        click.echo(f"{record.levelname.lower()}: {self.format(record)}", err=True)
+        """Write one record, where anybody reads it: a thread that warns is not to end because nobody does."""
+        with suppress(OSError):
+            click.echo(f"{record.levelname.lower()}: {self.format(record)}", err=True)
 
 
 def _configure_logging(verbose: bool) -> None:

@@ -28,8 +28,10 @@ from support.streams import (
     stream_with_teacher,
 )
 
+from pipeline.kafka.admin import KafkaAdmin
 from pipeline.kafka.clients import new_admin
 from pipeline.kafka.cluster import KafkaCluster
+from pipeline.kafka.consumers import KafkaMember
 from pipeline.kafka.coordinator import ask_coordinator
 from pipeline.kafka.settings import KafkaSettings
 from pipeline.names import dead_letters_topic, soft_targets_topic, teacher_group, work_orders_topic
@@ -180,6 +182,23 @@ def test_one_worker_labels_every_order_once_and_says_in_its_commits_what_comes_n
     }
     assert dead_letters(here.settings, here.letters) == []
     assert here.work().orders == 0  # a second worker finds nothing left to do
+
+
+def test_a_worker_leaves_its_group_before_it_closes_anything_else(
+    place: Callable[..., Place], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A client may be slow to close; a member that polls no more keeps the others waiting meanwhile."""
+    here, closed = place(), []
+    for each in (KafkaMember, KafkaAdmin):
+
+        def close(self: Any, name: str = each.__name__, really: Any = each.close) -> None:
+            closed.append(name)
+            really(self)
+
+        monkeypatch.setattr(each, "close", close)
+    here.feed()
+    here.work()
+    assert closed.index("KafkaMember") < closed.index("KafkaAdmin")
 
 
 def test_labels_are_those_of_a_bare_onnx_runtime_call(place: Callable[..., Place]) -> None:
