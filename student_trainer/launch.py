@@ -19,6 +19,7 @@ from schemas.records import ViewSpec
 from student_trainer.dataset_source import DatasetSource
 from student_trainer.evaluate import evaluation_data
 from student_trainer.export import export_student, latency, num_parameters
+from student_trainer.preparation import refuse_other_samples
 from student_trainer.records import Progress
 from student_trainer.reporter import RunReporter
 from student_trainer.run_folder import RunFolder
@@ -90,14 +91,17 @@ def trained_data(trained: Trained, dataset: str | None = None, view: ViewSpec | 
     It is seen under `view` if one is given, else as `evaluation_data` says.
 
     Raises:
-        ConfigError: the run file names none, and none is asked for; or as `evaluation_data`.
+        ConfigError: the run file names none, and none is asked for; its samples are of another kind than the student
+            takes; or as `evaluation_data`.
         DataUnavailable: it cannot be read now.
     """
     settings = trained.settings
     uri = dataset or settings.evaluation.dataset or settings.data.dataset
     if not uri:
         raise ConfigError(f"run {settings.name!r} has no [evaluation] dataset: give one with --dataset")
-    return Fetcher(open_dataset(uri), view) if view else evaluation_data(settings, trained.view, uri)
+    fetcher = Fetcher(open_dataset(uri), view) if view else evaluation_data(settings, trained.view, uri)
+    refuse_other_samples("dataset", fetcher, trained.network, settings.student.size)
+    return fetcher
 
 
 def export_run(

@@ -8,6 +8,7 @@ the loss, so that a weight means the same at every temperature (Hinton et al. 20
 
 from __future__ import annotations
 
+import functools
 import inspect
 import math
 from collections.abc import Callable, Collection
@@ -18,7 +19,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from schemas.errors import ConfigError
+from pipeline.user_code import said
+from schemas.errors import ConfigError, DistillogError
+from student_trainer.choices import choose
 from student_trainer.toml_tables import unknown
 
 if TYPE_CHECKING:
@@ -168,6 +171,39 @@ _LACKING = {
 }
 
 
+def find_loss(name: str) -> Loss:
+    """Find a loss by its name, or a user's own by its import path.
+
+    A user's function takes what `Loss.function` takes, and says in its attribute `needs` what its targets must hold;
+    without that it needs a teacher.
+
+    Raises:
+        ConfigError: nothing of that name, or needs that are none.
+    """
+    return choose("[[losses]]", "loss", name, LOSSES, lambda function: _own(name, function))
+
+
+def _own(name: str, function: Callable[..., Any]) -> Loss:
+    needs = getattr(function, "needs", ("teacher",))
+    if isinstance(needs, str) or not isinstance(needs, Collection) or not set(needs) <= _LACKING.keys():
+        raise ConfigError(f"[[losses]] {name}: its needs are {needs!r}; they may be some of {', '.join(_LACKING)}")
+
+    @functools.wraps(function)
+    def checked(*args: Any, **params: Any) -> Tensor:
+        try:
+            rows = function(*args, **params)
+        except (MemoryError, DistillogError):
+            raise
+        except Exception as error:
+            raise ConfigError(f"[[losses]] {name} raised {said(error)}") from error
+        if not isinstance(rows, Tensor) or rows.shape != args[2].shape:
+            got = f"a tensor of shape {tuple(rows.shape)}" if isinstance(rows, Tensor) else type(rows).__name__
+            raise ConfigError(f"[[losses]] {name} gave {got}: it has to give one number per row, {len(args[2])} here")
+        return rows
+
+    return Loss(checked, frozenset(needs))
+
+
 def check_losses(
     settings: RunSettings, available: Collection[str], temperatures: Collection[float] | None = None
 ) -> None:
@@ -182,9 +218,7 @@ def check_losses(
         ConfigError: an unknown loss or parameter, or a need that is not met; names the loss.
     """
     for entry in settings.losses:
-        if entry.name not in LOSSES:
-            raise ConfigError(f"[[losses]]: {unknown('loss', entry.name, LOSSES)}")
-        loss = LOSSES[entry.name]
+        loss = find_loss(entry.name)
         parameters = set(list(inspect.signature(loss.function).parameters)[4:]) - {"labelled_fraction"}
         for key in entry.params:
             if key not in parameters:
@@ -201,7 +235,7 @@ def check_losses(
 
 def need_labels(settings: RunSettings) -> bool:
     """Whether a loss of the run looks at true labels."""
-    return any("labels" in LOSSES[entry.name].needs for entry in settings.losses)
+    return any("labels" in find_loss(entry.name).needs for entry in settings.losses)
 
 
 _LOSS_KEYS = {"name", "weight", "temperature"}
@@ -219,9 +253,9 @@ def total_loss(settings: RunSettings, labelled_fraction: float) -> Total:
     shares = [weight / sum(weights) for weight in weights]
     terms: list[tuple[str, Callable[..., Tensor], float, float, bool, dict[str, Any]]] = []
     for entry in settings.losses:
-        loss = LOSSES[entry.name]
+        loss = find_loss(entry.name)
         params = dict(entry.params)
-        if "labels" in loss.needs:
+        if "labels" in loss.needs and "labelled_fraction" in inspect.signature(loss.function).parameters:
             params["labelled_fraction"] = labelled_fraction
         # The same loss may stand twice, at two temperatures, so its name alone is no key.
         key = entry.name if entry.name not in {term[0] for term in terms} else f"{entry.name}@{entry.temperature}"

@@ -5,6 +5,7 @@ And since only a fused one heeds `found_inf`, by which a step that is not finite
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable
 from typing import Any
 
@@ -13,9 +14,9 @@ from torch import nn
 
 from pipeline.user_code import said
 from schemas.errors import ConfigError
+from student_trainer.choices import choose
 from student_trainer.settings import OptimizerSettings
 from student_trainer.students import check_parameters
-from student_trainer.toml_tables import unknown
 
 Parameters = list[nn.Parameter]
 
@@ -56,12 +57,22 @@ def build_optimizer(settings: OptimizerSettings, model: nn.Module) -> torch.opti
     Raises:
         ConfigError: no such optimizer, or a parameter that it does not take.
     """
-    if settings.name not in OPTIMIZERS:
-        raise ConfigError(f"[optimizer]: {unknown('optimizer', settings.name, OPTIMIZERS)}")
-    function = OPTIMIZERS[settings.name]
-    check_parameters(function, 2, settings.params, f"[optimizer] {settings.name}")
+    what = f"[optimizer] {settings.name}"
+    function = choose("[optimizer]", "optimizer", settings.name, OPTIMIZERS, lambda found: found)
+    check_parameters(function, 2, settings.params, what)
     params: dict[str, Any] = settings.params
     try:
-        return function([each for each in model.parameters() if each.requires_grad], settings.lr, **params)
-    except (TypeError, ValueError, IndexError) as error:
-        raise ConfigError(f"[optimizer] {settings.name}: {said(error)}") from error
+        optimizer = function([each for each in model.parameters() if each.requires_grad], lr=settings.lr, **params)
+    except Exception as error:  # one may be of the user's own
+        raise ConfigError(f"{what}: {said(error)}") from error
+    if not isinstance(optimizer, torch.optim.Optimizer):
+        raise ConfigError(f"{what} gave a {type(optimizer).__name__}, not a torch.optim.Optimizer")
+    closure = inspect.signature(optimizer.step).parameters.get("closure")
+    if closure is not None and closure.default is inspect.Parameter.empty:
+        raise ConfigError(f"{what} evaluates the loss several times a step, which a run does once; take another")
+    return optimizer
+
+
+def heeds_found_inf(optimizer: torch.optim.Optimizer) -> bool:
+    """Whether its step leaves everything alone where its `found_inf` is 1, as a fused one does."""
+    return bool(getattr(optimizer, "_step_supports_amp_scaling", False))

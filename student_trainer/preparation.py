@@ -77,7 +77,7 @@ def inspect_network(settings: RunSettings, source: OrderSource) -> Network:
         raise ConfigError(f"[student] {settings.student.name} takes arrays, but field {field!r} is one number a sample")
     if not source.num_classes:
         raise ConfigError(f"dataset {source.fetcher.dataset.uri} does not say how many classes it has")
-    return Network(field, tuple(values.shape[1:]), source.num_classes)
+    return Network(field, tuple(values.shape[1:]), source.num_classes, str(values.dtype))
 
 
 def choose_device(settings: RunSettings) -> torch.device:
@@ -113,16 +113,35 @@ def evaluation_fetcher(settings: RunSettings, source: OrderSource, network: Netw
             f"[evaluation] dataset {evaluation.dataset} has {dataset.num_classes} classes, the student "
             f"{source.num_classes}; evaluate on a dataset of the same classes"
         )
-    ids = np.arange(min(_PROBED, dataset.num_samples))
-    inputs = fetch_patiently(fetcher, ids, 0, settings.student.size).inputs
-    shapes = {field: tuple(values.shape[1:]) for field, values in inputs.items()}
-    # Otherwise it would be found out after the training.
-    if shapes.get(network.field) != network.input_shape:
-        raise ConfigError(
-            f"[evaluation] dataset {evaluation.dataset} has the fields {shapes}, the student takes {network.field!r} "
-            f"of shape {network.input_shape}; evaluate on data of the same kind"
-        )
+    refuse_other_samples("[evaluation] dataset", fetcher, network, settings.student.size)  # not after the training
     return fetcher
+
+
+def refuse_other_samples(what: str, fetcher: Fetcher, network: Network, size: tuple[int, ...]) -> None:
+    """Look at a few samples, and see that they are what a student takes.
+
+    Args:
+        what: the dataset's part in this, for the message.
+        fetcher: the dataset, as it is to be seen.
+        network: the student's.
+        size: the spatial size that the student asks of the view.
+
+    Raises:
+        ConfigError: the field is missing, or is of another shape or dtype; or no sample can be decoded.
+        DataUnavailable: it cannot be read.
+    """
+    uri = fetcher.dataset.uri
+    fetched = fetch_patiently(fetcher, np.arange(min(_PROBED, fetcher.dataset.num_samples)), 0, size)
+    if not len(fetched.kept_rows):
+        raise ConfigError(f"{what} {uri}: none of its first samples can be decoded: {fetched.faults[0][1]}")
+    there = {field: (tuple(values.shape[1:]), str(values.dtype)) for field, values in fetched.inputs.items()}
+    shape, dtype = there.get(network.field, (None, ""))
+    if shape != network.input_shape or (network.dtype and dtype != network.dtype):
+        fields = ", ".join(f"{field} {dtype}{list(shape)}" for field, (shape, dtype) in sorted(there.items()))
+        raise ConfigError(
+            f"{what} {uri} has the fields {fields} under view {fetcher.view.name!r}, the student takes {network.field} "
+            f"{network.dtype}{list(network.input_shape)}; give data, or a view, of the same kind and size"
+        )
 
 
 @contextmanager

@@ -1,6 +1,7 @@
 """Learning-rate schedules: pure functions of the step, so that a resumed run needs no state of theirs.
 
-Each returns the factor on the optimizer's lr for `step` in [0, total).
+Each returns the factor on the optimizer's lr for `step` in [0, total); so does a user's own, `package.module:function`
+with the signature `(step, total, **params)`.
 """
 
 from __future__ import annotations
@@ -8,10 +9,11 @@ from __future__ import annotations
 from collections.abc import Callable
 from math import cos, pi
 
+from pipeline.user_code import said
 from schemas.errors import ConfigError
+from student_trainer.choices import choose
 from student_trainer.settings import Choice
 from student_trainer.students import check_parameters
-from student_trainer.toml_tables import unknown
 
 
 def _warm(step: int, warmup: int) -> float:
@@ -60,14 +62,16 @@ def build_schedule(settings: Choice, total: int) -> Callable[[int], float]:
     Raises:
         ConfigError: no such schedule, or a parameter that it does not take or that makes no sense.
     """
-    if settings.name not in SCHEDULES:
-        raise ConfigError(f"[schedule]: {unknown('schedule', settings.name, SCHEDULES)}")
-    function = SCHEDULES[settings.name]
+    function = choose("[schedule]", "schedule", settings.name, SCHEDULES, lambda found: found)
     check_parameters(function, 2, settings.params, f"[schedule] {settings.name}")
     params = dict(settings.params)
+    if (warmup := params.get("warmup")) is not None and isinstance(warmup, int) and warmup >= total:
+        raise ConfigError(
+            f"[schedule] {settings.name}: a warmup of {warmup} steps does not end within the run's {total}; take fewer"
+        )
     try:
         if not all(factor >= 0 for factor in (function(0, total, **params), function(total - 1, total, **params))):
             raise ValueError("it turns negative")
-    except (TypeError, ValueError, ZeroDivisionError) as error:
-        raise ConfigError(f"[schedule] {settings.name}: {error}") from error
+    except Exception as error:  # one may be of the user's own
+        raise ConfigError(f"[schedule] {settings.name}: {said(error)}") from error
     return lambda step: function(step, total, **params)

@@ -12,8 +12,9 @@ from typing import Any
 import torch
 from torch import nn
 
-from pipeline.user_code import imported, said
+from pipeline.user_code import said
 from schemas.errors import ConfigError
+from student_trainer.choices import choose
 from student_trainer.settings import StudentSettings
 from student_trainer.toml_tables import unknown
 
@@ -92,15 +93,19 @@ class Network:
     input_shape: tuple[int, ...]
     """Of one sample."""
     num_classes: int
+    dtype: str = ""
+    """Of the field; "": not known, in a checkpoint of an older program."""
 
     def as_dict(self) -> dict[str, Any]:
         """Return plain values for JSON."""
-        return {"field": self.field, "input_shape": list(self.input_shape), "num_classes": self.num_classes}
+        shape = list(self.input_shape)
+        return {"field": self.field, "input_shape": shape, "num_classes": self.num_classes, "dtype": self.dtype}
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> Network:
         """Undo `as_dict`."""
-        return cls(str(values["field"]), tuple(values["input_shape"]), int(values["num_classes"]))
+        shape = tuple(values["input_shape"])
+        return cls(str(values["field"]), shape, int(values["num_classes"]), str(values.get("dtype", "")))
 
 
 def build_student(settings: StudentSettings, network: Network, seed: int) -> nn.Module:
@@ -109,12 +114,7 @@ def build_student(settings: StudentSettings, network: Network, seed: int) -> nn.
     Raises:
         ConfigError: no such student, or one that does not take these parameters or this shape.
     """
-    if ":" in settings.name:
-        function: Build = imported("[student]", settings.name)
-    elif settings.name in STUDENTS:
-        function = STUDENTS[settings.name]
-    else:
-        raise ConfigError(f"[student]: {unknown('student', settings.name, STUDENTS)}")
+    function = choose("[student]", "student", settings.name, STUDENTS, lambda found: found)
     check_parameters(function, 2, settings.params, f"[student] {settings.name}")
     torch.manual_seed(seed)
     try:

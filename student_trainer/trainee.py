@@ -13,7 +13,7 @@ from pipeline.hashing import hash_int, tag
 from student_trainer.batches import Batch
 from student_trainer.guard import Guard
 from student_trainer.losses import total_loss
-from student_trainer.optimizers import build_optimizer
+from student_trainer.optimizers import build_optimizer, heeds_found_inf
 from student_trainer.schedules import build_schedule
 from student_trainer.settings import RunSettings
 from student_trainer.students import Network, build_student
@@ -60,6 +60,8 @@ class Trainee:
         self.optimizer = build_optimizer(settings.optimizer, self.model)
         self.scaler = torch.amp.GradScaler(device.type, enabled=train.precision == "fp16")
         self._guard = Guard(self.model, device, skips=self.scaler.is_enabled())
+        self._asks = not (self.scaler.is_enabled() or heeds_found_inf(self.optimizer))
+        """Whether each step has to wait for the device: a user's optimizer takes any step that it is asked to."""
         if not self.scaler.is_enabled():
             self.optimizer.found_inf = self._guard.refused  # type: ignore[attr-defined]
         self._schedule = build_schedule(settings.schedule, total_steps)
@@ -97,8 +99,9 @@ class Trainee:
         loss, rows = self._loss(logits, batch.targets, batch.labels)
         self.scaler.scale(loss).backward()  # type: ignore[no-untyped-call]
         self._guard.check(loss, self._gradients())
-        self.scaler.step(self.optimizer)
-        self.scaler.update()
+        if not self._asks or not self._guard.refused:
+            self.scaler.step(self.optimizer)
+            self.scaler.update()
         self._guard.undo()
         return Step(loss.detach(), rows, self._guard.refused.clone())
 

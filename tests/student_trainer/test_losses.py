@@ -194,6 +194,53 @@ def test_a_loss_whose_needs_are_not_met_is_refused_by_name(
         check_losses(settings([loss]), available, temperatures)
 
 
+def shifted(logits: Tensor, target: Target, labels: Tensor, temperature: float, by: float = 0.0) -> Tensor:
+    assert isinstance(target, DenseTarget)
+    return (logits - target.logits).square().mean(dim=1) + by
+
+
+shifted.needs = {"teacher", "dense"}  # type: ignore[attr-defined]
+
+
+def summed(logits: Tensor, target: Target, labels: Tensor, temperature: float) -> Tensor:
+    return logits.sum()
+
+
+def failing(logits: Tensor, target: Target, labels: Tensor, temperature: float) -> Tensor:
+    raise ValueError("no such class")
+
+
+def needy(logits: Tensor, target: Target, labels: Tensor, temperature: float) -> Tensor:
+    return logits.sum(dim=1)
+
+
+needy.needs = {"features"}  # type: ignore[attr-defined]
+
+
+def test_a_loss_of_ones_own_is_imported_and_held_to_its_needs() -> None:
+    run = settings([{"name": f"{__name__}:shifted", "by": 2.0}])
+    check_losses(run, ALL)
+    with pytest.raises(ConfigError, match=r"test_losses:shifted needs all classes' logits"):
+        check_losses(run, {"teacher"})
+    with pytest.raises(ConfigError, match="key 'bye' is unknown"):
+        check_losses(settings([{"name": f"{__name__}:shifted", "bye": 2.0}]), ALL)
+    value, _ = total_loss(run, 1.0)(logits(1), (DenseTarget(logits(1)),), LABELS)
+    assert value.item() == 2.0
+
+
+@pytest.mark.parametrize(
+    ("name", "says"),
+    [
+        ("summed", r"gave a tensor of shape \(\): it has to give one number per row, 6 here"),
+        ("failing", "raised .*no such class"),
+        ("needy", r"its needs are \{'features'\}; they may be some of teacher, dense, logits, labels"),
+    ],
+)
+def test_a_loss_of_ones_own_that_is_none_is_one_line(name: str, says: str) -> None:
+    with pytest.raises(ConfigError, match=f"test_losses:{name}.* {says}"):
+        total_loss(settings([{"name": f"{__name__}:{name}"}]), 1.0)(logits(1), (dense(2),), LABELS)
+
+
 @pytest.mark.parametrize("name", LOSSES)
 def test_a_loss_whose_needs_are_met_is_taken(name: str) -> None:
     check_losses(settings([{"name": name}]), ALL)

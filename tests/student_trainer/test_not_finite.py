@@ -172,7 +172,7 @@ class _Steep(torch.autograd.Function):
         return torch.where(bad, torch.inf, gradient), None
 
 
-@pytest.mark.parametrize("optimizer", OPTIMIZERS)
+@pytest.mark.parametrize("optimizer", [*OPTIMIZERS, "torch.optim:RMSprop"])
 def test_a_gradient_that_is_not_finite_stops_the_run_though_the_loss_is(
     tmp_path: Path, looks: str, optimizer: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -209,7 +209,7 @@ def test_a_loss_that_is_infinite_stops_the_run_though_its_gradient_is_finite(
     assert load_checkpoint(tmp_path / "r/checkpoints")[0].step == BAD_STEP - 1
 
 
-@pytest.mark.parametrize("optimizer", OPTIMIZERS)
+@pytest.mark.parametrize("optimizer", [*OPTIMIZERS, "torch.optim:RMSprop"])
 @pytest.mark.parametrize("bad_step", [0, 3])
 def test_a_refused_step_leaves_no_trace_in_an_optimizer(optimizer: str, bad_step: int) -> None:
     """Not even the first, at which a fused one allocates its state."""

@@ -45,6 +45,19 @@ def test_one_cycle_has_the_shape_of_torch(total: int) -> None:
                 reference.step()
 
 
+def halves(step: int, total: int, every: int) -> float:
+    return float(0.5 ** (step // every))
+
+
+def broken(step: int, total: int) -> float:
+    raise KeyError("no such step")
+
+
+def test_a_schedule_of_ones_own_is_imported() -> None:
+    schedule = build_schedule(Choice(f"{__name__}:halves", {"every": 2}), 6)
+    assert [schedule(step) for step in range(6)] == [1.0, 1.0, 0.5, 0.5, 0.25, 0.25]
+
+
 @pytest.mark.parametrize(
     ("choice", "says"),
     [
@@ -53,6 +66,9 @@ def test_one_cycle_has_the_shape_of_torch(total: int) -> None:
         (Choice("cosine", {"floor": -1.0}), "negative"),
         (Choice("one_cycle", {"div_factor": 0}), "one_cycle"),
         (Choice("constant", {"warmup": "much"}), "constant"),
+        (Choice("cosine", {"warmup": 10}), "does not end within the run's 10"),
+        (Choice(f"{__name__}:broken"), "KeyError"),
+        (Choice("nowhere:at_all"), "cannot be imported"),
     ],
 )
 def test_a_schedule_that_makes_no_sense_is_refused(choice: Choice, says: str) -> None:

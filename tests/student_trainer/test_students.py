@@ -59,6 +59,7 @@ def test_a_student_of_ones_own_is_imported() -> None:
     ("settings", "says"),
     [
         (StudentSettings("mpl"), "did you mean 'mlp'?"),
+        (StudentSettings("resnet50"), "choose one of cnn, linear, mlp.*import path, package.module:name"),
         (StudentSettings("mlp", params={"hiden": [3]}), "did you mean 'hidden'?"),
         (StudentSettings("mlp", params={"hidden": ["a"]}), "cannot be built"),
         (StudentSettings("cnn", params={"channels": [4] * 6}), "name fewer"),
@@ -75,7 +76,7 @@ def test_a_student_that_cannot_be_built_is_one_line(settings: StudentSettings, s
         build_student(settings, DIGITS, 0)
 
 
-@pytest.mark.parametrize("name", OPTIMIZERS)
+@pytest.mark.parametrize("name", [*OPTIMIZERS, "torch.optim:RMSprop"])
 def test_an_optimizer_learns(name: str) -> None:
     model = nn.Linear(3, 1)
     optimizer = build_optimizer(OptimizerSettings(name, lr=0.05), model)
@@ -93,7 +94,11 @@ def test_an_optimizer_learns(name: str) -> None:
 @pytest.mark.parametrize(
     ("settings", "says"),
     [
-        (OptimizerSettings("adam"), "did you mean 'adamw'?"),
+        (OptimizerSettings("adam"), "did you mean 'adamw'?.*package.module:name"),
+        (OptimizerSettings("torch.optim:LBFGS"), "several times a step"),
+        (OptimizerSettings("torch.optim:Adam", params={"lrr": 1}), r"key 'lrr' is unknown"),
+        (OptimizerSettings("torch.optim:Adam", params={"eps": -1.0}), r"\[optimizer\] torch.optim:Adam: .*epsilon"),
+        (OptimizerSettings("builtins:print"), "builtins:print"),
         (OptimizerSettings("sgd", params={"momentun": 0.9}), "did you mean 'momentum'?"),
         (OptimizerSettings("sgd", params={"momentum": -1.0}), r"\[optimizer\] sgd"),
         (OptimizerSettings("adamw", params={"betas": []}), r"\[optimizer\] adamw"),
