@@ -7,6 +7,7 @@ import fcntl
 import json
 import os
 import secrets
+import shutil
 import time
 from contextlib import suppress
 from pathlib import Path
@@ -104,6 +105,20 @@ class RunFolder:
                 with suppress(OSError):  # what ended the run matters more; and a folder may hold what is not ours
                     each.rmdir() if each.is_dir() else each.unlink()
         self._lock.close()
+
+    def delete(self) -> None:
+        """Remove the folder and all that is in it; the lock keeps everybody else from training in it meanwhile.
+
+        Raises:
+            ConfigError: it lies elsewhere.
+            CannotWrite: it cannot be removed, or not all of it.
+        """
+        if self.path.is_symlink():
+            raise ConfigError(f"{self.path}: is a link to {self.path.resolve()}; remove both by hand")
+        aside = self.path.with_name(f".{self.path.name}.deleted-{self.run_id}")
+        with writing(self.path):
+            self.path.rename(aside)  # at one blow: half a run would look like one that was damaged
+            shutil.rmtree(aside)
 
     def refuse_removed(self, *, now: bool = False) -> None:
         """Look, twice a second at most unless `now`, whether the folder is still the one that was locked.

@@ -19,6 +19,13 @@ F = TypeVar("F", bound=Callable[..., Any])
 STREAM = click.argument("stream")
 
 
+def confirm(question: str) -> None:
+    """Ask on the terminal before something is lost; click.Abort unless the answer is yes."""
+    if sys.stdin is None:  # as Python has it where the shell closed it
+        raise click.UsageError("there is no input to answer a question: give --yes")
+    click.confirm(question, abort=True, err=True)
+
+
 class Seconds(click.FloatRange):
     """A wait, from `least` seconds on, that ends some day; NaN, which click takes for in range, is none."""
 

@@ -7,7 +7,16 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from pipeline.cli.options import json_option, kafka_settings, print_json, print_table, quiet_option, view_param
+from pipeline.cli.options import (
+    confirm,
+    json_option,
+    kafka_settings,
+    print_json,
+    print_table,
+    quiet_option,
+    view_param,
+)
+from schemas.names import check_name
 
 if TYPE_CHECKING:
     from schemas.records import ViewSpec
@@ -58,9 +67,22 @@ def resume(name: str, assignments: tuple[str, ...], folder: Path, quiet: bool) -
     """Go on with run NAME from its newest checkpoint."""
     from student_trainer.run_folder import RunFolder, read_settings
 
+    _refuse_run_file(name)
     settings = read_settings(folder / name, assignments)
     with RunFolder.open(folder / name) as run:
         _train(settings, run, quiet, resume=True)
+
+
+def _refuse_run_file(name: str) -> None:
+    """Raise ConfigError where a run file is given in place of its run's name."""
+    from schemas.errors import ConfigError
+    from student_trainer.settings import load_run
+
+    if Path(name).suffix == ".toml" and Path(name).is_file():
+        raise ConfigError(
+            f"{name} is a run file; a run is resumed by its name, with the settings that it was started with: "
+            f"`distillog runs resume {load_run(name).name}` (--set changes those that may be changed)"
+        )
 
 
 def _train(settings: RunSettings, run: RunFolder, quiet: bool, *, resume: bool) -> None:
@@ -96,6 +118,23 @@ def _conclusion(path: Path, result: TrainResult) -> str:
 
 def _scores(scores: dict[str, float]) -> str:
     return "  ".join(f"{name} {value:.4f}" for name, value in scores.items() if not name.startswith("num_"))
+
+
+@runs.command()
+@NAME
+@click.option("--yes", is_flag=True, help="Ask no question.")
+@FOLDER
+def delete(name: str, yes: bool, folder: Path) -> None:
+    """Delete run NAME: its folder with checkpoints, metrics and exported student."""
+    from student_trainer.run_folder import RunFolder, read_run
+
+    path = folder / check_name("run", name)
+    state = read_run(path)["state"]
+    if not yes:
+        confirm(f"delete run {path} ({state}) with its checkpoints, metrics and student?")
+    with RunFolder.open(path) as run:
+        run.delete()
+    click.echo(f"deleted run {path}")
 
 
 @runs.command("list")

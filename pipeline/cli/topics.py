@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import sys
 import time
 from typing import Any
 
 import click
 
-from pipeline.cli.options import STREAM, json_option, kafka_settings, print_json, print_table
+from pipeline.cli.options import STREAM, confirm, json_option, kafka_settings, print_json, print_table
 from pipeline.cli.topics_make import add_teacher, create
 from pipeline.cli.topics_text import print_description, print_lag
 
@@ -105,11 +104,7 @@ def delete(stream: str, yes: bool, as_json: bool) -> None:
 
     settings = kafka_settings()
     if not yes:
-        if sys.stdin is None:  # as Python has it where the shell closed it
-            raise click.UsageError("there is no input to answer a question: give --yes")
-        click.confirm(
-            f"delete stream {stream} at {settings.bootstrap_servers} with all its labels?", abort=True, err=True
-        )
+        confirm(f"delete stream {stream} at {settings.bootstrap_servers} with all its labels?")
     deleted = delete_stream(settings, stream)
     if as_json:
         print_json({"topics": deleted.topics, "groups": deleted.groups, "groups_in_use": deleted.groups_in_use})

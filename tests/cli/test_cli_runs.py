@@ -11,6 +11,7 @@ import pytest
 from click.testing import CliRunner
 
 from pipeline.cli import main
+from student_trainer.run_folder import RunFolder
 
 RUN = """
 name = "small"
@@ -96,3 +97,40 @@ def test_lines_that_were_damaged_are_passed_over(runs: Path, tmp_path: Path) -> 
             b'\xff{"step": 13}\n5\n{"stfp": 13}\n{"step": 14, "evaluation": 3}\n{"step": "x"}\n' + b"[" * 100_000
         )
     assert call(tmp_path, "show", "small", "--json") == shown
+
+
+def refuse(runs: Path, *arguments: str, words: tuple[str, ...], code: int = 1) -> None:
+    result = CliRunner().invoke(main, ["runs", *arguments, "--folder", str(runs)], input="n\n")
+    assert result.exit_code == code, result.output
+    assert all(word in result.stderr for word in words), result.stderr
+
+
+def test_samples_of_another_kind_are_refused_before_anything_is_evaluated(runs: Path) -> None:
+    for command in ("evaluate", "export"):
+        refuse(
+            runs,
+            command,
+            "small",
+            "--dataset",
+            "mnist1d?split=test",
+            words=("has the fields signal float32[", "the student takes image float32[1, 8, 8]; give data"),
+        )
+
+
+def test_a_run_file_is_no_name_to_resume(runs: Path) -> None:
+    words = ("small.toml is a run file", "`distillog runs resume small`")
+    refuse(runs, "resume", str(runs / "small.toml"), words=words)
+
+
+def test_a_run_is_deleted_with_all_that_is_in_it_when_nobody_objects(runs: Path, tmp_path: Path) -> None:
+    shutil.copytree(runs / "small", tmp_path / "small")
+    refuse(tmp_path, "delete", "small", words=(f"delete run {tmp_path}/small (done)", "Aborted"))
+    refuse(tmp_path, "delete", "../small", "--yes", words=("run name '../small'",))
+    refuse(tmp_path, "delete", "other", "--yes", words=("there is no run",))
+    with RunFolder.open(tmp_path / "small"):
+        refuse(tmp_path, "delete", "small", "--yes", words=("trains in this run folder",))
+    (tmp_path / "linked").symlink_to(tmp_path / "small")
+    refuse(tmp_path, "delete", "linked", "--yes", words=("is a link to", "by hand"))
+    (tmp_path / "linked").unlink()
+    assert call(tmp_path, "delete", "small", "--yes") == f"deleted run {tmp_path}/small\n"
+    assert list(tmp_path.iterdir()) == []

@@ -279,7 +279,7 @@ def test_a_written_run_file_loads(place: str, tmp_path: Path) -> None:
     else:
         settings = run_settings(REST | document)
     check_losses(settings, {"teacher", "dense", "logits", "labels"})
-    build_schedule(settings.schedule, 100)
+    build_schedule(settings.schedule, 10_000)
     view_spec(settings.data.view.name, settings.data.view.params)
     if ":" not in settings.student.name:
         build_optimizer(settings.optimizer, build_student(settings.student, Network("image", (3, 16, 16), 5), 0))
