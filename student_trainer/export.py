@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import logging
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -34,7 +35,9 @@ class Exported:
     """Largest difference from PyTorch's logits on the inputs given, as a share of their range."""
 
 
-def export_student(model: nn.Module, inputs: NDArray[np.float32], field: str, path: Path) -> Exported:
+def export_student(
+    model: nn.Module, inputs: NDArray[np.float32], field: str, path: Path, metadata: Mapping[str, str] | None = None
+) -> Exported:
     """Write a student to ONNX, in one file, after checking it against PyTorch.
 
     Args:
@@ -42,6 +45,7 @@ def export_student(model: nn.Module, inputs: NDArray[np.float32], field: str, pa
         inputs: [N, ...] real samples, N >= 2, to compare on.
         field: the dataset's field: the ONNX input's name. The output is `logits`, the batch is dynamic.
         path: replaced only by a file that passed.
+        metadata: what the file is to say of itself beside that (ONNX's `metadata_props`).
 
     Raises:
         ConfigError: the student cannot be exported, or the file's logits differ by more than TOLERANCE of their range.
@@ -56,6 +60,7 @@ def export_student(model: nn.Module, inputs: NDArray[np.float32], field: str, pa
     def write(fresh: Path) -> None:
         nonlocal difference
         _export(model, samples[:2], field, fresh)
+        _describe(fresh, metadata or {})
         session = open_session(fresh, threads=1)
         actual = session.run(["logits"], {field: inputs})[0]
         single = session.run(["logits"], {field: inputs[:1]})[0]  # a batch that was baked in shows here
@@ -96,6 +101,19 @@ def _export(model: nn.Module, samples: torch.Tensor, field: str, path: Path) -> 
         raise ConfigError(f"{path}: the student cannot be exported: {str(error).splitlines()[0]}") from error
     finally:
         remarks.setLevel(level)
+
+
+def _describe(path: Path, metadata: Mapping[str, str]) -> None:
+    """Say that of a file, and nothing else: the exporter leaves stack traces in it, with this machine's paths."""
+    import onnx
+
+    written = onnx.load(path)
+    graph = written.graph
+    for each in (written, graph, *graph.node, *graph.input, *graph.output, *graph.value_info, *graph.initializer):
+        each.ClearField("doc_string")
+        del each.metadata_props[:]
+    onnx.helper.set_model_props(written, dict(metadata))
+    onnx.save(written, path)
 
 
 def num_parameters(model: nn.Module) -> int:

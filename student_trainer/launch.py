@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
@@ -104,6 +105,16 @@ def trained_data(trained: Trained, dataset: str | None = None, view: ViewSpec | 
     return fetcher
 
 
+def _metadata(trained: Trained, view: ViewSpec) -> dict[str, str]:
+    """What an exported student says of its classes and its input: no names of runs, no paths, no times."""
+    network = trained.network
+    return {
+        "distillog.class_names": json.dumps(network.class_names),
+        "distillog.input": json.dumps({"field": network.field, "dtype": network.dtype, "shape": network.input_shape}),
+        "distillog.view": json.dumps({"name": view.name, "params": view.params}, sort_keys=True),
+    }
+
+
 def export_run(
     path: Path, output: Path | None = None, dataset: str | None = None, view: ViewSpec | None = None
 ) -> dict[str, Any]:
@@ -118,5 +129,7 @@ def export_run(
     ids = np.arange(min(_CHECKED, fetcher.dataset.num_samples))
     fetched = fetch_patiently(fetcher, ids, 0, trained.settings.student.size)
     field = trained.network.field
-    exported = export_student(trained.model, fetched.inputs[field], field, output or path / "student.onnx")
+    exported = export_student(
+        trained.model, fetched.inputs[field], field, output or path / "student.onnx", _metadata(trained, fetcher.view)
+    )
     return asdict(exported) | asdict(latency(exported.path, {field: fetched.inputs[field]}))

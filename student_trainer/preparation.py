@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from itertools import zip_longest
 
 import numpy as np
 import torch
@@ -77,7 +78,8 @@ def inspect_network(settings: RunSettings, source: OrderSource) -> Network:
         raise ConfigError(f"[student] {settings.student.name} takes arrays, but field {field!r} is one number a sample")
     if not source.num_classes:
         raise ConfigError(f"dataset {source.fetcher.dataset.uri} does not say how many classes it has")
-    return Network(field, tuple(values.shape[1:]), source.num_classes, str(values.dtype))
+    names = source.fetcher.dataset.class_names
+    return Network(field, tuple(values.shape[1:]), source.num_classes, str(values.dtype), names)
 
 
 def choose_device(settings: RunSettings) -> torch.device:
@@ -127,7 +129,8 @@ def refuse_other_samples(what: str, fetcher: Fetcher, network: Network, size: tu
         size: the spatial size that the student asks of the view.
 
     Raises:
-        ConfigError: the field is missing, or is of another shape or dtype; or no sample can be decoded.
+        ConfigError: the field is missing, or is of another shape or dtype; its classes have other names, or another
+            order; or no sample can be decoded.
         DataUnavailable: it cannot be read.
     """
     uri = fetcher.dataset.uri
@@ -141,6 +144,14 @@ def refuse_other_samples(what: str, fetcher: Fetcher, network: Network, size: tu
         raise ConfigError(
             f"{what} {uri} has the fields {fields} under view {fetcher.view.name!r}, the student takes {network.field} "
             f"{network.dtype}{list(network.input_shape)}; give data, or a view, of the same kind and size"
+        )
+    names = fetcher.dataset.class_names
+    if names and network.class_names and names != network.class_names:
+        pairs = enumerate(zip_longest(network.class_names, names, fillvalue="nothing"))
+        number, (learned, there_is) = next((number, pair) for number, pair in pairs if pair[0] != pair[1])
+        raise ConfigError(
+            f"{what} {uri} has other classes than the student learned: number {number} is {there_is!r} there, and "
+            f"{learned!r} to the student; every score would be wrong: name its classes in the same way"
         )
 
 

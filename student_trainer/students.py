@@ -95,17 +95,24 @@ class Network:
     num_classes: int
     dtype: str = ""
     """Of the field; "": not known, in a checkpoint of an older program."""
+    class_names: tuple[str, ...] = ()
+    """One a class; none where the dataset does not say."""
 
     def as_dict(self) -> dict[str, Any]:
         """Return plain values for JSON."""
-        shape = list(self.input_shape)
-        return {"field": self.field, "input_shape": shape, "num_classes": self.num_classes, "dtype": self.dtype}
+        return {
+            "field": self.field,
+            "input_shape": list(self.input_shape),
+            "num_classes": self.num_classes,
+            "dtype": self.dtype,
+            "class_names": list(self.class_names),
+        }
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> Network:
         """Undo `as_dict`."""
-        shape = tuple(values["input_shape"])
-        return cls(str(values["field"]), shape, int(values["num_classes"]), str(values.get("dtype", "")))
+        shape, names = tuple(values["input_shape"]), tuple(map(str, values.get("class_names", ())))
+        return cls(str(values["field"]), shape, int(values["num_classes"]), str(values.get("dtype", "")), names)
 
 
 def build_student(settings: StudentSettings, network: Network, seed: int) -> nn.Module:

@@ -7,6 +7,8 @@ import re
 import shutil
 from pathlib import Path
 
+import numpy as np
+import onnx
 import pytest
 from click.testing import CliRunner
 
@@ -134,3 +136,27 @@ def test_a_run_is_deleted_with_all_that_is_in_it_when_nobody_objects(runs: Path,
     (tmp_path / "linked").unlink()
     assert call(tmp_path, "delete", "small", "--yes") == f"deleted run {tmp_path}/small\n"
     assert list(tmp_path.iterdir()) == []
+
+
+def test_an_exported_student_says_what_its_classes_and_its_input_are_and_nothing_of_its_run(runs: Path) -> None:
+    call(runs, "export", "small")
+    student = onnx.load(runs / "small/student.onnx")
+    said = {each.key: json.loads(each.value) for each in student.metadata_props}
+    assert said == {
+        "distillog.class_names": list("0123456789"),
+        "distillog.input": {"field": "image", "dtype": "float32", "shape": [1, 8, 8]},
+        "distillog.view": {"name": "none", "params": {}},
+    }
+    content = (runs / "small/student.onnx").read_bytes()
+    assert not [word for word in (str(runs).encode(), b"small", b"site-packages", b".py") if word in content]
+
+
+def test_a_dataset_whose_classes_have_another_order_is_refused(runs: Path, tmp_path: Path) -> None:
+    for folder, names in (("one", "0123456789"), ("other", "0132456789"), ("fewer", "012345678")):
+        (tmp_path / folder).mkdir()
+        np.save(tmp_path / folder / "image.npy", np.zeros((9, 1, 8, 8), np.float32))
+        np.save(tmp_path / folder / "labels.npy", np.arange(9))
+        (tmp_path / folder / "classes.txt").write_text("\n".join(names) + "\n")
+    call(runs, "evaluate", "small", "--dataset", f"npy:{tmp_path}/one")
+    for folder, words in (("other", "number 2 is '3' there, and '2'"), ("fewer", "number 9 is 'nothing' there")):
+        refuse(runs, "evaluate", "small", "--dataset", f"npy:{tmp_path}/{folder}", words=(words, "name its classes"))
