@@ -12,7 +12,6 @@ import json
 import logging
 import os
 import platform
-import re
 import shutil
 from dataclasses import asdict, dataclass
 from importlib import metadata
@@ -23,13 +22,12 @@ import numpy as np
 import torch
 
 from schemas.errors import CheckpointError
+from student_trainer.run_folder import newest_first
 from student_trainer.source import Cursor
 from student_trainer.whole_files import writing
 
 logger = logging.getLogger(__name__)
 
-_NAME = re.compile(r"step-\d{8,}")
-"""Of a checkpoint's folder."""
 _MATTERS = ("source", "data", "student", "teachers", "losses", "optimizer", "schedule")
 """Sections of a run file that say what is learned."""
 _TRAIN_MATTERS = ("batch_size", "seed", "precision")
@@ -100,7 +98,7 @@ def save_checkpoint(folder: Path, checkpoint: Checkpoint, state: dict[str, Any],
     place = folder / f"step-{checkpoint.step:08d}"
     with writing(place):
         _write(place, checkpoint, state)
-        places = _newest_first(folder)
+        places = newest_first(folder)
         if place not in places:
             return place  # somebody removed it already, and the run looks soon whether all of its folder went
         at = places.index(place)
@@ -163,15 +161,9 @@ def _digest(body: dict[str, Any]) -> str:
     return hashlib.sha256(json.dumps(body, sort_keys=True).encode()).hexdigest()
 
 
-def _newest_first(folder: Path) -> list[Path]:
-    # Whatever else lies there, such as a copy under another name, is the user's.
-    ours = [place for place in folder.glob("step-*") if _NAME.fullmatch(place.name) and place.is_dir()]
-    return sorted(ours, key=lambda place: int(place.name.removeprefix("step-")), reverse=True)
-
-
 def has_checkpoints(folder: Path) -> bool:
     """Return whether there is any, whole or not."""
-    return bool(_newest_first(folder))
+    return bool(newest_first(folder))
 
 
 def load_checkpoint(folder: Path) -> tuple[Checkpoint, dict[str, Any]]:
@@ -180,7 +172,7 @@ def load_checkpoint(folder: Path) -> tuple[Checkpoint, dict[str, Any]]:
     Raises:
         CheckpointError: there is none, or none whole.
     """
-    places = _newest_first(folder)
+    places = newest_first(folder)
     for place in places:
         try:
             return _read(place)

@@ -6,6 +6,7 @@ import errno
 import fcntl
 import json
 import os
+import re
 import secrets
 import shutil
 import time
@@ -19,6 +20,8 @@ from student_trainer.settings import RunSettings, load_run
 from student_trainer.whole_files import write_whole, writing
 
 _GONE = {errno.ENOENT, errno.ENOTDIR, errno.ESTALE}
+_NAME = re.compile(r"step-\d{8,}")
+"""Of a checkpoint's folder."""
 _LOOK_EVERY = 0.5
 """Seconds between two looks at whether the folder is still there."""
 
@@ -190,6 +193,18 @@ class RunFolder:
         """Write `report.json`; raises as `set_state`."""
         self.refuse_removed(now=True)
         write_whole(self.path / "report.json", json.dumps(report, indent=2) + "\n")
+
+
+def newest_first(checkpoints: Path) -> list[Path]:
+    """Return the folders of all checkpoints, whole or not, the newest first."""
+    # Whatever else lies there, such as a copy under another name, is the user's.
+    ours = [place for place in checkpoints.glob("step-*") if _NAME.fullmatch(place.name) and place.is_dir()]
+    return sorted(ours, key=step_of, reverse=True)
+
+
+def step_of(checkpoint: Path) -> int:
+    """Return the steps after which a checkpoint was saved."""
+    return int(checkpoint.name.removeprefix("step-"))
 
 
 def read_run(path: Path) -> dict[str, str]:

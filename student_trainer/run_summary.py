@@ -8,7 +8,7 @@ from typing import Any
 
 from schemas.errors import ConfigError
 from student_trainer.metrics import last_figures
-from student_trainer.run_folder import read_run, read_settings
+from student_trainer.run_folder import newest_first, read_run, read_settings, step_of
 
 logger = logging.getLogger(__name__)
 
@@ -16,6 +16,7 @@ logger = logging.getLogger(__name__)
 def summary(path: Path) -> dict[str, Any]:
     """Return what a run is and its last figures; None where there is none yet.
 
+    `step` is the last that is known of: logged, evaluated, or in the newest checkpoint.
     `loss`, `losses` and `lr` are of the last step that was logged, `samples_per_s` and `steps_per_s` of the steps since
     the one logged before it; `evaluation` holds the last scores and their step.
 
@@ -26,13 +27,14 @@ def summary(path: Path) -> dict[str, Any]:
     step, evaluation = last_figures(path / "metrics.jsonl")
     scores = evaluation.get("evaluation", {})
     samples_per_s = step.get("timing", {}).get("samples_per_s")
+    saved = [step_of(place) for place in newest_first(path / "checkpoints")[:1]]
     return {
         "name": settings.name,
         "state": info["state"],
         "run_id": info["run_id"],
         "source": settings.data.stream if settings.source == "stream" else settings.data.dataset,
         "student": settings.student.name,
-        "step": max(step.get("step", 0), evaluation.get("step", 0)),
+        "step": max([step.get("step", 0), evaluation.get("step", 0), *saved]),
         "total_steps": step.get("total_steps"),
         "loss": step.get("loss"),
         "losses": step.get("losses"),

@@ -84,6 +84,14 @@ def test_a_run_that_has_logged_nothing_yet_shows_what_there_is(runs: Path, tmp_p
     assert json.loads(call(tmp_path, "show", "small", "--json"))["step"] == 5
 
 
+def test_a_run_stands_where_its_newest_checkpoint_does(runs: Path, tmp_path: Path) -> None:
+    shutil.copytree(runs / "small", tmp_path / "small")
+    metrics = tmp_path / "small/metrics.jsonl"
+    metrics.write_text(metrics.read_text().splitlines()[0] + "\n")  # a run that is stopped has not logged its last step
+    assert json.loads(call(tmp_path, "show", "small", "--json"))["step"] == 12
+    assert call(tmp_path, "list").splitlines()[1].split()[4] == "12"
+
+
 def test_list_has_the_accuracy(runs: Path) -> None:
     (found,) = json.loads(call(runs, "list", "--json"))
     header, row = call(runs, "list").splitlines()
