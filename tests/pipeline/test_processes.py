@@ -99,11 +99,13 @@ def test_a_heard_process_runs_on_the_cores_that_it_was_given() -> None:
 
 
 @linux
+@pytest.mark.parametrize("hangup", ["SIG_DFL", "SIG_IGN"])  # the latter as under nohup
 def test_a_heard_process_is_told_when_whoever_started_it_is_killed(
-    tmp_path: Path, eventually: Callable[..., object]
+    hangup: str, tmp_path: Path, eventually: Callable[..., object]
 ) -> None:
     parent = (
-        "import sys, time; from pipeline.processes import HeardProcess;"
+        "import signal, sys, time; from pipeline.processes import HeardProcess;"
+        f"signal.signal(signal.SIGHUP, signal.{hangup});"
         f"child = HeardProcess('child', [sys.executable, '-c', {SLEEP!r}], print);"
         "print(child.pid, flush=True); time.sleep(60)"
     )
