@@ -150,7 +150,7 @@ RUNS: dict[str, tuple[dict[str, Any], tuple[str, ...]]] = {
     "more steps than the stream holds": ({"train": {"steps": 1000}}, ("1000", "26")),
     "an evaluation on other data": (
         {"evaluation": {"dataset": "support.user_data:two_fields"}},
-        ("support.user_data:two_fields", "first", "takes 'signal' of shape (1, 40)"),
+        ("support.user_data:two_fields", "first", "the student takes signal float32[1, 40]"),
     ),
 }
 
