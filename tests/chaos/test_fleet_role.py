@@ -3,6 +3,7 @@ from __future__ import annotations
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -12,6 +13,7 @@ from support.processes import Distillog
 from chaos.fleet import Fleet
 from chaos.roles import Events
 from pipeline.kafka.settings import KafkaSettings
+from pipeline.wait import Deadline
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="processes are looked for in /proc")
 
@@ -27,7 +29,12 @@ def fleet(tmp_path: Path) -> Iterator[Fleet]:
 
 def worker(name: str, model: Path) -> subprocess.Popen[bytes]:
     command = [sys.executable, "-c", "import time; time.sleep(60)", "--worker", name, model]
-    return subprocess.Popen(command, start_new_session=True)
+    process = subprocess.Popen(command, start_new_session=True)
+    deadline = Deadline(10.0)
+    while name.encode() not in Path(f"/proc/{process.pid}/cmdline").read_bytes():  # empty while it is being executed
+        assert not deadline.over
+        time.sleep(0.01)
+    return process
 
 
 def test_workers_that_outlive_their_supervisor_are_a_problem(

@@ -103,7 +103,8 @@ def test_a_foreign_member_that_says_what_nobody_can_read_is_named_and_outlived(
     topic, group = fresh_name("log"), fresh_name("group")
     with admin_client(kafka_settings) as admin:
         admin.create_topics({topic: {"num_partitions": 1, "replication_factor": 1}}, wait_for_metadata=True)
-    member = KafkaCluster(kafka_settings).member(group, topic, name="m", session_timeout=6.0)
+    # Who leaves for a moment leads no more, and hears nothing of what the others say.
+    member = KafkaCluster(kafka_settings).member(group, topic, name="m", session_timeout=30.0)
 
     def settled() -> object:
         member.poll(0.1)
