@@ -12,11 +12,6 @@ from student_trainer.toml_tables import unknown
 T = TypeVar("T")
 
 
-def is_own(name: str) -> bool:
-    """Whether it is the import path of a user's own."""
-    return ":" in name
-
-
 def choose(section: str, kind: str, name: str, table: Mapping[str, T], own: Callable[[Callable[..., Any]], T]) -> T:
     """Find what a run file names.
 
@@ -30,10 +25,10 @@ def choose(section: str, kind: str, name: str, table: Mapping[str, T], own: Call
     Raises:
         ConfigError: nothing of that name, or it cannot be imported.
     """
-    if is_own(name):
+    if ":" in name:
         return own(imported(section, name))
     if name not in table:
         raise ConfigError(
-            f"{section}: {unknown(kind, name, table)} One of your own is named by its import path, package.module:name"
+            f"{section}: {unknown(kind, name, table)} (one of your own: its import path, package.module:name)"
         )
     return table[name]
