@@ -98,7 +98,8 @@ def test_an_order_costs_its_size_whatever_the_dataset(num_samples):
     took = time.perf_counter() - started
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
-    assert peak < 200_000
+    # Measured: 10 to 200 kB, as the allocator pleases; an epoch's IDs would be gigabytes.
+    assert peak < 2**20
     assert took < 2.0
 
 
