@@ -100,13 +100,16 @@ class Distillog:
         self.settings = settings
         self._folder = folder
         self._children: list[Child] = []
+        self._cluster = {"KAFKA_BOOTSTRAP_SERVERS": settings.bootstrap_servers}
+        if settings.options:
+            self._cluster["DISTILLOG_KAFKA_CONFIG"] = str(write_properties(settings, folder / "cluster.properties"))
 
     def start(self, *arguments: object, **env: str) -> Child:
         """Start a command; `env` on top of the environment."""
         files = self._folder / f"{len(self._children):02d}-{arguments[0]}"
         inherited = {
             **os.environ,
-            "KAFKA_BOOTSTRAP_SERVERS": self.settings.bootstrap_servers,
+            **self._cluster,
             "PYTHONPATH": str(TESTS),  # the datasets and views of support/
             "OMP_NUM_THREADS": "1",
         }
@@ -116,8 +119,7 @@ class Distillog:
 
     def call(self, *arguments: object, **env: str) -> Result:
         """Run a command that needs no process of its own: PyTorch and Kafka are loaded here already."""
-        inherited = {"KAFKA_BOOTSTRAP_SERVERS": self.settings.bootstrap_servers}
-        return CliRunner().invoke(main, list(map(str, arguments)), env=inherited | env)
+        return CliRunner().invoke(main, list(map(str, arguments)), env=self._cluster | env)
 
     def succeed(self, *arguments: object, **env: str) -> str:
         """As `call`, to success; returns stdout."""
@@ -145,6 +147,13 @@ def distillog_commands(settings: KafkaSettings, folder: Path) -> Iterator[Distil
         yield commands
     finally:
         commands.close()
+
+
+def write_properties(settings: KafkaSettings, file: Path) -> Path:
+    """Write what `--kafka-config` takes."""
+    lines = {"bootstrap.servers": settings.bootstrap_servers, **settings.options}
+    file.write_text("".join(f"{name.replace('_', '.')}={value}\n" for name, value in lines.items()), encoding="utf-8")
+    return file
 
 
 def one_error(stderr: str, *words: str) -> str:
