@@ -2,6 +2,7 @@
 
 DistillogError                  the CLI prints it as one line and exits with `exit_code`, no traceback
 ├── ConfigError                 a setting, a run file or an argument is wrong
+│   └── AccessRefused           the cluster does not let us in, or not do that
 ├── EncodeError                 a value does not fit its codec or record
 ├── DecodeError                 bytes that are not what their address says they should be
 │   └── UnknownSchema           a record of a schema that this program does not know
@@ -45,6 +46,10 @@ class DistillogError(Exception):
 
 class ConfigError(DistillogError):
     """A setting, a run file or an argument is wrong."""
+
+
+class AccessRefused(ConfigError):
+    """The cluster does not let us in, or not do that: asking again cannot help."""
 
 
 class EncodeError(DistillogError):

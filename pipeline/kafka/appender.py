@@ -67,7 +67,7 @@ class KafkaAppender:
             try:
                 return self._producer.send(topic, value=value, key=key, headers=list(headers), partition=partition)
             except kafka_error.KafkaTimeoutError:
-                if deadline.over or self._stopped():
+                if deadline.over or self._stopped() or self._settings.standing.refusal:
                     raise
 
     def _ours(self, place: str, error: BaseException) -> DistillogError:

@@ -10,7 +10,9 @@ from typing import Any
 from kafka import KafkaAdminClient, KafkaConsumer, KafkaProducer
 from kafka.net.selector import NetworkSelector
 
+from pipeline.kafka.credentials import check_credentials, is_secured
 from pipeline.kafka.errors import kafka_errors
+from pipeline.kafka.refusals import why_refused
 from pipeline.kafka.settings import KafkaSettings
 from pipeline.kafka.workarounds.dead_coordinator import AskingAdmin
 from pipeline.kafka.workarounds.deaf_calls import HeedingSelector
@@ -33,6 +35,7 @@ def new_admin(settings: KafkaSettings, stopped: Stopped | None = None, **overrid
     """Make an admin client.
 
     Raises:
+        AccessRefused: the cluster does not let us in.
         BrokerUnavailable: no broker answered in time.
     """
     with _connecting(settings, stopped) as net_client:
@@ -55,7 +58,7 @@ def new_producer(settings: KafkaSettings, stopped: Stopped | None = None, **over
     One order is one record of 2 kB to 2 MB, so batching records gains nothing: a batch is sent as it comes.
 
     Raises:
-        BrokerUnavailable: no broker answered in time.
+        AccessRefused, BrokerUnavailable: as `new_admin`.
     """
     defaults = {
         "acks": "all",
@@ -74,7 +77,7 @@ def new_consumer(settings: KafkaSettings, stopped: Stopped | None = None, **over
     `auto_offset_reset='none'`: with `earliest` the client steps over trimmed records without a word.
 
     Raises:
-        BrokerUnavailable: no broker answered in time.
+        AccessRefused, BrokerUnavailable: as `new_admin`.
     """
     defaults = {"auto_offset_reset": "none", "enable_auto_commit": False, "metrics_enabled": False}
     with _connecting(settings, stopped) as net_client:
@@ -89,12 +92,23 @@ def _connecting(settings: KafkaSettings, stopped: Stopped | None) -> Iterator[Ca
     waits for a broker tries again and again.
     """
     made: list[WideClient] = []
+    standing = settings.standing
+
+    def refuses(error: BaseException, host: str, port: int, connecting: bool) -> bool:
+        if refusal := why_refused(error, host, port, settings.options, connecting):
+            standing.refusal = refusal
+        return bool(refusal)
+
+    def over() -> bool:
+        return bool(standing.refusal) or (stopped is not None and stopped())
 
     def net_client(**config: Any) -> WideClient:
-        net = HeedingSelector(stopped, **config) if stopped else NetworkSelector(**config)
-        made.append(WideClient(net, **config, socket_connection_setup_timeout_max_ms=CONNECT_AT_MOST_MS))
+        heeds = stopped is not None or is_secured(settings.options)
+        net = HeedingSelector(over, **config) if heeds else NetworkSelector(**config)
+        made.append(WideClient(net, refuses, **config, socket_connection_setup_timeout_max_ms=CONNECT_AT_MOST_MS))
         return made[-1]
 
+    check_credentials(settings.options)
     try:
         with kafka_errors("connecting", settings), closing_on_error(made):
             yield net_client
@@ -127,6 +141,8 @@ def _base(settings: KafkaSettings) -> dict[str, Any]:
     return {
         "bootstrap_servers": _servers(settings),
         "bootstrap_timeout_ms": _bootstrap_timeout_ms(),
+        # Or OpenSSL asks at the terminal, for each connection.
+        "ssl_password": "",
         # The default of 30 s would keep a client away from a broker that has long been back.
         "reconnect_backoff_max_ms": 1_000,
         **settings.options,

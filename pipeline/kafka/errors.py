@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from kafka import errors as kafka_error
 
 from pipeline.kafka.settings import KafkaSettings
-from schemas.errors import BrokerUnavailable, ConfigError, RecordTooLarge
+from schemas.errors import AccessRefused, BrokerUnavailable, ConfigError, RecordTooLarge
 
 _LONGEST = 300
 """Characters of an error of Kafka's that are passed on."""
@@ -19,13 +19,15 @@ def kafka_errors(what: str, settings: KafkaSettings) -> Iterator[None]:
     """Turn an error of kafka-python inside the block into one of ours.
 
     Raises:
+        AccessRefused: the cluster lets none of our clients in.
         BrokerUnavailable: no broker, no answer in time, or an answer that is an error.
         ConfigError: the cluster refuses the credentials or the rights, or a clock is wrong.
         RecordTooLarge: a record is over the cluster's limit.
     """
     where = settings.bootstrap_servers
     try:
-        yield
+        with _refusals(what, settings):
+            yield
     except (kafka_error.AuthorizationError, kafka_error.SaslAuthenticationFailedError) as error:
         raise ConfigError(f"{what}: Kafka at {where} refuses: {_text(error)}; check the Kafka properties") from error
     except kafka_error.MessageSizeTooLargeError as error:
@@ -43,6 +45,20 @@ def kafka_errors(what: str, settings: KafkaSettings) -> Iterator[None]:
         ) from error
     except kafka_error.KafkaError as error:
         raise BrokerUnavailable(f"{what}: Kafka at {where} answered {_text(error)}") from error
+
+
+@contextmanager
+def _refusals(what: str, settings: KafkaSettings) -> Iterator[None]:
+    """Say that we are not let in, whichever client heard it, and however this one's call failed for it."""
+    standing = settings.standing
+    if standing.refusal:
+        raise AccessRefused(f"{what}: {standing.refusal}")
+    try:
+        yield
+    except kafka_error.KafkaError as error:
+        if standing.refusal:
+            raise AccessRefused(f"{what}: {standing.refusal}") from error
+        raise
 
 
 def _text(error: BaseException) -> str:

@@ -21,6 +21,8 @@ _ALIASES = {
 
 _PROTOCOLS = ("PLAINTEXT", "SSL", "SASL_PLAINTEXT", "SASL_SSL")
 
+_MECHANISMS = ("PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512", "GSSAPI")
+
 _ALLOWED = {
     "bootstrap_servers",
     "security_protocol",
@@ -71,10 +73,12 @@ def _typed(key: str, value: str, where: str) -> Any:
         return int(value)
     if key == "security_protocol" and value.upper() not in _PROTOCOLS:
         raise ConfigError(f"{where}: security_protocol must be one of {', '.join(_PROTOCOLS)}")
+    if key == "sasl_mechanism" and value.upper() not in _MECHANISMS:
+        raise ConfigError(f"{where}: sasl_mechanism must be one of {', '.join(_MECHANISMS)}")
     if key.startswith("ssl_") and key.endswith("file") and not Path(value).is_file():
         # kafka-python would retry until it times out, and say only that nobody answered.
         raise ConfigError(f"{where}: {key}: no such file: {value}")
-    if key == "security_protocol":
+    if key in ("security_protocol", "sasl_mechanism"):
         return value.upper()
     if key == "ssl_check_hostname":
         return value.lower() not in ("false", "no", "0", "")

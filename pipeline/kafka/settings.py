@@ -11,6 +11,14 @@ from pipeline.kafka.properties import read_properties
 from schemas.errors import ConfigError
 
 
+@dataclass(slots=True)
+class Standing:
+    """What the cluster has said of this process to any of its clients."""
+
+    refusal: str = ""
+    """why it lets none of them in, which ends the next call of each; empty as long as it does"""
+
+
 @dataclass(frozen=True, slots=True)
 class KafkaSettings:
     """Where the cluster is and how to be let in."""
@@ -19,6 +27,7 @@ class KafkaSettings:
     """`host:port`, several separated by commas"""
     options: Mapping[str, Any] = field(default_factory=dict, repr=False)
     """SASL and TLS settings of kafka-python; kept out of `repr`, since they may hold a password"""
+    standing: Standing = field(default_factory=Standing, init=False, repr=False, compare=False)
 
     @classmethod
     def load(

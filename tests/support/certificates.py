@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from ipaddress import ip_address
 from pathlib import Path
+from tempfile import mkdtemp
 
 from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric import ec
@@ -19,7 +20,7 @@ from cryptography.hazmat.primitives.serialization import (
 )
 from cryptography.x509.oid import NameOID
 
-_DAY = timedelta(days=1)
+DAY = timedelta(days=1)
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,27 +40,28 @@ class Authority:
         self._name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)])
         self._key = ec.generate_private_key(ec.SECP256R1())
         certificate = (
-            _certificate(self._name, self._name, self._key, 3650 * _DAY)
+            _certificate(self._name, self._name, self._key, 3650 * DAY)
             .add_extension(x509.BasicConstraints(ca=True, path_length=0), critical=True)
             .sign(self._key, SHA256())
         )
         self.file = self._folder / "ca.pem"
         self.file.write_bytes(certificate.public_bytes(Encoding.PEM))
 
-    def issue(
-        self, name: str, *hosts: str, password: str = "", expired: bool = False, file_name: str | None = None
-    ) -> Issued:
-        """Certify `name` (and servers at `hosts`); the key is PKCS#8, encrypted where there is a password."""
+    def issue(self, name: str, *hosts: str, password: str = "", lasts: timedelta = 365 * DAY) -> Issued:
+        """Certify `name` (and servers at `hosts`) from two days ago on; the key is encrypted where there is a password.
+
+        A negative `lasts` is the time since it expired.
+        """
         key = ec.generate_private_key(ec.SECP256R1())
         subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)])
-        builder = _certificate(subject, self._name, key, -_DAY if expired else 365 * _DAY)
+        builder = _certificate(subject, self._name, key, lasts)
         if hosts:
             builder = builder.add_extension(x509.SubjectAlternativeName([_host(host) for host in hosts]), critical=False)
         encryption: KeySerializationEncryption = NoEncryption()
         if password:
             encryption = BestAvailableEncryption(password.encode())
-        stem = file_name or name
-        issued = Issued(self._folder / f"{stem}.pem", self._folder / f"{stem}.key")
+        folder = Path(mkdtemp(dir=self._folder))
+        issued = Issued(folder / "certificate.pem", folder / "key.pem")
         issued.certificate.write_bytes(builder.sign(self._key, SHA256()).public_bytes(Encoding.PEM))
         issued.key.write_bytes(key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, encryption))
         return issued
@@ -75,7 +77,7 @@ def _certificate(
         .issuer_name(issuer)
         .public_key(key.public_key())
         .serial_number(x509.random_serial_number())
-        .not_valid_before(now - 2 * _DAY)
+        .not_valid_before(now - 2 * DAY)
         .not_valid_after(now + lasts)
     )
 

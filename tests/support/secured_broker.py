@@ -7,6 +7,8 @@ Its plain listener is the super user's (`anybody`), as LocalBroker needs it; all
     LOGIN    TLS, and a login by PLAIN (only "plain"), SCRAM-SHA-256 or SCRAM-SHA-512
     OPEN     the login by SCRAM alone, without TLS
     BRIEF    as OPEN, and it asks for the login again every 3 s
+    OTHER    TLS with a certificate that is for another host
+    OLD      TLS with a certificate that has expired
 
 Nobody else may do anything until `allow` says so.
 """
@@ -27,7 +29,7 @@ from kafka.admin import (
     ResourceType,
     UserScramCredentialUpsertion,
 )
-from support.certificates import Authority, Issued
+from support.certificates import DAY, Authority, Issued
 from support.proxy import free_ports
 
 from pipeline.broker.folder import HOST
@@ -36,7 +38,15 @@ from pipeline.kafka.clients import admin_client
 from pipeline.kafka.settings import KafkaSettings
 from pipeline.wait import Deadline
 
-LISTENERS = {"TLS": "SSL", "MUTUAL": "SSL", "LOGIN": "SASL_SSL", "OPEN": "SASL_PLAINTEXT", "BRIEF": "SASL_PLAINTEXT"}
+LISTENERS = {
+    "TLS": "SSL",
+    "MUTUAL": "SSL",
+    "LOGIN": "SASL_SSL",
+    "OPEN": "SASL_PLAINTEXT",
+    "BRIEF": "SASL_PLAINTEXT",
+    "OTHER": "SSL",
+    "OLD": "SSL",
+}
 """Name of a listener -> its security protocol."""
 SCRAM = ("SCRAM-SHA-256", "SCRAM-SHA-512")
 MECHANISMS = {"LOGIN": ("PLAIN", *SCRAM), "OPEN": SCRAM, "BRIEF": ("SCRAM-SHA-512",)}
@@ -55,9 +65,11 @@ class SecuredBroker:
         self.authority = Authority(folder, "ours")
         self.strangers = Authority(folder, "strangers")
         """An authority that the broker does not trust."""
-        server = self.authority.issue("broker", "localhost", HOST)
-        keystore = folder / "broker.pem"
-        keystore.write_bytes(server.key.read_bytes() + server.certificate.read_bytes())
+        servers = {
+            "": self.authority.issue("broker", "localhost", HOST),
+            "listener.name.other.": self.authority.issue("other", "kafka.example"),
+            "listener.name.old.": self.authority.issue("old", "localhost", HOST, lasts=-DAY),
+        }
         self.local = LocalBroker(folder / "broker")
         self.local.folder.path.mkdir()
         ports = self.local.folder.choose_ports(None)
@@ -73,7 +85,7 @@ class SecuredBroker:
             "allow.everyone.if.no.acl.found": "false",
             "super.users": "User:ANONYMOUS;User:admin",
             "ssl.keystore.type": "PEM",
-            "ssl.keystore.location": str(keystore),
+            **{f"{prefix}ssl.keystore.location": _keystore(server) for prefix, server in servers.items()},
             "ssl.truststore.type": "PEM",
             "ssl.truststore.location": str(self.authority.file),
             "ssl.principal.mapping.rules": "RULE:^CN=([^,]*).*$/$1/,DEFAULT",
@@ -146,6 +158,13 @@ def running_secured_broker(folder: Path) -> Iterator[SecuredBroker]:
 def password(user: str) -> str:
     """What `add_user` gives a user who brings none."""
     return f"{SECRET}-of-{user}"
+
+
+def _keystore(server: Issued) -> str:
+    """Kafka takes key and certificate from one file."""
+    both = server.certificate.with_suffix(".both.pem")
+    both.write_bytes(server.key.read_bytes() + server.certificate.read_bytes())
+    return str(both)
 
 
 def _logins() -> dict[str, str]:

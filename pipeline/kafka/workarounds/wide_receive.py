@@ -7,12 +7,17 @@ back from the thread that decodes what came before. With pieces of 256 KiB a con
 
 from __future__ import annotations
 
+import socket
+import time
 from typing import Any
 
+from kafka import errors as kafka_error
 from kafka.net.compat import KafkaNetClient
-from kafka.net.manager import KafkaConnectionManager
+from kafka.net.inet import create_connection
 from kafka.net.selector import NetworkSelector
-from kafka.net.transport import KafkaTCPTransport
+from kafka.net.transport import KafkaSSLTransport, KafkaTCPTransport
+
+from pipeline.kafka.workarounds.unsaid_refusals import Judge, JudgingManager
 
 _PIECE = 256 * 1024
 """Bytes asked for at once."""
@@ -21,16 +26,36 @@ _PIECE = 256 * 1024
 class WideClient(KafkaNetClient):  # type: ignore[misc]
     """To be given to a client of kafka-python as its `kafka_client`."""
 
-    def __init__(self, net: NetworkSelector | None = None, **config: Any) -> None:
+    def __init__(self, net: NetworkSelector | None = None, judge: Judge | None = None, **config: Any) -> None:
         net = net or NetworkSelector(**config)
-        super().__init__(net, _Manager(net, **config), **config)
+        super().__init__(net, _Manager(net, judge, **config), **config)
 
 
-class _Manager(KafkaConnectionManager):  # type: ignore[misc]
-    async def _build_transport(self, node: Any, timeout_at: float | None = None) -> Any:
-        transport = await super()._build_transport(node, timeout_at=timeout_at)
-        if type(transport) is KafkaTCPTransport:  # TLS comes in small pieces anyway
-            transport.__class__ = _Transport
+class _Manager(JudgingManager):
+    async def _build_transport(self, node: Any, timeout_at: float) -> Any:
+        """As kafka-python's, but plain connections are ours, and a handshake has an end.
+
+        Of TLS its own has none: a broker that is frozen takes the connection, says nothing, and whoever looks for a
+        cluster waits for ever.
+        """
+        config = self.config
+        sock = await create_connection(
+            self._net, node.host, node.port, config["socket_options"], config["proxy_url"], timeout_at
+        )
+        if not self.ssl_enabled:
+            return _Transport(self._net, sock, host=node.host)
+        tls = {name: value for name, value in config.items() if name.startswith("ssl_")}
+        transport = KafkaSSLTransport(self._net, sock, host=node.host, **tls)  # it comes in small pieces anyway
+        end = self._net.call_at(timeout_at, lambda: socket.socket.shutdown(transport._sock, socket.SHUT_RDWR))
+        try:
+            await transport.handshake()
+        except OSError as error:
+            transport.close()
+            if time.monotonic() >= timeout_at:
+                raise kafka_error.KafkaTimeoutError("no end of the handshake") from error
+            raise kafka_error.KafkaConnectionError(error) from error
+        finally:
+            self._net.cancel(end)
         return transport
 
 

@@ -1,0 +1,142 @@
+"""Why a cluster does not let us in, as one line: what was refused, and which property to set.
+
+Only what was said counts, never a silence or a lost connection, which a broker that restarts may be: an answer to the
+login, an alert, a certificate that does not verify, or what the listener says when it is asked in another way.
+"""
+
+from __future__ import annotations
+
+import ssl
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from kafka import errors as kafka_error
+
+from pipeline.kafka.credentials import valid_until
+from pipeline.kafka.listener import Listener, ask_listener
+
+_WHERE = "in the Kafka properties (--kafka-config)"
+_OTHER_NAME = (62, 64)
+"""OpenSSL's codes for a certificate that is of another host or address..."""
+_EXPIRED = 10
+"""... that has expired..."""
+_UNKNOWN_AUTHORITY = (2, 18, 19, 20, 21)
+"""... that nobody signed whom we trust."""
+_PASSING_ALERTS = ("INTERNAL_ERROR", "USER_CANCEL", "CLOSE_NOTIFY")
+
+
+def why_refused(error: BaseException, host: str, port: int, options: Mapping[str, Any], connecting: bool) -> str:
+    """Say why a connection to a broker was lost, if trying again cannot help; empty if it may.
+
+    Args:
+        error: what kafka-python says of it.
+        host, port: the broker's.
+        options: how the client tried to be let in.
+        connecting: whether the client has yet to find its cluster. The listener is asked what it speaks then, which may
+            take some seconds.
+    """
+    at = f"{host}:{port}"
+    if isinstance(error, kafka_error.SaslAuthenticationFailedError):
+        return _login(at, options)
+    tls = _tls_error(error)
+    if isinstance(tls, ssl.SSLCertVerificationError):
+        return _their_certificate(tls, at, options)
+    if tls is not None and (text := _alert(tls.reason or "", at, options)):
+        return text
+    said = isinstance(error, kafka_error.UnsupportedSaslMechanismError | kafka_error.IllegalSaslStateError)
+    if not said and (not connecting or isinstance(error, kafka_error.KafkaTimeoutError)):
+        return ""
+    listener = ask_listener(host, port, options)
+    return "" if listener is None else _difference(listener, at, options)
+
+
+def _login(at: str, options: Mapping[str, Any]) -> str:
+    mechanism = options.get("sasl_mechanism")
+    if mechanism == "GSSAPI":
+        return f"Kafka at {at} refuses the login by GSSAPI: see the Kerberos ticket and sasl.kerberos.* {_WHERE}"
+    return (
+        f"Kafka at {at} refuses user {options.get('sasl_plain_username')!r} ({mechanism}): wrong name or password; set "
+        f"sasl.username and sasl.password {_WHERE}"
+    )
+
+
+def _tls_error(error: BaseException) -> ssl.SSLError | None:
+    """The error of TLS that a connection was lost by."""
+    return next((one for one in (error, *error.args) if isinstance(one, ssl.SSLError)), None)
+
+
+def _their_certificate(error: ssl.SSLCertVerificationError, at: str, options: Mapping[str, Any]) -> str:
+    authority = options.get("ssl_cafile")
+    if error.verify_code in _OTHER_NAME:
+        return (
+            f"the certificate of Kafka at {at} is for another name ({error.verify_message}): give an address that is in "
+            f"it, or set ssl.check.hostname=false {_WHERE}"
+        )
+    if error.verify_code == _EXPIRED:
+        return f"the certificate of Kafka at {at} has expired: renew it there, or set this machine's clock right"
+    if error.verify_code in _UNKNOWN_AUTHORITY:
+        whom = f"the authority in {authority}" if authority else "an authority that this machine trusts"
+        return (
+            f"the certificate of Kafka at {at} is not signed by {whom}: set ssl.ca.location to the certificate of the "
+            f"brokers' authority {_WHERE}"
+        )
+    return (
+        f"the certificate of Kafka at {at} does not verify ({error.verify_message}): see ssl.ca.location and ssl.crlfile "
+        f"{_WHERE}"
+    )
+
+
+def _alert(reason: str, at: str, options: Mapping[str, Any]) -> str:
+    """What a broker said to end a handshake; empty where it said nothing that lasts."""
+    if "ALERT" not in reason or any(passing in reason for passing in _PASSING_ALERTS):
+        return ""
+    said = reason.rpartition("ALERT_")[2].replace("_", " ").lower()
+    if not any(word in reason for word in ("CERTIFICATE", "UNKNOWN_CA", "ACCESS_DENIED")):
+        return f"Kafka at {at} refuses the TLS handshake ({said}): it knows no TLS version or cipher that we know"
+    ours = options.get("ssl_certfile")
+    if not ours:
+        return (
+            f"Kafka at {at} wants a certificate of its clients: set ssl.certificate.location and ssl.key.location {_WHERE}"
+        )
+    if expired := _expired(Path(ours)):
+        return f"Kafka at {at} refuses the certificate in {ours}, which expired on {expired}: renew it"
+    return (
+        f"Kafka at {at} refuses the certificate in {ours} ({said}): set ssl.certificate.location and ssl.key.location to "
+        f"one that is signed by an authority that the brokers trust, {_WHERE}"
+    )
+
+
+def _expired(certificate: Path) -> str:
+    """The day on which it did; empty if it did not, or nobody knows."""
+    try:
+        until = valid_until(certificate)
+    except (OSError, ValueError, IndexError):
+        return ""
+    return f"{until:%Y-%m-%d}" if until < datetime.now(UTC) else ""
+
+
+def _difference(listener: Listener, at: str, options: Mapping[str, Any]) -> str:
+    """In what the listener differs from the options; empty if in nothing that is known."""
+    protocol, mechanism = options.get("security_protocol", "PLAINTEXT"), options.get("sasl_mechanism")
+    tls, login = protocol.endswith("SSL"), protocol.startswith("SASL")
+    asks = login if listener.mechanisms is None else bool(listener.mechanisms)
+    right = f"{'SASL_' if asks else ''}{'SSL' if listener.tls else 'PLAINTEXT'}"
+    instead = f"set security.protocol={right} instead of {protocol} {_WHERE}"
+    if listener.tls != tls:
+        speaks = "speaks TLS" if listener.tls else "speaks no TLS"
+        return f"the listener of Kafka at {at} {speaks}: {instead}, or give the address of another listener"
+    if listener.mechanisms is None:
+        return ""
+    offered = ", ".join(listener.mechanisms)
+    if login and not asks:
+        return f"the listener of Kafka at {at} takes no login: {instead}, or give the address of another listener"
+    if asks and not login:
+        return (
+            f"the listener of Kafka at {at} asks for a login: {instead}, with sasl.mechanism (there: {offered}), "
+            "sasl.username and sasl.password"
+        )
+    if asks and mechanism not in listener.mechanisms:
+        return f"the listener of Kafka at {at} offers no login by {mechanism}: set sasl.mechanism to {offered} {_WHERE}"
+    return ""

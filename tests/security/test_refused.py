@@ -1,0 +1,250 @@
+"""A cluster that does not let somebody in: one line at once that names what was refused and what to set."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from datetime import timedelta
+from pathlib import Path
+
+import pytest
+from support.certificates import DAY
+from support.processes import Distillog, write_properties
+from support.proxy import Proxies, free_ports
+from support.secured_broker import SECRET, SecuredBroker
+
+from pipeline.kafka.clients import new_admin, new_consumer, new_producer
+from pipeline.kafka.settings import KafkaSettings
+from schemas.errors import AccessRefused, BrokerUnavailable
+
+pytestmark = [pytest.mark.kafka, pytest.mark.filterwarnings("ignore:unclosed <s:ResourceWarning")]
+
+PATIENCE = 60.0
+"""Seconds for which the client would look for a broker..."""
+AT_ONCE = 10.0
+"""... and in which it must be told, on a machine that has much else to do."""
+FILE = "--kafka-config"
+
+Made = Callable[[SecuredBroker], KafkaSettings]
+
+
+def with_alice(broker: SecuredBroker, **options: object) -> KafkaSettings:
+    broker.add_user("alice")
+    return broker.login("alice", **options)  # type: ignore[arg-type]
+
+
+def plain(broker: SecuredBroker, **options: object) -> KafkaSettings:
+    """The plain listener, which asks for nothing."""
+    return KafkaSettings(broker.local.bootstrap_servers, options)
+
+
+def garbage(broker: SecuredBroker) -> str:
+    file = broker.authority.file.with_name("garbage.pem")
+    file.write_text("nothing of the kind")
+    return str(file)
+
+
+LOGIN = {"sasl_mechanism": "SCRAM-SHA-512", "sasl_plain_username": "alice", "sasl_plain_password": SECRET}
+CASES: dict[str, tuple[Made, tuple[str, ...]]] = {
+    "a wrong password": (
+        lambda b: with_alice(b, sasl_plain_password=f"{SECRET}-wrong"),
+        ("refuses user 'alice' (SCRAM-SHA-512): wrong name or password", "set sasl.username and sasl.password", FILE),
+    ),
+    "a wrong password by SCRAM-SHA-256": (
+        lambda b: with_alice(b, sasl_plain_password=f"{SECRET}-wrong", sasl_mechanism="SCRAM-SHA-256"),
+        ("refuses user 'alice' (SCRAM-SHA-256): wrong name or password",),
+    ),
+    "a wrong password by PLAIN": (
+        lambda b: b.login("plain", sasl_plain_password=f"{SECRET}-wrong", sasl_mechanism="PLAIN"),
+        ("refuses user 'plain' (PLAIN): wrong name or password",),
+    ),
+    "an unknown user": (lambda b: b.login("nobody"), ("refuses user 'nobody' (SCRAM-SHA-512)",)),
+    "a wrong password without TLS": (lambda b: b.login("nobody", "OPEN"), ("refuses user 'nobody'",)),
+    "no password": (lambda b: b.login("alice", sasl_plain_password=None), ("needs a name and a password",)),
+    "no mechanism": (lambda b: b.login("alice", sasl_mechanism=None), ("security.protocol=SASL_SSL needs a login",)),
+    "a mechanism that is not offered": (
+        lambda b: b.login("plain", "OPEN", sasl_mechanism="PLAIN"),
+        ("offers no login by PLAIN: set sasl.mechanism to SCRAM-SHA-", "SCRAM-SHA-256", "SCRAM-SHA-512"),
+    ),
+    "an authority that did not sign": (
+        lambda b: b.settings("TLS", ssl_cafile=str(b.strangers.file)),
+        ("is not signed by the authority in", "strangers", "set ssl.ca.location to the certificate of", FILE),
+    ),
+    "no authority": (
+        lambda b: b.settings("TLS", ssl_cafile=None),
+        ("is not signed by an authority that this machine trusts: set ssl.ca.location",),
+    ),
+    "an authority's file that holds none": (
+        lambda b: b.settings("TLS", ssl_cafile=garbage(b)),
+        ("ssl.ca.location: ", "garbage.pem holds nothing in PEM form"),
+    ),
+    "a broker's certificate for another host": (
+        lambda b: b.settings("OTHER"),
+        ("is for another name", "set ssl.check.hostname=false"),
+    ),
+    "a broker's certificate that has expired": (lambda b: b.settings("OLD"), ("has expired: renew it there",)),
+    "a client's certificate that has expired": (
+        lambda b: b.with_certificate(b.authority.issue("alice", lasts=-DAY)),
+        ("refuses the certificate in ", "certificate.pem, which expired on 2", "renew it"),
+    ),
+    "a client's certificate of strangers": (
+        lambda b: b.with_certificate(b.strangers.issue("alice")),
+        ("refuses the certificate in ", "signed by an authority that the brokers trust", "ssl.certificate.location"),
+    ),
+    "no client's certificate": (
+        lambda b: b.settings("MUTUAL"),
+        ("wants a certificate of its clients: set ssl.certificate.location and ssl.key.location",),
+    ),
+    "a wrong password of the key": (
+        lambda b: b.with_certificate(b.authority.issue("alice", password=SECRET), ssl_password=f"{SECRET}-wrong"),
+        ("ssl.key.password does not open the private key in ", "key.pem"),
+    ),
+    "a key that is encrypted, and no password": (
+        lambda b: b.with_certificate(b.authority.issue("alice", password=SECRET)),
+        ("the private key in ", "key.pem is encrypted: set ssl.key.password"),
+    ),
+    "a key of another certificate": (
+        lambda b: b.with_certificate(b.authority.issue("alice"), ssl_keyfile=str(b.authority.issue("bob").key)),
+        ("is not that of the certificate in",),
+    ),
+    "a certificate without its key": (
+        lambda b: b.with_certificate(b.authority.issue("alice"), ssl_keyfile=None),
+        ("ssl.certificate.location: ", "holds no private key in PEM form; set ssl.key.location"),
+    ),
+    "TLS to a plain listener": (
+        lambda b: plain(b, security_protocol="SSL", ssl_cafile=str(b.authority.file)),
+        ("speaks no TLS: set security.protocol=PLAINTEXT instead of SSL", FILE),
+    ),
+    "TLS to a listener that has a login alone": (
+        lambda b: KafkaSettings(b.address("OPEN"), {**LOGIN, "security_protocol": "SASL_SSL"}),
+        ("speaks no TLS: set security.protocol=SASL_PLAINTEXT instead of SASL_SSL",),
+    ),
+    "no TLS to a listener that speaks it": (
+        lambda b: KafkaSettings(b.address("TLS")),
+        ("speaks TLS: set security.protocol=SSL instead of PLAINTEXT", FILE),
+    ),
+    "no TLS to one that wants certificates": (
+        lambda b: KafkaSettings(b.address("MUTUAL")),
+        ("speaks TLS: set security.protocol=SSL instead of PLAINTEXT",),
+    ),
+    "a login without TLS": (
+        lambda b: KafkaSettings(b.address("LOGIN"), {**LOGIN, "security_protocol": "SASL_PLAINTEXT"}),
+        ("speaks TLS: set security.protocol=SASL_SSL instead of SASL_PLAINTEXT",),
+    ),
+    "a login where there is none": (
+        lambda b: plain(b, **LOGIN, security_protocol="SASL_PLAINTEXT"),
+        ("takes no login: set security.protocol=PLAINTEXT instead of SASL_PLAINTEXT",),
+    ),
+    "a login over TLS where there is none": (
+        lambda b: b.settings("TLS", **LOGIN, security_protocol="SASL_SSL"),
+        ("takes no login: set security.protocol=SSL instead of SASL_SSL",),
+    ),
+    "no login where one is wanted": (
+        lambda b: KafkaSettings(b.address("OPEN")),
+        ("asks for a login: set security.protocol=SASL_PLAINTEXT instead of PLAINTEXT", "SCRAM-SHA-256"),
+    ),
+    "TLS alone where a login is wanted": (
+        lambda b: b.settings("LOGIN", security_protocol="SSL"),
+        ("asks for a login: set security.protocol=SASL_SSL instead of SSL", "(there: PLAIN, SCRAM-SHA-256"),
+    ),
+}
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_it_is_told_at_once_in_one_line(case: str, secured_broker: SecuredBroker, tmp_path: Path) -> None:
+    made, words = CASES[case]
+    distillog = Distillog(made(secured_broker), tmp_path)
+    patience = {"DISTILLOG_BOOTSTRAP_TIMEOUT": str(PATIENCE)}
+    begun = time.monotonic()
+    line = distillog.refuse("topics", "list", words=words, **patience)
+    assert time.monotonic() - begun < AT_ONCE
+    at_length = distillog.call("--verbose", "topics", "list", **patience)
+    assert at_length.exit_code == 1
+    assert SECRET not in line + at_length.output
+
+
+@pytest.mark.parametrize("client", [new_admin, new_producer, new_consumer])
+def test_every_client_is_told_and_the_next_one_too(
+    client: Callable[[KafkaSettings], object], secured_broker: SecuredBroker
+) -> None:
+    for settings in (secured_broker.login("nobody"), secured_broker.settings("MUTUAL")):
+        for _ in range(2):
+            with pytest.raises(AccessRefused):
+                client(settings)
+
+
+def test_a_missing_or_misspelt_name_in_the_file_is_told_with_its_line(tmp_path: Path) -> None:
+    settings = KafkaSettings("127.0.0.1:9", {"sasl_mechanism": "SCRAM-SHA-51"})
+    distillog = Distillog(settings, tmp_path)
+    distillog.refuse("topics", "list", words=("cluster.properties:2: sasl_mechanism must be one of PLAIN, SCRAM",))
+
+
+def test_nobody_is_asked_for_a_password_at_the_terminal(secured_broker: SecuredBroker, tmp_path: Path) -> None:
+    """A process of its own, whose OpenSSL could reach for a terminal."""
+    settings = secured_broker.with_certificate(secured_broker.authority.issue("alice", password=SECRET))
+    child = Distillog(settings, tmp_path).start("topics", "list")
+    child.refuse("is encrypted: set ssl.key.password")
+    assert "pass phrase" not in child.stdout + child.stderr
+
+
+def test_a_key_that_its_password_opens_lets_in(secured_broker: SecuredBroker, tmp_path: Path) -> None:
+    issued = secured_broker.authority.issue("admin", password=SECRET)
+    settings = secured_broker.with_certificate(issued, ssl_password=SECRET)
+    Distillog(settings, tmp_path).succeed("topics", "list")
+
+
+def test_a_certificate_for_another_host_is_taken_where_names_are_not_checked(
+    secured_broker: SecuredBroker, tmp_path: Path
+) -> None:
+    settings = secured_broker.settings("OTHER", ssl_check_hostname=False)
+    Distillog(settings, tmp_path).succeed("topics", "list")
+
+
+@pytest.mark.parametrize("listener", ["TLS", "LOGIN", "OPEN"])
+@pytest.mark.parametrize("trouble", ["refuse", "stall"])
+def test_a_wire_that_is_cut_or_held_up_is_no_refusal(
+    listener: str, trouble: str, secured_broker: SecuredBroker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What a broker that restarts, or is frozen, looks like: connections that end or hang in their handshake."""
+    monkeypatch.setenv("DISTILLOG_BOOTSTRAP_TIMEOUT", "2")
+    proxies = Proxies()
+    try:
+        (port,) = free_ports(1)
+        proxy = proxies.add(port, int(secured_broker.address(listener).rpartition(":")[2]))
+        getattr(proxy, trouble)()
+        settings = KafkaSettings(f"127.0.0.1:{port}", secured_broker.login("admin", listener).options)
+        begun = time.monotonic()
+        with pytest.raises(BrokerUnavailable, match="no answer from Kafka"):
+            new_admin(settings)
+        assert time.monotonic() - begun < 30.0
+        assert not settings.standing.refusal
+    finally:
+        proxies.close()
+
+
+def test_a_certificate_that_expires_under_a_client_ends_it_at_its_next_connection(
+    secured_broker: SecuredBroker,
+) -> None:
+    settings = secured_broker.with_certificate(secured_broker.authority.issue("admin", lasts=timedelta(seconds=6)))
+    admin = new_admin(settings)
+    try:
+        admin.list_topics()
+        deadline = time.monotonic() + 60.0
+        while not settings.standing.refusal:
+            assert time.monotonic() < deadline, "nothing was refused"
+            admin._net.call_soon_threadsafe(admin._manager._conns[1].close)
+            time.sleep(0.5)
+            try:
+                admin.list_topics()
+            except Exception:
+                continue
+        assert "which expired on 2" in settings.standing.refusal
+        with pytest.raises(AccessRefused, match="expired"):
+            new_admin(settings)
+    finally:
+        admin.close()
+
+
+def test_the_settings_are_written_as_users_write_them(secured_broker: SecuredBroker, tmp_path: Path) -> None:
+    file = write_properties(secured_broker.login("alice"), tmp_path / "kafka.properties")
+    assert KafkaSettings.load(None, file) == secured_broker.login("alice")
