@@ -15,7 +15,7 @@ from schemas.errors import ConfigError
 
 def is_secured(options: Mapping[str, Any]) -> bool:
     """Whether they ask for TLS or for a login."""
-    return options.get("security_protocol", "PLAINTEXT") != "PLAINTEXT"
+    return bool(options.get("security_protocol", "PLAINTEXT") != "PLAINTEXT")
 
 
 def check_credentials(options: Mapping[str, Any]) -> None:
@@ -107,7 +107,9 @@ def _fields(der: bytes) -> Iterator[tuple[int, bytes]]:
 def _check_login(protocol: str, options: Mapping[str, Any]) -> None:
     mechanism = options.get("sasl_mechanism")
     if not mechanism:
-        raise ConfigError(f"security.protocol={protocol} needs a login: set sasl.mechanism, sasl.username, sasl.password")
+        raise ConfigError(
+            f"security.protocol={protocol} needs a login: set sasl.mechanism, sasl.username, sasl.password"
+        )
     if mechanism == "GSSAPI":
         if importlib.util.find_spec("gssapi") is None:
             raise ConfigError("sasl.mechanism=GSSAPI needs the Python package gssapi: pip install gssapi")

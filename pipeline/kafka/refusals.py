@@ -71,8 +71,8 @@ def _their_certificate(error: ssl.SSLCertVerificationError, at: str, options: Ma
     authority = options.get("ssl_cafile")
     if error.verify_code in _OTHER_NAME:
         return (
-            f"the certificate of Kafka at {at} is for another name ({error.verify_message}): give an address that is in "
-            f"it, or set ssl.check.hostname=false {_WHERE}"
+            f"the certificate of Kafka at {at} is for another name ({error.verify_message}): give an address that is "
+            f"in it, or set ssl.check.hostname=false {_WHERE}"
         )
     if error.verify_code == _EXPIRED:
         return f"the certificate of Kafka at {at} has expired: renew it there, or set this machine's clock right"
@@ -83,8 +83,8 @@ def _their_certificate(error: ssl.SSLCertVerificationError, at: str, options: Ma
             f"brokers' authority {_WHERE}"
         )
     return (
-        f"the certificate of Kafka at {at} does not verify ({error.verify_message}): see ssl.ca.location and ssl.crlfile "
-        f"{_WHERE}"
+        f"the certificate of Kafka at {at} does not verify ({error.verify_message}): see ssl.ca.location and "
+        f"ssl.crlfile {_WHERE}"
     )
 
 
@@ -97,14 +97,13 @@ def _alert(reason: str, at: str, options: Mapping[str, Any]) -> str:
         return f"Kafka at {at} refuses the TLS handshake ({said}): it knows no TLS version or cipher that we know"
     ours = options.get("ssl_certfile")
     if not ours:
-        return (
-            f"Kafka at {at} wants a certificate of its clients: set ssl.certificate.location and ssl.key.location {_WHERE}"
-        )
+        pair = "ssl.certificate.location and ssl.key.location"
+        return f"Kafka at {at} wants a certificate of its clients: set {pair} {_WHERE}"
     if expired := _expired(Path(ours)):
         return f"Kafka at {at} refuses the certificate in {ours}, which expired on {expired}: renew it"
     return (
-        f"Kafka at {at} refuses the certificate in {ours} ({said}): set ssl.certificate.location and ssl.key.location to "
-        f"one that is signed by an authority that the brokers trust, {_WHERE}"
+        f"Kafka at {at} refuses the certificate in {ours} ({said}): set ssl.certificate.location and ssl.key.location "
+        f"to one that is signed by an authority that the brokers trust, {_WHERE}"
     )
 
 

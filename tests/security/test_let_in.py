@@ -19,6 +19,7 @@ from pipeline.streams import open_stream
 
 pytestmark = [pytest.mark.kafka, pytest.mark.timeout(300)]
 
+
 def by_password(broker: SecuredBroker) -> KafkaSettings:
     broker.add_user("admin")
     return broker.login("admin")
