@@ -94,8 +94,8 @@ def _connecting(settings: KafkaSettings, stopped: Stopped | None) -> Iterator[Ca
     made: list[WideClient] = []
     standing = settings.standing
 
-    def refuses(error: BaseException, host: str, port: int, connecting: bool) -> bool:
-        if refusal := why_refused(error, host, port, settings.options, connecting):
+    def refuses(error: BaseException, host: str, port: int, ask: bool) -> bool:
+        if refusal := why_refused(error, host, port, settings.options, ask):
             standing.refusal = refusal
         return bool(refusal)
 

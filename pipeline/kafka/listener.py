@@ -61,5 +61,5 @@ def _mechanisms(connection: socket.socket) -> tuple[str, ...]:
     connection.sendall(protocol.send_bytes())
     while data := connection.recv(4096):
         for _, answer in protocol.receive_bytes(data):
-            return tuple(answer.mechanisms)
+            return tuple(sorted(answer.mechanisms))
     raise kafka_error.KafkaConnectionError("closed")

@@ -27,15 +27,14 @@ _UNKNOWN_AUTHORITY = (2, 18, 19, 20, 21)
 _PASSING_ALERTS = ("INTERNAL_ERROR", "USER_CANCEL", "CLOSE_NOTIFY")
 
 
-def why_refused(error: BaseException, host: str, port: int, options: Mapping[str, Any], connecting: bool) -> str:
+def why_refused(error: BaseException, host: str, port: int, options: Mapping[str, Any], ask: bool) -> str:
     """Say why a connection to a broker was lost, if trying again cannot help; empty if it may.
 
     Args:
         error: what kafka-python says of it.
         host, port: the broker's.
         options: how the client tried to be let in.
-        connecting: whether the client has yet to find its cluster. The listener is asked what it speaks then, which may
-            take some seconds.
+        ask: where nothing was said, ask the listener what it speaks; that may take some seconds.
     """
     at = f"{host}:{port}"
     if isinstance(error, kafka_error.SaslAuthenticationFailedError):
@@ -46,7 +45,7 @@ def why_refused(error: BaseException, host: str, port: int, options: Mapping[str
     if tls is not None and (text := _alert(tls.reason or "", at, options)):
         return text
     said = isinstance(error, kafka_error.UnsupportedSaslMechanismError | kafka_error.IllegalSaslStateError)
-    if not said and (not connecting or isinstance(error, kafka_error.KafkaTimeoutError)):
+    if not (said or ask):
         return ""
     listener = ask_listener(host, port, options)
     return "" if listener is None else _difference(listener, at, options)

@@ -206,7 +206,7 @@ def test_a_wire_that_is_cut_or_held_up_is_no_refusal(
     listener: str, trouble: str, secured_broker: SecuredBroker, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """What a broker that restarts, or is frozen, looks like: connections that end or hang in their handshake."""
-    monkeypatch.setenv("DISTILLOG_BOOTSTRAP_TIMEOUT", "2")
+    monkeypatch.setenv("DISTILLOG_BOOTSTRAP_TIMEOUT", "4")
     proxies = Proxies()
     try:
         (port,) = free_ports(1)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from typing import Any
 
@@ -9,9 +10,12 @@ from kafka import errors as kafka_error
 from kafka.net.manager import KafkaConnectionManager
 from kafka.net.selector import NetworkSelector
 
+AT_ONCE = 3.0
+"""Seconds in which a listener ends a connection of a kind that it does not know."""
+
 Judge = Callable[[BaseException, str, int, bool], bool]
-"""Takes why a connection was lost, the broker's host and port, and whether a cluster is still looked for; True: it was
-refused, and would be again."""
+"""Takes why a connection was lost, the broker's host and port, and whether the listener may be asked what it speaks,
+since the connection ended at once and the cluster is still looked for; True: it was refused, and would be again."""
 
 
 class JudgingManager(KafkaConnectionManager):  # type: ignore[misc]
@@ -24,7 +28,7 @@ class JudgingManager(KafkaConnectionManager):  # type: ignore[misc]
 
     def __init__(self, net: NetworkSelector, judge: Judge | None, **config: Any) -> None:
         super().__init__(net, **config)
-        self._refuses = judge or (lambda error, host, port, connecting: False)
+        self._refuses = judge or (lambda error, host, port, ask: False)
         self._refused = False
 
     def maybe_raise_auth_failure(self, node_id: Any) -> None:
@@ -33,9 +37,11 @@ class JudgingManager(KafkaConnectionManager):  # type: ignore[misc]
             raise kafka_error.SaslAuthenticationFailedError("refused before")
 
     async def _connect(self, node: Any, conn: Any, *args: Any, **kwargs: Any) -> None:
-        conn.close_future.add_errback(self._lost, node)
+        conn.close_future.add_errback(self._lost, node, time.monotonic())
         await super()._connect(node, conn, *args, **kwargs)
 
-    def _lost(self, node: Any, error: BaseException) -> None:
+    def _lost(self, node: Any, begun: float, error: BaseException) -> None:
         if not (self._refused or self.closed):
-            self._refused = self._refuses(error, node.host, node.port, not self.bootstrapped)
+            # What took long was a silence, and says nothing of how one speaks there.
+            at_once = not self.bootstrapped and time.monotonic() - begun < AT_ONCE
+            self._refused = self._refuses(error, node.host, node.port, at_once)

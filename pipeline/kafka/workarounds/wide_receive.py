@@ -7,16 +7,14 @@ back from the thread that decodes what came before. With pieces of 256 KiB a con
 
 from __future__ import annotations
 
-import socket
-import time
 from typing import Any
 
-from kafka import errors as kafka_error
 from kafka.net.compat import KafkaNetClient
 from kafka.net.inet import create_connection
 from kafka.net.selector import NetworkSelector
-from kafka.net.transport import KafkaSSLTransport, KafkaTCPTransport
+from kafka.net.transport import KafkaTCPTransport
 
+from pipeline.kafka.workarounds.tls_transport import TlsTransport
 from pipeline.kafka.workarounds.unsaid_refusals import Judge, JudgingManager
 
 _PIECE = 256 * 1024
@@ -32,30 +30,15 @@ class WideClient(KafkaNetClient):  # type: ignore[misc]
 
 
 class _Manager(JudgingManager):
-    async def _build_transport(self, node: Any, timeout_at: float) -> Any:
-        """As kafka-python's, but plain connections are ours, and a handshake has an end.
-
-        Of TLS its own has none: a broker that is frozen takes the connection, says nothing, and whoever looks for a
-        cluster waits for ever.
-        """
-        config = self.config
-        sock = await create_connection(
-            self._net, node.host, node.port, config["socket_options"], config["proxy_url"], timeout_at
-        )
+    async def _build_transport(self, node: Any, timeout_at: float) -> KafkaTCPTransport:
+        """As kafka-python's, with transports of ours; TLS comes in small pieces anyway."""
+        way = (self.config["socket_options"], self.config["proxy_url"], timeout_at)
+        sock = await create_connection(self._net, node.host, node.port, *way)
         if not self.ssl_enabled:
             return _Transport(self._net, sock, host=node.host)
-        tls = {name: value for name, value in config.items() if name.startswith("ssl_")}
-        transport = KafkaSSLTransport(self._net, sock, host=node.host, **tls)  # it comes in small pieces anyway
-        end = self._net.call_at(timeout_at, lambda: socket.socket.shutdown(transport._sock, socket.SHUT_RDWR))
-        try:
-            await transport.handshake()
-        except OSError as error:
-            transport.close()
-            if time.monotonic() >= timeout_at:
-                raise kafka_error.KafkaTimeoutError("no end of the handshake") from error
-            raise kafka_error.KafkaConnectionError(error) from error
-        finally:
-            self._net.cancel(end)
+        tls = {name: value for name, value in self.config.items() if name.startswith("ssl_")}
+        transport = TlsTransport(self._net, sock, host=node.host, **tls)
+        await transport.shake_hands(timeout_at)
         return transport
 
 
