@@ -67,10 +67,10 @@ def _tls_error(error: BaseException) -> ssl.SSLError | None:
 
 
 def _their_certificate(error: ssl.SSLCertVerificationError, at: str, options: Mapping[str, Any]) -> str:
-    authority = options.get("ssl_cafile")
+    authority, said = options.get("ssl_cafile"), error.verify_message.rstrip(".")
     if error.verify_code in _OTHER_NAME:
         return (
-            f"the certificate of Kafka at {at} is for another name ({error.verify_message}): give an address that is "
+            f"the certificate of Kafka at {at} is for another name ({said}): give an address that is "
             f"in it, or set ssl.check.hostname=false {_WHERE}"
         )
     if error.verify_code == _EXPIRED:
@@ -81,10 +81,7 @@ def _their_certificate(error: ssl.SSLCertVerificationError, at: str, options: Ma
             f"the certificate of Kafka at {at} is not signed by {whom}: set ssl.ca.location to the certificate of the "
             f"brokers' authority {_WHERE}"
         )
-    return (
-        f"the certificate of Kafka at {at} does not verify ({error.verify_message}): see ssl.ca.location and "
-        f"ssl.crlfile {_WHERE}"
-    )
+    return f"the certificate of Kafka at {at} does not verify ({said}): see ssl.ca.location and ssl.crlfile {_WHERE}"
 
 
 def _alert(reason: str, at: str, options: Mapping[str, Any]) -> str:
@@ -92,12 +89,14 @@ def _alert(reason: str, at: str, options: Mapping[str, Any]) -> str:
     if "ALERT" not in reason or any(passing in reason for passing in _PASSING_ALERTS):
         return ""
     said = reason.rpartition("ALERT_")[2].replace("_", " ").lower()
-    if not any(word in reason for word in ("CERTIFICATE", "UNKNOWN_CA", "ACCESS_DENIED")):
-        return f"Kafka at {at} refuses the TLS handshake ({said}): it knows no TLS version or cipher that we know"
     ours = options.get("ssl_certfile")
+    of_ours = any(word in reason for word in ("CERTIFICATE", "UNKNOWN_CA", "ACCESS_DENIED"))
+    wanted = f"wants a certificate of its clients: set ssl.certificate.location and ssl.key.location {_WHERE}"
+    if not of_ours:
+        text = f"Kafka at {at} refuses the TLS handshake ({said}): it knows no TLS version or cipher that we know"
+        return text if ours else f"{text}, or {wanted}"  # by TLS 1.2 Java does not say which
     if not ours:
-        pair = "ssl.certificate.location and ssl.key.location"
-        return f"Kafka at {at} wants a certificate of its clients: set {pair} {_WHERE}"
+        return f"Kafka at {at} {wanted}"
     if expired := _expired(Path(ours)):
         return f"Kafka at {at} refuses the certificate in {ours}, which expired on {expired}: renew it"
     return (
@@ -127,7 +126,7 @@ def _difference(listener: Listener, at: str, options: Mapping[str, Any]) -> str:
         return f"the listener of Kafka at {at} {speaks}: {instead}, or give the address of another listener"
     if listener.mechanisms is None:
         return ""
-    offered = ", ".join(listener.mechanisms)
+    offered = " or ".join(listener.mechanisms)
     if login and not asks:
         return f"the listener of Kafka at {at} takes no login: {instead}, or give the address of another listener"
     if asks and not login:

@@ -85,6 +85,7 @@ def test_a_password_that_is_changed_ends_who_is_at_work(
             assert SECRET not in child.stdout + child.stderr
 
 
+@pytest.mark.faults
 def test_a_broker_that_restarts_refuses_nobody(
     fresh_name: Callable[[str], str], tmp_path: Path, eventually: Callable[..., object]
 ) -> None:

@@ -4,6 +4,7 @@ Its plain listener is the super user's (`anybody`), as LocalBroker needs it; all
 
     TLS      TLS; clients stay anonymous, and are the super user, too
     MUTUAL   TLS with a certificate of the client, whose common name is the user
+    MUTUAL12 the same, by TLS 1.2 alone
     LOGIN    TLS, and a login by PLAIN (only "plain"), SCRAM-SHA-256 or SCRAM-SHA-512
     OPEN     the login by SCRAM alone, without TLS
     BRIEF    as OPEN, and it asks for the login again every 3 s
@@ -41,6 +42,7 @@ from pipeline.wait import Deadline
 LISTENERS = {
     "TLS": "SSL",
     "MUTUAL": "SSL",
+    "MUTUAL12": "SSL",
     "LOGIN": "SASL_SSL",
     "OPEN": "SASL_PLAINTEXT",
     "BRIEF": "SASL_PLAINTEXT",
@@ -90,6 +92,8 @@ class SecuredBroker:
             "ssl.truststore.location": str(self.authority.file),
             "ssl.principal.mapping.rules": "RULE:^CN=([^,]*).*$/$1/,DEFAULT",
             "listener.name.mutual.ssl.client.auth": "required",
+            "listener.name.mutual12.ssl.client.auth": "required",
+            "listener.name.mutual12.ssl.enabled.protocols": "TLSv1.2",
             **_logins(),
         }
 
@@ -115,10 +119,10 @@ class SecuredBroker:
         given = {"sasl_mechanism": "SCRAM-SHA-512", "sasl_plain_username": user, "sasl_plain_password": password(user)}
         return self.settings(listener, **given | options)
 
-    def with_certificate(self, issued: Issued, **options: object) -> KafkaSettings:
-        """As who shows a certificate to MUTUAL."""
+    def with_certificate(self, issued: Issued, listener: str = "MUTUAL", **options: object) -> KafkaSettings:
+        """As who shows a certificate."""
         given = {"ssl_certfile": str(issued.certificate), "ssl_keyfile": str(issued.key)}
-        return self.settings("MUTUAL", **given | options)
+        return self.settings(listener, **given | options)
 
     def add_user(self, user: str, secret: str | None = None) -> None:
         """Let a user in by SCRAM, or change the password."""
