@@ -2,7 +2,7 @@
 
 DistillogError                  the CLI prints it as one line and exits with `exit_code`, no traceback
 ├── ConfigError                 a setting, a run file or an argument is wrong
-│   └── AccessRefused           the cluster does not let us in, or not do that
+│   └── NotAdmitted             the cluster does not let this client in
 ├── EncodeError                 a value does not fit its codec or record
 ├── DecodeError                 bytes that are not what their address says they should be
 │   └── UnknownSchema           a record of a schema that this program does not know
@@ -48,8 +48,8 @@ class ConfigError(DistillogError):
     """A setting, a run file or an argument is wrong."""
 
 
-class AccessRefused(ConfigError):
-    """The cluster does not let us in, or not do that: asking again cannot help."""
+class NotAdmitted(ConfigError):
+    """The cluster does not let this client in; asking again cannot help."""
 
 
 class EncodeError(DistillogError):

@@ -10,7 +10,7 @@ from typing import Any
 from kafka import KafkaAdminClient, KafkaConsumer, KafkaProducer
 from kafka.net.selector import NetworkSelector
 
-from pipeline.kafka.credentials import check_credentials, is_secured
+from pipeline.kafka.credentials import check_credentials
 from pipeline.kafka.errors import kafka_errors
 from pipeline.kafka.refusals import why_refused
 from pipeline.kafka.settings import KafkaSettings
@@ -35,7 +35,7 @@ def new_admin(settings: KafkaSettings, stopped: Stopped | None = None, **overrid
     """Make an admin client.
 
     Raises:
-        AccessRefused: the cluster does not let us in.
+        NotAdmitted: the cluster does not let us in.
         BrokerUnavailable: no broker answered in time.
     """
     with _connecting(settings, stopped) as net_client:
@@ -58,7 +58,7 @@ def new_producer(settings: KafkaSettings, stopped: Stopped | None = None, **over
     One order is one record of 2 kB to 2 MB, so batching records gains nothing: a batch is sent as it comes.
 
     Raises:
-        AccessRefused, BrokerUnavailable: as `new_admin`.
+        NotAdmitted, BrokerUnavailable: as `new_admin`.
     """
     defaults = {
         "acks": "all",
@@ -77,7 +77,7 @@ def new_consumer(settings: KafkaSettings, stopped: Stopped | None = None, **over
     `auto_offset_reset='none'`: with `earliest` the client steps over trimmed records without a word.
 
     Raises:
-        AccessRefused, BrokerUnavailable: as `new_admin`.
+        NotAdmitted, BrokerUnavailable: as `new_admin`.
     """
     defaults = {"auto_offset_reset": "none", "enable_auto_commit": False, "metrics_enabled": False}
     with _connecting(settings, stopped) as net_client:
@@ -103,7 +103,7 @@ def _connecting(settings: KafkaSettings, stopped: Stopped | None) -> Iterator[Ca
         return bool(standing.refusal) or (stopped is not None and stopped())
 
     def net_client(**config: Any) -> WideClient:
-        heeds = stopped is not None or is_secured(settings.options)
+        heeds = stopped is not None or settings.secured
         net = HeedingSelector(over, **config) if heeds else NetworkSelector(**config)
         made.append(WideClient(net, refuses, **config, socket_connection_setup_timeout_max_ms=CONNECT_AT_MOST_MS))
         return made[-1]

@@ -13,11 +13,6 @@ from typing import Any
 from schemas.errors import ConfigError
 
 
-def is_secured(options: Mapping[str, Any]) -> bool:
-    """Whether they ask for TLS or for a login."""
-    return bool(options.get("security_protocol", "PLAINTEXT") != "PLAINTEXT")
-
-
 def check_credentials(options: Mapping[str, Any]) -> None:
     """Refuse what cannot let anybody in.
 

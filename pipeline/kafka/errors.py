@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from kafka import errors as kafka_error
 
 from pipeline.kafka.settings import KafkaSettings
-from schemas.errors import AccessRefused, BrokerUnavailable, ConfigError, RecordTooLarge
+from schemas.errors import BrokerUnavailable, ConfigError, NotAdmitted, RecordTooLarge
 
 _LONGEST = 300
 """Characters of an error of Kafka's that are passed on."""
@@ -19,7 +19,7 @@ def kafka_errors(what: str, settings: KafkaSettings) -> Iterator[None]:
     """Turn an error of kafka-python inside the block into one of ours.
 
     Raises:
-        AccessRefused: the cluster lets none of our clients in.
+        NotAdmitted: the cluster lets none of our clients in.
         BrokerUnavailable: no broker, no answer in time, or an answer that is an error.
         ConfigError: the cluster refuses the credentials or the rights, or a clock is wrong.
         RecordTooLarge: a record is over the cluster's limit.
@@ -52,12 +52,12 @@ def _refusals(what: str, settings: KafkaSettings) -> Iterator[None]:
     """Say that we are not let in, whichever client heard it, and however this one's call failed for it."""
     standing = settings.standing
     if standing.refusal:
-        raise AccessRefused(f"{what}: {standing.refusal}")
+        raise NotAdmitted(f"{what}: {standing.refusal}")
     try:
         yield
     except kafka_error.KafkaError as error:
         if standing.refusal:
-            raise AccessRefused(f"{what}: {standing.refusal}") from error
+            raise NotAdmitted(f"{what}: {standing.refusal}") from error
         raise
 
 

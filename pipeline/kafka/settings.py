@@ -52,3 +52,8 @@ class KafkaSettings:
                 "or start a local broker with `distillog broker start`"
             )
         return cls(servers, options)
+
+    @property
+    def secured(self) -> bool:
+        """Whether the cluster asks who comes, or may."""
+        return bool(self.options.get("security_protocol", "PLAINTEXT") != "PLAINTEXT")

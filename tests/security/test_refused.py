@@ -15,7 +15,7 @@ from support.secured_broker import SECRET, SecuredBroker
 
 from pipeline.kafka.clients import new_admin, new_consumer, new_producer
 from pipeline.kafka.settings import KafkaSettings
-from schemas.errors import AccessRefused, BrokerUnavailable
+from schemas.errors import BrokerUnavailable, NotAdmitted
 
 pytestmark = [pytest.mark.kafka, pytest.mark.filterwarnings("ignore:unclosed <s:ResourceWarning")]
 
@@ -177,7 +177,7 @@ def test_every_client_is_told_and_the_next_one_too(
 ) -> None:
     for settings in (secured_broker.login("nobody"), secured_broker.settings("MUTUAL")):
         for _ in range(2):
-            with pytest.raises(AccessRefused):
+            with pytest.raises(NotAdmitted):
                 client(settings)
 
 
@@ -247,7 +247,7 @@ def test_a_certificate_that_expires_under_a_client_ends_it_at_its_next_connectio
             except Exception:
                 continue
         assert "which expired on 2" in settings.standing.refusal
-        with pytest.raises(AccessRefused, match="expired"):
+        with pytest.raises(NotAdmitted, match="expired"):
             new_admin(settings)
     finally:
         admin.close()
