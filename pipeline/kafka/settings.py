@@ -16,7 +16,7 @@ class Standing:
     """What the cluster has said of this process to any of its clients."""
 
     refusal: str = ""
-    """why it lets none of them in, which ends the next call of each; empty as long as it does"""
+    """why it lets none of them in, which ends the next call of each, for good; empty as long as it does"""
 
 
 @dataclass(frozen=True, slots=True)

@@ -42,6 +42,6 @@ class JudgingManager(KafkaConnectionManager):  # type: ignore[misc]
 
     def _lost(self, node: Any, begun: float, error: BaseException) -> None:
         if not (self._refused or self.closed):
-            # What took long was a silence, and says nothing of how one speaks there.
-            at_once = not self.bootstrapped and time.monotonic() - begun < AT_ONCE
-            self._refused = self._refuses(error, node.host, node.port, at_once)
+            # A silence says nothing of how one speaks there.
+            silent = isinstance(error, kafka_error.KafkaTimeoutError) or time.monotonic() - begun > AT_ONCE
+            self._refused = self._refuses(error, node.host, node.port, not (self.bootstrapped or silent))
