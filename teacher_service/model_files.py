@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import onnx
@@ -31,7 +32,7 @@ def external_data(path: Path) -> list[Path]:
         raise TeacherRejected(f"{path}: not an ONNX model: it has no outputs")
     folder = path.resolve().parent
     names: dict[str, None] = {}
-    for tensor in _tensors(model.graph):
+    for tensor in _tensors(model):
         if tensor.data_location == onnx.TensorProto.EXTERNAL:
             location = next((entry.value for entry in tensor.external_data if entry.key == "location"), "")
             names[location] = None
@@ -70,17 +71,32 @@ def refuse_another(path: Path, teacher: Teacher, sha256: str | None = None) -> N
         )
 
 
-def _tensors(graph: onnx.GraphProto) -> list[onnx.TensorProto]:
-    """All tensors of a graph, those in attributes and subgraphs too."""
-    found = list(graph.initializer)
-    for sparse in graph.sparse_initializer:
-        found += [sparse.values, sparse.indices]
-    for node in graph.node:
+def _tensors(model: onnx.ModelProto) -> Iterator[onnx.TensorProto]:
+    """All tensors of a model, those of its own functions too."""
+    yield from _of_graph(model.graph)
+    for function in model.functions:
+        yield from _of_nodes(function.node)
+
+
+def _of_graph(graph: onnx.GraphProto) -> Iterator[onnx.TensorProto]:
+    yield from graph.initializer
+    yield from _of_sparse(graph.sparse_initializer)
+    yield from _of_nodes(graph.node)
+
+
+def _of_nodes(nodes: Iterable[onnx.NodeProto]) -> Iterator[onnx.TensorProto]:
+    """Those in attributes, and in the graphs of these."""
+    for node in nodes:
         for attribute in node.attribute:
-            found += [attribute.t, *attribute.tensors]
-            for subgraph in [attribute.g, *attribute.graphs]:
-                found += _tensors(subgraph)
-    return found
+            yield from [attribute.t, *attribute.tensors]
+            yield from _of_sparse([attribute.sparse_tensor, *attribute.sparse_tensors])
+            for graph in [attribute.g, *attribute.graphs]:
+                yield from _of_graph(graph)
+
+
+def _of_sparse(tensors: Iterable[onnx.SparseTensorProto]) -> Iterator[onnx.TensorProto]:
+    for sparse in tensors:
+        yield from (sparse.values, sparse.indices)
 
 
 def _line(error: BaseException) -> str:

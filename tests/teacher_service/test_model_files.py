@@ -63,6 +63,32 @@ def test_external_data_outside_the_folder_is_refused(tmp_path: Path, location: s
         model_sha256(path)
 
 
+@pytest.mark.parametrize("where", ["a function", "an attribute", "a sparse attribute"])
+def test_external_data_outside_the_folder_is_found_wherever_the_model_hides_it(tmp_path: Path, where: str) -> None:
+    import onnx
+
+    tensor = onnx.TensorProto(name="w", data_type=onnx.TensorProto.FLOAT, dims=[1])
+    tensor.data_location = onnx.TensorProto.EXTERNAL
+    tensor.external_data.add(key="location", value="../secret")
+    (tmp_path / "secret").write_bytes(b"1234")
+    (folder := tmp_path / "model").mkdir()
+    path = classifier(folder / "m.onnx")
+    model = onnx.load(str(path))
+    node = onnx.NodeProto(op_type="Constant", output=["c"])
+    attribute = node.attribute.add(name="value", type=onnx.AttributeProto.TENSOR)
+    if where == "a sparse attribute":
+        attribute.sparse_tensor.values.CopyFrom(tensor)
+    else:
+        attribute.t.CopyFrom(tensor)
+    if where == "a function":
+        model.functions.add(name="f", domain="mine").node.append(node)
+    else:
+        model.graph.node.append(node)
+    path.write_bytes(model.SerializeToString())
+    with pytest.raises(TeacherRejected, match="outside its folder"):
+        model_sha256(path)
+
+
 def _relocate(path: Path, location: str) -> None:
     import onnx
 
