@@ -14,6 +14,7 @@ from pipeline.kafka.credentials import check_credentials
 from pipeline.kafka.errors import kafka_errors
 from pipeline.kafka.refusals import why_refused
 from pipeline.kafka.settings import KafkaSettings
+from pipeline.kafka.workarounds import exploding_batches
 from pipeline.kafka.workarounds.dead_coordinator import AskingAdmin
 from pipeline.kafka.workarounds.deaf_calls import HeedingSelector
 from pipeline.kafka.workarounds.lost_constructor import closing_on_error
@@ -26,6 +27,8 @@ CONNECT_AT_MOST_MS = 10_000
 meanwhile does not hear that the broker is back, or is a worker's polling thread and is taken for one that hangs."""
 BOOTSTRAP_TIMEOUT = 15.0
 """Seconds for which a client looks for a broker before it gives up; `DISTILLOG_BOOTSTRAP_TIMEOUT` sets another."""
+
+exploding_batches.bound()
 
 Stopped = Callable[[], bool]
 """Whether the process is to end; calls of a client that was given one end soon after with BrokerUnavailable."""
