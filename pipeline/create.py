@@ -82,6 +82,7 @@ def create_stream(
 
     Raises:
         ConfigError: an option is out of its range, or more copies are wanted than there are brokers.
+        NotAuthorized: a topic may not be made, seen or written.
         RecordTooLarge: an order's soft targets would not fit into a record of this cluster.
         StreamConflict: a stream of that name exists with other settings; the difference is shown.
     """
@@ -129,7 +130,8 @@ def add_teacher(settings: KafkaSettings, stream: Stream, teacher: Teacher) -> bo
     Raises:
         StreamConflict: a teacher of that name exists with another model or another declaration, or its class count is
             not the stream's.
-        ConfigError: its classes do not fit the codec, or how long the stream's topics keep records cannot be read.
+        ConfigError: its classes do not fit the codec.
+        NotAuthorized: its topic may not be made, or how long the stream's topics keep records may not be read.
         RecordTooLarge: its soft targets would not fit into a record of the stream.
     """
     manifest = stream.manifest

@@ -18,7 +18,7 @@ from kafka import TopicPartition
 from pipeline.chain_ends import implied_order, implied_orders, work_orders_end
 from pipeline.follow import REFRESH, Followers, Lead
 from pipeline.kafka.log import Appender, Cluster
-from pipeline.names import manifest_topic, work_orders_topic
+from pipeline.names import manifest_topic, soft_targets_topic, work_orders_topic
 from pipeline.progress import Progress
 from pipeline.reports import read_report
 from pipeline.sequence import Sequence
@@ -97,13 +97,14 @@ def feed(
 
     Raises:
         ConfigError: a lead without a run to follow, or one that cannot work.
+        NotAuthorized: orders may not be written, or reports of the runs not be seen.
         StreamNotFound: none of the runs to follow appeared.
         StreamChanged: the stream was deleted or made again meanwhile.
         BrokerUnavailable, DeliveryFailed: no order could be published for 300 s.
     """
     if lead and not follow:
         raise ConfigError("--lead needs a run to stay ahead of: give --follow RUN")
-    feeder = _Feeder(cluster, stream.manifest, progress or Progress(quiet=True), stop or threading.Event())
+    feeder = _Feeder(cluster, stream, progress or Progress(quiet=True), stop or threading.Event())
     try:
         with ExitStack() as closing_all:
             feeder.begin(closing_all)
@@ -118,9 +119,11 @@ def feed(
 
 
 class _Feeder:
-    def __init__(self, cluster: Cluster, manifest: Manifest, progress: Progress, stop: threading.Event) -> None:
+    def __init__(self, cluster: Cluster, stream: Stream, progress: Progress, stop: threading.Event) -> None:
+        manifest = stream.manifest
         self._cluster = cluster
         self._manifest = manifest
+        self._reported_beside = [soft_targets_topic(manifest.stream, teacher) for teacher in stream.teachers]
         self._progress = progress
         self._stop = stop
         self._topic = work_orders_topic(manifest.stream)
@@ -157,6 +160,8 @@ class _Feeder:
         for run in runs:
             check_name("run", run)
         admin = closing_all.enter_context(closing(self._cluster.admin()))
+        # Runs report beside offsets of soft targets, and Kafka leaves out of its answer what may not be seen.
+        admin.identities(self._reported_beside)
         self._followers = Followers(
             runs,
             lead,

@@ -16,16 +16,20 @@ from pipeline.kafka.clients import new_producer
 from pipeline.kafka.cluster import KafkaCluster
 from pipeline.kafka.errors import kafka_errors
 from pipeline.kafka.log import Reader
+from pipeline.kafka.needs import Right, needing
 from pipeline.kafka.reading import read_to_end
 from pipeline.kafka.settings import KafkaSettings
 from pipeline.kafka.workarounds.halting_close import close_producer
 from pipeline.names import address_of, manifest_topic
 from schemas.avro import REGISTRY
-from schemas.errors import DecodeError, ManifestMismatch, UnknownSchema
+from schemas.errors import DecodeError, ManifestMismatch, NotAuthorized, UnknownSchema
 from schemas.records import Manifest, Teacher
 
 MANIFEST_KEY = b"manifest"
 READ_TIMEOUT = 30.0
+
+Unreadable = ManifestMismatch | DecodeError | NotAuthorized
+"""Why one stream cannot be read, while others can."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,6 +52,7 @@ def read_manifest_log(settings: KafkaSettings, stream: str) -> ManifestLog:
 
     Raises:
         BrokerUnavailable: the topic could not be read to its end within 30 s.
+        NotAuthorized: the topic may not be read.
         ManifestMismatch: a newer Distillog made the stream, in schemas that this one does not know.
         DecodeError: a record of it is not what its key says.
     """
@@ -57,20 +62,18 @@ def read_manifest_log(settings: KafkaSettings, stream: str) -> ManifestLog:
     return log
 
 
-def read_manifest_logs(
-    settings: KafkaSettings, streams: Iterable[str]
-) -> dict[str, ManifestLog | ManifestMismatch | DecodeError]:
+def read_manifest_logs(settings: KafkaSettings, streams: Iterable[str]) -> dict[str, ManifestLog | Unreadable]:
     """Read several manifest topics with one client; a stream that cannot be read has the error in its place.
 
     Raises:
         BrokerUnavailable: as `read_manifest_log`.
     """
-    logs: dict[str, ManifestLog | ManifestMismatch | DecodeError] = {}
+    logs: dict[str, ManifestLog | Unreadable] = {}
     with closing(KafkaCluster(settings).reader()) as reader:
         for stream in streams:
             try:
                 logs[stream] = _read(reader, stream)
-            except (ManifestMismatch, DecodeError) as error:
+            except (ManifestMismatch, DecodeError, NotAuthorized) as error:
                 logs[stream] = error
     return logs
 
@@ -117,10 +120,12 @@ def append(settings: KafkaSettings, stream: str, key: bytes, value: bytes) -> No
 
     Raises:
         BrokerUnavailable: not acknowledged within 30 s.
+        NotAuthorized: the topic may not be written.
     """
+    topic = manifest_topic(stream)
     producer = new_producer(settings)
     try:
-        with kafka_errors(f"writing the manifest of {stream!r}", settings):
-            producer.send(manifest_topic(stream), key=key, value=value, partition=0).get(timeout=READ_TIMEOUT)
+        with kafka_errors(f"writing the manifest of {stream!r}", settings), needing(Right("WRITE", "topic", topic)):
+            producer.send(topic, key=key, value=value, partition=0).get(timeout=READ_TIMEOUT)
     finally:
         close_producer(producer, timeout=5)

@@ -7,12 +7,11 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from schemas.records import Manifest
-
 if TYPE_CHECKING:
     from kafka import TopicPartition
 
     from pipeline.kafka.log import Record
+    from schemas.records import Manifest
 
 _MANIFEST = ".manifest"
 _SOFT_TARGETS = ".soft-targets."
@@ -50,12 +49,22 @@ def address_of(record: Record) -> str:
 
 def teacher_group(manifest: Manifest, teacher: str) -> str:
     """Consumer group of all workers of one teacher."""
-    return f"{group_prefix(manifest.stream)}{manifest.stream_id}.teacher.{teacher}"
+    return teacher_groups(manifest.stream, manifest.stream_id) + teacher
 
 
 def run_group(manifest: Manifest, run: str) -> str:
     """Consumer group under which a run reports."""
-    return f"{group_prefix(manifest.stream)}{manifest.stream_id}.run.{run}"
+    return run_groups(manifest.stream, manifest.stream_id) + run
+
+
+def teacher_groups(stream: str, stream_id: str) -> str:
+    """What the names of a stream's teachers' groups begin with."""
+    return f"{group_prefix(stream)}{stream_id}.teacher."
+
+
+def run_groups(stream: str, stream_id: str) -> str:
+    """What the names of a stream's runs' groups begin with."""
+    return f"{group_prefix(stream)}{stream_id}.run."
 
 
 def group_prefix(stream: str) -> str:

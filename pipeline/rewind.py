@@ -14,6 +14,7 @@ from pipeline.kafka.cluster import KafkaCluster
 from pipeline.kafka.coordinator import ask_coordinator, describe_groups
 from pipeline.kafka.errors import kafka_errors
 from pipeline.kafka.log import Reader
+from pipeline.kafka.needs import Right, needing, refuse_hidden
 from pipeline.kafka.settings import KafkaSettings
 from pipeline.names import log_name, soft_targets_topic, teacher_group, work_orders_topic
 from pipeline.sequence import Sequence
@@ -36,6 +37,7 @@ def rewind(settings: KafkaSettings, stream: Stream, teacher: str, sequence: int)
         ConfigError: no such order in the stream or not fed yet, or one ahead of the group: skipping would make a gap.
         StreamConflict: the group has members; Kafka lets nobody else change its offsets then.
         SequenceGap: retention removed the order.
+        NotAuthorized: the group may not be seen or committed for, or the stream's topics not be read.
     """
     manifest = stream.manifest
     stream.teacher(teacher)
@@ -48,7 +50,13 @@ def rewind(settings: KafkaSettings, stream: Stream, teacher: str, sequence: int)
         f"group {group} has members: stop all workers of teacher {teacher!r}, then rewind "
         "(a killed worker counts until its session ends, some seconds later)"
     )
-    with admin_client(settings) as admin, kafka_errors(f"rewinding teacher {teacher!r}", settings):
+    rights = [Right("READ", "group", group), Right("READ", "topic", partition.topic)]
+    with (
+        admin_client(settings) as admin,
+        kafka_errors(f"rewinding teacher {teacher!r}", settings),
+        needing(*rights),
+    ):
+        refuse_hidden(admin, [partition.topic, soft_targets_topic(manifest.stream, teacher)])
         if ask_coordinator(lambda: describe_groups(admin, [group]))[group]["members"]:
             raise in_use
         with closing(KafkaCluster(settings).reader()) as reader:

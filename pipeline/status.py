@@ -17,16 +17,18 @@ from kafka.errors import UnknownTopicOrPartitionError
 
 from pipeline.expired import with_expired
 from pipeline.fed import num_fed
+from pipeline.kafka.admin import last_offsets
 from pipeline.kafka.clients import admin_client
 from pipeline.kafka.cluster import KafkaCluster
 from pipeline.kafka.coordinator import ask_coordinator, describe_groups, members_of
 from pipeline.kafka.errors import kafka_errors
 from pipeline.kafka.log import GroupMember, Reader
+from pipeline.kafka.needs import describing_groups, needing
 from pipeline.kafka.settings import KafkaSettings
 from pipeline.names import (
     dead_letters_topic,
-    group_prefix,
     run_group,
+    run_groups,
     soft_targets_topic,
     teacher_group,
     work_orders_topic,
@@ -65,6 +67,7 @@ def lag(settings: KafkaSettings, stream: Stream, rates: bool = False) -> dict[st
 
     Raises:
         StreamChanged: one of its topics was deleted.
+        NotAuthorized: one of its topics or its teachers' groups may not be seen, or its work orders not be read.
         BrokerUnavailable: no answer from Kafka.
     """
     with readings(settings, stream) as read:
@@ -173,8 +176,9 @@ def _read(admin: KafkaAdminClient, reader: Reader, stream: Stream) -> dict[str, 
     # Commits first: an end that is read before them could lie below them.
     groups = {name: teacher_group(manifest, name) for name in stream.teachers}
     all_of_each = dict.fromkeys(groups.values())
-    committed = ask_coordinator(lambda: admin.list_group_offsets(all_of_each)) if groups else {}
-    described = ask_coordinator(lambda: describe_groups(admin, all_of_each)) if groups else {}
+    with needing(*describing_groups(all_of_each)):
+        committed = ask_coordinator(lambda: admin.list_group_offsets(all_of_each)) if groups else {}
+        described = ask_coordinator(lambda: describe_groups(admin, all_of_each)) if groups else {}
     runs = _runs(admin, manifest)
     ends = _ends(admin, work_orders_topic(manifest.stream), manifest.partitions)
     published = {
@@ -208,7 +212,7 @@ def _ends(admin: KafkaAdminClient, topic: str, partitions: int) -> list[int]:
     """[P] end offsets."""
     wanted = [TopicPartition(topic, partition) for partition in range(partitions)]
     try:
-        found = admin.list_partition_offsets({partition: OffsetSpec.LATEST for partition in wanted})
+        found = last_offsets(admin, dict.fromkeys(wanted, OffsetSpec.LATEST))
     except UnknownTopicOrPartitionError:
         raise StreamChanged(topic_missing(topic)) from None
     return [int(found[partition].offset) for partition in wanted]
@@ -256,7 +260,7 @@ def _labelled(manifest: Manifest, partition: int, offset: int, metadata: str | N
 
 
 def _runs(admin: KafkaAdminClient, manifest: Manifest) -> list[dict[str, Any]]:
-    prefix = f"{group_prefix(manifest.stream)}{manifest.stream_id}.run."
+    prefix = run_groups(manifest.stream, manifest.stream_id)
     groups_there = [group["group_id"] for group in ask_coordinator(admin.list_groups)]
     names = sorted(name.removeprefix(prefix) for name in groups_there if name.startswith(prefix))
     names = [name for name in names if is_name(name)]  # others are no runs of ours

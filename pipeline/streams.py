@@ -7,10 +7,13 @@ import time
 from collections.abc import Iterable
 from dataclasses import dataclass
 
+from kafka.errors import GroupAuthorizationFailedError
+
 from pipeline.kafka.clients import admin_client
 from pipeline.kafka.coordinator import ask_coordinator
 from pipeline.kafka.errors import kafka_errors
 from pipeline.kafka.log import Cluster
+from pipeline.kafka.needs import Refused, Right, needing, refuse_hidden
 from pipeline.kafka.settings import KafkaSettings
 from pipeline.manifest_log import read_manifest_log
 from pipeline.names import belongs_to, dead_letters_topic, group_prefix, manifest_topic, stream_of_manifest_topic
@@ -52,12 +55,15 @@ def open_stream(settings: KafkaSettings, name: str) -> Stream:
 
     Raises:
         StreamNotFound: no such stream, or one whose creation was cut short.
+        NotAuthorized: it may not be seen, or not be read.
         ManifestMismatch: a newer Distillog made it, in schemas that this one does not know.
         DecodeError: its manifest topic holds a record that is not what its key says.
         BrokerUnavailable: no answer from Kafka.
     """
-    with admin_client(settings) as admin, kafka_errors("listing the topics", settings):
+    with admin_client(settings) as admin, kafka_errors(f"opening stream {name!r}", settings):
         topics = admin.list_topics()
+        if manifest_topic(name) not in topics:
+            refuse_hidden(admin, [manifest_topic(name)])
     if manifest_topic(name) not in topics:
         streams = filter(None, map(stream_of_manifest_topic, topics))
         if any(belongs_to(topic, name) for topic in topics):
@@ -91,21 +97,29 @@ def delete_stream(settings: KafkaSettings, name: str) -> Deleted:
 
     Raises:
         StreamNotFound: nothing of that name is there.
+        NotAuthorized: a topic or a group may not be deleted; those before it are.
     """
     with admin_client(settings) as admin, kafka_errors(f"deleting stream {name!r}", settings):
         topics = sorted(topic for topic in admin.list_topics() if belongs_to(topic, name))
         listed = ask_coordinator(admin.list_groups)
         groups = sorted(g["group_id"] for g in listed if g["group_id"].startswith(group_prefix(name)))
+        if not topics:
+            refuse_hidden(admin, [manifest_topic(name)])
         if not topics and not groups:
             raise StreamNotFound(f"no stream {name!r} at {settings.bootstrap_servers}; see `distillog topics list`")
         # The manifest goes last: what is left of a delete that was cut short is still listed, and can be deleted.
         for topic in sorted(topics, key=lambda topic: topic == manifest_topic(name)):
-            admin.delete_topics([topic])
+            with needing(Right("DELETE", "topic", topic)):
+                admin.delete_topics([topic])
         # Brokers answer before they have forgotten; whoever looks at once should not find half a stream.
         gone_by = Deadline(10.0)
         while not gone_by.over and any(belongs_to(topic, name) for topic in admin.list_topics()):
             time.sleep(0.02)
-        results = ask_coordinator(lambda: admin.delete_groups(groups)) if groups else {}
+        with needing(*(Right("DELETE", "group", group) for group in groups)):
+            results = ask_coordinator(lambda: admin.delete_groups(groups)) if groups else {}
+        for group in groups:
+            if results[group] == GroupAuthorizationFailedError.__name__:
+                raise Refused(Right("DELETE", "group", group))
     gone = [g for g in groups if results[g] in ("OK", "GroupIdNotFoundError")]
     return Deleted(topics, gone, sorted(set(groups) - set(gone)))
 

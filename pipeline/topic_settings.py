@@ -13,6 +13,7 @@ from kafka import KafkaAdminClient
 from kafka import errors as kafka_error
 from kafka.admin import ConfigResource, ConfigResourceType
 
+from pipeline.kafka.needs import Refused, Right, refuse_hidden
 from schemas.errors import BrokerUnavailable, ConfigError, StreamConflict
 
 KEEP_FOR_EVER = -1
@@ -65,7 +66,7 @@ def inherited_settings(admin: KafkaAdminClient, topic: str) -> dict[str, str]:
     """Settings of a topic that is to be kept as long and as safely as `topic`.
 
     Raises:
-        ConfigError: they cannot be read.
+        Refused: they may not be read.
     """
     there = _topic_settings(admin, topic)
     return {**_FIXED, **{name: there[name] for name in _INHERITED}}
@@ -99,7 +100,9 @@ def make_topic(admin: KafkaAdminClient, topic: str, partitions: int, copies: int
     Raises:
         StreamConflict: it exists with another number of partitions or other settings.
         ConfigError: the cluster has fewer brokers than copies are wanted.
+        Refused: it may not be made, or not be seen.
     """
+    refuse_hidden(admin, [topic])  # before it is made: who may make it need not see it
     spec = {"num_partitions": partitions, "replication_factor": copies, "configs": dict(settings)}
     (answer,) = admin.create_topics({topic: spec}, raise_errors=False)["topics"]  # its own text is the whole request
     error = kafka_error.for_code(answer["error_code"])
@@ -112,6 +115,8 @@ def make_topic(admin: KafkaAdminClient, topic: str, partitions: int, copies: int
             f"topic {topic}: {wanted} of each record are wanted, and {there} broker{'s are' if there != 1 else ' is'} "
             f"there; use --replication-factor {there} or less, or start more"
         )
+    elif error is kafka_error.TopicAuthorizationFailedError:
+        raise Refused(Right("CREATE", "topic", topic))
     elif error is not kafka_error.NoError:
         raise error(f"topic {topic}: {answer.get('error_message') or error.description}")
     admin.wait_for_topics([topic])
@@ -132,18 +137,16 @@ def _refuse_difference(admin: KafkaAdminClient, topic: str, partitions: int, set
 
 
 def _topic_settings(admin: KafkaAdminClient, topic: str) -> dict[str, str]:
-    """All settings of a topic, the cluster's defaults where it has none. ConfigError: not for this user."""
+    """All settings of a topic, the cluster's defaults where it has none. Refused: not for this user."""
     values = _values(admin.describe_configs([ConfigResource(ConfigResourceType.TOPIC, topic)], config_filter="all"))
     missing = [name for name in (*_INHERITED, *_FIXED) if name not in values]
     if missing:  # Kafka refuses with an empty answer, which the client hands on without a word
-        raise ConfigError(
-            f"the settings of topic {topic} cannot be read, which say how long its records are kept; "
-            "this user needs the right DESCRIBE_CONFIGS on the stream's topics"
-        )
+        raise Refused(Right("DESCRIBE_CONFIGS", "topic", topic))
     return values
 
 
 def _described(admin: KafkaAdminClient, topic: str) -> dict[str, Any]:
+    refuse_hidden(admin, [topic])
     (there,) = admin.describe_topics([topic])
     if there["error_code"]:
         raise BrokerUnavailable(f"topic {topic}: {kafka_error.for_code(there['error_code']).__name__}")

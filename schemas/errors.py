@@ -2,7 +2,8 @@
 
 DistillogError                  the CLI prints it as one line and exits with `exit_code`, no traceback
 ├── ConfigError                 a setting, a run file or an argument is wrong
-│   └── NotAdmitted             the cluster does not let this client in
+│   ├── NotAdmitted             the cluster does not let this client in
+│   └── NotAuthorized           the cluster does not grant this client a right that it needs
 ├── EncodeError                 a value does not fit its codec or record
 ├── DecodeError                 bytes that are not what their address says they should be
 │   └── UnknownSchema           a record of a schema that this program does not know
@@ -50,6 +51,10 @@ class ConfigError(DistillogError):
 
 class NotAdmitted(ConfigError):
     """The cluster does not let this client in; asking again cannot help."""
+
+
+class NotAuthorized(ConfigError):
+    """The cluster does not grant this client a right that it needs; asking again cannot help."""
 
 
 class EncodeError(DistillogError):

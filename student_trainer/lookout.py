@@ -2,7 +2,8 @@
 
 Every 5 s it compares the topics' identities; while the reader waits it looks, once a second, whether the topics that
 workers need are still there (a replay does without), at the teacher groups' commits, at the ends of the logs behind
-them, and at how many members the groups have.
+them, and at how many members the groups have. A student that may not see these learns all the same, but proves no hole,
+and says so once.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ import logging
 import threading
 import time
 from collections.abc import Sequence
+from contextlib import suppress
 
 from kafka import TopicPartition
 
@@ -18,7 +20,7 @@ from pipeline.kafka.log import Admin, Cluster
 from pipeline.names import dead_letters_topic, manifest_topic, soft_targets_topic, teacher_group, work_orders_topic
 from pipeline.streams import Stream, TopicGuard, topic_missing
 from schemas.commits import decode_next_sequence
-from schemas.errors import DistillogError, StreamChanged
+from schemas.errors import DistillogError, NotAuthorized, StreamChanged
 from student_trainer.rule import Look
 
 log = logging.getLogger(__name__)
@@ -40,6 +42,7 @@ class Lookout:
 
     Raises:
         StreamChanged: the manifest's topic, or one of the teachers', does not exist.
+        NotAuthorized: one of them may not be seen.
         BrokerUnavailable: no broker answered.
     """
 
@@ -59,6 +62,8 @@ class Lookout:
         self._fresh = False
         self._suspicious = False
         self._closed = False
+        self._proves = True
+        """whether what proofs of holes need may be seen"""
         self._error: DistillogError | None = None
         self._looks: dict[TeacherPartition, Look] = {}
         self.members: dict[str, int] = {}
@@ -97,6 +102,7 @@ class Lookout:
 
         Raises:
             StreamChanged: a topic was deleted, or deleted and made again.
+            NotAuthorized: one may not be seen any more.
         """
         if self._error is not None:
             raise self._error
@@ -114,6 +120,7 @@ class Lookout:
 
     def _run(self) -> None:
         try:
+            self._try_rights()
             while self._wait():
                 self._look()
         except DistillogError as error:
@@ -121,6 +128,11 @@ class Lookout:
         finally:
             self._guard.close()
             self._admin.close()
+
+    def _try_rights(self) -> None:
+        """Ask once at the start: a missing right is not to be found out only when a label is missing."""
+        with suppress(StreamChanged):  # a replay does without those topics
+            self._answer([(teacher, 0) for teacher in self._teachers])
 
     def _wait(self) -> bool:
         """Sleep until there is something to ask; False when closed."""
@@ -136,7 +148,7 @@ class Lookout:
         self._asking_since = time.monotonic()
         try:
             self._guard.check(now=suspicious)
-            looks = self._answer(wanted) if wanted else {}
+            looks = self._answer(wanted) if wanted and self._proves else {}
         finally:
             self._asking_since = None
         if looks is not None:
@@ -150,6 +162,10 @@ class Lookout:
             looks = self._ask(wanted)
         except StreamChanged:
             raise
+        except NotAuthorized as error:
+            self._proves, self.members, self._trouble = False, {}, ""
+            log.warning("%s; the run goes on, but a label that is lost is waited for, not proven missing", error)
+            return {}
         except Exception as error:
             # A broker that is away, restarting, half-informed or unwilling answers with much more than errors of ours,
             # and none of it says anything about the log: the reader's own deadline ends the wait, and quotes this.

@@ -21,7 +21,7 @@ from pipeline.kafka.log import Admin, Cluster, Commit
 from pipeline.names import run_group, soft_targets_topic
 from pipeline.streams import Stream
 from schemas.commits import RUN_STATES, STATES_OVER, RunReport
-from schemas.errors import RunLocked
+from schemas.errors import NotAuthorized, RunLocked
 from student_trainer.source import Cursor
 
 log = logging.getLogger(__name__)
@@ -43,6 +43,8 @@ class RunReporter:
 
     Two processes that report under one run's name notice each other and both stop: the files of a run folder are
     locked, but the same run may have been started on another machine. One that is silent is taken over from.
+
+    A run that may not commit for its group says so once and reports nothing.
 
     Use as a context manager: an error inside the block makes the last report "failed", unless the run said already how
     it ended.
@@ -75,6 +77,8 @@ class RunReporter:
         self._checkpointed = 0
         self._state = "training"
         self._committed: dict[TopicPartition, int] = {}
+        self._allowed = True
+        """whether the cluster lets this run report"""
         self.error: RunLocked | None = None
         """Why the run must stop: what `trained` raises; to be looked at where no step is taken."""
         self._closed = threading.Event()
@@ -117,7 +121,7 @@ class RunReporter:
     def _report(self) -> None:
         try:
             last = False
-            while not last and self.error is None:
+            while not last and self.error is None and self._allowed:
                 last = self._closed.is_set()
                 self._tick()
                 if self.error is None:
@@ -142,6 +146,9 @@ class RunReporter:
                     self._insist(self._cursor)
                 return
             self._commit(self._cursor)
+        except NotAuthorized as error:
+            self._allowed = False
+            log.warning("%s; the run goes on, but unseen by `feed --follow`, `fleet --run` and `topics lag`", error)
         except Exception as error:
             # Nothing that Kafka answers, or fails to answer, may end a training: the report is late, no more.
             log.debug("reporting for run %s: %s: %s", self._run, type(error).__name__, error)

@@ -6,7 +6,7 @@ import logging
 import threading
 import time
 from collections.abc import Collection
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from pipeline import status
@@ -14,7 +14,7 @@ from pipeline.complaints import Complaints
 from pipeline.kafka.settings import KafkaSettings
 from pipeline.streams import Stream
 from schemas.commits import STATES_OVER
-from schemas.errors import DistillogError
+from schemas.errors import DistillogError, NotAuthorized
 from teacher_service.fleet_size import Reading
 
 log = logging.getLogger(__name__)
@@ -51,17 +51,21 @@ class Watch(threading.Thread):
         self.failure: Exception | None = None
         """why it reads no more"""
         self._settings = settings
-        self._stream = stream
+        # Alone: a teacher's rights need not reach to others.
+        self._stream = replace(stream, teachers={teacher: stream.teachers[teacher]})
         self._teacher = teacher
         self._every = every
         self._ended = threading.Event()
 
     def run(self) -> None:
-        """Read until closed; where Kafka gives no answer, again with new clients."""
+        """Read until closed, or refused; where Kafka gives no answer, again with new clients."""
         complaints = Complaints(log)
         while not self._ended.is_set():
             try:
                 self._read()
+            except NotAuthorized as error:
+                self.failure = error
+                return
             except DistillogError as error:
                 complaints.warn(f"{error}; the size stays as it is meanwhile")
                 self._ended.wait(self._every)

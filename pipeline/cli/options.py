@@ -53,8 +53,11 @@ def quiet_option(command: F) -> F:
     return click.option("--quiet", is_flag=True, help="Print no progress.")(command)
 
 
-def kafka_settings() -> KafkaSettings:
+def kafka_settings(otherwise: str | None = None) -> KafkaSettings:
     """Address and access of the cluster, from the main command's options, or the local broker that runs.
+
+    Args:
+        otherwise: the address where there is none, for who only writes it down.
 
     Raises:
         ConfigError: no address anywhere, or a bad properties file.
@@ -64,7 +67,9 @@ def kafka_settings() -> KafkaSettings:
 
     options = click.get_current_context().find_root().params
     return KafkaSettings.load(
-        options.get("bootstrap_servers"), options.get("kafka_config"), default=running_broker_address
+        options.get("bootstrap_servers"),
+        options.get("kafka_config"),
+        default=lambda: running_broker_address() or otherwise,
     )
 
 

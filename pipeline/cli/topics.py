@@ -9,6 +9,7 @@ import click
 
 from pipeline.cli.options import STREAM, confirm, json_option, kafka_settings, print_json, print_table
 from pipeline.cli.topics_make import add_teacher, create
+from pipeline.cli.topics_rights import rights
 from pipeline.cli.topics_text import print_description, print_lag
 
 
@@ -19,6 +20,7 @@ def topics() -> None:
 
 topics.add_command(create)
 topics.add_command(add_teacher)
+topics.add_command(rights)
 
 
 @topics.command("list")

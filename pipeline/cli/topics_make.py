@@ -75,6 +75,9 @@ def create(
     )
     if not made.teachers:
         click.echo(f"next: distillog topics add-teacher {stream} NAME MODEL.onnx")
+    if settings.secured:
+        others = f"--principal User:NAME --role ROLE --stream-id {manifest.stream_id}"
+        click.echo(f"what feeder, teacher and student need: distillog topics rights {stream} {others}")
 
 
 @click.command("add-teacher")

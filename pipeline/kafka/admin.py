@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable, Collection, Iterable, Mapping
 from typing import Any, TypeVar
 
-from kafka import OffsetAndMetadata, TopicPartition
+from kafka import KafkaAdminClient, OffsetAndMetadata, TopicPartition
 from kafka import errors as kafka_error
 from kafka.admin import MemberToRemove, OffsetSpec
 
@@ -14,6 +14,7 @@ from pipeline.kafka.clients import new_admin
 from pipeline.kafka.coordinator import describe_groups, members_of
 from pipeline.kafka.errors import kafka_errors
 from pipeline.kafka.log import Commit, GroupMember, TopicIdentity
+from pipeline.kafka.needs import Right, describing, describing_groups, needing, refuse_hidden
 from pipeline.kafka.settings import KafkaSettings
 from pipeline.wait import Deadline
 from schemas.errors import BrokerUnavailable, StreamConflict
@@ -43,7 +44,9 @@ class KafkaAdmin:
         if not groups:
             return {}
         asked = {group: None if wanted is None else list(wanted) for group, wanted in groups.items()}
-        found = self._ask("reading committed offsets", lambda: self._admin.list_group_offsets(asked))
+        topics = {partition.topic for wanted in asked.values() for partition in wanted or ()}
+        rights = [*describing_groups(asked), *describing(topics)]
+        found = self._ask("reading committed offsets", lambda: self._admin.list_group_offsets(asked), *rights)
         return {
             group: {
                 partition: Commit(one.offset, one.metadata or "")
@@ -66,14 +69,16 @@ class KafkaAdmin:
                 if answer is not kafka_error.NoError:
                     raise answer()
 
-        self._ask(f"committing for {group}", question)
+        topics = {partition.topic for partition in commits}
+        rights = [Right("READ", "group", group), *(Right("READ", "topic", topic) for topic in topics)]
+        self._ask(f"committing for {group}", question, *rights)
 
     def ends(self, partitions: Iterable[TopicPartition]) -> dict[TopicPartition, int]:
         """Offset behind the last record of each."""
         specs = dict.fromkeys(partitions, OffsetSpec.LATEST)
         if not specs:
             return {}
-        found = self._ask("asking for the last offsets", lambda: self._admin.list_partition_offsets(specs))
+        found = self._ask("asking for the last offsets", lambda: last_offsets(self._admin, specs))
         return {partition: int(found[partition].offset) for partition in specs}
 
     def num_members(self, groups: Iterable[str]) -> dict[str, int]:
@@ -81,7 +86,8 @@ class KafkaAdmin:
         wanted = list(groups)
         if not wanted:
             return {}
-        return self._ask("describing groups", lambda: self._num_members(wanted))
+        rights = describing_groups(wanted)
+        return self._ask("describing groups", lambda: self._num_members(wanted), *rights)
 
     def _num_members(self, groups: list[str]) -> dict[str, int]:
         described = describe_groups(self._admin, groups)
@@ -89,13 +95,17 @@ class KafkaAdmin:
 
     def members(self, group: str) -> list[GroupMember]:
         """Who is in a group; see `Admin`."""
-        return self._ask(f"describing group {group}", lambda: members_of(describe_groups(self._admin, [group])[group]))
+        described = self._ask(
+            f"describing group {group}", lambda: describe_groups(self._admin, [group]), *describing_groups([group])
+        )
+        return members_of(described[group])
 
     def remove(self, group: str, member_ids: Collection[str]) -> None:
         """Let members leave that cannot do so themselves; see `Admin`."""
         gone = [MemberToRemove(member_id=one, reason="its process has ended") for one in member_ids]
         if gone:
-            self._ask(f"removing members from {group}", lambda: self._remove(group, gone))
+            right = Right("READ", "group", group)
+            self._ask(f"removing members from {group}", lambda: self._remove(group, gone), right)
 
     def _remove(self, group: str, gone: list[MemberToRemove]) -> None:
         for answer in self._admin.remove_group_members(group, gone).values():
@@ -105,7 +115,7 @@ class KafkaAdmin:
     def identities(self, topics: Iterable[str]) -> dict[str, TopicIdentity | None]:
         """What each topic is; None: it does not exist."""
         wanted = sorted(topics)
-        return self._ask("describing topics", lambda: self._identities(wanted))
+        return self._ask("describing topics", lambda: self._identities(wanted), *describing(wanted))
 
     def _identities(self, topics: list[str]) -> dict[str, TopicIdentity | None]:
         described: dict[str, Any] = {topic["name"]: topic for topic in self._admin.describe_topics(topics)}
@@ -125,17 +135,33 @@ class KafkaAdmin:
         """Close it."""
         self._admin.close()
 
-    def _ask(self, what: str, question: Callable[[], T]) -> T:
-        """Put a question, again while the answer may come right by itself."""
+    def _ask(self, what: str, question: Callable[[], T], *rights: Right) -> T:
+        """Put a question that needs rights, again while the answer may come right by itself."""
         deadline = Deadline(self._patience)
         while True:
             try:
-                with kafka_errors(what, self._settings):
+                with kafka_errors(what, self._settings), needing(*rights):
                     return question()
             except BrokerUnavailable as error:
                 if deadline.over or self._stopped() or not _may_come_right(error.__cause__):
                     raise
             time.sleep(min(_PAUSE, deadline.left))
+
+
+def last_offsets(admin: KafkaAdminClient, specs: Mapping[TopicPartition, OffsetSpec]) -> dict[TopicPartition, Any]:
+    """Ask for offsets; the client takes a topic that may not be seen for one that is not there.
+
+    Raises:
+        Refused: a topic may not be seen.
+        UnknownTopicOrPartitionError: one is not there.
+    """
+    topics = {partition.topic for partition in specs}
+    with needing(*describing(topics)):
+        try:
+            return admin.list_partition_offsets(specs)  # type: ignore[no-any-return]
+        except kafka_error.UnknownTopicOrPartitionError:
+            refuse_hidden(admin, topics)
+            raise
 
 
 def _may_come_right(error: BaseException | None) -> bool:

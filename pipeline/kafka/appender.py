@@ -11,6 +11,7 @@ from kafka import errors as kafka_error
 from pipeline.kafka.clients import new_producer
 from pipeline.kafka.errors import kafka_errors
 from pipeline.kafka.log import DELIVERY_TIMEOUT, RECORD_SLACK, Headers
+from pipeline.kafka.needs import Right, needing
 from pipeline.kafka.settings import KafkaSettings
 from pipeline.kafka.workarounds.halting_close import close_producer
 from pipeline.wait import Deadline
@@ -49,7 +50,7 @@ class KafkaAppender:
         answer.set_running_or_notify_cancel()
         place = f"{topic}/{partition}"
         try:
-            with kafka_errors(f"writing to {place}", self._settings):
+            with kafka_errors(f"writing to {place}", self._settings), needing(Right("WRITE", "topic", topic)):
                 sent = self._send(topic, partition, value, key, headers)
         except DistillogError as error:
             answer.set_exception(error)
@@ -58,7 +59,7 @@ class KafkaAppender:
             answer.set_exception(DeliveryFailed(f"writing to {place}: {error}"))
             return answer
         sent.add_callback(lambda metadata: answer.set_result(int(metadata.offset)))
-        sent.add_errback(lambda error: answer.set_exception(self._ours(place, error)))
+        sent.add_errback(lambda error: answer.set_exception(self._ours(topic, place, error)))
         return answer
 
     def _send(self, topic: str, partition: int, value: bytes, key: bytes | None, headers: Headers) -> Any:
@@ -70,14 +71,14 @@ class KafkaAppender:
                 if deadline.over or self._stopped() or self._settings.standing.refusal:
                     raise
 
-    def _ours(self, place: str, error: BaseException) -> DistillogError:
+    def _ours(self, topic: str, place: str, error: BaseException) -> DistillogError:
         """One of our errors for what kafka-python put into a future: errors of any kind."""
         if isinstance(error, kafka_error.KafkaTimeoutError):
             where = self._settings.bootstrap_servers
             return DeliveryFailed(f"writing to {place}: Kafka at {where} did not acknowledge a record in time")
         if isinstance(error, kafka_error.KafkaError):
             try:
-                with kafka_errors(f"writing to {place}", self._settings):
+                with kafka_errors(f"writing to {place}", self._settings), needing(Right("WRITE", "topic", topic)):
                     raise error
             except DistillogError as ours:
                 return ours

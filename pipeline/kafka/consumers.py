@@ -15,6 +15,7 @@ from pipeline.kafka.bids import Bid
 from pipeline.kafka.clients import new_consumer
 from pipeline.kafka.errors import kafka_errors
 from pipeline.kafka.log import Commit, Membership, Polled
+from pipeline.kafka.needs import Right, describing, needing
 from pipeline.kafka.settings import KafkaSettings
 from pipeline.kafka.workarounds import forgotten_join, parked_partitions
 from pipeline.kafka.workarounds.deaf_calls import undisturbed
@@ -39,6 +40,8 @@ class _Positioned:
     def __init__(self, settings: KafkaSettings, consumer: KafkaConsumer) -> None:
         self._settings = settings
         self._consumer = consumer
+        self._reading: tuple[Right, ...] = ()
+        """what a poll needs"""
 
     def seek(self, partition: TopicPartition, offset: int) -> None:
         """Read on from an offset; see `Positioned`."""
@@ -55,7 +58,7 @@ class _Positioned:
 
     def poll(self, timeout: float) -> Polled:
         """Return records that follow the positions; see `Positioned`."""
-        with kafka_errors("reading", self._settings):
+        with kafka_errors("reading", self._settings), needing(*self._reading):
             try:
                 return parked_partitions.poll(self._consumer, int(timeout * 1000))
             except kafka_error.NoOffsetForPartitionError:
@@ -87,8 +90,9 @@ class _Positioned:
     ) -> dict[TopicPartition, int]:
         if not partitions:
             return {}
-        topics = ", ".join(sorted({partition.topic for partition in partitions}))
-        with kafka_errors(f"asking for the {which} offsets of {topics}", self._settings):
+        topics = sorted({partition.topic for partition in partitions})
+        what = f"asking for the {which} offsets of {', '.join(topics)}"
+        with kafka_errors(what, self._settings), needing(*describing(topics)):
             found = ask(list(partitions), timeout_ms=int(OFFSETS_TIMEOUT * 1000))
         return {partition: int(offset) for partition, offset in found.items()}
 
@@ -110,6 +114,7 @@ class KafkaReader(_Positioned):
     def assign(self, partitions: Collection[TopicPartition]) -> None:
         """Read these from now on, and no others; see `Reader`."""
         self._consumer.assign(list(partitions))
+        self._reading = tuple(Right("READ", "topic", topic) for topic in {each.topic for each in partitions})
 
     def partitions(self, topic: str) -> set[int]:
         """The topic's partitions; empty if it does not exist."""
@@ -150,6 +155,7 @@ class KafkaMember(_Positioned):
             **_fetching(fetch_bytes),
         )
         super().__init__(settings, consumer)
+        self._reading = (Right("READ", "group", group), Right("READ", "topic", topic))
         consumer.subscribe([topic], listener=Forgetting(assignor))
 
     @property
@@ -201,7 +207,7 @@ class KafkaMember(_Positioned):
         offsets = {
             partition: OffsetAndMetadata(commit.offset, commit.metadata, -1) for partition, commit in commits.items()
         }
-        with kafka_errors("committing", self._settings):
+        with kafka_errors("committing", self._settings), needing(*self._reading):
             try:
                 self._consumer.commit(offsets, timeout_ms=int(timeout * 1000))
             except kafka_error.AuthorizationError:

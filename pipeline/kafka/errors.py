@@ -7,8 +7,9 @@ from contextlib import contextmanager
 
 from kafka import errors as kafka_error
 
+from pipeline.kafka.needs import Refused
 from pipeline.kafka.settings import KafkaSettings
-from schemas.errors import BrokerUnavailable, ConfigError, NotAdmitted, RecordTooLarge
+from schemas.errors import BrokerUnavailable, ConfigError, NotAdmitted, NotAuthorized, RecordTooLarge
 
 _LONGEST = 300
 """Characters of an error of Kafka's that are passed on."""
@@ -21,14 +22,17 @@ def kafka_errors(what: str, settings: KafkaSettings) -> Iterator[None]:
     Raises:
         NotAdmitted: the cluster lets none of our clients in.
         BrokerUnavailable: no broker, no answer in time, or an answer that is an error.
-        ConfigError: the cluster refuses the credentials or the rights, or a clock is wrong.
+        NotAuthorized: the cluster refuses a right; say which inside the block, with `needing`.
+        ConfigError: the cluster refuses the credentials, or a clock is wrong.
         RecordTooLarge: a record is over the cluster's limit.
     """
     where = settings.bootstrap_servers
     try:
         with _refusals(what, settings):
             yield
-    except (kafka_error.AuthorizationError, kafka_error.SaslAuthenticationFailedError) as error:
+    except kafka_error.AuthorizationError as error:
+        raise NotAuthorized(f"{what}: {_missing_right(error, settings)}") from error
+    except kafka_error.SaslAuthenticationFailedError as error:
         raise ConfigError(f"{what}: Kafka at {where} refuses: {_text(error)}; check the Kafka properties") from error
     except kafka_error.MessageSizeTooLargeError as error:
         raise RecordTooLarge(f"{what}: {_text(error)}; create the stream with a smaller --order-size") from error
@@ -59,6 +63,17 @@ def _refusals(what: str, settings: KafkaSettings) -> Iterator[None]:
         if standing.refusal:
             raise NotAdmitted(f"{what}: {standing.refusal}") from error
         raise
+
+
+def _missing_right(error: kafka_error.AuthorizationError, settings: KafkaSettings) -> str:
+    """Who may not do what, and who helps."""
+    who, where = settings.principal or "this client", settings.bootstrap_servers
+    if not isinstance(error, Refused):
+        return f"Kafka at {where} does not let {who} do it ({_text(error)}); who administers it grants the right"
+    return (
+        f"{who} may not {error.right} at {where}; `distillog topics rights {error.right.stream} --principal "
+        f"{settings.principal or 'User:NAME'} --role ROLE` prints what grants it"
+    )
 
 
 def _text(error: BaseException) -> str:

@@ -57,3 +57,9 @@ class KafkaSettings:
     def secured(self) -> bool:
         """Whether the cluster asks who comes, or may."""
         return bool(self.options.get("security_protocol", "PLAINTEXT") != "PLAINTEXT")
+
+    @property
+    def principal(self) -> str | None:
+        """Whom an authorizer knows this client as; None: its certificate says it, or nothing does."""
+        user = self.options.get("sasl_plain_username")
+        return f"User:{user}" if user and self.secured else None
