@@ -87,12 +87,14 @@ def _feeder(scope: Scope) -> list[Grant]:
 
 
 def _teacher(scope: Scope) -> list[Grant]:
+    followed = [scope.run_group("DESCRIBE", "fleet --run: see the reports")] if scope.run else []
     return [
         _topic(("READ",), manifest_topic(scope.stream), "read what the stream is"),
         _topic(("READ",), work_orders_topic(scope.stream), "read the orders, and commit"),
         scope.soft_targets(("READ", "WRITE"), "publish labels, and find where they end"),
         _topic(("WRITE",), dead_letters_topic(scope.stream), "publish what could not be labelled"),
         scope.teacher_group("READ", "share the orders with the other workers"),
+        *followed,
     ]
 
 

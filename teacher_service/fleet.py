@@ -10,6 +10,7 @@ import socket
 import threading
 import time
 from collections.abc import Callable, Sequence
+from contextlib import closing
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -18,6 +19,7 @@ from pipeline.kafka.settings import KafkaSettings
 from pipeline.names import teacher_group
 from pipeline.processes import DISTILLOG, HeardProcess
 from pipeline.progress import Progress
+from pipeline.reports import read_report
 from pipeline.streams import open_stream
 from schemas.errors import ConfigError, DistillogError
 from schemas.names import check_label
@@ -96,6 +98,7 @@ class Fleet:
 
         Raises:
             ConfigError, StreamNotFound, ManifestMismatch, BrokerUnavailable: as named.
+            NotAuthorized: the stream may not be read, or reports of the run not be seen.
         """
         check_label("fleet", f"{options.name}-999")
         stream = open_stream(settings, stream_name)
@@ -125,6 +128,9 @@ class Fleet:
             options.session_timeout,
             options.patience,
         )
+        if options.run is not None:
+            with closing(KafkaCluster(settings).admin()) as admin:
+                read_report(admin, stream.manifest, options.run)  # may it be followed?
         self._watch = Watch(settings, stream, teacher.name, options.read_every)
         self._admin = KafkaCluster(settings).admin(ANSWER)
         self._heard: queue.SimpleQueue[str] = queue.SimpleQueue()

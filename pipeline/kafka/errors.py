@@ -67,7 +67,7 @@ def _refusals(what: str, settings: KafkaSettings) -> Iterator[None]:
 
 def _missing_right(error: kafka_error.AuthorizationError, settings: KafkaSettings) -> str:
     """Who may not do what, and who helps."""
-    who, where = settings.principal or "this client", settings.bootstrap_servers
+    who, where = settings.who, settings.bootstrap_servers
     if not isinstance(error, Refused):
         return f"Kafka at {where} does not let {who} do it ({_text(error)}); who administers it grants the right"
     return (

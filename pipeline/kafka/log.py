@@ -6,7 +6,7 @@ behaviour. The group protocol behind `Member` (classic groups, an assignor of ou
 
 Every method but `close` may raise, beside what it names:
     BrokerUnavailable: no answer in time, or one that may come right by itself: ask again.
-    ConfigError: the cluster refuses the rights or the settings: asking again cannot help.
+    ConfigError: the cluster refuses the settings, or a right (NotAuthorized): asking again cannot help.
 """
 
 from __future__ import annotations

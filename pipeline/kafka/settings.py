@@ -63,3 +63,9 @@ class KafkaSettings:
         """Whom an authorizer knows this client as; None: its certificate says it, or nothing does."""
         user = self.options.get("sasl_plain_username")
         return f"User:{user}" if user and self.secured else None
+
+    @property
+    def who(self) -> str:
+        """Who this client is, for messages."""
+        certificate = self.options.get("ssl_certfile") if self.secured else None
+        return self.principal or (f"the owner of {certificate}" if certificate else "this client")

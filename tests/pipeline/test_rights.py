@@ -52,7 +52,7 @@ def test_the_names_are_those_that_streams_have() -> None:
         student = grants("student", scope)
         for name in topics + groups:
             assert any(covered(grant, name) for grant in student), name
-        (group,) = [grant for grant in grants("teacher", scope) if grant.kind == "group"]
+        group, *_ = [grant for grant in grants("teacher", scope) if grant.kind == "group"]
         assert covered(group, groups[0])
     narrow = [grant for grant in grants("student", Scope("sec", "t", "r", "ab12")) if "READ" in grant.operations]
     assert not any(covered(grant, groups[0]) for grant in narrow), "a student is no worker"
@@ -106,15 +106,17 @@ def test_the_command_prints_them_without_a_cluster(monkeypatch: pytest.MonkeyPat
 
 
 @pytest.mark.parametrize(
-    ("options", "principal"),
+    ("options", "principal", "who"),
     [
-        ({}, None),
-        ({"sasl_plain_username": "ann"}, None),  # nobody asks for it
-        ({"security_protocol": "SASL_SSL", "sasl_plain_username": "ann"}, "User:ann"),
-        ({"security_protocol": "SSL", "ssl_certfile": "/c.pem"}, None),
+        ({}, None, "this client"),
+        ({"sasl_plain_username": "ann"}, None, "this client"),  # nobody asks for it
+        ({"security_protocol": "SASL_SSL", "sasl_plain_username": "ann"}, "User:ann", "User:ann"),
+        ({"security_protocol": "SSL", "ssl_certfile": "/c.pem"}, None, "the owner of /c.pem"),
     ],
 )
-def test_a_client_is_known_by_the_name_that_it_logs_in_with(options: dict[str, str], principal: str | None) -> None:
+def test_a_client_is_known_by_the_name_that_it_logs_in_with(
+    options: dict[str, str], principal: str | None, who: str
+) -> None:
     settings = KafkaSettings("k:1", options)
-    assert settings.principal == principal
+    assert (settings.principal, settings.who) == (principal, who)
     assert settings.secured == ("security_protocol" in options)

@@ -18,7 +18,7 @@ from support.small_runs import report, run_file
 
 from pipeline.rights import ROLES, Scope, grants
 
-pytestmark = [pytest.mark.kafka, pytest.mark.timeout(300)]
+pytestmark = [pytest.mark.kafka, pytest.mark.faults, pytest.mark.short, pytest.mark.timeout(300)]
 
 
 class Users:

@@ -26,6 +26,7 @@ from pipeline.kafka.cluster import KafkaCluster
 from pipeline.kafka.coordinator import ask_coordinator
 from pipeline.kafka.settings import KafkaSettings
 from pipeline.names import manifest_topic, run_group, soft_targets_topic
+from pipeline.progress import Progress
 from pipeline.reports import read_report
 from pipeline.rewind import rewind
 from pipeline.rights import ROLES, Scope, grants
@@ -34,6 +35,8 @@ from schemas.errors import NotAuthorized, StreamNotFound
 from student_trainer.reader import SoftTargetReader
 from student_trainer.reporter import RunReporter
 from student_trainer.source import Cursor
+from teacher_service.fleet import Fleet, FleetOptions
+from teacher_service.fleet_readings import Watch
 from teacher_service.serve import TeachOptions, prepare_worker
 from teacher_service.starts import find_starts
 from teacher_service.worker import WorkerOptions
@@ -133,6 +136,10 @@ def labels(place: Place, role: str) -> None:
     prepare_worker(place.settings(role), place.name, place.model, options).run()
 
 
+def supervises(place: Place, role: str) -> None:
+    Fleet(place.settings(role), place.name, place.model, FleetOptions(most=1, run="r"), Progress(quiet=True), print)
+
+
 def looks_where_labels_end(place: Place, role: str) -> None:
     find_starts(place.cluster(role), place.stream.manifest, soft_targets_topic(place.name, "t"), {0: None}, {})
 
@@ -161,6 +168,7 @@ TRIED: dict[tuple[str, str, str], Callable[[Place, str], None]] = {
     ("teacher", "WRITE", "soft-targets"): labels,
     ("teacher", "WRITE", "dead-letters"): labels,
     ("teacher", "READ", "teacher"): labels,
+    ("teacher", "DESCRIBE", "run"): supervises,
     ("student", "READ", "manifest"): opens,
     ("student", "READ", "soft-targets"): reads_labels,
 }
@@ -328,6 +336,23 @@ def test_a_worker_whose_right_to_its_group_is_withdrawn_ends(place: Place, event
         worker.stop()
     assert isinstance(error, NotAuthorized)
     assert f"{named} at" in str(error)
+
+
+def test_a_fleet_reads_no_other_teachers_and_ends_where_it_may_read_no_more(
+    place: Place, eventually: Callable[..., Any]
+) -> None:
+    add_teacher(place.broker.anybody, place.stream, replace(place.stream.teachers["t"], name="other"))
+    watch = Watch(place.settings("teacher"), open_stream(place.broker.anybody, place.name), "t", 0.2)
+    what, named = rights(place, "teacher", "READ", "teacher")
+    watch.start()
+    try:
+        eventually(lambda: watch.latest, what="a reading")
+        with place.without("teacher", "READ", what):
+            eventually(lambda: watch.failure, what="the refusal")
+    finally:
+        watch.close()
+    assert isinstance(watch.failure, NotAuthorized)
+    assert f"may not DESCRIBE {named}" in str(watch.failure)
 
 
 def test_a_student_whose_right_to_its_labels_is_withdrawn_ends(place: Place) -> None:
