@@ -23,7 +23,7 @@ def kafka_errors(what: str, settings: KafkaSettings) -> Iterator[None]:
         NotAdmitted: the cluster lets none of our clients in.
         BrokerUnavailable: no broker, no answer in time, or an answer that is an error.
         NotAuthorized: the cluster refuses a right; say which inside the block, with `needing`.
-        ConfigError: the cluster refuses the credentials, or a clock is wrong.
+        ConfigError: the cluster refuses the credentials, a clock is wrong, or nothing here unpacks a batch.
         RecordTooLarge: a record is over the cluster's limit.
     """
     where = settings.bootstrap_servers
@@ -40,6 +40,11 @@ def kafka_errors(what: str, settings: KafkaSettings) -> Iterator[None]:
         raise ConfigError(
             f"{what}: Kafka at {where} refuses the record's time: this machine's clock or the broker's is wrong "
             "(message.timestamp.after.max.ms, before.max.ms of the topic); set the clocks right"
+        ) from error
+    except kafka_error.UnsupportedCodecError as error:
+        raise ConfigError(
+            f"{what}: {_text(error)}; set the topic's compression.type to gzip or lz4, or install what reads it "
+            "(zstandard, python-snappy)"
         ) from error
     except kafka_error.KafkaConfigurationError as error:
         raise ConfigError(f"{what}: bad Kafka settings for {where}: {_text(error)}") from error

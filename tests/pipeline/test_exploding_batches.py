@@ -15,6 +15,7 @@ from pipeline.kafka.cluster import KafkaCluster
 from pipeline.kafka.reading import read_to_end
 from pipeline.kafka.settings import KafkaSettings
 from pipeline.kafka.workarounds.exploding_batches import LEAST, RATIO
+from schemas.errors import ConfigError
 
 pytestmark = pytest.mark.kafka
 
@@ -63,6 +64,22 @@ def test_an_honest_batch_is_read_whatever_it_packs(
         write(kafka_settings, topic, codec, value)
     with closing(KafkaCluster(kafka_settings).reader()) as reader:
         assert [record.value for record in read_to_end(reader, topic, 0, 30.0)] == values
+
+
+def test_a_batch_that_nothing_here_unpacks_is_told_as_such_and_not_tried_again(
+    kafka_settings: KafkaSettings, fresh_name: Callable[[str], str]
+) -> None:
+    at = TopicPartition(fresh_name("packed"), 0)
+    with admin_client(kafka_settings) as admin:
+        spec = {"num_partitions": 1, "replication_factor": 1, "configs": {"compression.type": "zstd"}}
+        admin.create_topics({at.topic: spec})
+        admin.wait_for_topics([at.topic])
+    write(kafka_settings, at, None, b"x")
+    with (
+        closing(KafkaCluster(kafka_settings).reader()) as reader,
+        pytest.raises(ConfigError, match=r"zstd.*gzip or lz4"),
+    ):
+        list(read_to_end(reader, at, 0, 30.0))
 
 
 def test_the_bound_leaves_room_for_every_record_of_a_default_broker() -> None:
