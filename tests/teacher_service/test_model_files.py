@@ -63,6 +63,16 @@ def test_external_data_outside_the_folder_is_refused(tmp_path: Path, location: s
         model_sha256(path)
 
 
+def test_a_link_out_of_the_folder_is_refused(tmp_path: Path) -> None:
+    (folder := tmp_path / "model").mkdir()
+    path = classifier(folder / "m.onnx")
+    (file,) = with_external_data(path, "weights.bin")
+    file.rename(tmp_path / "elsewhere.bin")
+    file.symlink_to(tmp_path / "elsewhere.bin")
+    with pytest.raises(TeacherRejected, match="outside its folder"):
+        model_sha256(path)
+
+
 @pytest.mark.parametrize("where", ["a function", "an attribute", "a sparse attribute"])
 def test_external_data_outside_the_folder_is_found_wherever_the_model_hides_it(tmp_path: Path, where: str) -> None:
     import onnx
