@@ -171,6 +171,7 @@ class TopicGuard:
 
         Raises:
             StreamChanged: a topic is gone, another one, or has another number of partitions.
+            NotAuthorized: one may not be seen any more.
             BrokerUnavailable: no answer for `patience` seconds.
         """
         if not now and time.monotonic() - self._asked < self._interval:

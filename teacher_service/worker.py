@@ -155,7 +155,7 @@ class Worker:
 
         Raises:
             StreamChanged, LogTrimmed, SequenceGap, BadSamples, DataUnavailable, DeliveryFailed, WorkerHung, ChildLost,
-            BrokerUnavailable: as their names say; what was acknowledged is committed, the rest is not.
+            BrokerUnavailable, NotAuthorized: as their names say; what was acknowledged is committed, the rest is not.
         """
         try:
             self._run()
