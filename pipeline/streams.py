@@ -7,13 +7,11 @@ import time
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from kafka.errors import GroupAuthorizationFailedError
-
 from pipeline.kafka.clients import admin_client
-from pipeline.kafka.coordinator import ask_coordinator
+from pipeline.kafka.coordinator import ask_coordinator, delete_groups
 from pipeline.kafka.errors import kafka_errors
 from pipeline.kafka.log import Cluster
-from pipeline.kafka.needs import Refused, Right, needing, refuse_hidden
+from pipeline.kafka.needs import Right, needing, refuse_hidden
 from pipeline.kafka.settings import KafkaSettings
 from pipeline.manifest_log import read_manifest_log
 from pipeline.names import belongs_to, dead_letters_topic, group_prefix, manifest_topic, stream_of_manifest_topic
@@ -115,11 +113,7 @@ def delete_stream(settings: KafkaSettings, name: str) -> Deleted:
         gone_by = Deadline(10.0)
         while not gone_by.over and any(belongs_to(topic, name) for topic in admin.list_topics()):
             time.sleep(0.02)
-        with needing(*(Right("DELETE", "group", group) for group in groups)):
-            results = ask_coordinator(lambda: admin.delete_groups(groups)) if groups else {}
-        for group in groups:
-            if results[group] == GroupAuthorizationFailedError.__name__:
-                raise Refused(Right("DELETE", "group", group))
+        results = delete_groups(admin, groups)
     gone = [g for g in groups if results[g] in ("OK", "GroupIdNotFoundError")]
     return Deleted(topics, gone, sorted(set(groups) - set(gone)))
 

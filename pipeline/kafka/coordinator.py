@@ -11,6 +11,7 @@ from kafka import errors as kafka_error
 
 from pipeline.kafka.bids import decode_bid
 from pipeline.kafka.log import GroupMember
+from pipeline.kafka.needs import Refused, Right, needing
 from pipeline.wait import Deadline
 
 T = TypeVar("T")
@@ -60,6 +61,22 @@ def refuse_errors(described: dict[str, dict[str, Any]]) -> dict[str, dict[str, A
         if error and answer["group_state"] != "Dead":
             raise kafka_error.CoordinatorNotAvailableError(f"group {group}: {error}")
     return described
+
+
+def delete_groups(admin: KafkaAdminClient, groups: list[str]) -> dict[str, str]:
+    """Delete groups; what became of each: "OK", or the name of an error, as of one that has members.
+
+    Raises:
+        Refused: one may not be deleted.
+    """
+    if not groups:
+        return {}
+    with needing(*(Right("DELETE", "group", group) for group in groups)):
+        results: dict[str, str] = ask_coordinator(lambda: admin.delete_groups(groups))
+    for group, result in results.items():
+        if result == kafka_error.GroupAuthorizationFailedError.__name__:
+            raise Refused(Right("DELETE", "group", group))
+    return results
 
 
 def members_of(described: dict[str, Any]) -> list[GroupMember]:
