@@ -1,0 +1,35 @@
+"""What `distillog` starts: see that our packages are ours, then run the command.
+
+Their names are plain words, and PYTHONPATH comes before the place where they are installed: a `pipeline.py` of a user's
+own would be imported instead, and fail with a traceback that says nothing of it.
+"""
+
+from __future__ import annotations
+
+import sys
+from importlib.util import find_spec
+from pathlib import Path
+
+PACKAGES = ("schemas", "pipeline", "teacher_service", "student_trainer")
+
+
+def main() -> None:
+    """Run the command; SystemExit with one line where another module hides one of our packages."""
+    for package in PACKAGES:
+        if path := _hidden_by(package):
+            sys.exit(
+                f"error: {path} hides Distillog's own package {package!r}: rename it, or take its folder out of "
+                "PYTHONPATH"
+            )
+    from pipeline.cli import main as command
+
+    command()
+
+
+def _hidden_by(package: str) -> str:
+    """Where a package is found that does not lie beside this file; "" for ours."""
+    spec = find_spec(package)
+    if spec is None:
+        return ""  # its import says so
+    path = spec.origin or next(iter(spec.submodule_search_locations or ()), "")  # a folder without __init__.py
+    return "" if Path(path).resolve().parent == Path(__file__).resolve().parent / package else path
