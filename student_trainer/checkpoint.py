@@ -22,17 +22,15 @@ import numpy as np
 import torch
 
 from schemas.errors import CheckpointError
+from student_trainer.edits import edits, flat
 from student_trainer.run_folder import newest_first
 from student_trainer.source import Cursor
 from student_trainer.whole_files import writing
 
 logger = logging.getLogger(__name__)
 
-_MATTERS = ("source", "data", "student", "teachers", "losses", "optimizer", "schedule")
-"""Sections of a run file that say what is learned."""
-_TRAIN_MATTERS = ("batch_size", "seed", "precision")
-_WARNS = ("steps", "passes", "threads", "device")
-"""Keys of [train] that may change the result, but not what is learned."""
+_WARNS = ("train.steps", "train.passes", "train.threads", "train.device")
+"""Settings that may change the result, but not what is learned."""
 _DAMAGED = (ValueError, KeyError, TypeError, RuntimeError, EOFError)
 """What reading a damaged checkpoint may raise; storage that fails says nothing of the checkpoint."""
 
@@ -230,24 +228,16 @@ def check_resume(saved: Checkpoint, now: Checkpoint, origin: Path) -> None:
         CheckpointError: names each difference in student, losses, optimizer, schedule, data, batch size, seed,
             dataset, manifest or teachers.
     """
-    before, after = _flat(saved.settings), _flat(now.settings)
-    differing = [key for key in sorted(before.keys() | after.keys()) if before.get(key) != after.get(key)]
-    # Where the data lies may change: its fingerprint, in `source`, says that it is the same.
-    refused = [
-        _difference(key, before, after)
-        for key in differing
-        if key != "data.dataset"
-        and (key.split(".")[0] in _MATTERS or key in {f"train.{each}" for each in _TRAIN_MATTERS})
-    ]
-    was, is_now = _flat(saved.source), _flat(now.source)
-    refused += [
+    found = edits(saved.settings, now.settings)
+    was, is_now = flat(saved.source), flat(now.source)
+    refused = [str(edit) for edit in found if not edit.allowed] + [
         _difference(key, was, is_now) for key in sorted(was.keys() | is_now.keys()) if was.get(key) != is_now.get(key)
     ]
     if refused:
         raise CheckpointError(f"{origin}: cannot resume a run that differs: {'; '.join(refused)}; start another run")
-    for key in differing:
-        if key in {f"train.{each}" for each in _WARNS}:
-            logger.warning("%s: resumes with another %s", origin, _difference(key, before, after))
+    for edit in found:
+        if edit.key in _WARNS:
+            logger.warning("%s: resumes with another %s", origin, edit)
     for key, value in now.machine.items():
         if saved.machine.get(key) != value:
             logger.warning(
@@ -259,15 +249,3 @@ def check_resume(saved: Checkpoint, now: Checkpoint, origin: Path) -> None:
 
 def _difference(key: str, before: dict[str, Any], after: dict[str, Any]) -> str:
     return f"{key} was {before.get(key)!r}, is {after.get(key)!r}"
-
-
-def _flat(value: Any, key: str = "") -> dict[str, Any]:
-    if isinstance(value, dict):
-        entries = value.items()
-    elif isinstance(value, list) and any(isinstance(each, dict) for each in value):
-        entries = {str(index): each for index, each in enumerate(value)}.items()
-    else:
-        return {key: value}
-    return {
-        name: leaf for part, each in entries for name, leaf in _flat(each, f"{key}.{part}" if key else part).items()
-    }

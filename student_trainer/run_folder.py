@@ -1,4 +1,4 @@
-"""A run's folder: `run.toml`, `run.json`, `checkpoints/`, `*.jsonl`, `student.onnx`, `report.json`, `lock`."""
+"""A run's folder: `run.toml`, `origin.json`, `run.json`, `checkpoints/`, `*.jsonl`, `student.onnx`, `report.json`."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ import re
 import secrets
 import shutil
 import time
+from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
@@ -22,6 +23,7 @@ from student_trainer.whole_files import write_whole, writing
 _GONE = {errno.ENOENT, errno.ENOTDIR, errno.ESTALE}
 _NAME = re.compile(r"step-\d{8,}")
 """Of a checkpoint's folder."""
+_WRITTEN = ("run.toml", "run.json", "origin.json")
 _LOOK_EVERY = 0.5
 """Seconds between two looks at whether the folder is still there."""
 
@@ -42,8 +44,8 @@ class RunFolder:
         """What goes with a start that fails, in this order: nothing that lay there before."""
 
     @classmethod
-    def create(cls, path: Path, settings: RunSettings) -> RunFolder:
-        """Make a run's folder, with its settings, and lock it.
+    def create(cls, path: Path, settings: RunSettings, origin: Mapping[str, Any] | None = None) -> RunFolder:
+        """Make a run's folder, with its settings and where they came from (`origin_of`), and lock it.
 
         Raises:
             ConfigError: there is a run already, or what is left of one.
@@ -61,10 +63,12 @@ class RunFolder:
                     f"{path}: holds checkpoints, metrics or a trace, but no run.toml; put that of their run back and "
                     "resume it, or give another name"
                 )
-            files = (folder.checkpoints, folder.metrics, folder.trace, path / "run.toml", path / "run.json")
+            files = (folder.checkpoints, folder.metrics, folder.trace, *(path / name for name in _WRITTEN))
             folder._made = [each for each in files if not each.exists()] + own
             _sign(path, folder._lock)
             folder.set_state("created")
+            if origin is not None:
+                write_whole(path / "origin.json", json.dumps(origin, indent=1) + "\n")
             write_whole(path / "run.toml", settings.as_toml())  # last: without it this is no run yet
         except BaseException:
             folder.close(failed=True)
@@ -226,10 +230,10 @@ def read_run(path: Path) -> dict[str, str]:
         return {"run_id": "", "state": "unknown"}
 
 
-def read_settings(path: Path, overrides: tuple[str, ...] = ()) -> RunSettings:
-    """Return a run's settings, overridden as by `load_run`."""
+def read_settings(path: Path) -> RunSettings:
+    """Return a run's settings."""
     read_run(path)
-    return load_run(path / "run.toml", overrides)
+    return load_run(path / "run.toml")
 
 
 def _locked(path: Path, make: bool = False) -> IO[str]:

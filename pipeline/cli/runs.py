@@ -50,11 +50,12 @@ def runs() -> None:
 @quiet_option
 def start(run_file: Path, assignments: tuple[str, ...], folder: Path, quiet: bool) -> None:
     """Train the student that RUN_FILE (TOML) describes."""
+    from student_trainer.edits import origin_of
     from student_trainer.run_folder import RunFolder
     from student_trainer.settings import load_run
 
     settings = load_run(run_file, assignments)
-    with RunFolder.create(folder / settings.name, settings) as run:
+    with RunFolder.create(folder / settings.name, settings, origin_of(run_file, assignments, settings)) as run:
         _train(settings, run, quiet, resume=False)
 
 
@@ -65,10 +66,11 @@ def start(run_file: Path, assignments: tuple[str, ...], folder: Path, quiet: boo
 @quiet_option
 def resume(name: str, assignments: tuple[str, ...], folder: Path, quiet: bool) -> None:
     """Go on with run NAME from its newest checkpoint."""
-    from student_trainer.run_folder import RunFolder, read_settings
+    from student_trainer.edits import resumed_settings
+    from student_trainer.run_folder import RunFolder
 
     _refuse_run_file(name)
-    settings = read_settings(folder / name, assignments)
+    settings = resumed_settings(folder / name, assignments)
     with RunFolder.open(folder / name) as run:
         _train(settings, run, quiet, resume=True)
 
@@ -80,8 +82,8 @@ def _refuse_run_file(name: str) -> None:
 
     if Path(name).suffix == ".toml" and Path(name).is_file():
         raise ConfigError(
-            f"{name} is a run file; a run is resumed by its name, with the settings that it was started with: "
-            f"`distillog runs resume {load_run(name).name}` (--set changes those that may be changed)"
+            f"{name} is a run file; a run is resumed by its name, which takes what was changed in its file "
+            f"since and may be: `distillog runs resume {load_run(name).name}`"
         )
 
 

@@ -122,7 +122,7 @@ def test_a_run_that_filled_its_disk_goes_on_once_there_is_room(tmp_path: Path, w
     assert whole[:16] in resumed
 
 
-FILES = ["checkpoints", "lock", "metrics.jsonl", "run.json", "run.toml"]
+FILES = ["checkpoints", "lock", "metrics.jsonl", "origin.json", "run.json", "run.toml"]
 
 
 @pytest.mark.parametrize("room", [0, 4096, 8192])

@@ -1,0 +1,111 @@
+"""A run file that is changed while its run is under way: a resume says what it takes of it, and what not."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from click.testing import CliRunner, Result
+from train_runs import digits_run
+
+from pipeline.cli import main
+from student_trainer.edits import edits
+
+
+def distillog(*arguments: object) -> Result:
+    return CliRunner().invoke(main, ["runs", *map(str, arguments)])
+
+
+def written(path: Path, **sections: dict[str, Any]) -> Path:
+    path.write_text(digits_run(**sections).as_toml())
+    return path
+
+
+def test_what_says_how_a_run_works_may_change_and_what_it_learns_may_not() -> None:
+    before = digits_run().as_dict()
+    after = digits_run(
+        data={"dataset": "digits?split=test", "seed": 4},
+        optimizer={"lr": 0.2},
+        train={"steps": 20, "seed": 1},
+        checkpoint={"keep": 2},
+        starve={"timeout": 30.0},
+        evaluation={"view": {"name": "none"}},
+    ).as_dict()
+    assert edits(before, before) == []
+    found = edits(before, after)
+    assert {each.key: each.allowed for each in found} == {
+        "checkpoint.keep": True,
+        "data.dataset": True,
+        "data.seed": False,
+        "evaluation.view.name": True,
+        "optimizer.lr": False,
+        "starve.timeout": True,
+        "train.seed": False,
+        "train.steps": True,
+    }
+    assert [str(each) for each in found if each.key.startswith(("evaluation", "checkpoint"))] == [
+        "checkpoint.keep was 9, is 2",
+        "evaluation.view.name was None, is 'none'",
+    ]
+
+
+def test_an_edit_of_another_teacher_or_loss_is_named_by_its_place() -> None:
+    before = digits_run().as_dict()
+    after = {**before, "losses": [{**before["losses"][0], "weight": 0.5}, {"name": "x"}]}
+    assert [each.key for each in edits(before, after)] == ["losses.0.weight", "losses.1.name"]
+
+
+@pytest.fixture
+def stopped(tmp_path: Path) -> Path:
+    """The file of a run that took 12 steps, two of them more than the file says."""
+    file = written(tmp_path / "r.toml", train={"steps": 10})
+    done = distillog("start", file, "--set", "train.steps=12", "--folder", tmp_path, "--quiet")
+    assert done.exit_code == 0, done.output
+    return file
+
+
+def resumed(file: Path, *arguments: str) -> Result:
+    return distillog("resume", "r", "--folder", file.parent, "--quiet", *arguments)
+
+
+def test_a_resume_takes_what_may_change_and_names_what_it_leaves_out(stopped: Path) -> None:
+    written(stopped, train={"steps": 10, "log_every": 1}, checkpoint={"every": 2, "keep": 1}, optimizer={"lr": 0.5})
+    text = stopped.read_text()
+    stopped.write_text(text + '\n[evaluation.view]\nname = "none"\n')
+    result = resumed(stopped, "--set", "train.steps=16")
+    assert result.exit_code == 0, result.output
+    began = f"warning: {stopped} was changed since the run began; "
+    taken, left_out = [line for line in result.stderr.splitlines() if line.startswith(began)]
+    assert taken == began + (
+        "taken: checkpoint.every was 5, is 2; checkpoint.keep was 9, is 1; evaluation.view.name was None, is 'none'; "
+        "train.log_every was 3, is 1"
+    )
+    assert left_out == began + (
+        "not taken, since the run would learn something else: optimizer.lr was 0.1, is 0.5; start another run for that"
+    )
+    run = stopped.with_name("r")
+    steps = [json.loads(line)["step"] for line in (run / "metrics.jsonl").read_text().splitlines()]
+    assert steps == [3, 6, 9, 12, 13, 14, 15, 16]
+    assert [each.name for each in (run / "checkpoints").iterdir()] == ["step-00000016"]
+
+
+def test_a_file_that_is_as_it_was_says_nothing_whatever_was_set_at_the_start(stopped: Path) -> None:
+    assert resumed(stopped).stderr == ""
+    stopped.write_text("# a remark\n" + stopped.read_text())
+    assert resumed(stopped).stderr == ""
+
+
+def test_a_run_goes_on_without_its_file_or_with_one_that_is_no_run_file_or_is_anothers(stopped: Path) -> None:
+    stopped.write_text(stopped.read_text().replace('name = "r"', 'name = "s"').replace("log_every = 3", "log_every = 1"))
+    assert resumed(stopped).stderr == ""
+    stopped.write_text("name = ")
+    result = resumed(stopped)
+    assert result.exit_code == 0
+    assert result.stderr.startswith(f"warning: {stopped}: is not TOML: ")
+    assert result.stderr.endswith("; the run goes on with what it was started with\n")
+    stopped.unlink()
+    assert resumed(stopped).stderr == ""
+    (stopped.with_name("r") / "origin.json").write_text("{")
+    assert resumed(stopped).stderr == ""
