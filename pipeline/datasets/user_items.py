@@ -58,7 +58,10 @@ class ItemDataset:
                 item = look.at(partial(self._item, sample_id))
                 got = {name: Field(array.shape, array.dtype.name) for name, array in item.items()}
                 if got != self.fields:
-                    raise ValueError(f"sample {sample_id} has fields {got}, the first sample {self.fields}")
+                    raise ValueError(
+                        f"sample {sample_id} is {_kind(got)}, the first sample {_kind(self.fields)}: give all in one "
+                        "shape and dtype"
+                    )
             except Exception as error:
                 if not blames_sample(error):
                     raise
@@ -151,6 +154,10 @@ class ItemDataset:
                 f"dataset {self.uri}: labels go from {low} to {high}, for {self.num_classes} classes; -1 is unlabelled"
             )
         return labels
+
+
+def _kind(fields: dict[str, Field]) -> str:
+    return ", ".join(f"{name} {field.dtype} {list(field.shape)}" for name, field in fields.items())
 
 
 def _whole(field: Field) -> tuple[int, ...]:

@@ -47,7 +47,7 @@ def make_probe(fetcher: Fetcher) -> Probe:
             break
     else:
         raise BadSamples(
-            f"dataset {fetcher.dataset.uri}: only {len(ids)} of {_CANDIDATES} probed samples can be read: {reason}"
+            f"dataset {fetcher.dataset.uri}: {reason}; of {_CANDIDATES} samples that were tried, {len(ids)} are fit"
         )
     positions = np.stack([_positions(number, len(view)) for number, view in enumerate(views)])
     pixels = np.stack([view[places] for view, places in zip(views, positions, strict=True)])

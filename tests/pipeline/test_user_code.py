@@ -6,6 +6,7 @@ import errno
 import gzip
 import http.client
 import io
+import re
 import sqlite3
 import sys
 import urllib.error
@@ -380,6 +381,25 @@ def test_an_item_that_is_none_is_a_fault_of_its_row(made, name):
     assert reason in samples.faults[0][1]
     assert len(samples.fields["input"]) == 19
     assert dataset.labels(np.array([6, 7, 8])).tolist() == [0, -1, 2]
+
+
+class Photos(Things):
+    """As they were taken: each of another height."""
+
+    def __getitem__(self, sample_id):
+        return {"image": np.zeros((3, 40 + sample_id, 60), np.uint8)}
+
+
+def test_images_of_unequal_size_are_refused_with_the_reason_when_a_stream_is_made(made):
+    with pytest.raises(BadSamples) as refused:
+        make_probe(Fetcher(made(Photos()), view_spec("none", {})))
+    said = re.fullmatch(
+        r"dataset users_factory:make: sample (\d+) is image uint8 \[3, (\d+), 60\], the first sample image uint8 "
+        r"\[3, 40, 60\]: give all in one shape and dtype; of 64 samples that were tried, \d are fit",
+        str(refused.value),
+    )
+    assert said
+    assert int(said[2]) == 40 + int(said[1])
 
 
 def test_a_buffer_that_items_share_is_copied(made):
