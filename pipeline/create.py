@@ -213,7 +213,11 @@ def _check_record_size(manifest: Manifest, limit: int) -> None:
 
 def _refuse_difference(asked: Manifest, there: Manifest) -> None:
     """Compare what a user can choose; the ID is random, and a probe's draws follow from the view."""
-    unlike = _unlike(_chosen(asked), _chosen(there))
+    chosen = _chosen(asked), _chosen(there)
+    if any(chosen[0][name] != chosen[1][name] for name in ("dataset", "num_samples", "class_names")):
+        for each in chosen:
+            del each["dataset_fingerprint"]  # two hashes say nothing beside that
+    unlike = _unlike(*chosen)
     if not unlike and asked.view != there.view:  # the parameters of two views do not compare
         params = (asked.view.params, there.view.params)
         unlike = [f"view parameter {text}" for text in _unlike(*params)]

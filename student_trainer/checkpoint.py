@@ -230,9 +230,11 @@ def check_resume(saved: Checkpoint, now: Checkpoint, origin: Path) -> None:
     """
     found = edits(saved.settings, now.settings)
     was, is_now = flat(saved.source), flat(now.source)
-    refused = [str(edit) for edit in found if not edit.allowed] + [
-        _difference(key, was, is_now) for key in sorted(was.keys() | is_now.keys()) if was.get(key) != is_now.get(key)
-    ]
+    unlike = [key for key in sorted(was.keys() | is_now.keys()) if was.get(key) != is_now.get(key)]
+    # Two hashes do not say what differs: where the data lie does, though that alone may change.
+    moved = ["data.dataset"] if "fingerprint" in unlike else []
+    refused = [str(edit) for edit in found if not edit.allowed or edit.key in moved]
+    refused += [_difference(key, was, is_now) for key in unlike]
     if refused:
         raise CheckpointError(f"{origin}: cannot resume a run that differs: {'; '.join(refused)}; start another run")
     for edit in found:

@@ -6,13 +6,13 @@ A new one is a function `(path, params) -> Dataset` and a line in DATASETS.
 from __future__ import annotations
 
 from collections.abc import Callable
-from urllib.parse import parse_qsl
 
 from pipeline.datasets.base import Dataset, Field, Samples, once_readable
 from pipeline.datasets.digits import digits
 from pipeline.datasets.image_folder import image_folder
 from pipeline.datasets.mnist1d import mnist1d
 from pipeline.datasets.npy_folder import npy_folder
+from pipeline.datasets.uri import split_uri
 from pipeline.datasets.user import user_dataset
 from schemas.errors import ConfigError
 from schemas.names import did_you_mean
@@ -33,19 +33,11 @@ def open_dataset(uri: str) -> Dataset:
     Raises ConfigError for an unknown name or parameter, a missing package, or a folder that is not there;
     DataUnavailable where storage does not answer.
     """
-    place, _, query = uri.partition("?")
-    name, colon, path = place.partition(":")
-    try:
-        pairs = parse_qsl(query, keep_blank_values=True, strict_parsing=bool(query))
-    except ValueError as error:
-        raise ConfigError(f"dataset {uri!r}: after the ? write name=value, joined by &") from error
-    params = dict(pairs)
-    if len(params) != len(pairs):
-        raise ConfigError(f"dataset {uri!r} gives a parameter twice")
+    name, path, params = split_uri(uri)
     known = did_you_mean(name, DATASETS)
     with once_readable(uri):
         if name in DATASETS:
             return DATASETS[name](path, params)
-        if colon and path.isidentifier() and all(part.isidentifier() for part in name.split(".")):
+        if path.isidentifier() and all(part.isidentifier() for part in name.split(".")):
             return user_dataset(uri, name, path, params, known)
     raise ConfigError(f"no dataset {name!r}: {known}, or my_package.my_module:factory")

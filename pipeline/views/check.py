@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 from pipeline.datasets import open_dataset
 from pipeline.datasets.base import once_readable
 from pipeline.datasets.fingerprint import fingerprint
+from pipeline.datasets.uri import split_uri
 from pipeline.views.fetch import Fetcher
 from pipeline.views.probe import check_probe
 from schemas.errors import ManifestMismatch
@@ -14,8 +17,9 @@ from schemas.records import Manifest
 def check_data(manifest: Manifest, dataset_uri: str | None = None) -> Fetcher:
     """Opens the stream's dataset, or the same data at another place, and proves that it is the same.
 
-    Raises ManifestMismatch, naming what differs and both values: samples, classes, content, view or its draws.
-    ConfigError for a dataset or view that cannot be opened, DataUnavailable where it cannot be read now.
+    Raises ManifestMismatch, naming what differs and both values: samples, classes, a parameter of the dataset, content,
+    view or its draws. ConfigError for a dataset or view that cannot be opened, DataUnavailable where it cannot be read
+    now.
     """
     uri = dataset_uri or manifest.dataset
     dataset = open_dataset(uri)
@@ -26,11 +30,24 @@ def check_data(manifest: Manifest, dataset_uri: str | None = None) -> Fetcher:
     if manifest.class_names and dataset.class_names:
         _compare(manifest, uri, "class_names", list(manifest.class_names), list(dataset.class_names))
     pinned = manifest.dataset_fingerprint
-    _compare(manifest, uri, "fingerprint", pinned, fingerprint(dataset, like=pinned))
+    found = fingerprint(dataset, like=pinned)
+    if found != pinned:
+        for name, there, here in _other_params(manifest.dataset, uri):
+            _compare(manifest, uri, name, there, here)
+        _compare(manifest, uri, "samples, fields or labels differ: the fingerprint", pinned, found)
     fetcher = Fetcher(dataset, manifest.view)
     with once_readable(uri):
         check_probe(fetcher, manifest.view_probe)
     return fetcher
+
+
+def _other_params(pinned: str, here: str) -> Iterator[tuple[str, str, str]]:
+    """(name, pinned value, value here) of the parameters in which two URIs of one kind of dataset differ."""
+    kind, _, pinned_params = split_uri(pinned)
+    name, _, params = split_uri(here)
+    if kind == name:
+        for key in dict.fromkeys((*pinned_params, *params)):
+            yield key, pinned_params.get(key, "the default"), params.get(key, "the default")
 
 
 def _compare(manifest: Manifest, uri: str, what: str, pinned: object, found: object) -> None:

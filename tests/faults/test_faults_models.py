@@ -111,8 +111,8 @@ def test_a_model_that_is_no_teacher_of_the_stream_is_refused(
 
 OTHER_DATA = {
     "fewer samples": ("mnist1d?split=train&n=310", ("num_samples is 310 here, 320 in the manifest",)),
-    "other samples": ("mnist1d?split=train&n=320&seed=1", ("fingerprint is",)),
-    "the other split": ("mnist1d?split=test&n=320", ("fingerprint is",)),
+    "other samples": ("mnist1d?split=train&n=320&seed=1", ("seed is 1 here, the default in the manifest",)),
+    "the other split": ("mnist1d?split=test&n=320", ("split is test here, train in the manifest",)),
 }
 
 

@@ -8,6 +8,7 @@ from kafka import TopicPartition
 from small_streams import DATASET, OPTIONS, fetcher, small_stream
 
 from pipeline.create import StreamOptions, _check_record_size, add_teacher, create_stream
+from pipeline.datasets import open_dataset
 from pipeline.datasets.fingerprint import fingerprint
 from pipeline.feed import feed
 from pipeline.kafka.clients import new_admin
@@ -19,7 +20,9 @@ from pipeline.names import dead_letters_topic, manifest_topic, soft_targets_topi
 from pipeline.rewind import rewind
 from pipeline.streams import Stream, TopicGuard, delete_stream, list_streams, open_stream
 from pipeline.topic_settings import KEEP_FOR_EVER
+from pipeline.views import view_spec
 from pipeline.views.check import check_data
+from pipeline.views.fetch import Fetcher
 from schemas.codecs import CodecSpec
 from schemas.commits import encode_next_sequence
 from schemas.errors import (
@@ -113,6 +116,18 @@ def test_creating_it_otherwise_is_refused_with_the_difference(
     with pytest.raises(StreamConflict) as caught:
         create_stream(kafka_settings, name, fetcher(view), DATASET, options)
     assert str(caught.value) == f"stream {name!r} exists and differs: {difference}"
+
+
+def test_another_dataset_is_refused_by_its_name_and_not_by_two_hashes(
+    kafka_settings: KafkaSettings, fresh_name: Name
+) -> None:
+    name, other = fresh_name("s"), "mnist1d?split=train&n=300"
+    small_stream(kafka_settings, name)
+    with pytest.raises(StreamConflict) as caught:
+        create_stream(kafka_settings, name, Fetcher(open_dataset(other), view_spec("none", {})), other, OPTIONS)
+    assert str(caught.value) == (
+        f"stream {name!r} exists and differs: dataset is {DATASET}, asked {other}; num_samples is 200, asked 300"
+    )
 
 
 def test_another_view_parameter_is_refused_by_its_name(kafka_settings: KafkaSettings, fresh_name: Name) -> None:

@@ -415,7 +415,7 @@ MISMATCHES = {
     other_samples: "num_samples is 500 here, 1297 in the manifest of stream digits",
     other_classes: "num_classes is 10 here, 9 in the manifest",
     other_names: "class_names is",
-    other_content: "fingerprint is 8cca9cd79",
+    other_content: "samples, fields or labels differ: the fingerprint is 8cca9cd79",
     other_version: "version 2 in the manifest, 1 here",
     other_view: "view affine of sample",
 }
@@ -427,6 +427,25 @@ def test_other_data_than_the_manifests_is_refused_by_name(manifest, change):
     with pytest.raises(ManifestMismatch, match=MISMATCHES[change]) as caught:
         check_data(changed, uri)
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("uri", "says"),
+    [
+        ("mnist1d?split=train&n=50&seed=4", "seed is 4 here, 3 in the manifest of stream digits: "),
+        ("mnist1d?n=50", "seed is the default here, 3 in the manifest of stream digits: "),
+    ],
+)
+def test_a_parameter_that_makes_the_data_differ_is_named_instead_of_two_hashes(manifest, uri, says):
+    dataset = open_dataset("mnist1d?n=50&seed=3")
+    view = view_spec("none", {})
+    other = {"dataset": "mnist1d?n=50&seed=3", "dataset_fingerprint": fingerprint(dataset), "num_samples": 50}
+    probe = make_probe(Fetcher(dataset, view))
+    changed = replace(manifest, **other, view=view, view_probe=probe)
+    check_data(changed)
+    with pytest.raises(ManifestMismatch) as caught:
+        check_data(changed, uri)
+    assert says in str(caught.value)
 
 
 def test_built_in_views_are_found_by_name():
