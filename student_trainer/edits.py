@@ -84,7 +84,7 @@ def resumed_settings(path: Path, assignments: Sequence[str] = ()) -> RunSettings
     for edit in _taken(path, document["name"]):
         _put(document, edit.key.split("."), edit.now)
     override(document, assignments)
-    return run_settings(document, str(path / "run.toml"))
+    return run_settings(document, str(path / "run.toml")).placed()
 
 
 def _taken(path: Path, name: str) -> list[Edit]:

@@ -10,12 +10,13 @@ import hashlib
 import json
 import tomllib
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import tomli_w
 
+from pipeline.datasets.uri import absolute
 from pipeline.limits import MAX_SECONDS, MAX_THREADS
 from schemas.errors import ConfigError
 from schemas.names import check_name
@@ -265,6 +266,14 @@ class RunSettings:
         tables = flatten(self)
         assert isinstance(tables, dict)
         return tables
+
+    def placed(self) -> RunSettings:
+        """Return the same with datasets' folders as absolute paths: whoever goes on with it may stand elsewhere."""
+        return replace(
+            self,
+            data=replace(self.data, dataset=absolute(self.data.dataset)),
+            evaluation=replace(self.evaluation, dataset=absolute(self.evaluation.dataset)),
+        )
 
     def as_toml(self) -> str:
         """Return a run file that loads as these settings."""

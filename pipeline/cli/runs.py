@@ -55,7 +55,8 @@ def start(run_file: Path, assignments: tuple[str, ...], folder: Path, quiet: boo
     from student_trainer.settings import load_run
 
     settings = load_run(run_file, assignments)
-    with RunFolder.create(folder / settings.name, settings, origin_of(run_file, assignments, settings)) as run:
+    origin, settings = origin_of(run_file, assignments, settings), settings.placed()
+    with RunFolder.create(folder / settings.name, settings, origin) as run:
         _train(settings, run, quiet, resume=False)
 
 

@@ -41,6 +41,7 @@ def create(
     """Make STREAM over a dataset; the same call again changes nothing."""
     from pipeline.create import StreamOptions, create_stream
     from pipeline.datasets import open_dataset
+    from pipeline.datasets.uri import absolute
     from pipeline.sequence import Sequence
     from pipeline.topic_settings import KEEP_FOR_EVER
     from pipeline.views import view_spec
@@ -62,13 +63,19 @@ def create(
         replication_factor=replication_factor,
     )
     spec = view_spec(view, dict(map(view_param, view_params)))
-    made, new = create_stream(settings, stream, Fetcher(open_dataset(dataset), spec), dataset, options)
+    dataset = absolute(dataset)  # a worker may stand in another folder
+    fetcher = Fetcher(open_dataset(dataset), spec)
+    made, new = create_stream(settings, stream, fetcher, dataset, options)
     manifest = made.manifest
     if as_json:
         print_json({"stream": stream, "stream_id": manifest.stream_id, "created": new})
         return
     orders = Sequence.of(manifest).num_orders
     click.echo(f"{'created' if new else 'already there, the same:'} stream {stream} ({manifest.stream_id})")
+    # Here shows what a URI meant, such as one of which a shell took all behind an & that was not quoted.
+    fields = ", ".join(f"{name} {one.dtype} {list(one.shape)}" for name, one in fetcher.dataset.fields.items())
+    classes = f"{manifest.num_classes} classes" if manifest.num_classes else "classes unknown"
+    click.echo(f"dataset {fetcher.dataset.uri}: {fields}, {classes}")
     click.echo(
         f"{manifest.num_samples} samples x {manifest.epochs} epochs = {orders} orders of {manifest.order_size}, "
         f"{manifest.partitions} partitions, codec {manifest.codec}, view {manifest.view.name}"

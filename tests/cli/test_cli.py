@@ -9,8 +9,10 @@ from collections.abc import Callable
 from pathlib import Path
 
 import click
+import numpy as np
 import pytest
 from click.testing import CliRunner, Result
+from PIL import Image
 from support.processes import one_error
 
 from pipeline.cli import Distillog, main
@@ -235,6 +237,7 @@ def test_create_says_what_it_made_and_what_comes_next(
     result = cli(*arguments)
     made = stream_id(cli, name)
     rest = [
+        f"dataset {DATASET}&seed=0: signal float32 [1, 40], 10 classes",
         "200 samples x 2 epochs = 8 orders of 64, 64 partitions, codec topk:k=3,temperatures=1|2, view signal",
         f"next: distillog topics add-teacher {name} NAME MODEL.onnx",
     ]
@@ -243,6 +246,25 @@ def test_create_says_what_it_made_and_what_comes_next(
     assert again.output.splitlines() == [f"already there, the same: stream {name} ({made})", *rest]
     answer = json.loads(cli(*arguments, "--json").stdout)
     assert answer == {"stream": name, "stream_id": made, "created": False}
+
+
+@pytest.mark.kafka
+def test_create_keeps_a_folder_as_an_absolute_path_and_says_what_is_in_it(
+    cli: Callable[..., Result], fresh_name: Callable[[str], str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    name = fresh_name("cli")
+    for number in range(8):
+        place = tmp_path / "photos" / ("ant", "cat")[number % 2]
+        place.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(np.full((20, 30 + number, 3), 30 * number, np.uint8)).save(place / f"{number}.png")
+    monkeypatch.chdir(tmp_path)
+    made = cli("topics", "create", name, "--dataset", "images:photos?channels=1", "--partitions", "4")
+    assert made.exit_code == 0, made.output
+    folder = f"images:{tmp_path}/photos"
+    assert made.output.splitlines()[1] == (
+        f"dataset {folder}?size=256&channels=1: image uint8 [1, 256, 256], 2 classes"
+    )
+    assert json.loads(cli("topics", "describe", name, "--json").stdout)["dataset"] == f"{folder}?channels=1"
 
 
 @pytest.mark.kafka

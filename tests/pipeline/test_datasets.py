@@ -15,6 +15,7 @@ from support.user_data import Endless
 from pipeline.datasets import DATASETS, Dataset, open_dataset
 from pipeline.datasets.fingerprint import fingerprint
 from pipeline.datasets.labels import label_budget
+from pipeline.datasets.uri import absolute
 from pipeline.hashing import hash64, tag
 from schemas.errors import ConfigError
 
@@ -91,6 +92,14 @@ def uris(npy, images, user_module) -> dict[str, str]:
         "images": f"images:{images}?size=8",
         "user": "users_own_data:pairs",
     }
+
+
+def test_only_a_folder_of_this_machine_becomes_an_absolute_path(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert absolute("images:./photos?size=64&channels=1") == f"images:{tmp_path}/photos?size=64&channels=1"
+    assert absolute("npy:../x") == f"npy:{tmp_path}/../x"  # as it was written: a link may lie on the way
+    for uri in (f"npy:{tmp_path}/x", "digits?split=test", "my.module:make?root=./x", "images:", "nothing:at/all"):
+        assert absolute(uri) == uri
 
 
 @pytest.mark.parametrize("name", [*DATASETS, "user"])

@@ -6,12 +6,14 @@ import json
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from click.testing import CliRunner, Result
 from train_runs import digits_run
 
 from pipeline.cli import main
 from student_trainer.edits import edits
+from student_trainer.run_folder import read_settings
 
 
 def distillog(*arguments: object) -> Result:
@@ -109,3 +111,25 @@ def test_a_run_goes_on_without_its_file_or_with_one_that_is_no_run_file_or_is_an
     assert resumed(stopped).stderr == ""
     (stopped.with_name("r") / "origin.json").write_text("{")
     assert resumed(stopped).stderr == ""
+
+
+def test_a_run_keeps_where_its_data_lie_whoever_goes_on_with_it_from_elsewhere(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    here, elsewhere = tmp_path / "here", tmp_path / "elsewhere"
+    (here / "data").mkdir(parents=True)
+    elsewhere.mkdir()
+    np.save(here / "data/image.npy", np.random.default_rng(0).random((60, 1, 8, 8), np.float32))
+    np.save(here / "data/labels.npy", np.arange(60) % 3)
+    monkeypatch.chdir(here)
+    data = {"dataset": "npy:./data", "view": {"name": "none"}}
+    file = written(here / "r.toml", data=data, evaluation={"dataset": "npy:data"})
+    done = distillog("start", "r.toml", "--folder", tmp_path, "--quiet")
+    assert done.exit_code == 0, done.output
+    monkeypatch.chdir(elsewhere)
+    result = distillog("resume", "r", "--folder", tmp_path, "--quiet", "--set", "train.steps=14")
+    assert result.exit_code == 0, result.output
+    assert f"{file} was changed" not in result.stderr
+    settings = read_settings(tmp_path / "r")
+    assert settings.data.dataset == settings.evaluation.dataset == f"npy:{here}/data"
+    assert distillog("evaluate", "r", "--folder", tmp_path).exit_code == 0
