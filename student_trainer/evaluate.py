@@ -6,7 +6,7 @@ worst probabilities), so NLL and calibration stand beside it.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -107,7 +107,8 @@ def evaluate(
         teacher_size: the one that the teacher asks for.
 
     Returns:
-        num_samples; where there are labels: num_labelled, accuracy, nll (natural log), ece; with a teacher:
+        num_samples; where there are labels: num_labelled, num_commonest (of the commonest class), accuracy, nll
+        (natural log), ece; with a teacher:
         agreement_top1 (same likeliest class), agreement_top5 (the teacher's likeliest class is among the student's
         five), kl (mean KL(teacher || student) at T = 1, natural log), teacher_accuracy.
 
@@ -138,6 +139,7 @@ def _evaluate(
     sums: dict[str, float] = {}
     bins = np.zeros((3, NUM_BINS))  # count, sum of confidence, sum of hits
     num_samples = num_labelled = 0
+    of_class = np.zeros(1, np.int64)  # [C] from the first batch on
     faults = FaultLimit("decoded")
 
     def add(name: str, values: NDArray[Any]) -> None:
@@ -161,6 +163,7 @@ def _evaluate(
                     "evaluate on a dataset of the same classes"
                 )
             num_labelled += len(rows)
+            of_class = of_class + np.bincount(labels[rows], minlength=log_probs.shape[1])
             hits = best[rows] == labels[rows]
             add("accuracy", hits)
             add("nll", -log_probs[rows, labels[rows]])
@@ -190,7 +193,19 @@ def _evaluate(
             result[name] = total / count
     if num_labelled:
         result["ece"] = float(np.abs(bins[1] - bins[2]).sum() / num_labelled)
+        result["num_commonest"] = int(of_class.max())
     return result
+
+
+def chance_level(scores: Mapping[str, float]) -> str:
+    """Say where a student is no better than always naming the commonest class, within two standard errors; else ""."""
+    labelled = scores.get("num_labelled", 0)
+    if not labelled or scores["num_commonest"] == labelled:
+        return ""
+    share = scores["num_commonest"] / labelled
+    if scores["accuracy"] > share + 2 * (share * (1 - share) / labelled) ** 0.5:
+        return ""
+    return f"no better than always naming the commonest class, which is right for {share:.1%}"
 
 
 def _checked(logits: NDArray[np.float32], who: str, uri: str, sample_ids: NDArray[np.int64]) -> NDArray[np.float32]:

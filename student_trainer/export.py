@@ -17,6 +17,7 @@ from torch import nn
 
 from pipeline.onnx_runtime import open_session
 from schemas.errors import ConfigError
+from student_trainer.students import num_parameters
 from student_trainer.whole_files import replace_file
 
 TOLERANCE = 1e-4
@@ -114,11 +115,6 @@ def _describe(path: Path, metadata: Mapping[str, str]) -> None:
         del each.metadata_props[:]
     onnx.helper.set_model_props(written, dict(metadata))
     onnx.save(written, path)
-
-
-def num_parameters(model: nn.Module) -> int:
-    """Return how many numbers the student learns."""
-    return sum(each.numel() for each in model.parameters())
 
 
 @dataclass(frozen=True, slots=True)

@@ -19,13 +19,14 @@ from schemas.errors import ConfigError
 from schemas.records import ViewSpec
 from student_trainer.dataset_source import DatasetSource
 from student_trainer.evaluate import evaluation_data
-from student_trainer.export import export_student, latency, num_parameters
+from student_trainer.export import export_student, latency
 from student_trainer.preparation import refuse_other_samples
 from student_trainer.records import Progress
 from student_trainer.reporter import RunReporter
 from student_trainer.run_folder import RunFolder
 from student_trainer.settings import RunSettings
 from student_trainer.stream_source import StreamSource
+from student_trainer.students import num_parameters
 from student_trainer.train import TrainResult, train
 from student_trainer.trained import Trained, load_student
 
@@ -40,6 +41,7 @@ def launch(
     progress: Progress | None = None,
     *,
     resume: bool = False,
+    say: Callable[[str], object] | None = None,
 ) -> TrainResult:
     """Train a run in its locked folder and write its `report.json`.
 
@@ -47,6 +49,7 @@ def launch(
         kafka: asked for the cluster only where the source is a stream.
         progress: is given each line of metrics.
         resume: go on from the newest checkpoint.
+        say: is told, in a line, what begins.
 
     Raises:
         DistillogError: as `train`, and as the source that the run file names.
@@ -57,10 +60,10 @@ def launch(
         names = [teacher.name for teacher in source.teachers]
         cluster = KafkaCluster(where)
         with RunReporter(cluster, source.stream, settings.name, names, lambda: source.starving) as reporter:
-            result = train(settings, folder, source, reporter, progress, resume)
+            result = train(settings, folder, source, reporter, progress, resume, say)
         folder.write_report(_report(settings, result) | {"stream": source.statistics()})
     else:
-        result = train(settings, folder, DatasetSource(settings), None, progress, resume)
+        result = train(settings, folder, DatasetSource(settings), None, progress, resume, say)
         folder.write_report(_report(settings, result))
     return result
 

@@ -6,7 +6,7 @@ import inspect
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
-from math import prod
+from math import isqrt, prod
 from typing import Any
 
 import torch
@@ -39,32 +39,53 @@ def mlp(
     return nn.Sequential(*layers, nn.Linear([prod(input_shape), *hidden][-1], num_classes))
 
 
+_KINDS: dict[int, tuple[type[nn.Module], ...]] = {
+    1: (nn.Conv1d, nn.BatchNorm1d, nn.MaxPool1d, nn.AvgPool1d),
+    2: (nn.Conv2d, nn.BatchNorm2d, nn.MaxPool2d, nn.AvgPool2d),
+}
+
+
 def cnn(
     input_shape: tuple[int, ...],
     num_classes: int,
     channels: Sequence[int] = (32, 32, 64),
     hidden: int = 128,
+    pool: int = 16,
+    batch_norm: bool = False,
     dropout: float = 0.0,
 ) -> nn.Module:
     """3-wide convolutions with ReLU, halved after every one but the first, then one hidden layer with dropout.
 
-    Samples are [channels, length] or [channels, height, width]. On 8x8 digits the default is conv 32-32-pool-64-pool
+    Samples are [channels, length] or [channels, height, width]. Before the hidden layer what is left of length, or of
+    height and width, is averaged to `pool` places at most (16 are 4 x 4; 1 is the average over all), so that the layer
+    does not grow with the sample. On 8x8 digits, of which 2x2 places are left, the default is conv 32-32-pool-64-pool
     and 62,250 parameters.
     """
-    if len(input_shape) not in (2, 3):
+    dims = len(input_shape) - 1
+    if dims not in _KINDS:
         raise ConfigError(f"[student] cnn takes [channels, length] or [channels, height, width], not {input_shape}")
-    flat = len(input_shape) == 2
-    convolution: type[nn.Module] = nn.Conv1d if flat else nn.Conv2d
-    pool: type[nn.Module] = nn.MaxPool1d if flat else nn.MaxPool2d
+    if pool < 1:
+        raise ConfigError(f"[student] cnn: pool must be at least 1, is {pool}")
+    convolution, norm, largest, average = _KINDS[dims]
     layers: list[nn.Module] = []
     for index, (width, following) in enumerate(pairwise([input_shape[0], *channels])):
-        layers += [convolution(width, following, 3, padding=1), nn.ReLU()]
+        layers.append(convolution(width, following, 3, padding=1, bias=not batch_norm))
+        if batch_norm:
+            layers.append(norm(following))
+        layers.append(nn.ReLU())
         if index:
-            layers.append(pool(2))
+            layers.append(largest(2))
     sides = [side >> max(len(channels) - 1, 0) for side in input_shape[1:]]
     if not all(sides):
         raise ConfigError(f"[student] cnn: {len(channels)} channels halve {input_shape[1:]} to nothing; name fewer")
-    features = (list(channels) or [input_shape[0]])[-1] * prod(sides)
+    most = pool if dims == 1 else isqrt(pool)
+    places = [min(side, most) for side in sides]
+    if places != sides:
+        # Windows of one size that cover a side; adaptive pooling's are not, and no operator of ONNX where they differ.
+        strides = [side // count for side, count in zip(sides, places, strict=True)]
+        kernel = [side - (count - 1) * by for side, count, by in zip(sides, places, strides, strict=True)]
+        layers.append(average(tuple(kernel), tuple(strides)))
+    features = (list(channels) or [input_shape[0]])[-1] * prod(places)
     layers += [nn.Flatten(), nn.Linear(features, hidden), nn.ReLU()]
     if dropout:
         layers.append(nn.Dropout(dropout))
@@ -134,3 +155,8 @@ def build_student(settings: StudentSettings, network: Network, seed: int) -> nn.
     if not isinstance(student, nn.Module):
         raise ConfigError(f"[student] {settings.name} gave a {type(student).__name__}, not a torch.nn.Module")
     return student
+
+
+def num_parameters(model: nn.Module) -> int:
+    """Return how many numbers a student learns."""
+    return sum(each.numel() for each in model.parameters())

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 
 from torch import nn
@@ -28,6 +28,7 @@ from student_trainer.records import Progress, Records
 from student_trainer.run_folder import RunFolder
 from student_trainer.settings import RunSettings
 from student_trainer.source import Cursor, OrderSource, Reporter
+from student_trainer.students import num_parameters
 from student_trainer.trainee import Trainee, weights_sha256
 
 logger = logging.getLogger(__name__)
@@ -70,6 +71,7 @@ def train(
     reporter: Reporter | None = None,
     progress: Progress | None = None,
     resume: bool = False,
+    say: Callable[[str], object] | None = None,
 ) -> TrainResult:
     """Train a student to the end of its steps, or until SIGTERM or Ctrl-C; a checkpoint ends it either way.
 
@@ -80,6 +82,7 @@ def train(
         reporter: is told where the run stands, before every step and after the last.
         progress: is given each line of metrics: step, total_steps, loss, lr, timing; or step, evaluation.
         resume: go on from the newest whole checkpoint; at step 0 if the run came to none.
+        say: is told, in a line, what begins.
 
     Raises:
         ConfigError: what the run file asks for cannot be had, or is longer than its stream.
@@ -125,12 +128,14 @@ def train(
                 metrics_bytes=saved.metrics_bytes,
                 trace_bytes=saved.trace_bytes,
             )
-            logger.info("%s: resumes at step %d of %d", folder.path, saved.step, total_steps)
         elif resume:
             folder.refuse_emptied()
             logger.warning("%s: there is no checkpoint; the run begins at step 0", folder.path)
         records = Records(settings, folder, trainee, checkpoint, evaluation, reporter, progress, total_steps)
         folder.set_state("training")
+        if say is not None:
+            size, name = num_parameters(trainee.model), settings.student.name
+            say(f"{name} of {size:,} parameters, step {checkpoint.step:,} of {total_steps:,}, on {device.type}")
     except BaseException:
         source.close()
         raise

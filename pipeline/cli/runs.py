@@ -106,16 +106,21 @@ def _train(settings: RunSettings, run: RunFolder, quiet: bool, *, resume: bool) 
                 waited_s=timing["waited_s"],
             )
 
-        result = launch(settings, run, kafka_settings, show, resume=resume)
+        def say(text: str) -> None:
+            progress.message(f"{run.path}: {text}")
+
+        result = launch(settings, run, kafka_settings, show, resume=resume, say=say)
     click.echo(_conclusion(run.path, result))
 
 
 def _conclusion(path: Path, result: TrainResult) -> str:
+    from student_trainer.evaluate import chance_level
+
     state = "finished" if result.finished else f"stopped; go on with `distillog runs resume {path.name}`"
     return (
         f"{path}: {state} at step {result.step} after {result.seconds:.1f} s; longest wait "
         f"{result.longest_wait_s:.1f} s; weights {result.weights_sha256[:16]}"
-        + (f"; {_scores(result.metrics)}" if result.metrics else "")
+        + "".join(f"; {text}" for text in (_scores(result.metrics), chance_level(result.metrics)) if text)
     )
 
 
@@ -219,6 +224,7 @@ def evaluate(
     """Evaluate the newest checkpoint of run NAME, and compare it with a teacher."""
     import numpy as np
 
+    from student_trainer.evaluate import chance_level
     from student_trainer.evaluate import evaluate as evaluate_student
     from student_trainer.launch import trained_data
     from student_trainer.trained import load_student
@@ -249,6 +255,8 @@ def evaluate(
         print_json(scores)
     else:
         print_table([("metric", "value"), *((key, f"{value:.6g}") for key, value in scores.items())])
+    if text := chance_level(scores):
+        click.echo(f"warning: run {name} is {text}", err=True)
 
 
 def _view(name: str | None, params: tuple[str, ...]) -> ViewSpec | None:

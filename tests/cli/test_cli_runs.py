@@ -168,3 +168,24 @@ def test_a_dataset_whose_classes_have_another_order_is_refused(runs: Path, tmp_p
     call(runs, "evaluate", "small", "--dataset", f"npy:{tmp_path}/one")
     for folder, words in (("other", "number 2 is '3' there, and '2'"), ("fewer", "number 9 is 'nothing' there")):
         refuse(runs, "evaluate", "small", "--dataset", f"npy:{tmp_path}/{folder}", words=(words, "name its classes"))
+
+
+def test_a_student_that_ends_at_chance_says_so_in_its_last_line(tmp_path: Path) -> None:
+    (tmp_path / "small.toml").write_text(RUN)
+    start = ["runs", "start", str(tmp_path / "small.toml"), "--folder", str(tmp_path)]
+    good = CliRunner().invoke(main, [*start, "--set", "name=good", "--set", "optimizer.lr=0.1"])
+    bad = CliRunner().invoke(main, [*start, "--set", "name=bad", "--set", "optimizer.lr=1e-9"])
+    assert good.exit_code == bad.exit_code == 0
+    said = "no better than always naming the commonest class, which is right for 10."
+    assert said in bad.stdout.splitlines()[-1]
+    assert said not in good.stdout
+    evaluated = CliRunner().invoke(main, ["runs", "evaluate", "bad", "--folder", str(tmp_path)])
+    assert evaluated.stderr.startswith(f"warning: run bad is {said}")
+
+
+def test_a_run_says_how_large_its_student_is_when_it_starts(runs: Path, tmp_path: Path) -> None:
+    start = ["runs", "start", str(runs / "small.toml"), "--folder", str(tmp_path)]
+    said = CliRunner().invoke(main, start).stderr.splitlines()[0]
+    assert said == f"{tmp_path}/small: linear of 650 parameters, step 0 of 12, on cpu"
+    said = CliRunner().invoke(main, ["runs", "resume", "small", "--folder", str(tmp_path)]).stderr.splitlines()[0]
+    assert said == f"{tmp_path}/small: linear of 650 parameters, step 12 of 12, on cpu"

@@ -16,7 +16,7 @@ from pipeline.datasets.base import ArrayDataset
 from pipeline.views import view_spec
 from pipeline.views.fetch import Fetcher
 from schemas.errors import ConfigError
-from student_trainer.evaluate import Inputs, evaluate, evaluation_data
+from student_trainer.evaluate import Inputs, chance_level, evaluate, evaluation_data
 
 
 @pytest.fixture(scope="module")
@@ -47,7 +47,29 @@ def confident(fetcher: Fetcher, logit: float) -> NDArray[np.float32]:
 @pytest.mark.parametrize("batch_size", [1, 7, 500, 1000])
 def test_the_right_answer_scores_perfectly_in_any_batch(fetcher: Fetcher, batch_size: int) -> None:
     scores = evaluate(Oracle(confident(fetcher, 1e4)), fetcher, batch_size)
-    assert scores == {"num_samples": 500, "num_labelled": 500, "accuracy": 1.0, "nll": 0.0, "ece": 0.0}
+    counts = {"num_samples": 500, "num_labelled": 500, "num_commonest": int(np.bincount(labels(fetcher)).max())}
+    assert scores == {**counts, "accuracy": 1.0, "nll": 0.0, "ece": 0.0}
+
+
+@pytest.mark.parametrize(
+    ("accuracy", "commonest", "labelled", "says"),
+    [
+        (0.1, 60, 500, "no better than always naming the commonest class, which is right for 12.0%"),
+        (0.13, 60, 500, "no better"),  # within two standard errors, of 1.45 % each
+        (0.16, 60, 500, ""),
+        (0.91, 450, 500, "no better"),
+        (0.94, 450, 500, ""),
+        (1.0, 500, 500, ""),  # a dataset of one class says nothing
+    ],
+)
+def test_a_student_at_chance_is_called_so(accuracy: float, commonest: int, labelled: int, says: str) -> None:
+    scores = {"num_labelled": labelled, "num_commonest": commonest, "accuracy": accuracy}
+    assert chance_level(scores).startswith(says)
+    assert bool(chance_level(scores)) == bool(says)
+
+
+def test_a_student_without_labels_to_evaluate_on_is_called_nothing() -> None:
+    assert chance_level({}) == chance_level({"num_samples": 5, "num_labelled": 0}) == ""
 
 
 def test_equal_logits_score_as_a_guess(fetcher: Fetcher) -> None:

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
@@ -20,9 +21,16 @@ from student_trainer.trained import load_student
 SAMPLES = np.random.default_rng(0).random((33, 1, 8, 8), np.float32)
 
 
-@pytest.mark.parametrize("name", ["mlp", "cnn"])
-def test_a_trained_student_becomes_one_file_that_computes_the_same(tmp_path: Path, name: str) -> None:
-    student = {"name": name, "hidden": [8]} if name == "mlp" else {"name": name, "hidden": 8}
+@pytest.mark.parametrize(
+    "student",
+    [
+        {"name": "mlp", "hidden": [8]},
+        {"name": "cnn", "hidden": 8},
+        {"name": "cnn", "hidden": 8, "channels": [4], "pool": 9, "batch_norm": True},  # windows that overlap
+    ],
+    ids=lambda student: " ".join(map(str, student.values())),
+)
+def test_a_trained_student_becomes_one_file_that_computes_the_same(tmp_path: Path, student: dict[str, Any]) -> None:
     run(tmp_path / "r", digits_run(student=student))
     trained = load_student(tmp_path / "r")
     assert trained.step == 12

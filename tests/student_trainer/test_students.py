@@ -7,7 +7,7 @@ from torch import nn
 from schemas.errors import ConfigError
 from student_trainer.optimizers import OPTIMIZERS, build_optimizer
 from student_trainer.settings import OptimizerSettings, StudentSettings
-from student_trainer.students import STUDENTS, Network, build_student
+from student_trainer.students import STUDENTS, Network, build_student, num_parameters
 from student_trainer.trainee import weights_sha256
 
 DIGITS = Network("image", (1, 8, 8), 10)
@@ -33,6 +33,41 @@ def test_a_student_gives_logits_for_images_and_signals(name: str, shape: tuple[i
 )
 def test_the_networks_of_the_demo_have_their_size(settings: StudentSettings, parameters: int) -> None:
     assert sum(each.numel() for each in build_student(settings, DIGITS, 0).parameters()) == parameters
+
+
+@pytest.mark.parametrize(
+    ("shape", "pool", "parameters"),
+    [
+        ((3, 160, 160), 16, 161_130),  # without the pooling 13.1 million
+        ((3, 37, 61), 16, 161_130),
+        ((3, 160, 160), 1, 38_250),
+        ((1, 300), 16, 141_930),
+    ],
+)
+def test_a_cnn_does_not_grow_with_its_samples(shape: tuple[int, ...], pool: int, parameters: int) -> None:
+    model = build_student(StudentSettings("cnn", params={"pool": pool}), Network("x", shape, 10), 0)
+    assert num_parameters(model) == parameters
+    assert model(torch.zeros(2, *shape)).shape == (2, 10)
+
+
+def test_every_place_of_a_sample_reaches_a_pooled_cnns_logits() -> None:
+    settings = StudentSettings("cnn", params={"channels": [4], "hidden": 8, "pool": 9})
+    model = build_student(settings, Network("x", (1, 7, 11), 3), 0)
+    sample = torch.zeros(1, 1, 7, 11, requires_grad=True)
+    with torch.no_grad():
+        for each in model.parameters():
+            each.abs_()  # no ReLU cuts anything off
+    model(sample).sum().backward()
+    assert sample.grad is not None
+    assert (sample.grad > 0).all()
+
+
+def test_a_cnn_normalises_its_batches_where_asked() -> None:
+    settings = StudentSettings("cnn", params={"batch_norm": True})
+    kinds = [type(each).__name__ for each in build_student(settings, DIGITS, 0).modules()]
+    assert kinds.count("BatchNorm2d") == kinds.count("Conv2d") == 3
+    kinds = [type(each).__name__ for each in build_student(settings, Network("x", (1, 40), 10), 0).modules()]
+    assert kinds.count("BatchNorm1d") == kinds.count("Conv1d") == 3
 
 
 @pytest.mark.parametrize("name", STUDENTS)
@@ -63,6 +98,7 @@ def test_a_student_of_ones_own_is_imported() -> None:
         (StudentSettings("mlp", params={"hiden": [3]}), "did you mean 'hidden'?"),
         (StudentSettings("mlp", params={"hidden": ["a"]}), "cannot be built"),
         (StudentSettings("cnn", params={"channels": [4] * 6}), "name fewer"),
+        (StudentSettings("cnn", params={"pool": 0}), "pool must be at least 1, is 0"),
         (StudentSettings("nowhere.at_all:student"), "cannot be imported"),
         (StudentSettings(f"{__name__}:missing"), "cannot be imported"),
         (StudentSettings(f"{__name__}:DIGITS"), "is not callable"),
