@@ -107,7 +107,7 @@ def create_stream(
                 _refuse_difference(manifest, there.manifest)
                 if dead_letters_topic(name) not in topics:
                     _make_like_orders(admin, dead_letters_topic(name), 1, work_orders_topic(name))
-                return Stream(there.manifest, there.teachers), False
+                return Stream(there.manifest, there.teachers, there.removed), False
         cluster = cluster_settings(admin)
         _check_record_size(manifest, int(cluster.get("message.max.bytes", DEFAULT_MAX_MESSAGE)))
         configs = stream_settings(cluster, options.retention_ms, manifest.max_record_bytes, copies)
@@ -129,12 +129,17 @@ def add_teacher(settings: KafkaSettings, stream: Stream, teacher: Teacher) -> bo
 
     Raises:
         StreamConflict: a teacher of that name exists with another model or another declaration, or its class count is
-            not the stream's.
+            not the stream's; or one of that name was removed.
         ConfigError: its classes do not fit the codec.
         NotAuthorized: its topic may not be made, or how long the stream's topics keep records may not be read.
         RecordTooLarge: its soft targets would not fit into a record of the stream.
     """
     manifest = stream.manifest
+    if teacher.name in stream.removed:
+        raise StreamConflict(
+            f"a teacher {teacher.name!r} was removed from stream {manifest.stream!r}: its name is not used again, so "
+            "that no label of the one is taken for the other's; give another name"
+        )
     if manifest.num_classes and teacher.num_classes != manifest.num_classes:
         raise StreamConflict(
             f"teacher {teacher.name!r} has {teacher.num_classes} classes, "

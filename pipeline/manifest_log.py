@@ -1,7 +1,8 @@
 """The topic that says what a stream is: its manifest and one record per teacher.
 
 The topic is not compacted and has one partition: the first record of a key wins, so two writers at once cannot
-overwrite each other; the second one reads the first one's record back and compares.
+overwrite each other; the second one reads the first one's record back and compares. Nothing is taken back either: a
+teacher's removal is one more record, which holds wherever it stands.
 """
 
 from __future__ import annotations
@@ -27,6 +28,7 @@ from schemas.records import Manifest, Teacher
 
 MANIFEST_KEY = b"manifest"
 READ_TIMEOUT = 30.0
+_TEACHER, _REMOVED = b"teacher/", b"removed/"
 
 Unreadable = ManifestMismatch | DecodeError | NotAuthorized
 """Why one stream cannot be read, while others can."""
@@ -39,12 +41,19 @@ class ManifestLog:
     manifest: Manifest | None
     """None: the topic exists, but nothing was written yet"""
     teachers: dict[str, Teacher]
-    """by name, in the order in which they were added"""
+    """by name, in the order in which they were added; without those that were removed"""
+    removed: frozenset[str] = frozenset()
+    """names of teachers that were removed: they are used no more"""
 
 
 def teacher_key(name: str) -> bytes:
     """Key of a teacher's record."""
-    return b"teacher/" + name.encode()
+    return _TEACHER + name.encode()
+
+
+def removed_key(name: str) -> bytes:
+    """Key of the record that takes a teacher out of the stream: its own record, once more."""
+    return _REMOVED + name.encode()
 
 
 def read_manifest_log(settings: KafkaSettings, stream: str) -> ManifestLog:
@@ -81,14 +90,20 @@ def read_manifest_logs(settings: KafkaSettings, streams: Iterable[str]) -> dict[
 def _read(reader: Reader, stream: str) -> ManifestLog:
     manifest: Manifest | None = None
     teachers: dict[str, Teacher] = {}
+    removed: set[str] = set()
     for key, value, address in _all_records(reader, TopicPartition(manifest_topic(stream), 0)):
         if key == MANIFEST_KEY:
             manifest = manifest or _manifest(stream, value, address)
-        elif key.startswith(b"teacher/"):
+        elif key.startswith((_TEACHER, _REMOVED)):
             teacher = Teacher.decode(value, address)
-            if manifest and teacher.stream_id == manifest.stream_id:
+            if not manifest or teacher.stream_id != manifest.stream_id:
+                continue
+            if key.startswith(_REMOVED):
+                removed.add(teacher.name)
+            else:
                 teachers.setdefault(teacher.name, teacher)
-    return ManifestLog(manifest, teachers)
+    there = {name: teacher for name, teacher in teachers.items() if name not in removed}
+    return ManifestLog(manifest, there, frozenset(removed))
 
 
 def _manifest(stream: str, value: bytes, address: str) -> Manifest:

@@ -32,6 +32,11 @@ def soft_targets_topic(stream: str, teacher: str) -> str:
     return stream + _SOFT_TARGETS + teacher
 
 
+def teacher_of(topic: str) -> str:
+    """Name of the teacher whose soft targets a topic holds; "" for every other topic."""
+    return topic.partition(_SOFT_TARGETS)[2]
+
+
 def dead_letters_topic(stream: str) -> str:
     """Topic of what could not be labelled; one partition."""
     return stream + ".dead-letters"

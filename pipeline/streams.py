@@ -14,7 +14,14 @@ from pipeline.kafka.log import Cluster
 from pipeline.kafka.needs import Right, needing, refuse_hidden
 from pipeline.kafka.settings import KafkaSettings
 from pipeline.manifest_log import read_manifest_log
-from pipeline.names import belongs_to, dead_letters_topic, group_prefix, manifest_topic, stream_of_manifest_topic
+from pipeline.names import (
+    belongs_to,
+    dead_letters_topic,
+    group_prefix,
+    manifest_topic,
+    stream_of_manifest_topic,
+    teacher_of,
+)
 from pipeline.wait import Deadline
 from schemas.errors import BrokerUnavailable, StreamChanged, StreamNotFound
 from schemas.names import did_you_mean
@@ -32,15 +39,22 @@ class Stream:
 
     manifest: Manifest
     teachers: dict[str, Teacher]
+    removed: frozenset[str] = frozenset()
+    """Names of teachers that were removed."""
 
     def teacher(self, name: str) -> Teacher:
         """Look up a teacher.
 
         Raises:
-            StreamNotFound: no teacher of that name was added.
+            StreamNotFound: no teacher of that name was added, or it was removed.
         """
+        there = ", ".join(self.teachers) or "none"
+        if name in self.removed:
+            raise StreamNotFound(
+                f"teacher {name!r} was removed from stream {self.manifest.stream!r}, and its labels with it (there: "
+                f"{there}); workers and runs have to name another one"
+            )
         if name not in self.teachers:
-            there = ", ".join(self.teachers) or "none"
             raise StreamNotFound(
                 f"stream {self.manifest.stream!r} has no teacher {name!r} (there: {there}); "
                 f"add it with `distillog topics add-teacher {self.manifest.stream} {name} MODEL.onnx`"
@@ -71,7 +85,7 @@ def open_stream(settings: KafkaSettings, name: str) -> Stream:
     log = read_manifest_log(settings, name)
     if log.manifest is None:
         raise StreamNotFound(f"stream {name!r} has no manifest: its creation was cut short; run the same create again")
-    return Stream(log.manifest, log.teachers)
+    return Stream(log.manifest, log.teachers, log.removed)
 
 
 def list_streams(settings: KafkaSettings) -> list[str]:
@@ -127,6 +141,11 @@ def _repair(topic: str) -> str:
     stream = topic.partition(".")[0]  # no stream's name has a dot
     if topic == dead_letters_topic(stream):
         return "run the same `distillog topics create` again, which makes it"
+    if teacher := teacher_of(topic):
+        return (
+            f"what it held is lost: remove its teacher, unless somebody did, with `distillog topics remove-teacher "
+            f"{stream} {teacher}`, and add it again under another name"
+        )
     return f"what it held is lost: remove what is left with `distillog topics delete {stream}`, and make it again"
 
 

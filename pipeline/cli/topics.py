@@ -116,6 +116,30 @@ def delete(stream: str, yes: bool, as_json: bool) -> None:
         click.echo(f"still in use, harmless to a new stream of that name: {', '.join(deleted.groups_in_use)}")
 
 
+@topics.command("remove-teacher")
+@STREAM
+@click.argument("name")
+@click.option("--yes", is_flag=True, help="Do not ask.")
+@json_option
+def remove_teacher(stream: str, name: str, yes: bool, as_json: bool) -> None:
+    """Remove teacher NAME from STREAM, with its labels; its name is not used again there.
+
+    Its workers must be stopped. Runs that learn from it cannot go on.
+    """
+    from pipeline import remove
+    from pipeline.streams import open_stream
+
+    settings = kafka_settings()
+    opened = open_stream(settings, stream)
+    if not yes:
+        confirm(f"remove teacher {name} from stream {stream} at {settings.bootstrap_servers} with all its labels?")
+    remove.remove_teacher(settings, opened, name)
+    if as_json:
+        print_json({"stream": stream, "teacher": name, "removed": True})
+    else:
+        click.echo(f"removed teacher {name} from stream {stream}; another one needs another name")
+
+
 @topics.command()
 @STREAM
 @click.argument("teacher")
