@@ -62,9 +62,7 @@ def flat(value: Any, key: str = "") -> dict[str, Any]:
         entries = {str(index): each for index, each in enumerate(value)}.items()
     else:
         return {key: value}
-    return {
-        name: leaf for part, each in entries for name, leaf in flat(each, f"{key}.{part}" if key else part).items()
-    }
+    return {name: leaf for part, each in entries for name, leaf in flat(each, f"{key}.{part}" if key else part).items()}
 
 
 def origin_of(run_file: Path, assignments: Sequence[str], settings: RunSettings) -> dict[str, Any]:

@@ -74,8 +74,8 @@ def create(
     click.echo(f"{'created' if new else 'already there, the same:'} stream {stream} ({manifest.stream_id})")
     # Here shows what a URI meant, such as one of which a shell took all behind an & that was not quoted.
     fields = ", ".join(f"{name} {one.dtype} {list(one.shape)}" for name, one in fetcher.dataset.fields.items())
-    classes = f"{manifest.num_classes} classes" if manifest.num_classes else "classes unknown"
-    click.echo(f"dataset {fetcher.dataset.uri}: {fields}, {classes}")
+    known = f"{manifest.num_classes} classes" if manifest.num_classes else "classes unknown"
+    click.echo(f"dataset {fetcher.dataset.uri}: {fields}, {known}")
     click.echo(
         f"{manifest.num_samples} samples x {manifest.epochs} epochs = {orders} orders of {manifest.order_size}, "
         f"{manifest.partitions} partitions, codec {manifest.codec}, view {manifest.view.name}"

@@ -100,7 +100,9 @@ def test_a_file_that_is_as_it_was_says_nothing_whatever_was_set_at_the_start(sto
 
 
 def test_a_run_goes_on_without_its_file_or_with_one_that_is_no_run_file_or_is_anothers(stopped: Path) -> None:
-    stopped.write_text(stopped.read_text().replace('name = "r"', 'name = "s"').replace("log_every = 3", "log_every = 1"))
+    stopped.write_text(
+        stopped.read_text().replace('name = "r"', 'name = "s"').replace("log_every = 3", "log_every = 1")
+    )
     assert resumed(stopped).stderr == ""
     stopped.write_text("name = ")
     result = resumed(stopped)
