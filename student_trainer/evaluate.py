@@ -19,7 +19,7 @@ from pipeline.datasets import open_dataset
 from pipeline.fault_limit import FaultLimit
 from pipeline.onnx_runtime import open_session
 from pipeline.views import evaluation_view, view_spec
-from pipeline.views.fetch import Fetcher
+from pipeline.views.fetch import Fetched, Fetcher
 from pipeline.views.patience import fetch_patiently
 from schemas.errors import ConfigError, NotFinite
 from schemas.records import ViewSpec
@@ -94,6 +94,7 @@ def evaluate(
     field: str = "",
     size: tuple[int, ...] = (),
     teacher_size: tuple[int, ...] = (),
+    first: Fetched | None = None,
 ) -> dict[str, float]:
     """Run a student over a whole dataset.
 
@@ -105,6 +106,7 @@ def evaluate(
         field: which field a PyTorch module takes.
         size: the spatial size that the student asks of the view.
         teacher_size: the one that the teacher asks for.
+        first: the first `batch_size` samples, where they were fetched already.
 
     Returns:
         num_samples; where there are labels: num_labelled, num_commonest (of the commonest class), accuracy, nll
@@ -121,7 +123,7 @@ def evaluate(
     if isinstance(model, nn.Module):
         model.eval()
     try:
-        return _evaluate(predict, fetcher, batch_size, teacher_logits, size, teacher_size)
+        return _evaluate(predict, fetcher, batch_size, teacher_logits, size, teacher_size, first)
     finally:
         if was_training and isinstance(model, nn.Module):
             model.train()
@@ -134,6 +136,7 @@ def _evaluate(
     teacher_logits: Predict | None,
     size: tuple[int, ...],
     teacher_size: tuple[int, ...],
+    first: Fetched | None,
 ) -> dict[str, float]:
     dataset = fetcher.dataset
     sums: dict[str, float] = {}
@@ -147,7 +150,7 @@ def _evaluate(
 
     for start in range(0, dataset.num_samples, batch_size):
         sample_ids = np.arange(start, min(start + batch_size, dataset.num_samples))
-        fetched = fetch_patiently(fetcher, sample_ids, 0, size)
+        fetched = first if first and not start else fetch_patiently(fetcher, sample_ids, 0, size)
         faults.leave_out(dataset.uri, None, sample_ids, fetched.faults)
         seen_ids = sample_ids[fetched.kept_rows]
         log_probs = log_softmax(_checked(predict(fetched.inputs), "student", dataset.uri, seen_ids))

@@ -8,19 +8,16 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from pipeline.datasets import open_dataset
 from pipeline.kafka.cluster import KafkaCluster
 from pipeline.kafka.settings import KafkaSettings
-from pipeline.views.fetch import Fetcher
-from pipeline.views.patience import fetch_patiently
+from pipeline.views.fetch import Fetched, Fetcher
 from schemas.errors import ConfigError
 from schemas.records import ViewSpec
 from student_trainer.dataset_source import DatasetSource
 from student_trainer.evaluate import evaluation_data
 from student_trainer.export import export_student, latency
-from student_trainer.preparation import refuse_other_samples
+from student_trainer.preparation import first_samples
 from student_trainer.records import Progress
 from student_trainer.reporter import RunReporter
 from student_trainer.run_folder import RunFolder
@@ -89,10 +86,13 @@ def _report(settings: RunSettings, result: TrainResult) -> dict[str, Any]:
     }
 
 
-def trained_data(trained: Trained, dataset: str | None = None, view: ViewSpec | None = None) -> Fetcher:
-    """Data to evaluate or check a student on: the one asked for, else its [evaluation], else its training data.
+def trained_data(
+    trained: Trained, dataset: str | None = None, view: ViewSpec | None = None, count: int = _CHECKED
+) -> tuple[Fetcher, Fetched]:
+    """Data to evaluate or check a student on, and the first `count` samples of it, which are what the student takes.
 
-    It is seen under `view` if one is given, else as `evaluation_data` says.
+    It is the dataset asked for, else its [evaluation], else its training data, and is seen under `view` if one is
+    given, else as `evaluation_data` says.
 
     Raises:
         ConfigError: the run file names none, and none is asked for; its samples are of another kind than the student
@@ -104,8 +104,7 @@ def trained_data(trained: Trained, dataset: str | None = None, view: ViewSpec | 
     if not uri:
         raise ConfigError(f"run {settings.name!r} has no [evaluation] dataset: give one with --dataset")
     fetcher = Fetcher(open_dataset(uri), view) if view else evaluation_data(settings, trained.view, uri)
-    refuse_other_samples("dataset", fetcher, trained.network, settings.student.size)
-    return fetcher
+    return fetcher, first_samples("dataset", fetcher, trained.network, settings.student.size, count)
 
 
 def _metadata(trained: Trained, view: ViewSpec) -> dict[str, str]:
@@ -128,9 +127,7 @@ def export_run(
         CheckpointError: no whole checkpoint.
     """
     trained = load_student(path)
-    fetcher = trained_data(trained, dataset, view)
-    ids = np.arange(min(_CHECKED, fetcher.dataset.num_samples))
-    fetched = fetch_patiently(fetcher, ids, 0, trained.settings.student.size)
+    fetcher, fetched = trained_data(trained, dataset, view)
     field = trained.network.field
     exported = export_student(
         trained.model, fetched.inputs[field], field, output or path / "student.onnx", _metadata(trained, fetcher.view)

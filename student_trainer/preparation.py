@@ -10,7 +10,7 @@ import numpy as np
 import torch
 
 from pipeline.user_code import said
-from pipeline.views.fetch import Fetcher
+from pipeline.views.fetch import Fetched, Fetcher
 from pipeline.views.patience import fetch_patiently
 from schemas.errors import ConfigError
 from student_trainer.evaluate import evaluation_data, sole_field
@@ -109,32 +109,32 @@ def evaluation_fetcher(settings: RunSettings, source: OrderSource, network: Netw
     if not evaluation.dataset:
         return None
     fetcher = evaluation_data(settings, source.fetcher.view, evaluation.dataset)
-    dataset = fetcher.dataset
-    if dataset.num_classes > source.num_classes:
-        raise ConfigError(
-            f"[evaluation] dataset {evaluation.dataset} has {dataset.num_classes} classes, the student "
-            f"{source.num_classes}; evaluate on a dataset of the same classes"
-        )
-    refuse_other_samples("[evaluation] dataset", fetcher, network, settings.student.size)  # not after the training
+    first_samples("[evaluation] dataset", fetcher, network, settings.student.size, _PROBED)  # not after the training
     return fetcher
 
 
-def refuse_other_samples(what: str, fetcher: Fetcher, network: Network, size: tuple[int, ...]) -> None:
-    """Look at a few samples, and see that they are what a student takes.
+def first_samples(what: str, fetcher: Fetcher, network: Network, size: tuple[int, ...], count: int) -> Fetched:
+    """Fetch the first samples of a dataset, and see that they are what a student takes.
 
     Args:
         what: the dataset's part in this, for the message.
         fetcher: the dataset, as it is to be seen.
         network: the student's.
         size: the spatial size that the student asks of the view.
+        count: how many are asked for; all of a smaller dataset.
 
     Raises:
-        ConfigError: the field is missing, or is of another shape or dtype; its classes have other names, or another
-            order; or no sample can be decoded.
+        ConfigError: the field is missing, or is of another shape or dtype; there are more classes, or they have other
+            names, or another order; or no sample can be decoded.
         DataUnavailable: it cannot be read.
     """
-    uri = fetcher.dataset.uri
-    fetched = fetch_patiently(fetcher, np.arange(min(_PROBED, fetcher.dataset.num_samples)), 0, size)
+    uri, num_classes = fetcher.dataset.uri, fetcher.dataset.num_classes
+    if num_classes > network.num_classes:
+        raise ConfigError(
+            f"{what} {uri} has {num_classes} classes, the student {network.num_classes}; evaluate on a dataset of the "
+            "same classes"
+        )
+    fetched = fetch_patiently(fetcher, np.arange(min(count, fetcher.dataset.num_samples)), 0, size)
     if not len(fetched.kept_rows):
         raise ConfigError(f"{what} {uri}: none of its first samples can be decoded: {fetched.faults[0][1]}")
     there = {field: (tuple(values.shape[1:]), str(values.dtype)) for field, values in fetched.inputs.items()}
@@ -153,6 +153,7 @@ def refuse_other_samples(what: str, fetcher: Fetcher, network: Network, size: tu
             f"{what} {uri} has other classes than the student learned: number {number} is {there_is!r} there, and "
             f"{learned!r} to the student; every score would be wrong: name its classes in the same way"
         )
+    return fetched
 
 
 @contextmanager

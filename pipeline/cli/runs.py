@@ -230,7 +230,8 @@ def evaluate(
     from student_trainer.trained import load_student
 
     trained = load_student(folder / name)
-    fetcher = trained_data(trained, dataset, _view(view, view_params))
+    batch_size = trained.settings.evaluation.batch_size
+    fetcher, first = trained_data(trained, dataset, _view(view, view_params), batch_size)
     teacher_logits = None
     teacher_size: tuple[int, ...] = ()
     if teacher is not None:
@@ -244,11 +245,12 @@ def evaluate(
     scores = evaluate_student(
         trained.model,
         fetcher,
-        trained.settings.evaluation.batch_size,
+        batch_size,
         teacher_logits,
         field=trained.network.field,
         size=trained.settings.student.size,
         teacher_size=teacher_size,
+        first=first,
     )
     scores = {"step": trained.step, **scores}
     if as_json:

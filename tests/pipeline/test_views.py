@@ -348,7 +348,7 @@ def test_a_probe_goes_around_broken_samples():
     probe = make_probe(fetcher)
     assert (probe.sample_ids % 3 > 0).all()
     check_probe(fetcher, probe)
-    with pytest.raises(BadSamples, match="0 of 64"):
+    with pytest.raises(BadSamples, match="broken; of 64 samples that were tried, 0 are fit"):
         make_probe(Fetcher(faulty(1), view_spec("none", {})))
 
 

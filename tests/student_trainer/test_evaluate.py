@@ -1,7 +1,9 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -14,7 +16,7 @@ from pipeline.cli import main
 from pipeline.datasets import open_dataset
 from pipeline.datasets.base import ArrayDataset
 from pipeline.views import view_spec
-from pipeline.views.fetch import Fetcher
+from pipeline.views.fetch import Fetched, Fetcher
 from schemas.errors import ConfigError
 from student_trainer.evaluate import Inputs, chance_level, evaluate, evaluation_data
 
@@ -141,3 +143,52 @@ def test_a_student_of_a_users_view_is_evaluated_and_exported_only_under_a_view_t
         assert found.exit_code == 0, found.stderr
         assert json.loads(found.stdout)
     assert CliRunner().invoke(main, [*arguments, "--view-param", "noise=0"]).exit_code == 2
+
+
+def test_no_sample_is_fetched_twice(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    run(tmp_path / "r", digits_run())
+    fetched: list[int] = []
+    really = Fetcher.fetch
+
+    def fetch(fetcher: Fetcher, sample_ids: NDArray[np.int64], *arguments: Any) -> Fetched:
+        fetched.extend(sample_ids.tolist())
+        return really(fetcher, sample_ids, *arguments)
+
+    monkeypatch.setattr(Fetcher, "fetch", fetch)
+    for command, count in (("evaluate", 500), ("export", 256)):
+        fetched.clear()
+        arguments = ["runs", command, "r", "--folder", str(tmp_path), "--dataset", "digits?split=test"]
+        assert CliRunner().invoke(main, arguments).exit_code == 0
+        assert fetched == list(range(count))
+
+
+def npy(folder: Path, image: NDArray[Any], num_classes: int = 10) -> str:
+    folder.mkdir()
+    np.save(folder / "image.npy", image)
+    np.save(folder / "labels.npy", np.arange(len(image)) % num_classes)
+    return f"npy:{folder}"
+
+
+@pytest.mark.parametrize(
+    ("image", "num_classes", "says"),
+    [
+        (np.zeros((30, 1, 9, 9), np.float32), 10, r"image float32\[1, 9, 9\] .* takes image float32\[1, 8, 8\]; give"),
+        (np.zeros((30, 1, 8, 8), np.float64), 10, r"image float64\[1, 8, 8\] .* takes image float32\[1, 8, 8\]; give"),
+        (np.zeros((30, 1, 8, 8), np.float32), 12, "has 12 classes, the student 10; evaluate on"),
+    ],
+    ids=["another size", "another dtype", "more classes"],
+)
+def test_an_evaluation_on_other_samples_is_refused_before_anything_is_computed(
+    tmp_path: Path, image: NDArray[Any], num_classes: int, says: str
+) -> None:
+    uri = npy(tmp_path / "data", image, num_classes)
+    evaluation = {"dataset": uri, "view": {"name": "none"}}
+    with pytest.raises(ConfigError, match=rf"\[evaluation\] dataset {uri} .*{says}"):
+        run(tmp_path / "refused", digits_run(evaluation=evaluation))
+    assert not (tmp_path / "refused").exists()
+    run(tmp_path / "r", digits_run())
+    for command in ("evaluate", "export"):
+        arguments = ["runs", command, "r", "--folder", str(tmp_path), "--dataset", uri, "--view", "none"]
+        refused = CliRunner().invoke(main, arguments)
+        assert refused.exit_code == 1
+        assert re.search(rf"error: dataset {uri} .*{says}", refused.stderr)
