@@ -5,8 +5,9 @@ from __future__ import annotations
 import time
 
 from pipeline.kafka.clients import admin_client
-from pipeline.kafka.coordinator import ask_coordinator, describe_groups
+from pipeline.kafka.coordinator import ask_coordinator, delete_groups, describe_groups
 from pipeline.kafka.errors import kafka_errors
+from pipeline.kafka.needs import Right, describing_groups, needing
 from pipeline.kafka.settings import KafkaSettings
 from pipeline.manifest_log import append, removed_key
 from pipeline.names import soft_targets_topic, teacher_group
@@ -25,6 +26,7 @@ def remove_teacher(settings: KafkaSettings, stream: Stream, name: str) -> None:
     Raises:
         StreamNotFound: no such teacher, or nothing is left of it.
         StreamConflict: its group has members.
+        NotAuthorized: its group or its topic may not be seen or deleted.
     """
     manifest = stream.manifest
     group, topic = teacher_group(manifest, name), soft_targets_topic(manifest.stream, name)
@@ -35,16 +37,18 @@ def remove_teacher(settings: KafkaSettings, stream: Stream, name: str) -> None:
     with admin_client(settings) as admin, kafka_errors(f"removing teacher {name!r}", settings):
         if not (name in stream.removed and topic in admin.list_topics()):
             stream.teacher(name)
-        if ask_coordinator(lambda: describe_groups(admin, [group]))[group]["members"]:
+        with needing(*describing_groups([group])):
+            members = ask_coordinator(lambda: describe_groups(admin, [group]))[group]["members"]
+        if members:
             raise in_use
         if name in stream.teachers:
             record = stream.teachers[name].encode(manifest.schema_fingerprints)
             append(settings, manifest.stream, removed_key(name), record)
-        answer = ask_coordinator(lambda: admin.delete_groups([group]))[group]
-        if answer not in ("OK", "GroupIdNotFoundError"):
+        if delete_groups(admin, [group])[group] not in ("OK", "GroupIdNotFoundError"):
             raise in_use
         if topic in admin.list_topics():
-            admin.delete_topics([topic])
+            with needing(Right("DELETE", "topic", topic)):
+                admin.delete_topics([topic])
         # Brokers answer before they have forgotten.
         gone_by = Deadline(10.0)
         while not gone_by.over and topic in admin.list_topics():
