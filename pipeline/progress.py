@@ -1,9 +1,10 @@
-"""Progress of long work: a live line on a terminal, a plain line every 10 s elsewhere."""
+"""Progress of long work: a live line on a terminal; elsewhere a plain line every 10 s, and rarer while nothing moves."""
 
 from __future__ import annotations
 
 import sys
 import time
+from collections import deque
 from collections.abc import Sequence
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, ClassVar, Self
@@ -14,7 +15,26 @@ if TYPE_CHECKING:
     from rich.table import Table
 
 PLAIN_INTERVAL = 10.0
-"""seconds between two lines that are not on a terminal"""
+"""seconds between two lines that are not on a terminal; one that says what the last did comes after twice as many, the
+next after twice that, and so on"""
+RATE_SECONDS = 60.0
+"""over which a rate is taken: several orders of a slow teacher, and soon 0 for one that has nothing to do"""
+
+
+class Rate:
+    """How fast a count grows, per second of the last minute; for one thread."""
+
+    def __init__(self) -> None:
+        self._looks = deque([(time.monotonic(), 0)])
+
+    def of(self, count: int) -> float:
+        """Take note of the count as it is now."""
+        now = time.monotonic()
+        self._looks.append((now, count))
+        while now - self._looks[0][0] > RATE_SECONDS and len(self._looks) > 2:
+            self._looks.popleft()
+        then, before = self._looks[0]
+        return (count - before) / max(now - then, 1e-9)
 
 
 class Progress:
@@ -35,9 +55,11 @@ class Progress:
         self._quiet = quiet or Progress._num_quiet > 0
         self._first = time.monotonic() + after
         self._fields: dict[str, object] = {}
-        self._shown: dict[str, object] = {}
+        self._shown = ""
         self._rows: Sequence[Sequence[object]] = ()
         self._last = float("-inf")
+        self._again = PLAIN_INTERVAL
+        """seconds after which a line comes again that says nothing new"""
         self._console = console
         self._live: Live | None = None
 
@@ -60,8 +82,10 @@ class Progress:
             return
         if self._terminal():
             self._show_live()
-        elif self._fields and time.monotonic() - self._last >= PLAIN_INTERVAL:
-            self._print_plain()
+        elif self._fields:
+            least = self._again if self.line() == self._shown else PLAIN_INTERVAL
+            if time.monotonic() - self._last >= least:
+                self._print_plain()
 
     def table(self, rows: Sequence[Sequence[object]]) -> None:
         """Set rows to show below the figures, on a terminal alone; the first one is the header."""
@@ -82,7 +106,7 @@ class Progress:
         if self._live is not None:
             self._live.stop()
             self._live = None
-        elif not self._quiet and self._fields and self._fields != self._shown and time.monotonic() >= self._first:
+        elif not self._quiet and self._fields and self.line() != self._shown and time.monotonic() >= self._first:
             self._print_plain()
 
     def line(self) -> str:
@@ -109,9 +133,10 @@ class Progress:
         self._live.update(Group(line, _table(self._rows)) if self._rows else line)
 
     def _print_plain(self) -> None:
-        self._last = time.monotonic()
-        self._shown = dict(self._fields)
-        self._write(self.line())
+        line = self.line()
+        self._again = 2 * (self._again if line == self._shown else PLAIN_INTERVAL)
+        self._last, self._shown = time.monotonic(), line
+        self._write(line)
 
     def _write(self, text: str) -> None:
         if self._console is not None:

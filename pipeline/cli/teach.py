@@ -60,7 +60,7 @@ def teach(
     import time
     from dataclasses import replace
 
-    from pipeline.progress import Progress
+    from pipeline.progress import Progress, Rate
     from pipeline.stop_signals import on_stop
     from schemas.names import check_label
     from teacher_service.serve import TeachOptions, prepare_worker
@@ -72,15 +72,14 @@ def teach(
         behaviour = replace(behaviour, name=check_label("worker", worker))
     after = math.inf if supervised else 0.0
     with Progress(title=f"teach {stream}", quiet=quiet, after=after) as progress:
-        began = time.monotonic()
+        rate = Rate()
 
         def show(report: WorkerReport, partitions: int) -> None:
-            seconds = time.monotonic() - began
             progress.update(
                 partitions=partitions,
                 orders=report.orders,
                 samples=report.samples,
-                samples_per_s=report.samples / seconds,
+                samples_per_s=rate.of(report.samples),
                 dead_letters=report.faults + report.not_orders or None,
             )
 
@@ -92,7 +91,7 @@ def teach(
             progress.message,
             show,
         )
-        began = time.monotonic()
+        began, rate = time.monotonic(), Rate()
         with on_stop(loop.stop, hangup=supervised):
             report = loop.run()
         progress.message(

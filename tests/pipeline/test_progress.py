@@ -6,7 +6,7 @@ import pytest
 from rich.console import Console
 
 from pipeline import progress
-from pipeline.progress import Progress
+from pipeline.progress import Progress, Rate
 
 
 def test_without_a_terminal_figures_are_lines_at_most_every_ten_seconds(capsys: pytest.CaptureFixture[str]) -> None:
@@ -19,6 +19,35 @@ def test_without_a_terminal_figures_are_lines_at_most_every_ten_seconds(capsys: 
         "hello",
         "feed s  order 4,000  rate 1.2",
     ]
+
+
+def test_figures_that_do_not_move_are_said_ever_more_rarely(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now = 0
+    monkeypatch.setattr(progress.time, "monotonic", lambda: now)
+    said: list[int] = []
+    with Progress(title="teach s") as shown:
+        for now in range(1000):
+            shown.update(orders=7, samples_per_s=now / 1e6)  # which is shown as 0.0
+            said += [now] * bool(capsys.readouterr().err)
+        assert said == [0, 20, 60, 140, 300, 620]
+        for now in range(1000, 1030):
+            shown.update(orders=max(8, now - 1010))
+            said += [now] * bool(capsys.readouterr().err)
+        assert said[6:] == [1000, 1019, 1029]  # at once, and after 10 s at the earliest what is new
+
+
+def test_a_rate_is_of_the_last_minute(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = 0
+    monkeypatch.setattr(progress.time, "monotonic", lambda: now)
+    rate = Rate()
+    rates: list[float] = []
+    for now in range(1, 400):
+        rates.append(rate.of(10 * min(now, 200)))
+    assert rates[:200] == [10.0] * 200
+    assert rates[229] == pytest.approx(5.0)
+    assert rates[260:] == [0.0] * 139
 
 
 def test_a_figure_that_is_none_goes_away(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
