@@ -45,9 +45,12 @@ class Starvation:
         )
         if wait.trouble:
             return f"{text}; Kafka gives no answer ({wait.trouble}); is it running? (`distillog broker status`)"
-        for teacher in dict.fromkeys(teacher for teacher, _ in wait.logs):
-            count = wait.members.get(teacher)
+        counts = {teacher: wait.members.get(teacher) for teacher, _ in wait.logs}
+        for teacher, count in counts.items():
             workers = "an unknown number of workers" if count is None else f"{count} worker{'s' * (count != 1)}"
             text += f"; teacher {teacher!r} has {workers}"
-        text += f"; start one with `distillog teach {self._stream} MODEL.onnx`"
+        if 0 in counts.values():
+            text += f"; start one with `distillog teach {self._stream} MODEL.onnx`"
+        else:
+            text += f"; `distillog topics lag {self._stream}` shows what they do"
         return text + wait.dropped

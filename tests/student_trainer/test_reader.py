@@ -228,6 +228,19 @@ def test_starving_says_what_is_missing_and_what_to_do(logs: Logs, caplog: pytest
     assert f"`distillog teach {name} MODEL.onnx`" in told[0]
 
 
+def test_where_workers_are_there_the_advice_is_not_to_start_another() -> None:
+    def said(members: dict[str, int], trouble: str = "") -> str:
+        with pytest.raises(Starved) as caught:
+            Starvation(StarveSettings(), "s")(Wait(7, (("cnn", 1), ("vit", 1)), 600.0, members, trouble))
+        return str(caught.value)
+
+    for members in ({"cnn": 4, "vit": 1}, {}):
+        assert "; `distillog topics lag s` shows what they do; gave up" in said(members)
+        assert "distillog teach" not in said(members)
+    assert "teacher 'cnn' has 4 workers; teacher 'vit' has 0 workers; start one" in said({"cnn": 4, "vit": 0})
+    assert "Kafka gives no answer (silent for 9 s); is it running?" in said({"cnn": 0}, "silent for 9 s")
+
+
 def test_a_log_that_was_trimmed_below_the_cursor_is_refused(logs: Logs) -> None:
     logs.write("cnn", *range(18))
     partition = TopicPartition(soft_targets_topic(logs.stream.manifest.stream, "cnn"), 1)
