@@ -227,14 +227,17 @@ def _refuse_difference(asked: Manifest, there: Manifest) -> None:
         params = (asked.view.params, there.view.params)
         unlike = [f"view parameter {text}" for text in _unlike(*params)]
     if unlike:
-        raise StreamConflict(f"stream {asked.stream!r} exists and differs: " + "; ".join(unlike))
+        raise StreamConflict(
+            f"stream {asked.stream!r} exists and differs: {'; '.join(unlike)}; give another name, or remove it with all "
+            f"its labels first: `distillog topics delete {asked.stream}`"
+        )
 
 
 def _refuse_teacher(asked: Teacher, there: Teacher) -> None:
     same = replace(asked, model_file=there.model_file)  # a file may be called anything
     unlike = _unlike(*({f.name: getattr(one, f.name) for f in fields(Teacher)} for one in (same, there)))
     if unlike:
-        raise StreamConflict(f"teacher {asked.name!r} exists and differs: " + "; ".join(unlike))
+        raise StreamConflict(f"teacher {asked.name!r} exists and differs: {'; '.join(unlike)}; give another name")
 
 
 def _chosen(manifest: Manifest) -> dict[str, object]:

@@ -271,7 +271,10 @@ def test_create_keeps_a_folder_as_an_absolute_path_and_says_what_is_in_it(
 def test_create_with_another_setting_is_refused_with_the_difference(cli: Callable[..., Result], stream: str) -> None:
     result = cli("topics", "create", stream, "--dataset", DATASET, "--order-size", "20", "--partitions", "4")
     assert (result.exit_code, result.stdout) == (1, "")
-    assert result.stderr == f"error: stream '{stream}' exists and differs: order_size is 10, asked 20\n"
+    assert result.stderr == (
+        f"error: stream '{stream}' exists and differs: order_size is 10, asked 20; give another name, or remove it with "
+        f"all its labels first: `distillog topics delete {stream}`\n"
+    )
 
 
 REFUSED = {

@@ -115,7 +115,8 @@ def test_creating_it_otherwise_is_refused_with_the_difference(
     small_stream(kafka_settings, name)
     with pytest.raises(StreamConflict) as caught:
         create_stream(kafka_settings, name, fetcher(view), DATASET, options)
-    assert str(caught.value) == f"stream {name!r} exists and differs: {difference}"
+    way_out = f"give another name, or remove it with all its labels first: `distillog topics delete {name}`"
+    assert str(caught.value) == f"stream {name!r} exists and differs: {difference}; {way_out}"
 
 
 def test_another_dataset_is_refused_by_its_name_and_not_by_two_hashes(
