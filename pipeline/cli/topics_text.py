@@ -43,7 +43,7 @@ def print_lag(reading: dict[str, Any], partitions: bool) -> None:
         rate = _rate(teacher, "labelled_per_second")
         click.echo(
             f"teacher {teacher['name']}: {teacher['labelled']} orders labelled{rate}, lag {teacher['lag']}, "
-            f"group {teacher['state']}, {len(teacher['members'])} members"
+            f"{_group(teacher)}"
         )
         for member in teacher["members"]:
             click.echo(f"  {member['client_id']} on {member['host']}: {_standing(member)}")
@@ -58,6 +58,12 @@ def print_lag(reading: dict[str, Any], partitions: bool) -> None:
             f"run {run['name']}: {run['state']} on {run['host']}, pass {run['pass']}, order {run['sequence']}{rate}, "
             f"checkpoint at {run['checkpointed']}, reported {run['age']} s ago"
         )
+
+
+def _group(teacher: dict[str, Any]) -> str:
+    """How its workers' group stands; "Dead" is Kafka's word for a group that nobody has joined."""
+    state = teacher["state"]
+    return "no worker yet" if state == "Dead" else f"group {state}, {len(teacher['members'])} members"
 
 
 def _standing(member: dict[str, Any]) -> str:
