@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
-# `make compose-test`: runs compose.yaml for real, as it is and then with three teachers of which one is killed.
+# `make compose-test`: runs compose.yaml for real, as it is and then with three teachers; of these one is killed, and the
+# student's process.
 # Skips where no Docker engine answers. docs/docker.md names what the environment may set.
 set -euo pipefail
 cd "$(dirname "$0")/.."
@@ -64,11 +65,17 @@ up() {
     timeout "$RUN_TIMEOUT" docker compose up --build --detach "${@:2}" >>"$log" 2>&1 || fail "docker compose up ${*:2}"
 }
 
+# inspect FORMAT: of the student's container
+inspect() { docker inspect --format "$1" "$(docker compose ps --all --quiet student)"; }
+
+# Not by `docker wait`, which returns at the first end of one that is started again.
 wait_for_student() {
-    local code
-    code=$(timeout "$RUN_TIMEOUT" docker wait "$(docker compose ps --all --quiet student)") ||
-        fail "the student has not ended after $RUN_TIMEOUT s"
-    [ "$code" = 0 ] || fail "the student ended with $code"
+    local end=$((SECONDS + RUN_TIMEOUT))
+    until [ "$(inspect '{{.State.Status}}')" = exited ]; do
+        [ "$SECONDS" -lt "$end" ] || fail "the student has not ended after $RUN_TIMEOUT s"
+        sleep 0.5
+    done
+    [ "$(inspect '{{.State.ExitCode}}')" = 0 ] || fail "the student ended with $(inspect '{{.State.ExitCode}}')"
 }
 
 # Looks at what the student left in ./runs, and lets the exported file classify the test images.
@@ -108,11 +115,12 @@ num_members() { grep -o '"client_id"' <<<"$1" | wc -l; }
 say "builds the images"
 SECONDS=0
 timeout "$BUILD_TIMEOUT" docker compose build >>"$log" 2>&1 || fail "docker compose build"
-say "built after $SECONDS s: $(docker image ls --format '{{.Repository}} {{.Size}}' --filter reference='distillog-*' |
-    sort -u | paste -sd ',' | sed 's/,/, /g')"
+say "built after $SECONDS s: $(docker image ls --format '{{.Repository}} {{.Size}}' --filter reference=distillog-teacher \
+    --filter reference=distillog-student | sort -u | paste -sd ',' | sed 's/,/, /g')"
 if docker run --rm distillog-teacher python -c 'import torch' 2>/dev/null; then fail "the teacher's image holds PyTorch"; fi
 for image in distillog-teacher distillog-student; do
-    [ "$(docker run --rm "$image" id -u)" != 0 ] || fail "$image runs as root"
+    user=$(docker image inspect --format '{{.Config.User}}' "$image")
+    [[ $user =~ ^[1-9][0-9]*:[0-9]+$ ]] || fail "$image runs as '$user', which is no number but root's"
 done
 
 say "docker compose up --build"
@@ -125,8 +133,10 @@ say "passed after $SECONDS s"
 
 # Three times the orders that the student needs: it is in their middle when the teacher dies, however fast they are.
 printf 'services: {topics: {environment: {DISTILLOG_TOPICS_CREATE_EPOCHS: 600}}}\n' >"$scratch/longer.yaml"
-export COMPOSE_FILE=${COMPOSE_FILE:-compose.yaml}:$scratch/longer.yaml
-say "docker compose up --build --scale teacher=3, and a teacher killed meanwhile"
+own=
+if [ -e compose.override.yaml ]; then own=:compose.override.yaml; fi # which only an unset COMPOSE_FILE brings by itself
+export COMPOSE_FILE=${COMPOSE_FILE:-compose.yaml$own}:$scratch/longer.yaml
+say "docker compose up --build --scale teacher=3, and a teacher and the student's process killed meanwhile"
 SECONDS=0
 up killed --scale teacher=3
 while reading=$(lag) || true; [ "$(num_members "$reading")" -lt 3 ] || [ "$(labelled "$reading")" -eq 0 ]; do
@@ -135,7 +145,13 @@ while reading=$(lag) || true; [ "$(num_members "$reading")" -lt 3 ] || [ "$(labe
 done
 docker kill --signal KILL "$COMPOSE_PROJECT_NAME-teacher-1" >/dev/null
 say "killed a teacher after $(labelled "$reading") of 3600 orders"
+until compgen -G "$RUNS_FOLDER/digits-student/checkpoints/*/checkpoint.json" >/dev/null; do
+    [ "$SECONDS" -lt "$RUN_TIMEOUT" ] || fail "no checkpoint after $SECONDS s"
+    sleep 0.1
+done
+docker compose exec --no-TTY student sh -c 'kill -9 -1' >>"$log" 2>&1 || true # all but PID 1, and this shell among them
 wait_for_student
+[ "$(inspect '{{.RestartCount}}')" = 1 ] || fail "the student was killed, and started $(inspect '{{.RestartCount}}') times again"
 check_student
 [ "$(weights)" = "$one_teacher" ] || fail "three teachers of which one was killed gave other weights than one teacher"
 reading=$(lag)
