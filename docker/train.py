@@ -3,7 +3,8 @@
 Usage: train.py RUN_FILE [MODEL.onnx]
 
 The run's folder is runs/NAME where this is called; without MODEL.onnx the student goes there. Ends with 0 only when the
-student is trained and exported, at once when it has been so already: `docker compose up` may be called again.
+student is trained and exported, at once when it has been so already: `docker compose up` may be called again. A student
+that another run file, or another stream of the same name, was trained to is not taken for it.
 """
 
 import json
@@ -12,6 +13,8 @@ import tomllib
 from pathlib import Path
 
 from pipeline.cli import main
+from pipeline.cli.options import kafka_settings
+from schemas.errors import DistillogError
 
 
 def distillog(*arguments: str) -> None:
@@ -34,8 +37,22 @@ def is_done() -> bool:
     return (run / "run.toml").exists() and json.loads((run / "run.json").read_bytes())["state"] == "done"
 
 
+def refuse_another() -> None:
+    """End the process where what is trained is not what is asked for now."""
+    from student_trainer.finished import check_finished
+    from student_trainer.settings import load_run
+
+    try:
+        with main.make_context("distillog", ["runs"]):  # its options say where Kafka is
+            changed = check_finished(run, load_run(run_file), kafka_settings)
+    except DistillogError as error:
+        sys.exit(f"error: {error}")
+    late = f" ({run_file} was changed since, too late for it: {'; '.join(map(str, changed))})" if changed else ""
+    print(f"{run}: is trained; remove it to train again{late}", flush=True)
+
+
 if is_done():
-    print(f"{run}: is trained; remove it to train again", flush=True)
+    refuse_another()
 elif (run / "run.toml").exists():
     distillog("runs", "resume", name)
 else:

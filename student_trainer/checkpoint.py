@@ -225,9 +225,11 @@ def check_resume(saved: Checkpoint, now: Checkpoint, origin: Path) -> None:
         origin: the run's folder, for messages.
 
     Raises:
-        CheckpointError: names each difference in student, losses, optimizer, schedule, data, batch size, seed,
-            dataset, manifest or teachers.
+        CheckpointError: the stream was made anew; or names each difference in student, losses, optimizer, schedule,
+            data, batch size, seed, dataset, manifest or teachers.
     """
+    if text := another_stream(saved.source, now.source):  # in which whatever else differs follows from that
+        raise CheckpointError(f"{origin}: learned from {text}; {ways_on(origin)}")
     found = edits(saved.settings, now.settings)
     was, is_now = flat(saved.source), flat(now.source)
     unlike = [key for key in sorted(was.keys() | is_now.keys()) if was.get(key) != is_now.get(key)]
@@ -236,7 +238,7 @@ def check_resume(saved: Checkpoint, now: Checkpoint, origin: Path) -> None:
     refused = [str(edit) for edit in found if not edit.allowed or edit.key in moved]
     refused += [_difference(key, was, is_now) for key in unlike]
     if refused:
-        raise CheckpointError(f"{origin}: cannot resume a run that differs: {'; '.join(refused)}; start another run")
+        raise CheckpointError(f"{origin}: cannot resume a run that differs: {'; '.join(refused)}; {ways_on(origin)}")
     for edit in found:
         if edit.key in _WARNS:
             logger.warning("%s: resumes with another %s", origin, edit)
@@ -247,6 +249,18 @@ def check_resume(saved: Checkpoint, now: Checkpoint, origin: Path) -> None:
                 origin,
                 _difference(key, saved.machine, now.machine),
             )
+
+
+def another_stream(was: dict[str, Any], now: dict[str, Any]) -> str:
+    """Say that a stream of one name is another one by now, by what two sources say of theirs; empty if it is not."""
+    if was.get("stream") != now.get("stream") or was.get("stream_id") == now.get("stream_id"):
+        return ""
+    return f"another stream {now['stream']!r} ({was['stream_id']}) than there is now ({now['stream_id']})"
+
+
+def ways_on(origin: Path) -> str:
+    """What to do where a run's folder is in the way."""
+    return f"remove that run to train anew (`rm -r {origin}`), or give the run another name"
 
 
 def _difference(key: str, before: dict[str, Any], after: dict[str, Any]) -> str:

@@ -129,7 +129,8 @@ def test_a_stream_taken_away_under_worker_and_student_stops_both(
         distillog.refuse("runs", "resume", "student", "--folder", runs, words=(f"no stream {name!r}",))
         return
     assert not check_labels(settings, new).accepted  # nobody worked on with what belongs to the old one
-    distillog.refuse("runs", "resume", "student", "--folder", runs, words=("stream_id was", "start another run"))
+    words = (f"another stream '{name}' ({stream.manifest.stream_id})", f"(`rm -r {runs / 'student'}`)")
+    distillog.refuse("runs", "resume", "student", "--folder", runs, words=words)
     distillog.start("teach", name, model, "--until-idle").succeed()
     assert_nothing_lost(check_labels(settings, new))
 
