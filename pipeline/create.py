@@ -228,8 +228,8 @@ def _refuse_difference(asked: Manifest, there: Manifest) -> None:
         unlike = [f"view parameter {text}" for text in _unlike(*params)]
     if unlike:
         raise StreamConflict(
-            f"stream {asked.stream!r} exists and differs: {'; '.join(unlike)}; give another name, or remove it with all "
-            f"its labels first: `distillog topics delete {asked.stream}`"
+            f"stream {asked.stream!r} exists and differs: {'; '.join(unlike)}; give another name, or remove it with "
+            f"all its labels first: `distillog topics delete {asked.stream}`"
         )
 
 

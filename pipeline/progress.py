@@ -1,4 +1,4 @@
-"""Progress of long work: a live line on a terminal; elsewhere a plain line every 10 s, and rarer while nothing moves."""
+"""Progress of long work: a live line on a terminal; elsewhere a plain one every 10 s, rarer while nothing moves."""
 
 from __future__ import annotations
 

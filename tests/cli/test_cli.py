@@ -16,6 +16,7 @@ from PIL import Image
 from support.processes import one_error
 
 from pipeline.cli import Distillog, main
+from pipeline.cli.topics_text import print_lag
 from pipeline.kafka.settings import KafkaSettings
 from schemas.errors import (
     BrokerUnavailable,
@@ -272,8 +273,8 @@ def test_create_with_another_setting_is_refused_with_the_difference(cli: Callabl
     result = cli("topics", "create", stream, "--dataset", DATASET, "--order-size", "20", "--partitions", "4")
     assert (result.exit_code, result.stdout) == (1, "")
     assert result.stderr == (
-        f"error: stream '{stream}' exists and differs: order_size is 10, asked 20; give another name, or remove it with "
-        f"all its labels first: `distillog topics delete {stream}`\n"
+        f"error: stream '{stream}' exists and differs: order_size is 10, asked 20; give another name, or remove it "
+        f"with all its labels first: `distillog topics delete {stream}`\n"
     )
 
 
@@ -341,6 +342,15 @@ def test_describe_and_lag_show_the_stream(cli: Callable[..., Result], stream: st
     lag = ["fed 20 of 20 orders, 0 dead letters", "no teachers"]
     assert described[7:] == ["", *lag]
     assert cli("topics", "lag", stream).output.splitlines() == lag
+
+
+@pytest.mark.parametrize(("state", "said"), [("Dead", "no worker yet"), ("Stable", "group Stable, 0 members")])
+def test_a_group_that_nobody_has_joined_is_not_called_dead(
+    state: str, said: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    teacher = {"name": "cnn", "labelled": 0, "lag": 7, "state": state, "members": []}
+    print_lag({"fed": 7, "orders": 9, "dead_letters": 0, "teachers": [teacher], "runs": []}, partitions=False)
+    assert capsys.readouterr().out.splitlines()[1] == f"teacher cnn: 0 orders labelled, lag 7, {said}"
 
 
 @pytest.mark.kafka
