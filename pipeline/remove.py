@@ -25,7 +25,7 @@ def remove_teacher(settings: KafkaSettings, stream: Stream, name: str) -> None:
 
     Raises:
         StreamNotFound: no such teacher, or nothing is left of it.
-        StreamConflict: its group has members.
+        StreamConflict: its group has members, or cannot be deleted.
         NotAuthorized: its group or its topic may not be seen or deleted.
     """
     manifest = stream.manifest
@@ -44,8 +44,11 @@ def remove_teacher(settings: KafkaSettings, stream: Stream, name: str) -> None:
         if name in stream.teachers:
             record = stream.teachers[name].encode(manifest.schema_fingerprints)
             append(settings, manifest.stream, removed_key(name), record)
-        if delete_groups(admin, [group])[group] not in ("OK", "GroupIdNotFoundError"):
-            raise in_use
+        answer = delete_groups(admin, [group])[group]
+        if answer == "NonEmptyGroupError":
+            raise in_use  # one joined meanwhile
+        if answer not in ("OK", "GroupIdNotFoundError"):
+            raise StreamConflict(f"group {group} cannot be deleted ({answer}); give the same command again")
         if topic in admin.list_topics():
             with needing(Right("DELETE", "topic", topic)):
                 admin.delete_topics([topic])
