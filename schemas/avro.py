@@ -1,7 +1,8 @@
 """Avro single-object encoding: C3 01, the schema's CRC-64-AVRO fingerprint, the body.
 
 A registry is a folder of `<name>.<version>.avsc`. Writers use the version that their stream's manifest pins; readers
-know all of them and resolve what they read to the newest, so a field that a version adds needs a default.
+know all of them and resolve what they read to the newest, so a field that a version adds needs a default; what more a
+version changes stands in lifts.py.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from fastavro.schema import fingerprint as avro_fingerprint
 from fastavro.schema import to_parsing_canonical_form
 
 from schemas.errors import ConfigError, DecodeError, EncodeError, UnknownSchema
+from schemas.lifts import LIFTS
 from schemas.names import did_you_mean
 
 Datum = dict[str, Any]
@@ -115,11 +117,38 @@ class Registry:
         version = self._of_hex(name, pinned[name]) if name in pinned else newest
         if version is None:
             raise ConfigError(f"the stream pins {name} {pinned[name]}, which this Distillog does not know")
-        raw = _write(version, datum)
+        if version is newest:
+            return _write(newest, datum)
+        whole = _write(newest, datum)
+        raw = _write(version, self._lowered(version, datum))
         # An older version leaves out what it has no field for, and a label may not lose anything on its way.
-        if version is not newest and _write(newest, self.decode(name, raw, name)) != _write(newest, datum):
-            raise EncodeError(f"{name}: version {version.version}, which the stream pins, cannot hold all of it")
+        if _write(newest, self.decode(name, raw, name)) != whole:
+            raise EncodeError(
+                f"{name}: version {version.version}, which the stream pins, cannot hold all of it: the stream is too "
+                "old for that, make it anew"
+            )
         return raw
+
+    def _lowered(self, version: _Version, datum: Datum) -> Datum:
+        """Return what an older version can hold of a datum of the newest."""
+        for number in range(self._newest(version.name).version - 1, version.version - 1, -1):
+            if lift := LIFTS.get((version.name, number)):
+                datum = lift.down(datum)
+        return datum
+
+    def _resolved(self, body: io.BytesIO, written: _Version) -> Datum:
+        """Read one datum, as the newest version of its schema has it."""
+        newest = self._newest(written.name)
+        lift = None if written is newest else LIFTS.get((written.name, written.version))
+        if lift is None:
+            datum: Datum = fastavro.schemaless_reader(
+                body, written.parsed, None if written is newest else newest.parsed
+            )
+            return datum
+        following = self._schemas.by_name[written.name][written.version + 1]
+        lifted = io.BytesIO(_write(following, lift.up(fastavro.schemaless_reader(body, written.parsed, None))))
+        lifted.seek(_HEADER)
+        return self._resolved(lifted, following)
 
     def decode(self, name: str, raw: bytes, address: str) -> Datum:
         """Return the datum of a record of any known version, resolved to the newest.
@@ -127,16 +156,14 @@ class Registry:
         Anything else than one whole record of that name raises DecodeError and nothing but it. `address` says where
         the bytes lay (topic, partition and offset, or a file).
         """
-        newest = self._newest(name)
+        self._newest(name)  # refuses an unknown name
         written = self._schemas.by_fingerprint.get(raw[2:_HEADER]) if raw and raw[:2] == _MARKER else None
         if written is None or written.name != name:
             _refuse_header(name, raw, address, written)
         body = io.BytesIO(raw)
         body.seek(_HEADER)
         try:
-            datum: Datum = fastavro.schemaless_reader(
-                body, written.parsed, None if written is newest else newest.parsed
-            )
+            datum = self._resolved(body, written)
         except Exception as error:  # corrupt bytes raise whatever fastavro meets first, MemoryError included
             raise DecodeError(address, f"the {name} is cut or corrupt ({_reason(error)})", raw) from error
         if body.tell() != len(raw):
@@ -144,10 +171,12 @@ class Registry:
         return datum
 
     def decode_as(self, name: str, build: Callable[[Datum], T], raw: bytes, address: str) -> T:
-        """Return `build(datum)` of the decoded record; whatever `build` raises becomes a DecodeError."""
+        """Return `build(datum)` of the decoded record; whatever else `build` raises becomes a DecodeError."""
         datum = self.decode(name, raw, address)
         try:
             return build(datum)
+        except DecodeError:
+            raise
         except Exception as error:  # `build` meets values that no writer of ours wrote: none may escape as a crash
             raise DecodeError(address, f"the {name} is corrupt: {_reason(error)}", raw) from error
 

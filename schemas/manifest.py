@@ -1,4 +1,4 @@
-"""Records of a stream's manifest topic: what the stream is, and one record for each teacher.
+"""The manifest of a stream: what it is, written once. Its topic holds the teachers' records too (teacher.py).
 
 Letters: K probed samples, Q probed positions of each view.
 """
@@ -7,96 +7,19 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Self
 
 import numpy as np
 import numpy.typing as npt
 
-from schemas.avro import NEWEST, REGISTRY, Datum
+from schemas.avro import REGISTRY, Datum
 from schemas.codecs import CodecSpec
-from schemas.columns import IntArray, pack, pack_ids, pack_sha256, unpack, unpack_ids
+from schemas.columns import IntArray, pack, pack_ids, unpack, unpack_ids
 from schemas.errors import EncodeError
 from schemas.names import check_name
 
-KINDS = ("logits", "probabilities", "log_probabilities")
-"""What a teacher's output may be."""
-LAYOUTS = ("", "nchw", "nhwc")
-"""How an ONNX input wants images; "" for everything that is no image."""
-
 Param = float | int | str | bool
-
-
-@dataclass(frozen=True, slots=True)
-class TeacherInput:
-    """One input of a teacher's ONNX graph and the field of the view that feeds it."""
-
-    input: str
-    """The ONNX graph's name of it."""
-    field: str
-    """The dataset's name of it."""
-    dtype: str
-    """NumPy name of what ONNX wants, such as `float32` or `int32`."""
-    layout: str
-    """One of LAYOUTS."""
-    scale: float
-    """Factor on the view's values before they become `dtype`."""
-    size: tuple[int, ...]
-    """Spatial size asked of the view; () = as it comes."""
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class Teacher:
-    """A teacher of a stream: which ONNX file, and how it is fed and read."""
-
-    stream_id: str
-    name: str
-    sha256: str
-    """64 lower-case hex digits, over the ONNX file and its external data."""
-    model_file: str
-    """Base name."""
-    inputs: tuple[TeacherInput, ...]
-    output: str
-    kind: str
-    """One of KINDS."""
-    num_classes: int
-    inference_batch: int
-    """Rows in each call of the model."""
-
-    def encode(self, pinned: Mapping[str, str] = NEWEST) -> bytes:
-        """Return the record's bytes in the schema version `pinned`; EncodeError where a value does not fit."""
-        if problem := self._problem():
-            raise EncodeError(problem)
-        inputs = [{name: getattr(one, name) for name in TeacherInput.__slots__} for one in self.inputs]
-        datum = {name: getattr(self, name) for name in self.__slots__}
-        return REGISTRY.encode("teacher", datum | {"inputs": inputs, "sha256": pack_sha256(self.sha256)}, pinned)
-
-    @classmethod
-    def decode(cls, raw: bytes, address: str) -> Self:
-        """Return the teacher; anything else raises DecodeError with `address`."""
-        return REGISTRY.decode_as("teacher", cls._of, raw, address)
-
-    @classmethod
-    def _of(cls, datum: Datum) -> Self:
-        inputs = tuple(TeacherInput(**{**one, "size": tuple(one["size"])}) for one in datum["inputs"])
-        teacher = cls(**{**datum, "inputs": inputs, "sha256": datum["sha256"].hex()})
-        if problem := teacher._problem():
-            raise ValueError(problem)
-        return teacher
-
-    def _problem(self) -> str:
-        check_name("teacher", self.name)
-        if self.kind not in KINDS:
-            return f"teacher {self.name!r} has kind {self.kind!r}: use one of {', '.join(KINDS)}"
-        if not self.model_file or self.model_file in (".", "..") or {"/", "\\", "\0"} & set(self.model_file):
-            return f"model file {self.model_file!r} is no base name"
-        if not self.inputs or self.num_classes < 1 or self.inference_batch < 1:
-            return f"teacher {self.name!r} needs inputs, classes and an inference batch, each at least 1"
-        for one in self.inputs:
-            if one.layout not in LAYOUTS or not math.isfinite(one.scale) or any(size < 1 for size in one.size):
-                return f"input {one.input!r} has layout {one.layout!r}, scale {one.scale}, size {one.size}"
-        return ""
 
 
 @dataclass(frozen=True, slots=True)

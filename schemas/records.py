@@ -2,7 +2,8 @@
 
 Each knows its bytes: `encode(manifest.schema_fingerprints)` writes the versions that its stream pins and refuses wrong
 values with EncodeError, `decode(raw, address)` reads every version and refuses with DecodeError. Equal values are equal
-bytes, so times and worker names travel in Kafka's headers. The manifest's records are in manifest.py.
+bytes, so times and worker names travel in Kafka's headers. The manifest's topic has those of manifest.py and
+teacher.py.
 """
 
 from __future__ import annotations
@@ -24,8 +25,9 @@ from schemas.columns import (
     unpack_ids,
 )
 from schemas.errors import ConfigError, EncodeError
-from schemas.manifest import Manifest, Probe, Teacher, TeacherInput, ViewSpec
+from schemas.manifest import Manifest, Probe, ViewSpec
 from schemas.names import did_you_mean
+from schemas.teacher import Teacher, TeacherInput, TeacherOutput
 
 __all__ = [
     "DeadLetter",
@@ -35,6 +37,7 @@ __all__ = [
     "SoftTargets",
     "Teacher",
     "TeacherInput",
+    "TeacherOutput",
     "ViewSpec",
     "WorkOrder",
 ]

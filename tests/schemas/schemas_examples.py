@@ -10,8 +10,9 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from schemas.codecs import CodecSpec
-from schemas.manifest import Manifest, Probe, Teacher, TeacherInput, ViewSpec
+from schemas.manifest import Manifest, Probe, ViewSpec
 from schemas.records import DeadLetter, Output, SoftTargets, WorkOrder
+from schemas.teacher import Teacher, TeacherInput, TeacherOutput
 
 RECORDS = (WorkOrder, SoftTargets, DeadLetter, Teacher, Manifest)
 STREAM_ID = "0123456789abcdef"
@@ -55,9 +56,16 @@ def examples() -> dict[str, Any]:
                 TeacherInput("x", "image", "int32", "nhwc", 255.0, (32, 32)),
                 TeacherInput("m", "mask", "uint8", "", 1.0, ()),
             ),
-            "probs",
-            "probabilities",
-            10,
+            (TeacherOutput.of_classes("probs", "probabilities", 10),),
+            64,
+        ),
+        "teacher normalised": Teacher(
+            STREAM_ID,
+            "vit",
+            SHA256,
+            "model.onnx",
+            (TeacherInput("x", "image", "float32", "nchw", 1 / 255, (), (0.5, 0.25, 0.125), (0.25,), "bgr"),),
+            (TeacherOutput.of_classes("scores", "logits", 10),),
             64,
         ),
         "manifest": Manifest(
@@ -154,6 +162,12 @@ teacher_inputs = st.builds(
     st.sampled_from(("", "nchw", "nhwc")),
     finite,
     st.lists(positive, max_size=3).map(tuple),
+    st.lists(finite, max_size=3).map(tuple),
+    st.lists(finite.map(abs).filter(bool), max_size=3).map(tuple),
+    st.sampled_from(("", "bgr")),
+)
+teacher_outputs = st.builds(
+    TeacherOutput.of_classes, text, st.sampled_from(("logits", "probabilities", "log_probabilities")), positive
 )
 teachers = st.builds(
     Teacher,
@@ -162,9 +176,7 @@ teachers = st.builds(
     sha256,
     st.from_regex(r"[a-z]{1,9}\.onnx", fullmatch=True),
     st.lists(teacher_inputs, min_size=1, max_size=3).map(tuple),
-    text,
-    st.sampled_from(("logits", "probabilities", "log_probabilities")),
-    positive,
+    st.tuples(teacher_outputs),
     positive,
 )
 

@@ -12,7 +12,7 @@ from schemas_examples import RECORDS, SHA256, STRATEGIES, examples, ids, logits,
 from schemas.avro import REGISTRY
 from schemas.codecs import CodecSpec
 from schemas.errors import ConfigError, DecodeError, DistillogError, EncodeError
-from schemas.records import Output, SoftTargets
+from schemas.records import Output, SoftTargets, TeacherOutput
 
 EXAMPLES = examples()
 ADDRESS = "digits.soft-targets.vit/3@12"
@@ -217,11 +217,16 @@ BROKEN = {
     "missing column": replace(soft_targets(), outputs=(Output("logits", "float32", 4, {}),)),
     "lone surrogate": replace(soft_targets(), stream_id="\ud800"),
     "letter row": replace(EXAMPLES["dead_letter"], row=-1),
-    "teacher kind": replace(EXAMPLES["teacher"], kind="scores"),
+    "teacher kind": replace(EXAMPLES["teacher"], outputs=(TeacherOutput.of_classes("y", "scores", 10),)),
     "teacher path": replace(EXAMPLES["teacher"], model_file="../model.onnx"),
     "teacher name": replace(EXAMPLES["teacher"], name="vit.large"),
     "teacher without inputs": replace(EXAMPLES["teacher"], inputs=()),
     "layout": replace(EXAMPLES["teacher"], inputs=(replace(EXAMPLES["teacher"].inputs[0], layout="chw"),)),
+    "channel order": replace(
+        EXAMPLES["teacher"], inputs=(replace(EXAMPLES["teacher"].inputs[0], channel_order="gbr"),)
+    ),
+    "mean": replace(EXAMPLES["teacher"], inputs=(replace(EXAMPLES["teacher"].inputs[0], mean=(float("nan"),)),)),
+    "std": replace(EXAMPLES["teacher"], inputs=(replace(EXAMPLES["teacher"].inputs[0], std=(0.0,)),)),
     "stream name": replace(EXAMPLES["manifest"], stream="a.b"),
     "class names": replace(EXAMPLES["manifest"], class_names=("one",)),
     "no samples": replace(EXAMPLES["manifest"], num_samples=0),

@@ -1,0 +1,212 @@
+"""A teacher of a stream: which ONNX file, how its inputs are fed, and what its outputs hold.
+
+The record has room for more than is built today: several outputs, features, positions, heads. What it says of that is
+refused as a newer Distillog's, whichever way it goes.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import Self
+
+from schemas.avro import NEWEST, REGISTRY, Datum
+from schemas.codecs import CodecSpec
+from schemas.columns import pack_sha256
+from schemas.errors import DecodeError, EncodeError
+from schemas.names import check_name
+
+KINDS = ("logits", "probabilities", "log_probabilities")
+"""What a teacher's output may be."""
+LAYOUTS = ("", "nchw", "nhwc")
+"""How an ONNX input wants images; "" for everything that is no image."""
+CHANNEL_ORDERS = ("", "bgr")
+"""As the field has its channels, or reversed."""
+
+
+@dataclass(frozen=True, slots=True)
+class TeacherInput:
+    """One input of a teacher's ONNX graph and the field of the view that feeds it: (value * scale - mean) / std."""
+
+    input: str
+    """The ONNX graph's name of it."""
+    field: str
+    """The dataset's name of it."""
+    dtype: str
+    """NumPy name of what ONNX wants, such as `float32` or `int32`."""
+    layout: str
+    """One of LAYOUTS."""
+    scale: float
+    """Factor on the view's values before they become `dtype`."""
+    size: tuple[int, ...]
+    """Spatial size asked of the view; () = as it comes."""
+    mean: tuple[float, ...] = ()
+    """One number, or one for each of the field's channels; () = 0."""
+    std: tuple[float, ...] = ()
+    """One number, or one for each of the field's channels; () = 1."""
+    channel_order: str = ""
+    """One of CHANNEL_ORDERS; mean and std go along with their channels."""
+
+    @property
+    def formula(self) -> str:
+        """The arithmetic as a user writes it: `*1/255-0.5/0.25`."""
+        text = f"*{number_text(self.scale)}"
+        if self.mean or self.std:
+            text += f"-{numbers_text(self.mean or (0.0,))}"
+        return text + (f"/{numbers_text(self.std)}" if self.std else "")
+
+
+@dataclass(frozen=True, slots=True)
+class TeacherOutput:
+    """One output of a teacher's ONNX graph and what is published of it."""
+
+    name: str
+    """Its name in the soft targets."""
+    output: str
+    """The ONNX graph's name of it."""
+    kind: str
+    """One of KINDS."""
+    shape: tuple[int, ...]
+    """Of a row."""
+    class_axis: int | None
+    """Which dimension of a row counts classes."""
+    num_classes: int
+    codec: CodecSpec | None = None
+    """How it is stored; None = as the manifest says."""
+    per: str = "sample"
+    """What a row is of: `sample` or `position`."""
+    positions: str = ""
+    """The view's field that chooses which positions are stored."""
+    class_map: tuple[int, ...] = ()
+    """The dataset's class of each of its classes; () = the same."""
+    reduction: str = ""
+    """What is done to it before it is stored."""
+    cut: str = "numpy"
+    """Where labels are made of it: `numpy` or `graph`."""
+    head_sha256: str | None = None
+    """Of a head that is applied to it."""
+
+    @classmethod
+    def of_classes(cls, output: str, kind: str, num_classes: int) -> Self:
+        """Return the one output that a teacher has today: a row of classes for each sample."""
+        return cls("logits", output, kind, (num_classes,), 0, num_classes)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Teacher:
+    """A teacher of a stream: which ONNX file, and how it is fed and read."""
+
+    stream_id: str
+    name: str
+    sha256: str
+    """64 lower-case hex digits, over the ONNX file and its external data."""
+    model_file: str
+    """Base name."""
+    inputs: tuple[TeacherInput, ...]
+    outputs: tuple[TeacherOutput, ...]
+    """One today; see `output`."""
+    inference_batch: int
+    """Rows in each call of the model."""
+    generation: int = 0
+    """Which of several teachers under this name, one after the other."""
+
+    @property
+    def output(self) -> TeacherOutput:
+        """The only output."""
+        (output,) = self.outputs
+        return output
+
+    def encode(self, pinned: Mapping[str, str] = NEWEST) -> bytes:
+        """Return the record's bytes in the schema version `pinned`; EncodeError where a value does not fit."""
+        datum = asdict(self) | {"sha256": pack_sha256(self.sha256)}
+        if problem := _not_built(datum) or self._problem():
+            raise EncodeError(f"teacher {self.name!r}: {problem}")
+        return REGISTRY.encode("teacher", datum, pinned)
+
+    @classmethod
+    def decode(cls, raw: bytes, address: str) -> Self:
+        """Return the teacher; anything else, and what only a newer Distillog can do, raises DecodeError."""
+        return REGISTRY.decode_as("teacher", lambda datum: cls._of(datum, raw, address), raw, address)
+
+    @classmethod
+    def _of(cls, datum: Datum, raw: bytes, address: str) -> Self:
+        if ahead := _not_built(datum):
+            raise DecodeError(
+                address,
+                f"teacher {datum['name']!r} was added by a newer Distillog: {ahead}; install the version that added "
+                "it, or a later one",
+                raw,
+            )
+        inputs = tuple(TeacherInput(**_tuples(one)) for one in datum["inputs"])
+        outputs = tuple(TeacherOutput(**_tuples(one)) for one in datum["outputs"])
+        teacher = cls(**{**datum, "inputs": inputs, "outputs": outputs, "sha256": datum["sha256"].hex()})
+        if problem := teacher._problem():
+            raise ValueError(problem)
+        return teacher
+
+    def _problem(self) -> str:
+        check_name("teacher", self.name)
+        if not self.model_file or self.model_file in (".", "..") or {"/", "\\", "\0"} & set(self.model_file):
+            return f"model file {self.model_file!r} is no base name"
+        if not self.inputs or self.output.num_classes < 1 or self.inference_batch < 1:
+            return "it needs inputs, classes and an inference batch, each at least 1"
+        for one in self.inputs:
+            if one.layout not in LAYOUTS or not math.isfinite(one.scale) or any(size < 1 for size in one.size):
+                return f"input {one.input!r} has layout {one.layout!r}, scale {one.scale}, size {one.size}"
+            if one.channel_order not in CHANNEL_ORDERS:
+                return f"input {one.input!r} has channel order {one.channel_order!r}"
+            if not all(map(math.isfinite, one.mean)) or not all(0 < each < math.inf for each in one.std):
+                return f"input {one.input!r} has mean {one.mean} and std {one.std}"
+        return ""
+
+
+_BUILT = {
+    "name": "logits",
+    "class_axis": 0,
+    "codec": None,
+    "per": "sample",
+    "positions": "",
+    "class_map": [],
+    "reduction": "",
+    "cut": "numpy",
+    "head_sha256": None,
+}
+"""What each output says today."""
+
+
+def _not_built(datum: Datum) -> str:
+    """Return what of a record is not built yet, "" if nothing."""
+    if datum["generation"] != 0:
+        return f"it has generation {datum['generation']}"
+    if len(datum["outputs"]) != 1:
+        return f"it has {len(datum['outputs'])} outputs"
+    (output,) = datum["outputs"]
+    if output["kind"] not in KINDS:
+        return f"its output {output['name']!r} holds {output['kind']}, not one of {', '.join(KINDS)}"
+    found = {field: list(value) if isinstance(value, tuple) else value for field, value in output.items()}
+    for field, value in {**_BUILT, "shape": [output["num_classes"]]}.items():
+        if found[field] != value:
+            return f"its output {output['name']!r} has {field} {found[field]!r}"
+    return ""
+
+
+def _tuples(datum: Datum) -> Datum:
+    return {field: tuple(value) if isinstance(value, list) else value for field, value in datum.items()}
+
+
+def number_text(number: float) -> str:
+    """Return a number that reads as the same one: 1/255 rather than its many digits."""
+    if 0 < abs(number) < 1 and (1 / number).is_integer() and 1 / (1 / number) == number:
+        return f"1/{1 / number:.0f}"
+    return _decimal(number)
+
+
+def numbers_text(numbers: tuple[float, ...]) -> str:
+    """Return numbers joined by commas."""
+    return ",".join(map(_decimal, numbers))
+
+
+def _decimal(number: float) -> str:
+    short = f"{number:g}"
+    return short if float(short) == number else repr(number)
