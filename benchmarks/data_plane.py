@@ -32,7 +32,7 @@ from pipeline.views import view_spec
 from pipeline.views.fetch import Fetcher
 from pipeline.wait import Deadline
 from schemas.codecs import CodecSpec
-from schemas.records import Output, SoftTargets, Teacher, TeacherInput
+from schemas.records import Output, SoftTargets, Teacher, TeacherInput, TeacherOutput
 from student_trainer.reader import _MIN_FETCH_BYTES, _RECORDS_IN_A_FETCH, SoftTargetReader
 
 SIZES = {"64 KiB": (128, 2_000), "1 MiB": (2_048, 150)}
@@ -52,9 +52,8 @@ def fill(bench: Bench, name: str, num_classes: int, num_orders: int) -> Stream:
     stream, _ = create_stream(bench.kafka, name, fetcher, bench.unlabelled, options)
     manifest = stream.manifest
     image = TeacherInput("image", "image", "float32", "nchw", 1.0, ())
-    teacher = Teacher(
-        manifest.stream_id, TEACHER, "0" * 64, "none.onnx", (image,), "y", "logits", num_classes, ORDER_SIZE
-    )
+    output = TeacherOutput.of_classes("y", "logits", num_classes)
+    teacher = Teacher(manifest.stream_id, TEACHER, "0" * 64, "none.onnx", (image,), (output,), ORDER_SIZE)
     stream = bench.add_teacher(stream, teacher)
     sequence = Sequence.of(manifest)
     logits = np.random.default_rng(0).standard_normal((ORDER_SIZE, num_classes), dtype=np.float32)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import secrets
 from collections.abc import Mapping
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import asdict, dataclass, field, fields, replace
 
 from kafka import KafkaAdminClient
 
@@ -40,6 +40,9 @@ MAX_PARTITIONS = 256
 
 _RECORD_OVERHEAD = 2_048
 """bytes of a soft-target record beside IDs and outputs: names, shapes, headers, the batch's own fields"""
+
+_UNKNOWN_BYTES = 1 << 20
+"""of the largest record of a stream whose class count is not known: some 2,000 classes of 256 samples as float16"""
 
 MAX_COPIES = (1 << 15) - 1
 """what Kafka's protocol can ask for"""
@@ -121,6 +124,37 @@ def create_stream(
     return stream, stream.manifest.stream_id == manifest.stream_id
 
 
+def is_new(stream: Stream, teacher: Teacher) -> bool:
+    """Return whether a teacher that fits a stream is still to be added to it.
+
+    Raises:
+        EncodeError: the stream was made by a Distillog whose records cannot hold all that is declared.
+        StreamConflict, ConfigError, RecordTooLarge: as `add_teacher`.
+    """
+    manifest, num_classes = stream.manifest, teacher.output.num_classes
+    if teacher.name in stream.removed:
+        raise StreamConflict(
+            f"a teacher {teacher.name!r} was removed from stream {manifest.stream!r}: its name is not used again, so "
+            "that no label of the one is taken for the other's; give another name"
+        )
+    if manifest.num_classes and num_classes != manifest.num_classes:
+        raise StreamConflict(
+            f"teacher {teacher.name!r} has {num_classes} classes, stream {manifest.stream!r} has {manifest.num_classes}"
+        )
+    manifest.codec.refuse_classes(num_classes)
+    if teacher.name in stream.teachers:
+        _refuse_teacher(teacher, stream.teachers[teacher.name])
+        return False
+    if soft_target_bytes(manifest.codec, manifest.order_size, num_classes) > manifest.max_record_bytes:
+        raise RecordTooLarge(
+            f"teacher {teacher.name!r}: {num_classes} classes x {manifest.order_size} samples as "
+            f"{manifest.codec} are more than the stream's records hold ({manifest.max_record_bytes} bytes); "
+            f"create the stream with --classes {num_classes}, a smaller --order-size or a topk codec"
+        )
+    teacher.encode(manifest.schema_fingerprints)  # refuses what an older stream cannot hold
+    return True
+
+
 def add_teacher(settings: KafkaSettings, stream: Stream, teacher: Teacher) -> bool:
     """Make the teacher's topic and write its record; the same call again changes nothing.
 
@@ -133,28 +167,11 @@ def add_teacher(settings: KafkaSettings, stream: Stream, teacher: Teacher) -> bo
         ConfigError: its classes do not fit the codec.
         NotAuthorized: its topic may not be made, or how long the stream's topics keep records may not be read.
         RecordTooLarge: its soft targets would not fit into a record of the stream.
+        EncodeError: as `is_new`.
     """
-    manifest = stream.manifest
-    if teacher.name in stream.removed:
-        raise StreamConflict(
-            f"a teacher {teacher.name!r} was removed from stream {manifest.stream!r}: its name is not used again, so "
-            "that no label of the one is taken for the other's; give another name"
-        )
-    if manifest.num_classes and teacher.num_classes != manifest.num_classes:
-        raise StreamConflict(
-            f"teacher {teacher.name!r} has {teacher.num_classes} classes, "
-            f"stream {manifest.stream!r} has {manifest.num_classes}"
-        )
-    manifest.codec.refuse_classes(teacher.num_classes)
-    if teacher.name in stream.teachers:
-        _refuse_teacher(teacher, stream.teachers[teacher.name])
+    if not is_new(stream, teacher):
         return False
-    if soft_target_bytes(manifest.codec, manifest.order_size, teacher.num_classes) > manifest.max_record_bytes:
-        raise RecordTooLarge(
-            f"teacher {teacher.name!r}: {teacher.num_classes} classes x {manifest.order_size} samples as "
-            f"{manifest.codec} are more than the stream's records hold ({manifest.max_record_bytes} bytes); "
-            f"create the stream with --classes {teacher.num_classes}, a smaller --order-size or a topk codec"
-        )
+    manifest = stream.manifest
     with admin_client(settings) as admin, kafka_errors(f"adding teacher {teacher.name!r}", settings):
         topic = soft_targets_topic(manifest.stream, teacher.name)
         _make_like_orders(admin, topic, manifest.partitions, work_orders_topic(manifest.stream))
@@ -177,6 +194,8 @@ def _manifest(name: str, fetcher: Fetcher, dataset_uri: str, options: StreamOpti
         options.codec.refuse_classes(num_classes)
     with once_readable(dataset_uri):
         probe = make_probe(fetcher)
+    # Where the classes are not known, room for as many as a topic takes anyway.
+    least_bytes = 4 * _RECORD_OVERHEAD if num_classes else _UNKNOWN_BYTES
     manifest = Manifest(
         stream=name,
         stream_id=secrets.token_hex(8),
@@ -192,7 +211,7 @@ def _manifest(name: str, fetcher: Fetcher, dataset_uri: str, options: StreamOpti
         seed=options.seed,
         partitions=options.partitions,
         codec=options.codec,
-        max_record_bytes=max(soft_target_bytes(options.codec, options.order_size, num_classes), 4 * _RECORD_OVERHEAD),
+        max_record_bytes=max(soft_target_bytes(options.codec, options.order_size, num_classes), least_bytes),
         schema_fingerprints=REGISTRY.fingerprints(),
     )
     Sequence.of(manifest)  # refuses what no sequence can be made of
@@ -201,6 +220,11 @@ def _manifest(name: str, fetcher: Fetcher, dataset_uri: str, options: StreamOpti
 
 def _check_record_size(manifest: Manifest, limit: int) -> None:
     """Refuse orders whose soft targets may be larger than `limit` bytes, the cluster's `message.max.bytes`."""
+    if manifest.max_record_bytes > limit and not manifest.num_classes:
+        raise RecordTooLarge(
+            f"this cluster takes records of {limit} bytes (message.max.bytes): say how many classes there are with "
+            "--classes, so that they can be sized"
+        )
     if manifest.max_record_bytes > limit:
         overhead = soft_target_bytes(manifest.codec, 0, manifest.num_classes)
         per_sample = soft_target_bytes(manifest.codec, 1, manifest.num_classes) - overhead
@@ -235,9 +259,14 @@ def _refuse_difference(asked: Manifest, there: Manifest) -> None:
 
 def _refuse_teacher(asked: Teacher, there: Teacher) -> None:
     same = replace(asked, model_file=there.model_file)  # a file may be called anything
-    unlike = _unlike(*({f.name: getattr(one, f.name) for f in fields(Teacher)} for one in (same, there)))
+    unlike = _unlike(_said_of(same), _said_of(there))
     if unlike:
         raise StreamConflict(f"teacher {asked.name!r} exists and differs: {'; '.join(unlike)}; give another name")
+
+
+def _said_of(teacher: Teacher) -> dict[str, object]:
+    own = {f.name: getattr(teacher, f.name) for f in fields(Teacher) if f.name != "outputs"}
+    return {**asdict(teacher.output), **own}
 
 
 def _chosen(manifest: Manifest) -> dict[str, object]:

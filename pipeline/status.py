@@ -8,6 +8,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
+from dataclasses import asdict
 from functools import partial
 from typing import Any
 
@@ -52,7 +53,7 @@ def describe(settings: KafkaSettings, stream: Stream, rates: bool = False) -> di
         StreamChanged, BrokerUnavailable: as `lag`.
     """
     now = lag(settings, stream, rates)
-    declared = {teacher.name: _declaration(teacher) for teacher in stream.teachers.values()}
+    declared = {teacher.name: declaration(teacher) for teacher in stream.teachers.values()}
     teachers = [{**declared[teacher["name"]], **teacher} for teacher in now["teachers"]]
     return {**_facts(stream.manifest), **now, "teachers": teachers}
 
@@ -159,15 +160,20 @@ def _facts(manifest: Manifest) -> dict[str, Any]:
     }
 
 
-def _declaration(teacher: Teacher) -> dict[str, Any]:
+def declaration(teacher: Teacher) -> dict[str, Any]:
+    """What a teacher's record says of its model, and of how that is fed and read."""
     return {
         "model_file": teacher.model_file,
         "sha256": teacher.sha256,
-        "output": teacher.output,
-        "kind": teacher.kind,
-        "classes": teacher.num_classes,
+        "output": teacher.output.output,
+        "kind": teacher.output.kind,
+        "classes": teacher.output.num_classes,
         "inference_batch": teacher.inference_batch,
-        "inputs": {one.input: one.field for one in teacher.inputs},
+        "inputs": [
+            {name: list(value) if isinstance(value, tuple) else value for name, value in asdict(one).items()}
+            | {"formula": one.formula}
+            for one in teacher.inputs
+        ],
     }
 
 

@@ -63,12 +63,12 @@ class StreamSource:
         self.sequence = OrderSequence.of(manifest)
         self.fetcher = check_data(manifest, settings.data.dataset or None)
         self.num_teachers = len(self.teachers)
-        self.num_classes = self.teachers[0].num_classes
+        self.num_classes = self.teachers[0].output.num_classes
         for teacher in self.teachers:
-            if teacher.num_classes != self.num_classes:
+            if teacher.output.num_classes != self.num_classes:
                 raise ConfigError(
                     f"[[teachers]] {self.teachers[0].name!r} has {self.num_classes} classes, {teacher.name!r} has "
-                    f"{teacher.num_classes}: one student cannot learn from both"
+                    f"{teacher.output.num_classes}: one student cannot learn from both"
                 )
         self._labels = HardLabels.of(self.fetcher.dataset, settings.data.labelled, settings.data.label_seed)
         self.available = self._available()
@@ -150,7 +150,7 @@ class StreamSource:
         available = {"teacher"}
         if self.stream.manifest.codec.name != "topk":
             available.add("dense")
-        if all(teacher.kind == "logits" for teacher in self.teachers):
+        if all(teacher.output.kind == "logits" for teacher in self.teachers):
             available.add("logits")
         if self._labels.any:
             available.add("labels")

@@ -32,11 +32,11 @@ def check_model(model: OnnxTeacher, inputs: Inputs) -> None:
         TeacherRejected: labels depend on their neighbours or on chance, are no numbers, or are not of their kind.
     """
     values = model.raw(inputs)
-    if values.shape[1] != model.teacher.num_classes:
+    if values.shape[1] != model.teacher.output.num_classes:
         raise TeacherRejected(
-            f"{model.path}: gives {values.shape[1]} classes, its record says {model.teacher.num_classes}"
+            f"{model.path}: gives {values.shape[1]} classes, its record says {model.teacher.output.num_classes}"
         )
-    check_kind(values, model.teacher.kind)
+    check_kind(values, model.teacher.output.kind)
     problem = check_independence(model.logits, inputs)
     if problem:
         raise TeacherRejected(f"{model.path}: {problem}")

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, replace
-from dataclasses import field as attribute
+from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,56 +15,29 @@ from pipeline.sequence import Sequence
 from pipeline.views.fetch import Fetcher
 from schemas.errors import ConfigError, DataUnavailable, TeacherRejected
 from schemas.names import check_name, did_you_mean
-from schemas.records import Manifest, Teacher, TeacherInput
+from schemas.records import Manifest, Teacher, TeacherOutput
 from teacher_service.checks import check_kind
-from teacher_service.model import ONNX_DTYPES, OnnxTeacher, static_shape
+from teacher_service.declared import NOTHING, Declared
+from teacher_service.feeding import channels_last, feed_inputs, show
+from teacher_service.model import OnnxTeacher, static_shape
 from teacher_service.model_files import model_sha256
 
 DEFAULT_BATCH = 256
 
 
 def describe_model(
-    path: Path,
-    name: str,
-    manifest: Manifest,
-    fetcher: Fetcher,
-    *,
-    output: str | None = None,
-    kind: str | None = None,
-    inputs: Mapping[str, str] | None = None,
-    scale: Mapping[str, float] | None = None,
-    layout: str | None = None,
-    batch: int | None = None,
+    path: Path, name: str, manifest: Manifest, fetcher: Fetcher, declared: Declared = NOTHING
 ) -> Teacher:
     """Make the record of a teacher from its file, a few real samples and what the user declares.
 
-    Args:
-        inputs: field of the dataset -> ONNX input; found by itself where names or counts leave no choice.
-        scale: field -> factor on the view's values before they become the input's dtype.
-        kind: what the output holds; `logits` if not said, and refused where the rows say otherwise.
-        batch: rows of each call; the model's own where it is fixed, else the order size or 256.
-
     Raises:
         TeacherRejected: the file cannot serve this stream.
-        ConfigError: a field, input or output that does not exist.
+        ConfigError: a field, input or output that does not exist, or something that only the user can say.
         DataUnavailable: the samples that it is tried on cannot be read.
     """
     sequence = Sequence.of(manifest)
-    declared = Declared(output, kind, inputs or {}, scale or {}, layout, batch)
     ids, view_seed = sequence.sample_ids(0), sequence.view_seed(0)
     return describe_on(path, name, fetcher, ids, view_seed, manifest.order_size, manifest.stream_id, declared)
-
-
-@dataclass(frozen=True, slots=True)
-class Declared:
-    """What a user says of an ONNX file; see `describe_model`."""
-
-    output: str | None = None
-    kind: str | None = None
-    inputs: Mapping[str, str] = attribute(default_factory=dict)
-    scale: Mapping[str, float] = attribute(default_factory=dict)
-    layout: str | None = None
-    batch: int | None = None
 
 
 def describe_on(
@@ -91,21 +63,18 @@ def describe_on(
     sizes = {fed: static_shape(there[one].shape) for fed, one in pairs.items()}
     size = _spatial(fetcher, ids, view_seed, sizes, declared.layout)
     samples = _fetch(fetcher, ids, view_seed, size or None)
-    records = tuple(
-        _input(path, one, there[one], fed, samples[fed], declared.scale.get(fed), declared.layout, size)
-        for fed, one in pairs.items()
-    )
+    inputs = feed_inputs(path, there, pairs, samples, declared, size)
     names = [one.name for one in session.get_outputs()]
     output = declared.output
     if output is not None and output not in names:
         raise ConfigError(f"{path} has no output {output!r}: {did_you_mean(output, names)}")
     if output is None and len(names) > 1:
         raise ConfigError(f"{path} has several outputs ({', '.join(names)}): say which with --output")
-    kind = declared.kind or "logits"
-    teacher = Teacher(stream_id, name, sha256, path.name, records, output or names[0], kind, 1, inference_batch)
+    given = TeacherOutput.of_classes(output or names[0], declared.kind or "logits", 1)
+    teacher = Teacher(stream_id, name, sha256, path.name, inputs, (given,), inference_batch)
     values = _first_answer(path, teacher, samples)
-    check_kind(values, teacher.kind)
-    return replace(teacher, num_classes=values.shape[1])
+    check_kind(values, given.kind)
+    return replace(teacher, outputs=(TeacherOutput.of_classes(given.output, given.kind, values.shape[1]),))
 
 
 def _pair(path: Path, declared: dict[str, str], fields: list[str], inputs: list[str]) -> dict[str, str]:
@@ -157,53 +126,13 @@ def _spatial(
     samples = _fetch(fetcher, ids[:2], view_seed, None)
     for field, shape in shapes.items():
         values = samples[field]
-        if values.ndim != 4 or len(shape) != 4:
-            continue
+        if values.ndim != 4 or len(shape) != 4 or channels_last(values.shape[1:]):
+            continue  # views resize images, and take them as [C, H, W]
         nhwc = layout == "nhwc" or (layout is None and shape[-1] == values.shape[1] != shape[1])
         wanted = shape[1:3] if nhwc else shape[2:4]
         if None not in wanted and wanted != values.shape[2:]:
             return tuple(size for size in wanted if size is not None)
     return ()
-
-
-def _input(
-    path: Path,
-    name: str,
-    declared: Any,
-    field: str,
-    values: npt.NDArray[Any],
-    declared_scale: float | None,
-    layout: str | None,
-    size: tuple[int, ...],
-) -> TeacherInput:
-    if declared.type not in ONNX_DTYPES:
-        raise TeacherRejected(f"{path}: input {name!r} takes {declared.type}, which no field of a dataset gives")
-    dtype = np.dtype(ONNX_DTYPES[declared.type])
-    if dtype.kind in "iub" and values.dtype.kind == "f" and declared_scale is None:
-        raise TeacherRejected(
-            f"{path}: input {name!r} takes {dtype}, field {field!r} gives {values.dtype}: "
-            f"declare a factor, such as --input {field}={name}*255 (*1: they are whole numbers already)"
-        )
-    scale = 1.0 if declared_scale is None else declared_scale
-    wanted = static_shape(declared.shape)[1:]
-    given = values.shape[1:]
-    if len(given) == 3 and layout != "nchw" and (layout == "nhwc" or not _fits(given, wanted)):
-        moved = (*given[1:], given[0])
-        if _fits(moved, wanted):
-            return TeacherInput(name, field, dtype.name, "nhwc", scale, size)
-    if not _fits(given, wanted) or layout == "nhwc":
-        raise TeacherRejected(
-            f"{path}: input {name!r} takes samples of shape {_show(wanted)}, field {field!r} gives {_show(given)}"
-        )
-    return TeacherInput(name, field, dtype.name, "nchw" if len(given) == 3 else "", scale, size)
-
-
-def _fits(given: tuple[int, ...], wanted: tuple[int | None, ...]) -> bool:
-    return len(given) == len(wanted) and all(w in (None, g) for g, w in zip(given, wanted, strict=True))
-
-
-def _show(shape: Iterable[int | None]) -> str:
-    return "x".join("?" if size is None else str(size) for size in shape) or "scalar"
 
 
 def _fetch(
@@ -228,7 +157,7 @@ def _first_answer(path: Path, teacher: Teacher, samples: Mapping[str, npt.NDArra
     num_rows = len(samples[teacher.inputs[0].field])
     if values.ndim != 2 or len(values) != num_rows:
         raise TeacherRejected(
-            f"{path}: output {teacher.output!r} has shape {_show(values.shape)}, "
+            f"{path}: output {teacher.output.output!r} has shape {show(values.shape)}, "
             f"wanted one row of classes for each of {num_rows} samples"
         )
     return values

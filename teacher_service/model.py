@@ -6,6 +6,8 @@ Letters: M rows asked for, C classes.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from copy import copy
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -38,16 +40,32 @@ _MIN_PROBABILITY = 1e-12
 
 
 def prepare_input(values: npt.NDArray[Any], spec: TeacherInput) -> npt.NDArray[Any]:
-    """Bring a field [M, ...] into the dtype and layout of an ONNX input; integers are rounded and clipped."""
+    """Bring a field [M, ...] into what an ONNX input takes: (value * scale - mean) / std, channel order, layout, dtype.
+
+    Channels are the field's axis 1. Integers are rounded and clipped.
+    """
+    working = np.result_type(values.dtype, np.float32)
+    if spec.scale != 1.0:
+        values = values * np.asarray(spec.scale, working)
+    if spec.mean:
+        values = values - _by_channel(spec.mean, values.ndim, working)
+    if spec.std:
+        values = values / _by_channel(spec.std, values.ndim, working)
+    if spec.channel_order == "bgr":
+        values = values[:, ::-1]
     if spec.layout == "nhwc":
         values = np.moveaxis(values, 1, -1)
     dtype = np.dtype(spec.dtype)
-    if spec.scale != 1.0:
-        values = values * np.asarray(spec.scale, dtype=np.result_type(values.dtype, np.float32))
     if dtype.kind in "iu" and values.dtype.kind == "f":
         limits = np.iinfo(dtype)
         values = np.clip(np.rint(values), limits.min, limits.max)
     return np.ascontiguousarray(values.astype(dtype, copy=False))
+
+
+def _by_channel(numbers: tuple[float, ...], ndim: int, dtype: np.dtype[Any]) -> npt.NDArray[Any]:
+    """[1, C, 1, ...], C = 1 of one number"""
+    shape = (1, -1, *[1] * (ndim - 2)) if ndim > 1 else (1,)
+    return np.asarray(numbers, dtype).reshape(shape)
 
 
 class OnnxTeacher:
@@ -66,6 +84,18 @@ class OnnxTeacher:
         self.threads = threads
         self._session = open_session(path, provider, threads, refusal=TeacherRejected)
         refuse_another(path, teacher)  # looked at when it is open: it may have been replaced since anybody looked
+
+    def fed_as(self, inputs: tuple[TeacherInput, ...], batch: int) -> OnnxTeacher:
+        """Return the same model in the same session, its inputs fed in another way and with other rows in a call."""
+        other = copy(self)
+        other.teacher = replace(self.teacher, inputs=inputs, inference_batch=self.fixed_batch or batch)
+        return other
+
+    @property
+    def fixed_batch(self) -> int | None:
+        """Rows in each call where the file fixes them."""
+        fixed = {static_shape(one.shape)[0] for one in self._session.get_inputs() if one.shape} - {None}
+        return next(iter(fixed), None)
 
     @property
     def provider(self) -> str:
@@ -89,10 +119,10 @@ class OnnxTeacher:
         parts = []
         for start in range(0, num_rows, batch):
             part = {name: _padded(values[start : start + batch], batch) for name, values in feeds.items()}
-            (answer,) = self._session.run([self.teacher.output], part)
+            (answer,) = self._session.run([self.teacher.output.output], part)
             parts.append(np.asarray(answer, dtype=np.float32)[: num_rows - start])
         if not parts:
-            return np.empty((0, self.teacher.num_classes), dtype=np.float32)
+            return np.empty((0, self.teacher.output.num_classes), dtype=np.float32)
         return parts[0] if len(parts) == 1 else np.concatenate(parts)
 
     def logits(self, inputs: Inputs) -> npt.NDArray[np.float32]:
@@ -100,7 +130,7 @@ class OnnxTeacher:
 
         Probabilities become `log(max(p, 1e-12))`.
         """
-        return to_log_space(self.raw(inputs), self.teacher.kind)
+        return to_log_space(self.raw(inputs), self.teacher.output.kind)
 
 
 def to_log_space(raw: npt.NDArray[np.float32], kind: str) -> npt.NDArray[np.float32]:

@@ -129,7 +129,7 @@ class Worker:
         self._suspects = Suspects(
             # The first order is known to be well here: the model was checked with it.
             lambda: encode_task(fetcher, model, options.data_retry, sequence.sample_ids(0), sequence.view_seed(0)),
-            model.teacher.num_classes,
+            model.teacher.output.num_classes,
             manifest.num_samples,
             parcels,
             self._publish,

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from pipeline.cli.model_options import model_options
 from pipeline.cli.options import (
     confirm,
     json_option,
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
     from student_trainer.run_folder import RunFolder
     from student_trainer.settings import RunSettings
     from student_trainer.train import TrainResult
+    from teacher_service.declared import Declared
 
 NAME = click.argument("name")
 FOLDER = click.option(
@@ -202,12 +204,7 @@ def _text(value: object) -> str:
 @VIEW
 @VIEW_PARAM
 @click.option("--teacher", type=click.Path(dir_okay=False, path_type=Path), help="ONNX teacher to compare with.")
-@click.option(
-    "--kind",
-    type=click.Choice(["logits", "probabilities", "log_probabilities"]),
-    help="What the teacher's output holds.  [default: logits]",
-)
-@click.option("--output", metavar="NAME", help="The teacher's ONNX output.  [default: the only one]")
+@model_options
 @FOLDER
 @json_option
 def evaluate(
@@ -216,8 +213,7 @@ def evaluate(
     view: str | None,
     view_params: tuple[str, ...],
     teacher: Path | None,
-    kind: str | None,
-    output: str | None,
+    declared: Declared,
     folder: Path,
     as_json: bool,
 ) -> None:
@@ -235,11 +231,10 @@ def evaluate(
     teacher_logits = None
     teacher_size: tuple[int, ...] = ()
     if teacher is not None:
-        from teacher_service.describe import Declared, describe_on
+        from teacher_service.describe import describe_on
         from teacher_service.model import OnnxTeacher
 
         ids = np.arange(min(64, fetcher.dataset.num_samples))
-        declared = Declared(output=output, kind=kind)
         model = OnnxTeacher(teacher, describe_on(teacher, "teacher", fetcher, ids, 0, 256, "", declared))
         teacher_logits, teacher_size = model.logits, model.size or ()
     scores = evaluate_student(

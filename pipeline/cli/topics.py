@@ -8,8 +8,9 @@ from typing import Any
 import click
 
 from pipeline.cli.options import STREAM, confirm, json_option, kafka_settings, print_json, print_table
-from pipeline.cli.topics_make import add_teacher, create
+from pipeline.cli.topics_make import create
 from pipeline.cli.topics_rights import rights
+from pipeline.cli.topics_teacher import add_teacher
 from pipeline.cli.topics_text import print_description, print_lag
 
 

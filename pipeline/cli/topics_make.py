@@ -1,8 +1,6 @@
-"""`distillog topics create` and `add-teacher`: from options to a stream."""
+"""`distillog topics create`: from options to a stream."""
 
 from __future__ import annotations
-
-from pathlib import Path
 
 import click
 
@@ -80,95 +78,14 @@ def create(
         f"{manifest.num_samples} samples x {manifest.epochs} epochs = {orders} orders of {manifest.order_size}, "
         f"{manifest.partitions} partitions, codec {manifest.codec}, view {manifest.view.name}"
     )
+    if not manifest.num_classes:
+        click.echo(
+            f"warning: dataset {dataset} does not say how many classes it has, so a teacher of any number is taken; "
+            "--classes refuses others",
+            err=True,
+        )
     if not made.teachers:
         click.echo(f"next: distillog topics add-teacher {stream} NAME MODEL.onnx")
     if settings.secured:
         others = f"--principal User:NAME --role ROLE --stream-id {manifest.stream_id}"
         click.echo(f"what feeder, teacher and student need: distillog topics rights {stream} {others}")
-
-
-@click.command("add-teacher")
-@STREAM
-@click.argument("name")
-@click.argument("model", type=click.Path(dir_okay=False, path_type=Path))
-@click.option("--output", metavar="NAME", help="ONNX output to take.  [default: the only one]")
-@click.option(
-    "--kind",
-    type=click.Choice(["logits", "probabilities", "log_probabilities"]),
-    help="What the output holds.  [default: logits]",
-)
-@click.option(
-    "--input",
-    "inputs",
-    metavar="FIELD=NAME[*SCALE]",
-    multiple=True,
-    help="Field of the dataset for an ONNX input, *255 to multiply (repeatable).  [default: by name]",
-)
-@click.option("--layout", type=click.Choice(["nchw", "nhwc"]), help="Layout of image inputs.  [default: by shape]")
-@click.option("--batch", type=click.IntRange(min=1), help="Rows of each inference.  [default: the model's]")
-@click.option("--dataset", metavar="URI", help="The stream's data at another place.")
-@json_option
-def add_teacher(
-    stream: str,
-    name: str,
-    model: Path,
-    output: str | None,
-    kind: str | None,
-    inputs: tuple[str, ...],
-    layout: str | None,
-    batch: int | None,
-    dataset: str | None,
-    as_json: bool,
-) -> None:
-    """Register the ONNX file MODEL as teacher NAME of STREAM, and make its topic."""
-    from pipeline import create
-    from pipeline.streams import open_stream
-    from pipeline.views.check import check_data
-    from teacher_service.describe import describe_model
-
-    names, scale = _inputs(inputs)
-    settings = kafka_settings()
-    opened = open_stream(settings, stream)
-    fetcher = check_data(opened.manifest, dataset)
-    teacher = describe_model(
-        model,
-        name,
-        opened.manifest,
-        fetcher,
-        output=output,
-        kind=kind,
-        inputs=names,
-        scale=scale,
-        layout=layout,
-        batch=batch,
-    )
-    new = create.add_teacher(settings, opened, teacher)
-    if as_json:
-        print_json({"stream": stream, "teacher": name, "sha256": teacher.sha256, "added": new})
-        return
-    click.echo(f"{'added' if new else 'already there, the same:'} teacher {name} of stream {stream}")
-    fields = ", ".join(f"{one.field} -> {one.input} ({one.dtype})" for one in teacher.inputs)
-    click.echo(
-        f"{teacher.model_file} (sha256 {teacher.sha256[:12]}): {fields}; output {teacher.output}, {teacher.kind}, "
-        f"{teacher.num_classes} classes, batches of {teacher.inference_batch}"
-    )
-
-
-def _inputs(texts: tuple[str, ...]) -> tuple[dict[str, str], dict[str, float]]:
-    """Parse `FIELD=NAME[*SCALE]` into field -> ONNX input, and field -> factor."""
-    names: dict[str, str] = {}
-    scale: dict[str, float] = {}
-    for text in texts:
-        field, equals, name = text.partition("=")
-        name, star, factor = name.partition("*")
-        if not (field and equals and name):
-            raise click.UsageError(f"--input {text!r}: write FIELD=NAME or FIELD=NAME*SCALE")
-        if field in names:
-            raise click.UsageError(f"--input {text!r}: field {field} is given twice")
-        names[field] = name
-        if star:
-            try:
-                scale[field] = float(factor)
-            except ValueError:
-                raise click.UsageError(f"--input {text!r}: {factor!r} is not a number") from None
-    return names, scale

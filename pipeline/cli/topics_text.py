@@ -27,12 +27,24 @@ def print_description(described: dict[str, Any]) -> None:
     for name, value in facts.items():
         click.echo(f"{name:<12} {value}")
     for teacher in described["teachers"]:
-        inputs = ", ".join(f"{field} -> {name}" for name, field in teacher["inputs"].items())
         click.echo(f"\nteacher      {teacher['name']}: {teacher['model_file']} (sha256 {teacher['sha256']})")
-        click.echo(f"{'':12} {inputs}; output {teacher['output']}, {teacher['kind']}, {teacher['classes']} classes")
+        for one in teacher["inputs"]:
+            click.echo(f"{'':12} {input_text(one)}")
+        click.echo(
+            f"{'':12} output {teacher['output']}, {teacher['kind']}, {teacher['classes']} classes, "
+            f"batches of {teacher['inference_batch']}"
+        )
         click.echo(f"{'':12} consumer group {teacher['group']}")
     click.echo()
     print_lag(described, partitions=False)
+
+
+def input_text(one: dict[str, Any], *, guessed: bool = False) -> str:
+    """Return how a teacher's input is fed: field, name, dtype, layout (guessed by shape or not), arithmetic, size."""
+    size = "x".join(map(str, one["size"]))
+    layout = f"{one['layout']} by its shape" if one["layout"] and guessed else one["layout"]
+    facts = (one["dtype"], layout, one["formula"], one["channel_order"], size and f"at {size}")
+    return f"{one['field']} -> {one['input']}: {', '.join(filter(None, facts))}"
 
 
 def print_lag(reading: dict[str, Any], partitions: bool) -> None:

@@ -54,7 +54,7 @@ def fingerprint(dataset: Dataset, like: str = _V2) -> str:
     digest = hashlib.sha256(json.dumps(head, sort_keys=True).encode())
     with once_readable(dataset.uri), Progress(title=f"reading {dataset.uri}", after=2.0) as progress:
         # Content before labels: a dataset that learns its labels by reading has then read those.
-        content = _sampled("fingerprint", dataset.num_samples, NUM_SAMPLES)
+        content = content_ids(dataset.num_samples)
         faults: list[str] = []
         for start in range(0, len(content), _CHUNK):
             progress.update(samples=start)
@@ -83,6 +83,11 @@ def fingerprint(dataset: Dataset, like: str = _V2) -> str:
             ids = np.arange(start, end, dtype=np.int64) if labelled is None else labelled[start:end]
             digest.update(_little_endian(dataset.labels(ids)))
     return algorithm + colon + digest.hexdigest()
+
+
+def content_ids(num_samples: int) -> Ints:
+    """Rising IDs of the samples whose content is hashed: whoever has made a fingerprint has read these."""
+    return _sampled("fingerprint", num_samples, NUM_SAMPLES)
 
 
 def _sampled(name: str, num_samples: int, count: int) -> Ints:

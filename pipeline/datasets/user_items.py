@@ -24,8 +24,9 @@ class ItemDataset:
     """Adapts `__len__` and `__getitem__`.
 
     What `__getitem__` raises, and an item of another shape than the first, is a fault of that row. What storage raises
-    passes through, to be tried again (`blames_sample` tells them apart). Optional attributes: `num_classes`,
-    `class_names`, `labels` ([n] whole numbers; without it, labels are learnt by reading the items).
+    passes through, to be tried again (`blames_sample` tells them apart). Optional attributes: `num_classes`
+    (without it, the highest of `labels` plus one), `class_names`, `labels` ([n] whole numbers; without it, labels are
+    learnt by reading the items).
 
     Raises ConfigError where nothing can be made of it.
     """
@@ -38,6 +39,8 @@ class ItemDataset:
             raise ConfigError(f"dataset {uri} is empty")
         self.num_classes, self.class_names = classes_of(uri, items)
         self._given = self._checked_labels(getattr(items, "labels", None))
+        if not self.num_classes and self._given is not None:
+            self.num_classes = int(self._given.max()) + 1
         remembered = min(self.num_samples, _REMEMBERED) if self._given is None else 0
         # The label of ID i is remembered in slot i % remembered, until another's is.
         self._slot_ids = np.full(remembered, -1, np.int64)

@@ -29,7 +29,7 @@ from schemas.avro import REGISTRY
 from schemas.codecs import CODECS, CodecSpec
 from schemas.columns import DTYPES
 from schemas.errors import ConfigError, DistillogError
-from schemas.manifest import KINDS
+from schemas.teacher import KINDS
 from student_trainer.losses import LOSSES, check_losses
 from student_trainer.optimizers import OPTIMIZERS, build_optimizer
 from student_trainer.schedules import SCHEDULES, build_schedule

@@ -11,10 +11,11 @@ import pytest
 from click.testing import CliRunner
 from small_streams import DATASET, OPTIONS, fetcher, small_stream
 from support.models import classifier
-from support.streams import records, stream_with_teacher
+from support.streams import DIGITS, records, stream_with_teacher
+from support.streams import fetcher as digits
 
 from pipeline.cli import main
-from pipeline.create import create_stream
+from pipeline.create import add_teacher, create_stream
 from pipeline.feed import feed
 from pipeline.kafka.clients import admin_client
 from pipeline.kafka.cluster import KafkaCluster
@@ -23,7 +24,9 @@ from pipeline.manifest_log import append
 from pipeline.names import manifest_topic, soft_targets_topic, work_orders_topic
 from pipeline.streams import delete_stream, open_stream
 from schemas.avro import REGISTRY, Registry
-from schemas.errors import DecodeError, ManifestMismatch
+from schemas.errors import DecodeError, EncodeError, ManifestMismatch
+from teacher_service.declared import Declared, Scaling
+from teacher_service.describe import describe_model
 from teacher_service.serve import TeachOptions, prepare_worker
 from teacher_service.worker import WorkerOptions
 
@@ -35,14 +38,15 @@ NAMES = ("manifest", "soft_targets", "teacher", "work_order")
 
 @pytest.fixture
 def tomorrow(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
-    """`tomorrow("work_order")` makes this program a newer one, whose work orders have a version 2."""
+    """`tomorrow("work_order")` makes this program a newer one, whose work orders have another version."""
 
     def become(*names: str) -> None:
         folder = Path(shutil.copytree(REGISTRY.folder, tmp_path / "-".join(names)))
         for name in names:
-            schema = json.loads((folder / f"{name}.1.avsc").read_text())
+            newest = max(int(path.stem.partition(".")[2]) for path in folder.glob(f"{name}.*.avsc"))
+            schema = json.loads((folder / f"{name}.{newest}.avsc").read_text())
             schema["fields"].append(schema["fields"].pop(0))  # another version, which today's records can be read from
-            (folder / f"{name}.2.avsc").write_text(json.dumps(schema))
+            (folder / f"{name}.{newest + 1}.avsc").write_text(json.dumps(schema))
         monkeypatch.setattr(REGISTRY, "_schemas", Registry(folder)._schemas)
 
     return become
@@ -67,6 +71,35 @@ def test_a_stream_of_an_older_program_gets_its_records_in_its_own_versions(
     assert versions(kafka_settings, work_orders_topic(name)) == {of_today["work_order"]}
     assert versions(kafka_settings, soft_targets_topic(name, "t")) == {of_today["soft_targets"]}
     assert open_stream(kafka_settings, name).manifest.encode() == stream.manifest.encode()
+
+
+def test_a_stream_of_the_first_teachers_takes_no_mean_and_goes_on_otherwise(
+    kafka_settings: KafkaSettings, fresh_name: Name, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = Path(shutil.copytree(REGISTRY.folder, tmp_path / "yesterday"))
+    (folder / "teacher.2.avsc").unlink()
+    name, model = fresh_name("s"), classifier(tmp_path / "m.onnx", (1, 8, 8))
+    monkeypatch.setattr(REGISTRY, "_schemas", Registry(folder)._schemas)
+    source = digits()
+    stream, _ = create_stream(kafka_settings, name, source, DIGITS, OPTIONS)
+    monkeypatch.undo()
+    declared = Declared(general=Scaling(mean=(0.5,)))
+    with pytest.raises(EncodeError, match=r"teacher: version 1, which the stream pins, .* too old .* make it anew"):
+        add_teacher(kafka_settings, stream, describe_model(model, "t", stream.manifest, source, declared))
+    assert soft_targets_topic(name, "t") not in topics(kafka_settings)
+    added = describe_model(model, "t", stream.manifest, source)
+    assert add_teacher(kafka_settings, stream, added)
+    assert versions(kafka_settings, manifest_topic(name)) >= {REGISTRY.fingerprint("teacher", 1).hex()}
+    assert not add_teacher(kafka_settings, open_stream(kafka_settings, name), added)
+    feed(KafkaCluster(kafka_settings), open_stream(kafka_settings, name))
+    options = TeachOptions(threads=1, worker=WorkerOptions("w", until_idle=True))
+    prepare_worker(kafka_settings, name, model, options).run()
+    assert versions(kafka_settings, soft_targets_topic(name, "t"))
+
+
+def topics(settings: KafkaSettings) -> list[str]:
+    with admin_client(settings) as admin:
+        return list(admin.list_topics())
 
 
 @pytest.mark.parametrize("newer", ["soft_targets", "manifest"])

@@ -29,7 +29,7 @@ from pipeline.sequence import Sequence
 from pipeline.status import describe, lag, with_rates
 from pipeline.streams import Stream, open_stream
 from schemas.commits import RunReport, encode_next_sequence
-from schemas.records import Teacher, TeacherInput
+from schemas.records import Teacher, TeacherInput, TeacherOutput
 
 pytestmark = pytest.mark.kafka
 
@@ -38,9 +38,8 @@ pytestmark = pytest.mark.kafka
 def stream(kafka_settings: KafkaSettings, fresh_name: Callable[[str], str]) -> Stream:
     made = small_stream(kafka_settings, fresh_name("status"))
     signal = TeacherInput("x", "signal", "float32", "", 1.0, ())
-    teacher = Teacher(
-        made.manifest.stream_id, "cnn", "ab" * 32, "cnn.onnx", (signal,), "logits", "logits", 10, inference_batch=8
-    )
+    output = TeacherOutput.of_classes("logits", "logits", 10)
+    teacher = Teacher(made.manifest.stream_id, "cnn", "ab" * 32, "cnn.onnx", (signal,), (output,), inference_batch=8)
     add_teacher(kafka_settings, made, teacher)
     feed(KafkaCluster(kafka_settings), made)
     return open_stream(kafka_settings, made.manifest.stream)
@@ -230,7 +229,9 @@ def test_describe_holds_the_manifest_the_declarations_and_the_lag(
     assert described["view"] == {"name": "none", "params": {}, "version": 1}
     assert (described["samples"], described["order_size"], described["codec"]) == (200, 10, "float16")
     (teacher,) = described["teachers"]
-    assert teacher.items() >= {**now["teachers"][0], "sha256": "ab" * 32, "inputs": {"x": "signal"}}.items()
+    assert {**teacher, **now["teachers"][0], "sha256": "ab" * 32} == teacher
+    (fed,) = teacher["inputs"]
+    assert (fed["input"], fed["field"], fed["formula"], fed["size"]) == ("x", "signal", "*1", [])
     assert json.loads(json.dumps(described)) == described
 
 

@@ -33,7 +33,7 @@ from schemas.errors import (
     StreamConflict,
     StreamNotFound,
 )
-from schemas.records import Teacher, TeacherInput
+from schemas.records import Teacher, TeacherInput, TeacherOutput
 
 pytestmark = pytest.mark.kafka
 Name = Callable[[str], str]
@@ -46,9 +46,7 @@ def teacher(stream: Stream, name: str = "cnn", **changes: object) -> Teacher:
         sha256="ab" * 32,
         model_file="cnn.onnx",
         inputs=(TeacherInput("x", "signal", "float32", "", 1.0, ()),),
-        output="logits",
-        kind="logits",
-        num_classes=10,
+        outputs=(TeacherOutput.of_classes("logits", "logits", 10),),
         inference_batch=8,
     )
     return replace(made, **changes)  # type: ignore[arg-type]
@@ -224,7 +222,11 @@ def test_adding_a_teacher_twice_changes_nothing(kafka_settings: KafkaSettings, f
 
 REFUSED_TEACHERS = {
     "another model": ({"sha256": "cd" * 32}, StreamConflict, "exists and differs: sha256 is abab"),
-    "another class count": ({"name": "b", "num_classes": 7}, StreamConflict, "7 classes, stream '.*' has 10"),
+    "another class count": (
+        {"name": "b", "outputs": (TeacherOutput.of_classes("y", "logits", 7),)},
+        StreamConflict,
+        "7 classes, stream '.*' has 10",
+    ),
 }
 
 

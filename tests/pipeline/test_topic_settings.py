@@ -34,7 +34,7 @@ from pipeline.kafka.settings import KafkaSettings
 from pipeline.names import dead_letters_topic, manifest_topic, soft_targets_topic, work_orders_topic
 from pipeline.streams import Stream, open_stream
 from schemas.errors import ConfigError, StreamConflict
-from schemas.records import Teacher, TeacherInput
+from schemas.records import Teacher, TeacherInput, TeacherOutput
 
 pytestmark = pytest.mark.kafka
 Eventually = Callable[..., object]
@@ -68,7 +68,8 @@ OURS = {
 
 def teacher_of(stream: Stream) -> Teacher:
     signal = TeacherInput("x", "signal", "float32", "", 1.0, ())
-    return Teacher(stream.manifest.stream_id, "cnn", "ab" * 32, "m.onnx", (signal,), "logits", "logits", 10, 8)
+    output = TeacherOutput.of_classes("logits", "logits", 10)
+    return Teacher(stream.manifest.stream_id, "cnn", "ab" * 32, "m.onnx", (signal,), (output,), 8)
 
 
 def set_outright(settings: KafkaSettings, topic: str) -> dict[str, str]:

@@ -20,7 +20,7 @@ from pipeline.names import dead_letters_topic, manifest_topic, soft_targets_topi
 from pipeline.sequence import Sequence
 from pipeline.streams import Stream
 from schemas.codecs import CodecSpec
-from schemas.records import Manifest, Output, Probe, SoftTargets, Teacher, TeacherInput, ViewSpec
+from schemas.records import Manifest, Output, Probe, SoftTargets, Teacher, TeacherInput, TeacherOutput, ViewSpec
 
 CLASSES = 3
 
@@ -52,8 +52,9 @@ def make_stream(name: str, teachers: tuple[str, ...], partitions: int = 3, **cha
 
 def make_teacher(manifest: Manifest, name: str) -> Teacher:
     inputs = (TeacherInput("x", "image", "float32", "", 1.0, ()),)
+    output = TeacherOutput.of_classes("logits", "logits", CLASSES)
     sha256 = secrets.token_hex(32)
-    return Teacher(manifest.stream_id, name, sha256, "model.onnx", inputs, "logits", "logits", CLASSES, 4)
+    return Teacher(manifest.stream_id, name, sha256, "model.onnx", inputs, (output,), 4)
 
 
 def label(stream: Stream, teacher: str, sequence: int, /, **changes: Any) -> SoftTargets:

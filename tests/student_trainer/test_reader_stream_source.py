@@ -24,7 +24,7 @@ from pipeline.views.fetch import Fetcher
 from pipeline.views.patience import fetch_patiently
 from schemas.codecs import CodecSpec, Dense, TopK
 from schemas.errors import ConfigError, ManifestMismatch, SequenceGap, Starved
-from schemas.records import Output, Teacher, TeacherInput
+from schemas.records import Output, Teacher, TeacherInput, TeacherOutput
 from student_trainer.settings import RunSettings, run_settings
 from student_trainer.source import Cursor, ReadyOrder
 from student_trainer.stream_source import StreamSource
@@ -43,8 +43,9 @@ def make_stream(settings: KafkaSettings, name: str, teachers: tuple[str, ...], c
     for teacher in teachers:
         stream = open_stream(settings, name)
         inputs = (TeacherInput("x", "signal", "float32", "", 1.0, ()),)
+        output = TeacherOutput.of_classes("logits", "logits", CLASSES)
         digest = secrets.token_hex(32)
-        record = Teacher(stream.manifest.stream_id, teacher, digest, "m.onnx", inputs, "logits", "logits", CLASSES, 18)
+        record = Teacher(stream.manifest.stream_id, teacher, digest, "m.onnx", inputs, (output,), 18)
         add_teacher(settings, stream, record)
     return open_stream(settings, name)
 

@@ -21,6 +21,7 @@ from pipeline.views import view_spec
 from pipeline.views.fetch import Fetcher
 from schemas.codecs import CodecSpec
 from schemas.records import DeadLetter, Manifest, Probe, SoftTargets, Teacher, WorkOrder
+from teacher_service.declared import Declared
 from teacher_service.describe import describe_model
 
 DIGITS = "digits?split=train"
@@ -73,7 +74,7 @@ def stream_with_teacher(
     """A stream with `model` as its teacher "t", nothing fed."""
     source = fetcher(dataset)
     stream, _ = create_stream(settings, name, source, dataset, replace(OPTIONS, **(options or {})))
-    add_teacher(settings, stream, describe_model(model, "t", stream.manifest, source, **declared))
+    add_teacher(settings, stream, describe_model(model, "t", stream.manifest, source, Declared(**declared)))
     return open_stream(settings, name)
 
 
@@ -132,11 +133,13 @@ def dead_letters(settings: KafkaSettings, topic: str) -> list[DeadLetter]:
 
 
 def teacher_record(model: Path = Path("m.onnx"), **changes: Any) -> Teacher:
-    """A record for `support.models.classifier` with its defaults on a field "image"."""
-    from schemas.records import TeacherInput
+    """A record for `support.models.classifier` with its defaults on a field "image"; `kind`, ... are its output's."""
+    from schemas.records import TeacherInput, TeacherOutput
     from teacher_service.model_files import model_sha256
 
     image = TeacherInput("x", "image", "float32", "nchw", 1.0, ())
     sha256 = model_sha256(model) if model.exists() else "0" * 64
-    made = Teacher("0123456789abcdef", "t", sha256, model.name, (image,), "y", "logits", 10, 16)
-    return replace(made, **changes)
+    of_output = {"output": "y", "kind": "logits", "num_classes": 10}
+    of_output |= {name: changes.pop(name) for name in list(of_output) if name in changes}
+    output = TeacherOutput.of_classes(**of_output)
+    return replace(Teacher("0123456789abcdef", "t", sha256, model.name, (image,), (output,), 16), **changes)

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from support.colours import nearest_colour
 from support.models import classifier
 from support.streams import fetcher, manifest
 
@@ -13,7 +14,8 @@ from pipeline.datasets import Dataset
 from pipeline.views import view_spec
 from pipeline.views.fetch import Fetcher
 from schemas.errors import ConfigError, DataUnavailable, DistillogError, TeacherRejected
-from schemas.records import Teacher, TeacherInput
+from schemas.records import Teacher, TeacherInput, TeacherOutput
+from teacher_service.declared import Declared, Scaling
 from teacher_service.describe import describe_model
 from teacher_service.model_files import model_sha256
 
@@ -22,7 +24,7 @@ BYTES = fetcher("support.user_data:bytes_0_to_255?count=40")
 
 
 def describe(path: Path, source: Fetcher = DIGITS, **declared: Any) -> Teacher:
-    return describe_model(path, "t", manifest(source), source, **declared)
+    return describe_model(path, "t", manifest(source), source, Declared(**declared))
 
 
 def test_the_record_says_what_the_file_and_the_data_are(tmp_path: Path) -> None:
@@ -30,7 +32,8 @@ def test_the_record_says_what_the_file_and_the_data_are(tmp_path: Path) -> None:
     teacher = describe(path)
     image = TeacherInput("x", "image", "float32", "nchw", 1.0, ())
     order_size = 32
-    expected = Teacher("0123456789abcdef", "t", model_sha256(path), "m.onnx", (image,), "y", "logits", 10, order_size)
+    output = TeacherOutput.of_classes("y", "logits", 10)
+    expected = Teacher("0123456789abcdef", "t", model_sha256(path), "m.onnx", (image,), (output,), order_size)
     assert {name: getattr(teacher, name) for name in Teacher.__slots__} == {
         name: getattr(expected, name) for name in Teacher.__slots__
     }
@@ -45,9 +48,9 @@ def test_the_batch_is_the_models_own_or_what_is_asked(
 
 def test_a_whole_number_input_of_another_name_takes_a_factor(tmp_path: Path) -> None:
     path = classifier(tmp_path / "m.onnx", dtype="int32", input_name="bytes", tail="probabilities")
-    teacher = describe(path, kind="probabilities", inputs={"image": "bytes"}, scale={"image": 255.0})
+    teacher = describe(path, kind="probabilities", inputs={"image": "bytes"}, scaling={"image": Scaling(255.0)})
     assert teacher.inputs == (TeacherInput("bytes", "image", "int32", "nchw", 255.0, ()),)
-    assert teacher.kind == "probabilities"
+    assert teacher.output.kind == "probabilities"
 
 
 def test_channels_last_are_seen_by_the_shape(tmp_path: Path) -> None:
@@ -62,8 +65,8 @@ def test_a_fixed_size_is_asked_of_the_view(tmp_path: Path) -> None:
 
 def test_one_of_two_outputs_is_chosen_by_name(tmp_path: Path) -> None:
     path = classifier(tmp_path / "m.onnx", second_output=True)
-    assert describe(path, output="y").num_classes == 10
-    assert describe(path, output="h2").num_classes == 32
+    assert describe(path, output="y").output.num_classes == 10
+    assert describe(path, output="h2").output.num_classes == 32
 
 
 REFUSALS: dict[str, tuple[dict[str, Any], dict[str, Any], type[DistillogError], str]] = {
@@ -76,7 +79,12 @@ REFUSALS: dict[str, tuple[dict[str, Any], dict[str, Any], type[DistillogError], 
     "a layout that does not fit": ({}, {"layout": "nhwc"}, TeacherRejected, "takes samples of shape 1x8x8"),
     "another fixed batch": ({"batch": 16}, {"batch": 8}, TeacherRejected, "fixed batch of 16; --batch 8"),
     "no batch": ({}, {"batch": 0}, ConfigError, "--batch must be at least 1"),
-    "bytes without a factor": ({"dtype": "int32"}, {}, TeacherRejected, r"takes int32.*--input image=x\*255"),
+    "bytes without a factor": (
+        {"dtype": "int32"},
+        {},
+        TeacherRejected,
+        r"takes int32.*such as --scale 255 \(--scale 1",
+    ),
     "probabilities": ({"tail": "probabilities"}, {}, TeacherRejected, "--kind probabilities"),
     "no probabilities": ({}, {"kind": "probabilities"}, TeacherRejected, "do not sum to 1"),
     "no log probabilities": ({}, {"kind": "log_probabilities"}, TeacherRejected, "--kind logits"),
@@ -93,6 +101,84 @@ def test_a_file_that_cannot_serve_is_refused_in_one_line(tmp_path: Path, name: s
         describe(classifier(tmp_path / "m.onnx", **options), **declared)
     assert "\n" not in str(caught.value)
     assert len(str(caught.value)) < 600
+
+
+COLOURS = fetcher("support.colours:colours")
+CHANNELS_LAST = fetcher("support.colours:colours?layout=hwc")
+
+
+def test_bytes_into_floats_need_a_factor(tmp_path: Path) -> None:
+    path = nearest_colour(tmp_path / "m.onnx")
+    refusal = (
+        r"takes float32, field 'image' gives uint8: declare a factor: --scale 1/255 \(0\.00392156862745098\) .* 1 if"
+    )
+    with pytest.raises(TeacherRejected, match=refusal):
+        describe(path, COLOURS)
+    with pytest.raises(TeacherRejected, match=r"--scale 1/255"):
+        describe(path, COLOURS, general=Scaling(mean=(0.5,)))
+    for scale in (1.0, 1 / 255):
+        assert describe(path, COLOURS, general=Scaling(scale)).inputs[0].scale == scale
+
+
+def test_what_is_declared_of_all_images_yields_to_what_is_declared_of_one(tmp_path: Path) -> None:
+    path = nearest_colour(tmp_path / "m.onnx")
+    general, own = Scaling(1.0, (0.1,), (0.2,)), Scaling(1 / 255, (), (0.3, 0.4, 0.5))
+    (one,) = describe(path, COLOURS, general=general, scaling={"image": own}, channel_order="bgr").inputs
+    assert (one.scale, one.mean, one.std, one.channel_order) == (1 / 255, (0.1,), (0.3, 0.4, 0.5), "bgr")
+
+
+def test_numbers_for_other_channels_than_there_are_are_refused(tmp_path: Path) -> None:
+    for numbers in ({"mean": (0.1, 0.2)}, {"std": (1.0,) * 4}):
+        (what,) = numbers
+        with pytest.raises(ConfigError, match=f"{what} has . numbers, field 'image' has 3 channels"):
+            describe(nearest_colour(tmp_path / "m.onnx"), COLOURS, general=Scaling(1.0, **numbers))
+    with pytest.raises(ConfigError, match=r"--channel-order bgr: no image \[C, H, W\] has 3 channels"):
+        describe(classifier(tmp_path / "g.onnx"), channel_order="bgr")
+
+
+def test_an_arithmetic_for_images_is_refused_where_several_inputs_are_none(tmp_path: Path) -> None:
+    source = fetcher("support.user_data:two_fields")
+    path = classifier(tmp_path / "m.onnx", (4,), second_input=True)
+    with pytest.raises(ConfigError, match="say it of each with --input FIELD="):
+        describe(path, source, inputs={"first": "x", "second": "offset"}, general=Scaling(2.0))
+
+
+def test_a_shape_that_says_no_layout_asks_for_one(tmp_path: Path) -> None:
+    path = nearest_colour(tmp_path / "m.onnx", nhwc=True, open_shape=True)
+    with pytest.raises(ConfigError, match=r"takes samples of shape \?x\?x\?, .* give --layout nchw or --layout nhwc"):
+        describe(path, COLOURS, general=Scaling(1.0))
+    for layout in ("nchw", "nhwc"):
+        assert describe(path, COLOURS, general=Scaling(1.0), layout=layout).inputs[0].layout == layout
+
+
+def test_channels_that_the_data_have_last_are_not_resized_into_fitting(tmp_path: Path) -> None:
+    with pytest.raises(
+        TeacherRejected, match=r"takes samples of shape 3x16x16, .* 16x16x3, which looks like \[H, W, C\]"
+    ):
+        describe(nearest_colour(tmp_path / "m.onnx"), CHANNELS_LAST, general=Scaling(1.0))
+    (one,) = describe(nearest_colour(tmp_path / "l.onnx", nhwc=True), CHANNELS_LAST, general=Scaling(1.0)).inputs
+    assert (one.layout, one.size) == ("", ())  # as they come
+
+
+OPTIONS: dict[str, tuple[dict[str, Any], str]] = {
+    "a scale": ({"general": Scaling(1 / 255)}, "--scale 1/255"),
+    "all of it": (
+        {"general": Scaling(1 / 255, (0.5,), (0.25, 0.5, 1.0)), "channel_order": "bgr", "layout": "nchw", "batch": 8},
+        "--scale 1/255 --mean 0.5 --std 0.25,0.5,1 --layout nchw --channel-order bgr --batch 8",
+    ),
+    "names": (
+        {"inputs": {"image": "x"}, "scaling": {"image": Scaling(2.0)}, "output": "y", "kind": "logits"},
+        "--input image=x --scale 2 --output y --kind logits",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", OPTIONS)
+def test_a_declaration_is_said_again_in_options(tmp_path: Path, name: str) -> None:
+    said, options = OPTIONS[name]
+    declared = Declared(**said)
+    teacher = describe(nearest_colour(tmp_path / "m.onnx"), COLOURS, **said)
+    assert " ".join(declared.options(teacher)) == options
 
 
 def test_two_fields_for_one_input_are_refused(tmp_path: Path) -> None:
@@ -140,5 +226,7 @@ def test_data_that_cannot_be_read_are_no_fault_of_the_model(tmp_path: Path) -> N
 
 def test_a_users_own_data_feed_a_foreign_model(tmp_path: Path) -> None:
     path = classifier(tmp_path / "m.onnx", dtype="int32", input_name="tokens", tail="probabilities")
-    teacher = describe(path, BYTES, kind="probabilities", inputs={"pixels": "tokens"}, scale={"pixels": 1.0001})
+    teacher = describe(
+        path, BYTES, kind="probabilities", inputs={"pixels": "tokens"}, scaling={"pixels": Scaling(1.0001)}
+    )
     assert teacher.inputs[0].input == "tokens"

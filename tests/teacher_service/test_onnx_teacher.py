@@ -65,6 +65,38 @@ def test_values_are_scaled_rounded_and_clipped_into_the_inputs_dtype(values: Any
     assert made.tolist() == expected
 
 
+IMAGES = np.random.default_rng(5).integers(0, 256, (4, 3, 5, 6)).astype(np.uint8)
+MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+
+
+def test_mean_and_deviation_are_the_channels_own_and_go_along_when_those_are_reversed() -> None:
+    spec = TeacherInput("x", "f", "float32", "nhwc", 1 / 255, (), MEAN, STD, "bgr")
+    made = prepare_input(IMAGES, spec)
+    assert (made.shape, made.dtype) == ((4, 5, 6, 3), np.dtype("float32"))
+    exact = (IMAGES / 255 - np.reshape(MEAN, (3, 1, 1))) / np.reshape(STD, (3, 1, 1))
+    assert np.allclose(made, exact[:, ::-1].transpose(0, 2, 3, 1), atol=1e-5)
+    assert prepare_input(IMAGES, spec).tobytes() == made.tobytes()
+    assert made[:2].tobytes() == prepare_input(IMAGES[:2], spec).tobytes()
+
+
+def test_one_number_is_for_all_channels_and_for_any_shape() -> None:
+    for values in (IMAGES, IMAGES[:, 0, 0], IMAGES[:, 0, 0, 0]):
+        made = prepare_input(values, TeacherInput("x", "f", "float32", "", 1.0, (), (127.5,), (127.5,)))
+        assert np.array_equal(made, (values.astype(np.float32) - np.float32(127.5)) / np.float32(127.5))
+
+
+@pytest.mark.parametrize("layout", ["nchw", "nhwc"])
+@pytest.mark.parametrize("scale", [1.0, 1 / 255])
+@pytest.mark.parametrize("dtype", [np.uint8, np.float16, np.float32, np.float64, np.int32])
+def test_a_scale_alone_gives_the_bits_that_it_always_gave(dtype: Any, scale: float, layout: str) -> None:
+    values = IMAGES.astype(dtype)
+    before = np.moveaxis(values, 1, -1) if layout == "nhwc" else values
+    if scale != 1.0:
+        before = before * np.asarray(scale, dtype=np.result_type(before.dtype, np.float32))
+    made = prepare_input(values, TeacherInput("x", "f", "float32", layout, scale, ()))
+    assert made.tobytes() == np.ascontiguousarray(before.astype(np.float32)).tobytes()
+
+
 def test_channels_move_last_where_the_model_wants_them_there(tmp_path: Path) -> None:
     image = np.random.default_rng(1).random((5, 3, 8, 8), dtype=np.float32)
     spec = (TeacherInput("x", "image", "float32", "nhwc", 1.0, ()),)

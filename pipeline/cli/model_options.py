@@ -1,0 +1,144 @@
+"""Options that say what an ONNX file of somebody else's is: `topics add-teacher` and `runs evaluate --teacher`."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Callable
+from functools import wraps
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import click
+
+if TYPE_CHECKING:
+    from teacher_service.declared import Scaling
+
+T = TypeVar("T")
+
+_NUMBER = r"[+-]?(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d+)?"
+_NUMBERS = rf"{_NUMBER}(?:,{_NUMBER})*"
+_FORMULA = re.compile(rf"(?P<scale>{_NUMBER}(?:/{_NUMBER})?)(?:-(?P<mean>{_NUMBERS}))?(?:/(?P<std>{_NUMBERS}))?")
+"""SCALE[-MEAN[/STD]]"""
+
+
+def _as_number(ctx: click.Context, param: click.Parameter, value: str | None) -> float | None:
+    """Return a finite number, also of a fraction such as 1/255. Raises BadParameter."""
+    try:
+        return None if value is None else _number(value)
+    except ValueError:
+        raise click.BadParameter(f"{value!r} is not a number, such as 255 or 1/255.") from None
+
+
+def _as_numbers(ctx: click.Context, param: click.Parameter, value: str | None) -> tuple[float, ...]:
+    """Return one number, or one for each channel. Raises BadParameter."""
+    try:
+        return _numbers(value or "")
+    except ValueError:
+        raise click.BadParameter(f"{value!r} is not numbers joined by commas, such as 0.485,0.456,0.406.") from None
+
+
+def _as_divisors(ctx: click.Context, param: click.Parameter, value: str | None) -> tuple[float, ...]:
+    """As `_as_numbers`, above 0."""
+    numbers = _as_numbers(ctx, param, value)
+    if min(numbers, default=1.0) <= 0:
+        raise click.BadParameter(f"{value!r}: nothing is divided by 0 or less.")
+    return numbers
+
+
+_OPTIONS = [
+    click.option("--output", metavar="NAME", help="ONNX output to take.  [default: the only one]"),
+    click.option(
+        "--kind",
+        type=click.Choice(["logits", "probabilities", "log_probabilities"]),
+        help="What the output holds.  [default: logits]",
+    ),
+    click.option(
+        "--input",
+        "inputs",
+        metavar="FIELD=NAME[*SCALE[-MEAN[/STD]]]",
+        multiple=True,
+        help="Field of the dataset for an ONNX input, and its arithmetic (repeatable).  [default: by name]",
+    ),
+    click.option("--scale", callback=_as_number, metavar="SCALE", help="Factor on the images' values: 255, or 1/255."),
+    click.option("--mean", callback=_as_numbers, metavar="M[,M,M]", help="Subtracted after that, for each channel."),
+    click.option("--std", callback=_as_divisors, metavar="S[,S,S]", help="Divided by after that."),
+    click.option("--layout", type=click.Choice(["nchw", "nhwc"]), help="Layout of image inputs.  [default: by shape]"),
+    click.option("--channel-order", type=click.Choice(["bgr"]), help="The model wants red and blue exchanged."),
+    click.option("--batch", type=click.IntRange(min=1), help="Rows of each inference.  [default: the model's]"),
+]
+
+
+def model_options(command: Callable[..., T]) -> Callable[..., T]:
+    """Add the options, passed on together as `declared`."""
+
+    @wraps(command)
+    def called(
+        *args: Any,
+        output: str | None,
+        kind: str | None,
+        inputs: tuple[str, ...],
+        scale: float | None,
+        mean: tuple[float, ...],
+        std: tuple[float, ...],
+        layout: str | None,
+        channel_order: str | None,
+        batch: int | None,
+        **others: Any,
+    ) -> T:
+        from teacher_service.declared import Declared, Scaling
+
+        names, scaling = _inputs(inputs)
+        general = Scaling(scale, mean, std)
+        declared = Declared(output, kind, names, scaling, general, layout, channel_order or "", batch)
+        return command(*args, declared=declared, **others)
+
+    for option in reversed(_OPTIONS):
+        called = option(called)
+    return called
+
+
+def _inputs(texts: tuple[str, ...]) -> tuple[dict[str, str], dict[str, Scaling]]:
+    """Parse `FIELD=NAME[*SCALE[-MEAN[/STD]]]` into field -> ONNX input, and field -> arithmetic."""
+    from teacher_service.declared import Scaling
+
+    names: dict[str, str] = {}
+    scaling: dict[str, Scaling] = {}
+    for text in texts:
+        field, equals, name = text.partition("=")
+        name, star, formula = name.partition("*")
+        if not (field and equals and name):
+            raise click.UsageError(f"--input {text!r}: write FIELD=NAME or FIELD=NAME*SCALE")
+        if field in names:
+            raise click.UsageError(f"--input {text!r}: field {field} is given twice")
+        names[field] = name
+        if not star:
+            continue
+        found = _FORMULA.fullmatch(formula)
+        try:
+            if found is None:
+                raise ValueError
+            mean, std = (_numbers(found[part] or "") for part in ("mean", "std"))
+            scaling[field] = Scaling(_number(found["scale"]), mean, std)
+        except ValueError:
+            raise click.UsageError(
+                f"--input {text!r}: {formula!r} is not a number, or SCALE-MEAN/STD such as 1/255-0.5/0.25"
+            ) from None
+        if std and min(std) <= 0:
+            raise click.UsageError(f"--input {text!r}: nothing is divided by 0 or less")
+    return names, scaling
+
+
+def _number(text: str) -> float:
+    """Return a number, or a fraction of two; ValueError for all else."""
+    above, slash, below = text.partition("/")
+    try:
+        number = float(above) / float(below) if slash else float(above)
+    except ZeroDivisionError:
+        raise ValueError from None
+    if not math.isfinite(number):
+        raise ValueError
+    return number
+
+
+def _numbers(text: str) -> tuple[float, ...]:
+    return tuple(map(_number, text.split(","))) if text else ()

@@ -1,0 +1,130 @@
+"""`distillog topics add-teacher`: an ONNX file becomes a teacher, and is tried on samples first."""
+
+from __future__ import annotations
+
+import shlex
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from pipeline.cli.model_options import model_options
+from pipeline.cli.options import STREAM, json_option, kafka_settings, print_json
+from pipeline.cli.topics_text import input_text
+
+if TYPE_CHECKING:
+    from schemas.records import Teacher
+    from teacher_service.assess import Assessment, Way
+    from teacher_service.declared import Declared
+
+
+@click.command("add-teacher")
+@STREAM
+@click.argument("name")
+@click.argument("model", type=click.Path(dir_okay=False, path_type=Path))
+@model_options
+@click.option("--classes", type=click.IntRange(min=1), help="Refuse a teacher of another number of classes.")
+@click.option("--as-declared", is_flag=True, help="Take it so even where another way to feed it is clearly better.")
+@click.option("--dataset", metavar="URI", help="The stream's data at another place.")
+@json_option
+def add_teacher(
+    stream: str,
+    name: str,
+    model: Path,
+    declared: Declared,
+    classes: int | None,
+    as_declared: bool,
+    dataset: str | None,
+    as_json: bool,
+) -> None:
+    """Register the ONNX file MODEL as teacher NAME of STREAM, and make its topic."""
+    from pipeline import create
+    from pipeline.sequence import Sequence
+    from pipeline.status import declaration
+    from pipeline.streams import open_stream
+    from pipeline.views.check import check_data
+    from schemas.errors import StreamConflict, TeacherRejected
+    from teacher_service.assess import assess
+    from teacher_service.describe import describe_model
+    from teacher_service.model import OnnxTeacher
+
+    settings = kafka_settings()
+    opened = open_stream(settings, stream)
+    fetcher = check_data(opened.manifest, dataset)
+    teacher = describe_model(model, name, opened.manifest, fetcher, declared)
+    if classes not in (None, teacher.output.num_classes):
+        raise StreamConflict(f"--classes {classes}: {model} gives {teacher.output.num_classes} classes")
+    found = None
+    if create.is_new(opened, teacher):
+        found = assess(OnnxTeacher(model, teacher), fetcher, Sequence.of(opened.manifest).view_seed(0))
+        if found.better is not None and not as_declared:
+            command = ["distillog", "topics", "add-teacher", stream, name, str(model)]
+            command += [*_options(declared, teacher, found.better), *(("--dataset", dataset) if dataset else ())]
+            raise TeacherRejected(_refusal(model, found, found.better, shlex.join(command)))
+    new = create.add_teacher(settings, opened, teacher)
+    if as_json:
+        accuracy = found.declared.accuracy if found else None
+        print_json({"stream": stream, "teacher": name, "sha256": teacher.sha256, "added": new, "accuracy": accuracy})
+        return
+    click.echo(f"{'added' if new else 'already there, the same:'} teacher {name} of stream {stream}")
+    fed = [input_text(one, guessed=declared.layout is None) for one in declaration(teacher)["inputs"]]
+    click.echo(
+        f"{teacher.model_file} (sha256 {teacher.sha256[:12]}): {'; '.join(fed)}; output {teacher.output.output}, "
+        f"{teacher.output.kind}, {teacher.output.num_classes} classes, batches of {teacher.inference_batch}"
+    )
+    if found:
+        _print(found, declared, teacher)
+
+
+def _options(declared: Declared, teacher: Teacher, way: Way) -> list[str]:
+    from dataclasses import replace
+
+    return declared.options(replace(teacher, inputs=way.inputs))
+
+
+def _refusal(model: Path, found: Assessment, better: Way, command: str) -> str:
+    """Say which way is clearly better, on the samples that both were tried on."""
+    as_declared = found.declared.first(better.num_samples).accuracy
+    return (
+        f"{model} is right for {as_declared:.1%} of {better.num_samples} labelled samples as declared, and for "
+        f"{better.accuracy:.1%} if added by `{command}` (--as-declared takes it as declared)"
+    )
+
+
+def _print(found: Assessment, declared: Declared, teacher: Teacher) -> None:
+    """Print how the declared way did and, where nobody but the user can judge, how the others did."""
+    shown = [("as declared", found.declared)]
+    if found.declared.accuracy is not None:
+        click.echo(
+            f"accuracy as declared: {found.declared.accuracy:.1%} of {found.declared.num_samples} labelled samples"
+        )
+        shown = []
+    shown += [(shlex.join(_options(declared, teacher, way)), way) for way in found.others if _worth_a_word(found, way)]
+    for text, way in shown:
+        click.echo(f"  {text}: {_figures(way, teacher)}")
+    if not found.in_time:
+        click.echo("  (more samples, or more ways to feed it, would have taken too long)")
+    if found.degenerate:
+        click.echo(
+            f"warning: as declared, {teacher.model_file} gives nearly all samples the same class: is it fed as in its "
+            "training?",
+            err=True,
+        )
+
+
+def _worth_a_word(found: Assessment, way: Way) -> bool:
+    """Whether a way is shown: every one without labels, else one that may be better, or is and was overruled."""
+    from teacher_service.assess import CLEAR_GAIN
+
+    as_declared = found.declared.first(way.num_samples).accuracy
+    return way.accuracy is None or as_declared is None or way.accuracy - as_declared >= CLEAR_GAIN
+
+
+def _figures(way: Way, teacher: Teacher) -> str:
+    if way.accuracy is not None:
+        return f"{way.accuracy:.1%} of {way.num_samples}"
+    _, share = way.commonest
+    return (
+        f"{way.num_classes_used} of {teacher.output.num_classes} classes on {way.num_samples} samples, the commonest "
+        f"for {share:.1%}; mean confidence {way.confidence.mean():.2f}"
+    )

@@ -1,0 +1,74 @@
+"""What a user says of an ONNX file that somebody made, and how it is said on a command line."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from schemas.records import Teacher, TeacherInput
+from schemas.teacher import number_text, numbers_text
+
+
+@dataclass(frozen=True, slots=True)
+class Scaling:
+    """The arithmetic before an input: (value * scale - mean) / std."""
+
+    scale: float | None = None
+    """None: not said."""
+    mean: tuple[float, ...] = ()
+    """One number, or one for each channel; () = not said."""
+    std: tuple[float, ...] = ()
+
+    def over(self, general: Scaling) -> Scaling:
+        """Return this one, and where it says nothing what holds in general."""
+        scale = general.scale if self.scale is None else self.scale
+        return Scaling(scale, self.mean or general.mean, self.std or general.std)
+
+
+@dataclass(frozen=True, slots=True)
+class Declared:
+    """What is not said is found by itself, or refused where it cannot be found."""
+
+    output: str | None = None
+    """ONNX output; the only one if not said."""
+    kind: str | None = None
+    """What it holds; `logits` if not said, and refused where the rows say otherwise."""
+    inputs: Mapping[str, str] = field(default_factory=dict)
+    """Field of the dataset -> ONNX input; found by itself where names or counts leave no choice."""
+    scaling: Mapping[str, Scaling] = field(default_factory=dict)
+    """By field."""
+    general: Scaling = Scaling()
+    """Of all images; where no field is one, of the only field."""
+    layout: str | None = None
+    """Of image inputs: `nchw` or `nhwc`; by shape if not said."""
+    channel_order: str = ""
+    """Of images of three channels: "" as the field has them, or `bgr`."""
+    batch: int | None = None
+    """Rows of each call; the model's own where it is fixed, else the order size or 256."""
+
+    def options(self, teacher: Teacher) -> list[str]:
+        """Return the options of the command line that declare just this teacher, of which these declared some."""
+        words: list[str] = []
+        alone = len(teacher.inputs) == 1
+        for one in teacher.inputs:
+            if self.inputs or not alone:
+                words += ["--input", f"{one.field}={one.input}" + ("" if alone else one.formula)]
+        if alone:
+            words += _of_scaling(teacher.inputs[0])
+        layout = next((one.layout for one in teacher.inputs if one.layout), None)
+        if layout and (self.layout or layout == "nhwc"):
+            words += ["--layout", layout]
+        if any(one.channel_order for one in teacher.inputs):
+            words += ["--channel-order", "bgr"]
+        said = {"--output": self.output, "--kind": self.kind, "--batch": self.batch}
+        return [*words, *(word for name, value in said.items() if value is not None for word in (name, str(value)))]
+
+
+NOTHING = Declared()
+
+
+def _of_scaling(one: TeacherInput) -> list[str]:
+    words = ["--scale", number_text(one.scale)]
+    for name, numbers in (("--mean", one.mean), ("--std", one.std)):
+        words += [name, numbers_text(numbers)] if numbers else []
+    return words
