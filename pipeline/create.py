@@ -266,7 +266,7 @@ def _refuse_teacher(asked: Teacher, there: Teacher) -> None:
 
 def _said_of(teacher: Teacher) -> dict[str, object]:
     own = {f.name: getattr(teacher, f.name) for f in fields(Teacher) if f.name != "outputs"}
-    return {**asdict(teacher.output), **own}
+    return {**asdict(teacher.output), **own, "inputs": "; ".join(map(str, teacher.inputs))}
 
 
 def _chosen(manifest: Manifest) -> dict[str, object]:

@@ -53,7 +53,7 @@ def describe(settings: KafkaSettings, stream: Stream, rates: bool = False) -> di
         StreamChanged, BrokerUnavailable: as `lag`.
     """
     now = lag(settings, stream, rates)
-    declared = {teacher.name: declaration(teacher) for teacher in stream.teachers.values()}
+    declared = {teacher.name: _declaration(teacher) for teacher in stream.teachers.values()}
     teachers = [{**declared[teacher["name"]], **teacher} for teacher in now["teachers"]]
     return {**_facts(stream.manifest), **now, "teachers": teachers}
 
@@ -160,8 +160,7 @@ def _facts(manifest: Manifest) -> dict[str, Any]:
     }
 
 
-def declaration(teacher: Teacher) -> dict[str, Any]:
-    """What a teacher's record says of its model, and of how that is fed and read."""
+def _declaration(teacher: Teacher) -> dict[str, Any]:
     return {
         "model_file": teacher.model_file,
         "sha256": teacher.sha256,
@@ -171,7 +170,7 @@ def declaration(teacher: Teacher) -> dict[str, Any]:
         "inference_batch": teacher.inference_batch,
         "inputs": [
             {name: list(value) if isinstance(value, tuple) else value for name, value in asdict(one).items()}
-            | {"formula": one.formula}
+            | {"text": str(one)}
             for one in teacher.inputs
         ],
     }

@@ -56,6 +56,11 @@ class TeacherInput:
             text += f"-{numbers_text(self.mean or (0.0,))}"
         return text + (f"/{numbers_text(self.std)}" if self.std else "")
 
+    def __str__(self) -> str:
+        size = "x".join(map(str, self.size))
+        facts = (self.dtype, self.layout, self.formula, self.channel_order, size and f"at {size}")
+        return f"{self.field} -> {self.input}: {', '.join(filter(None, facts))}"
+
 
 @dataclass(frozen=True, slots=True)
 class TeacherOutput:

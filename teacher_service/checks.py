@@ -123,6 +123,11 @@ def accuracy_notice(logits: npt.NDArray[np.float32], labels: npt.NDArray[np.int6
         return ""
     accuracy = float((logits[labelled].argmax(axis=1) == labels[labelled]).mean())
     text = f"top-1 accuracy of the teacher on the first {count} labelled views: {accuracy:.1%}"
-    if count >= _MIN_ROWS_FOR_ACCURACY and accuracy < 1.5 / logits.shape[1]:
-        text += " (chance level: are the classes in the dataset's order, the inputs scaled as in its training?)"
-    return text
+    return text + chance_notice(accuracy, count, logits.shape[1])
+
+
+def chance_notice(accuracy: float, count: int, num_classes: int) -> str:
+    """Return what follows an accuracy of so many samples that is no better than chance, "" else."""
+    if count < _MIN_ROWS_FOR_ACCURACY or accuracy >= 1.5 / num_classes:
+        return ""
+    return " (chance level: are the classes in the dataset's order, the inputs scaled as in its training?)"

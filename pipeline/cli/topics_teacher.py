@@ -10,7 +10,6 @@ import click
 
 from pipeline.cli.model_options import model_options
 from pipeline.cli.options import STREAM, json_option, kafka_settings, print_json
-from pipeline.cli.topics_text import input_text
 
 if TYPE_CHECKING:
     from schemas.records import Teacher
@@ -40,7 +39,6 @@ def add_teacher(
     """Register the ONNX file MODEL as teacher NAME of STREAM, and make its topic."""
     from pipeline import create
     from pipeline.sequence import Sequence
-    from pipeline.status import declaration
     from pipeline.streams import open_stream
     from pipeline.views.check import check_data
     from schemas.errors import StreamConflict, TeacherRejected
@@ -59,7 +57,8 @@ def add_teacher(
         found = assess(OnnxTeacher(model, teacher), fetcher, Sequence.of(opened.manifest).view_seed(0))
         if found.better is not None and not as_declared:
             command = ["distillog", "topics", "add-teacher", stream, name, str(model)]
-            command += [*_options(declared, teacher, found.better), *(("--dataset", dataset) if dataset else ())]
+            command += _options(declared, teacher, found.better)
+            command += [*(("--classes", str(classes)) if classes else ()), *(("--dataset", dataset) if dataset else ())]
             raise TeacherRejected(_refusal(model, found, found.better, shlex.join(command)))
     new = create.add_teacher(settings, opened, teacher)
     if as_json:
@@ -67,9 +66,10 @@ def add_teacher(
         print_json({"stream": stream, "teacher": name, "sha256": teacher.sha256, "added": new, "accuracy": accuracy})
         return
     click.echo(f"{'added' if new else 'already there, the same:'} teacher {name} of stream {stream}")
-    fed = [input_text(one, guessed=declared.layout is None) for one in declaration(teacher)["inputs"]]
+    guessed = declared.layout is None and any(one.layout for one in teacher.inputs)
     click.echo(
-        f"{teacher.model_file} (sha256 {teacher.sha256[:12]}): {'; '.join(fed)}; output {teacher.output.output}, "
+        f"{teacher.model_file} (sha256 {teacher.sha256[:12]}): {'; '.join(map(str, teacher.inputs))}"
+        f"{' (layout guessed by the shape)' if guessed else ''}; output {teacher.output.output}, "
         f"{teacher.output.kind}, {teacher.output.num_classes} classes, batches of {teacher.inference_batch}"
     )
     if found:
@@ -93,11 +93,13 @@ def _refusal(model: Path, found: Assessment, better: Way, command: str) -> str:
 
 def _print(found: Assessment, declared: Declared, teacher: Teacher) -> None:
     """Print how the declared way did and, where nobody but the user can judge, how the others did."""
+    from teacher_service.checks import chance_notice
+
     shown = [("as declared", found.declared)]
     if found.declared.accuracy is not None:
-        click.echo(
-            f"accuracy as declared: {found.declared.accuracy:.1%} of {found.declared.num_samples} labelled samples"
-        )
+        count = found.declared.num_samples
+        chance = chance_notice(found.declared.accuracy, count, teacher.output.num_classes)
+        click.echo(f"accuracy as declared: {found.declared.accuracy:.1%} of {count} labelled samples{chance}")
         shown = []
     shown += [(shlex.join(_options(declared, teacher, way)), way) for way in found.others if _worth_a_word(found, way)]
     for text, way in shown:

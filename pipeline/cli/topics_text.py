@@ -29,7 +29,7 @@ def print_description(described: dict[str, Any]) -> None:
     for teacher in described["teachers"]:
         click.echo(f"\nteacher      {teacher['name']}: {teacher['model_file']} (sha256 {teacher['sha256']})")
         for one in teacher["inputs"]:
-            click.echo(f"{'':12} {input_text(one)}")
+            click.echo(f"{'':12} {one['text']}")
         click.echo(
             f"{'':12} output {teacher['output']}, {teacher['kind']}, {teacher['classes']} classes, "
             f"batches of {teacher['inference_batch']}"
@@ -37,14 +37,6 @@ def print_description(described: dict[str, Any]) -> None:
         click.echo(f"{'':12} consumer group {teacher['group']}")
     click.echo()
     print_lag(described, partitions=False)
-
-
-def input_text(one: dict[str, Any], *, guessed: bool = False) -> str:
-    """Return how a teacher's input is fed: field, name, dtype, layout (guessed by shape or not), arithmetic, size."""
-    size = "x".join(map(str, one["size"]))
-    layout = f"{one['layout']} by its shape" if one["layout"] and guessed else one["layout"]
-    facts = (one["dtype"], layout, one["formula"], one["channel_order"], size and f"at {size}")
-    return f"{one['field']} -> {one['input']}: {', '.join(filter(None, facts))}"
 
 
 def print_lag(reading: dict[str, Any], partitions: bool) -> None:

@@ -89,7 +89,7 @@ def test_describe_shows_how_a_teacher_is_fed(
     options = ("--scale", "1/255", *NORMALISATION, "--channel-order", "bgr")
     added = distillog.succeed("topics", "add-teacher", name, "t", model, *options)
     how = "*1/255-0.485,0.456,0.406/0.229,0.224,0.225, bgr"
-    assert f"image -> x: float32, nchw by its shape, {how}; output y, logits, 6 classes, batches of 20" in added
+    assert f"image -> x: float32, nchw, {how} (layout guessed by the shape); output y, logits, 6 classes, " in added
     described = distillog.succeed("topics", "describe", name).splitlines()
     at = next(place for place, line in enumerate(described) if line.startswith("teacher"))
     assert [line.strip() for line in described[at + 1 : at + 3]] == [

@@ -325,6 +325,12 @@ def test_a_users_items_become_a_dataset(user_module):
     assert dataset.class_names == ("even", "odd")
 
 
+def test_the_class_count_of_a_users_items_is_known_by_their_labels():
+    assert open_dataset("support.colours:colours").num_classes == 6
+    assert open_dataset("support.colours:colours?only=2").num_classes == 3
+    assert open_dataset("support.colours:colours?labelled=0").num_classes == 0
+
+
 def test_a_users_io_error_passes_through(user_module):
     with pytest.raises(OSError, match="mount is away"):
         open_dataset("users_own_data:away").read(np.array([0, 1]))

@@ -231,7 +231,8 @@ def test_describe_holds_the_manifest_the_declarations_and_the_lag(
     (teacher,) = described["teachers"]
     assert {**teacher, **now["teachers"][0], "sha256": "ab" * 32} == teacher
     (fed,) = teacher["inputs"]
-    assert (fed["input"], fed["field"], fed["formula"], fed["size"]) == ("x", "signal", "*1", [])
+    assert (fed["input"], fed["field"], fed["scale"], fed["size"]) == ("x", "signal", 1.0, [])
+    assert fed["text"] == "signal -> x: float32, *1"
     assert json.loads(json.dumps(described)) == described
 
 

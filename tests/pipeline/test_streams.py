@@ -222,6 +222,11 @@ def test_adding_a_teacher_twice_changes_nothing(kafka_settings: KafkaSettings, f
 
 REFUSED_TEACHERS = {
     "another model": ({"sha256": "cd" * 32}, StreamConflict, "exists and differs: sha256 is abab"),
+    "another scale": (
+        {"inputs": (TeacherInput("x", "signal", "float32", "", 1 / 255, ()),)},
+        StreamConflict,
+        r"differs: inputs is signal -> x: float32, \*1, asked signal -> x: float32, \*1/255$",
+    ),
     "another class count": (
         {"name": "b", "outputs": (TeacherOutput.of_classes("y", "logits", 7),)},
         StreamConflict,

@@ -40,6 +40,7 @@ from pipeline.streams import Stream
 from schemas.codecs import Dense
 from schemas.errors import BadSamples, ManifestMismatch, SequenceGap, TeacherRejected
 from schemas.records import SoftTargets, WorkOrder
+from teacher_service.declared import Scaling
 from teacher_service.model import OnnxTeacher
 from teacher_service.serve import TeachOptions, prepare_worker
 from teacher_service.worker import Worker, WorkerOptions, WorkerReport
@@ -441,7 +442,7 @@ def test_a_foreign_teacher_of_bytes_and_probabilities_labels_a_users_own_data(
         dataset="support.user_data:bytes_0_to_255?count=100",
         kind="probabilities",
         inputs={"pixels": "tokens"},
-        scale={"pixels": 0.5},
+        scaling={"pixels": Scaling(0.5)},
     )
     here.feed()
     here.work()
