@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import gc
+import warnings
 from collections.abc import Iterator
 
 import pytest
@@ -13,3 +15,12 @@ def secured_broker(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Secured
     """The session's own: take users and streams of fresh names. Who restarts a broker starts one for itself."""
     with running_secured_broker(tmp_path_factory.mktemp("secured")) as broker:
         yield broker
+
+
+@pytest.fixture(autouse=True)
+def _refused_sockets() -> Iterator[None]:
+    """kafka-python leaves the sockets of refused connections to the garbage collector: not to that of another test."""
+    yield
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ResourceWarning)
+        gc.collect()
