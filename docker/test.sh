@@ -107,10 +107,10 @@ PYTHON
 
 weights() { grep -o '"weights_sha256": "[0-9a-f]*"' "$RUNS_FOLDER/digits-student/report.json"; }
 
-# lag: one JSON object, as a teacher that lives on sees it
-lag() { timeout 30 docker compose exec --no-TTY --index 2 teacher distillog topics lag digits --json 2>/dev/null; }
-labelled() { grep -o '"labelled": *[0-9]*' <<<"$1" | grep -o '[0-9]*$'; }
-num_members() { grep -o '"client_id"' <<<"$1" | wc -l; }
+# lag: as a teacher that lives on sees it
+lag() { timeout 30 docker compose exec --no-TTY --index 2 teacher distillog topics lag digits 2>/dev/null; }
+labelled() { sed -n 's/.*: \([0-9]*\) orders labelled.*/\1/p' <<<"$1" | grep . || echo 0; }
+num_members() { sed -n 's/.* \([0-9]*\) members$/\1/p' <<<"$1" | grep . || echo 0; }
 
 say "builds the images"
 SECONDS=0

@@ -11,6 +11,12 @@ from pipeline.kafka.needs import Refused
 from pipeline.kafka.settings import KafkaSettings
 from schemas.errors import BrokerUnavailable, ConfigError, NotAdmitted, NotAuthorized, RecordTooLarge
 
+_NO_ANSWER = (
+    kafka_error.KafkaTimeoutError,
+    kafka_error.KafkaConnectionError,
+    kafka_error.NodeNotReadyError,
+    kafka_error.RequestTimedOutError,
+)
 _LONGEST = 300
 """Characters of an error of Kafka's that are passed on."""
 
@@ -48,7 +54,7 @@ def kafka_errors(what: str, settings: KafkaSettings) -> Iterator[None]:
         ) from error
     except kafka_error.KafkaConfigurationError as error:
         raise ConfigError(f"{what}: bad Kafka settings for {where}: {_text(error)}") from error
-    except (kafka_error.KafkaTimeoutError, kafka_error.KafkaConnectionError) as error:
+    except _NO_ANSWER as error:
         raise BrokerUnavailable(
             f"{what}: no answer from Kafka at {where}; is it running? (`distillog broker status`)"
         ) from error
