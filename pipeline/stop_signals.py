@@ -6,10 +6,11 @@ that; with 130 on Ctrl-C, so that a script does not go on as if all were done.
 
 from __future__ import annotations
 
+import os
 import signal
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from types import FrameType
 from typing import Any
 
@@ -39,28 +40,55 @@ def on_stop(stop: Callable[[], None], *, hangup: bool = False) -> Iterator[None]
     """Call `stop` on the first SIGTERM or Ctrl-C inside the block; a second one ends the process as ever.
 
     With `hangup` it is called on SIGHUP, too, by which a supervisor's death is told, and as often as it comes.
-    Outside the main thread, where Python delivers no signals, nothing happens.
+    It is called on a thread of its own: a signal may come anywhere, also where the main thread holds the very lock that
+    `stop` would take, as inside the same `threading.Event`, and then neither would go on. Outside the main thread,
+    where Python delivers no signals, nothing happens.
     """
     if threading.current_thread() is not threading.main_thread():
         yield
         return
-    before: dict[signal.Signals, Any] = {}
+    with _called_by_a_byte(stop) as call:
+        before: dict[signal.Signals, Any] = {}
 
-    def restore() -> None:
-        for number, handler in before.items():
-            signal.signal(number, handler)
+        def restore() -> None:
+            for number, handler in before.items():
+                signal.signal(number, handler)
 
-    def ask(number: int, frame: FrameType | None) -> None:
-        _came.add(number)
-        restore()
-        stop()
+        def ask(number: int, frame: FrameType | None) -> None:
+            _came.add(number)
+            restore()
+            call()
 
-    for number in (signal.SIGTERM, signal.SIGINT):
-        before[number] = signal.signal(number, ask)
-    hung_up = signal.signal(signal.SIGHUP, lambda number, frame: stop()) if hangup else None
+        for number in (signal.SIGTERM, signal.SIGINT):
+            before[number] = signal.signal(number, ask)
+        hung_up = signal.signal(signal.SIGHUP, lambda number, frame: call()) if hangup else None
+        try:
+            yield
+        finally:
+            restore()
+            if hangup:
+                signal.signal(signal.SIGHUP, hung_up)
+
+
+@contextmanager
+def _called_by_a_byte(stop: Callable[[], None]) -> Iterator[Callable[[], None]]:
+    """Give a way to call `stop` that takes no lock; what was asked for inside the block is done when it ends."""
+    reading, writing = os.pipe()
+    os.set_blocking(writing, False)
+
+    def listen() -> None:
+        with open(reading, "rb", buffering=0) as bytes_:
+            while bytes_.read(1):
+                stop()
+
+    def call() -> None:
+        with suppress(BlockingIOError):  # a pipe that is full says it often enough
+            os.write(writing, b"!")
+
+    thread = threading.Thread(target=listen, name="stop signals", daemon=True)
+    thread.start()
     try:
-        yield
+        yield call
     finally:
-        restore()
-        if hangup:
-            signal.signal(signal.SIGHUP, hung_up)
+        os.close(writing)
+        thread.join()

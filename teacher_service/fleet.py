@@ -145,7 +145,7 @@ class Fleet:
         self.replaced = 0
 
     def stop(self) -> None:
-        """Let all workers finish the order in hand and leave, then end; callable from a signal handler."""
+        """Let all workers finish the order in hand and leave, then end."""
         self._stop.set()
 
     def run(self) -> None:

@@ -147,7 +147,7 @@ class Worker:
         )
 
     def stop(self) -> None:
-        """Finish the order in hand, commit, leave; callable from a signal handler."""
+        """Finish the order in hand, commit, leave."""
         self._stop.set()
 
     def run(self) -> WorkerReport:
