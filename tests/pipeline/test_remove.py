@@ -23,7 +23,7 @@ from pipeline.names import soft_targets_topic, teacher_group, work_orders_topic
 from pipeline.remove import remove_teacher
 from pipeline.streams import Stream, TopicGuard, delete_stream, open_stream
 from schemas.errors import StreamChanged, StreamConflict, StreamNotFound
-from schemas.records import Teacher, TeacherInput
+from schemas.records import Teacher, TeacherInput, TeacherOutput
 
 pytestmark = pytest.mark.kafka
 Name = Callable[[str], str]
@@ -36,9 +36,7 @@ def teacher(stream: Stream, name: str) -> Teacher:
         sha256="ab" * 32,
         model_file="m.onnx",
         inputs=(TeacherInput("x", "signal", "float32", "", 1.0, ()),),
-        output="logits",
-        kind="logits",
-        num_classes=10,
+        outputs=(TeacherOutput.of_classes("logits", "logits", 10),),
         inference_batch=8,
     )
 

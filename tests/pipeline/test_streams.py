@@ -224,7 +224,7 @@ REFUSED_TEACHERS = {
     "another scale": (
         {"inputs": (TeacherInput("x", "signal", "float32", "", 1 / 255, ()),)},
         StreamConflict,
-        r"differs: inputs is signal -> x: float32, \*1, asked signal -> x: float32, \*1/255$",
+        r"differs: inputs is signal -> x: float32, \*1, asked signal -> x: float32, \*1/255; give",
     ),
     "another class count": (
         {"name": "b", "outputs": (TeacherOutput.of_classes("y", "logits", 7),)},
