@@ -8,8 +8,9 @@ from dataclasses import asdict, dataclass, field, fields, replace
 
 from kafka import KafkaAdminClient
 
-from pipeline.datasets.base import once_readable
+from pipeline.datasets.base import may_have, once_readable
 from pipeline.datasets.fingerprint import fingerprint
+from pipeline.datasets.uri import differ_in_place
 from pipeline.kafka.clients import admin_client
 from pipeline.kafka.errors import kafka_errors
 from pipeline.kafka.settings import KafkaSettings
@@ -188,7 +189,7 @@ def _make_like_orders(admin: KafkaAdminClient, topic: str, partitions: int, orde
 def _manifest(name: str, fetcher: Fetcher, dataset_uri: str, options: StreamOptions) -> Manifest:
     dataset = fetcher.dataset
     num_classes = options.num_classes or dataset.num_classes
-    if dataset.num_classes and num_classes != dataset.num_classes:
+    if not may_have(dataset, num_classes):
         raise ConfigError(f"--classes {num_classes}: dataset {dataset_uri} has {dataset.num_classes} classes")
     if num_classes:
         options.codec.refuse_classes(num_classes)
@@ -242,6 +243,8 @@ def _check_record_size(manifest: Manifest, limit: int) -> None:
 
 def _refuse_difference(asked: Manifest, there: Manifest) -> None:
     """Compare what a user can choose; the ID is random, and a probe's draws follow from the view."""
+    if asked.dataset_fingerprint == there.dataset_fingerprint and differ_in_place(asked.dataset, there.dataset):
+        asked = replace(asked, dataset=there.dataset)
     chosen = _chosen(asked), _chosen(there)
     if any(chosen[0][name] != chosen[1][name] for name in ("dataset", "num_samples", "class_names")):
         for each in chosen:

@@ -88,6 +88,22 @@ class HasRaw(Protocol):
         """The stored bytes of a sample. Raises OSError; BadSamples where they can never be had."""
 
 
+@runtime_checkable
+class CountsClasses(Protocol):
+    """A dataset that may have to count its classes: `num_classes` is then its highest label plus one, or more."""
+
+    @property
+    def counted(self) -> bool:
+        """Whether it counted them."""
+
+
+def may_have(dataset: Dataset, num_classes: int) -> bool:
+    """Whether so many classes agree with what a dataset knows of its own."""
+    if isinstance(dataset, CountsClasses) and dataset.counted:
+        return num_classes >= dataset.num_classes
+    return dataset.num_classes in (0, num_classes)
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class ArrayDataset:
     """A dataset that lies in memory, or in memory-mapped files: `read` indexes the arrays."""

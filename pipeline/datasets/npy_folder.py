@@ -41,6 +41,11 @@ class NpyFolder:
         return self.inner.num_classes
 
     @property
+    def counted(self) -> bool:
+        """Whether the classes are those that the labels show."""
+        return not self.class_names
+
+    @property
     def class_names(self) -> tuple[str, ...]:
         """The lines of `classes.txt`, where it exists."""
         return self.inner.class_names

@@ -30,3 +30,9 @@ def absolute(uri: str) -> str:
     place, mark, query = uri.partition("?")
     name, _, path = place.partition(":")
     return f"{name}:{Path(path).absolute()}{mark}{query}" if name in FOLDERS and path else uri
+
+
+def differ_in_place(uri: str, other: str) -> bool:
+    """Whether two URIs name folders, of one kind and with the same parameters: copies of the same data, maybe."""
+    (name, _, params), (other_name, _, other_params) = split_uri(uri), split_uri(other)
+    return name == other_name and name in FOLDERS and params == other_params

@@ -39,8 +39,10 @@ class ItemDataset:
             raise ConfigError(f"dataset {uri} is empty")
         self.num_classes, self.class_names = classes_of(uri, items)
         self._given = self._checked_labels(getattr(items, "labels", None))
+        self.counted = False
+        """Whether the classes are those that the labels show."""
         if not self.num_classes and self._given is not None:
-            self.num_classes = int(self._given.max()) + 1
+            self.num_classes, self.counted = int(self._given.max()) + 1, True
         remembered = min(self.num_samples, _REMEMBERED) if self._given is None else 0
         # The label of ID i is remembered in slot i % remembered, until another's is.
         self._slot_ids = np.full(remembered, -1, np.int64)

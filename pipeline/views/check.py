@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from pipeline.datasets import open_dataset
-from pipeline.datasets.base import once_readable
+from pipeline.datasets.base import may_have, once_readable
 from pipeline.datasets.fingerprint import fingerprint
 from pipeline.datasets.uri import split_uri
 from pipeline.views.fetch import Fetcher
@@ -25,7 +25,7 @@ def check_data(manifest: Manifest, dataset_uri: str | None = None) -> Fetcher:
     dataset = open_dataset(uri)
     _compare(manifest, uri, "num_samples", manifest.num_samples, dataset.num_samples)
     # 0 is "unknown": the stream's class count then comes from its teachers.
-    if manifest.num_classes and dataset.num_classes:
+    if manifest.num_classes and not may_have(dataset, manifest.num_classes):
         _compare(manifest, uri, "num_classes", manifest.num_classes, dataset.num_classes)
     if manifest.class_names and dataset.class_names:
         _compare(manifest, uri, "class_names", list(manifest.class_names), list(dataset.class_names))

@@ -13,6 +13,7 @@ from PIL import Image
 from support.user_data import Endless
 
 from pipeline.datasets import DATASETS, Dataset, open_dataset
+from pipeline.datasets.base import may_have
 from pipeline.datasets.fingerprint import fingerprint
 from pipeline.datasets.labels import label_budget
 from pipeline.datasets.uri import absolute
@@ -329,6 +330,8 @@ def test_the_class_count_of_a_users_items_is_known_by_their_labels():
     assert open_dataset("support.colours:colours").num_classes == 6
     assert open_dataset("support.colours:colours?only=2").num_classes == 3
     assert open_dataset("support.colours:colours?labelled=0").num_classes == 0
+    assert may_have(open_dataset("support.colours:colours?only=2"), 4)  # of a class that no sample shows
+    assert not may_have(open_dataset("support.colours:colours"), 5)
 
 
 def test_a_users_io_error_passes_through(user_module):

@@ -2,7 +2,9 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
+from pathlib import Path
 
+import numpy as np
 import pytest
 from kafka import TopicPartition
 from small_streams import DATASET, OPTIONS, fetcher, small_stream
@@ -355,3 +357,38 @@ def test_a_rewind_under_working_teachers_is_refused(
             rewind(kafka_settings, fed, "cnn", 0)
     finally:
         worker.close()
+
+
+def folder_of_nine(path: Path) -> str:
+    """A dataset whose labels show nine of its classes."""
+    path.mkdir()
+    np.save(path / "signal.npy", np.arange(18 * 4, dtype=np.float32).reshape(18, 4))
+    np.save(path / "labels.npy", np.arange(18) % 9)
+    return f"npy:{path}"
+
+
+def of(uri: str) -> Fetcher:
+    return Fetcher(open_dataset(uri), view_spec("none", {}))
+
+
+def test_classes_that_were_counted_may_be_more_and_not_fewer(
+    kafka_settings: KafkaSettings, fresh_name: Name, tmp_path: Path
+) -> None:
+    uri = folder_of_nine(tmp_path / "data")
+    made, _ = create_stream(kafka_settings, fresh_name("s"), of(uri), uri, replace(OPTIONS, num_classes=10))
+    assert made.manifest.num_classes == 10
+    check_data(made.manifest)
+    with pytest.raises(ConfigError, match=r"--classes 8: dataset .* has 9 classes"):
+        create_stream(kafka_settings, fresh_name("s"), of(uri), uri, replace(OPTIONS, num_classes=8))
+
+
+def test_a_copy_of_the_data_in_another_folder_makes_no_other_stream(
+    kafka_settings: KafkaSettings, fresh_name: Name, tmp_path: Path
+) -> None:
+    name, uri, copy = fresh_name("s"), folder_of_nine(tmp_path / "a"), folder_of_nine(tmp_path / "b")
+    create_stream(kafka_settings, name, of(uri), uri, OPTIONS)
+    again, new = create_stream(kafka_settings, name, of(copy), copy, OPTIONS)
+    assert (again.manifest.dataset, new) == (uri, False)
+    np.save(tmp_path / "b" / "labels.npy", np.arange(18)[::-1] % 9)
+    with pytest.raises(StreamConflict, match="exists and differs: dataset is"):
+        create_stream(kafka_settings, name, of(copy), copy, OPTIONS)
