@@ -22,15 +22,13 @@ import numpy as np
 import torch
 
 from schemas.errors import CheckpointError
-from student_trainer.edits import edits, flat
+from student_trainer.edits import WHEN_ASKED, edits, flat
 from student_trainer.run_folder import newest_first
 from student_trainer.source import Cursor
 from student_trainer.whole_files import writing
 
 logger = logging.getLogger(__name__)
 
-_WARNS = ("train.steps", "train.passes", "train.threads", "train.device")
-"""Settings that may change the result, but not what is learned."""
 _DAMAGED = (ValueError, KeyError, TypeError, RuntimeError, EOFError)
 """What reading a damaged checkpoint may raise; storage that fails says nothing of the checkpoint."""
 
@@ -240,7 +238,7 @@ def check_resume(saved: Checkpoint, now: Checkpoint, origin: Path) -> None:
     if refused:
         raise CheckpointError(f"{origin}: cannot resume a run that differs: {'; '.join(refused)}; {ways_on(origin)}")
     for edit in found:
-        if edit.key in _WARNS:
+        if edit.key in WHEN_ASKED:
             logger.warning("%s: resumes with another %s", origin, edit)
     for key, value in now.machine.items():
         if saved.machine.get(key) != value:

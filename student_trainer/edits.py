@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Mapping, Sequence
+import os
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,11 +21,12 @@ from student_trainer.toml_tables import override
 
 logger = logging.getLogger(__name__)
 
-_LEARNED = ("source", "data", "student", "teachers", "losses", "optimizer", "schedule")
-"""Sections of a run file that say what is learned."""
-_LEARNED_KEYS = ("train.batch_size", "train.seed", "train.precision")
-_FREE = ("data.dataset",)
-"""Where the data lie may change: a fingerprint says that they are the same."""
+_FREE = ("evaluation", "checkpoint", "starve")
+"""Sections of a run file that have no part in what is learned."""
+_FREE_KEYS = ("name", "data.dataset", "train.log_every", "train.prefetch", "train.trace")
+"""The same of single keys; where the data lie may change, since a fingerprint says that they are the same."""
+WHEN_ASKED = ("train.steps", "train.passes", "train.threads", "train.device")
+"""Settings that say nothing of what is learned and may yet change the weights: schedules are functions of the steps."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,7 +53,7 @@ def edits(before: Mapping[str, Any], after: Mapping[str, Any]) -> list[Edit]:
 
 
 def _allowed(key: str) -> bool:
-    return key in _FREE or not (key.partition(".")[0] in _LEARNED or key in _LEARNED_KEYS)
+    return key.partition(".")[0] in _FREE or key in _FREE_KEYS or key in WHEN_ASKED
 
 
 def flat(value: Any, key: str = "") -> dict[str, Any]:
@@ -73,25 +75,27 @@ def origin_of(run_file: Path, assignments: Sequence[str], settings: RunSettings)
 def resumed_settings(path: Path, assignments: Sequence[str] = ()) -> RunSettings:
     """Return the settings with which a run goes on: its own, what was changed in its run file since, `assignments`.
 
-    What was changed there and may not be is left out; a warning says which is taken and which is not.
+    What was changed there and may not be, or only when it is asked for, is left out; warnings say what is taken and
+    what is not.
 
     Raises:
         ConfigError: there is no run in this folder, or an assignment that does not fit.
     """
     document = read_settings(path).as_dict()
-    for edit in _taken(path, document["name"]):
+    asked = {assignment.partition("=")[0].strip() for assignment in assignments}
+    for edit in _taken(path, document["name"], asked):
         _put(document, edit.key.split("."), edit.now)
     override(document, assignments)
     return run_settings(document, str(path / "run.toml")).placed()
 
 
-def _taken(path: Path, name: str) -> list[Edit]:
+def _taken(path: Path, name: str, asked: Collection[str]) -> list[Edit]:
     try:
         origin = json.loads((path / "origin.json").read_bytes())
         run_file, assignments, before = Path(origin["run_file"]), list(origin["set"]), dict(origin["settings"])
     except (OSError, ValueError, KeyError, TypeError, RecursionError):
         return []  # a run that was not started from a file; or nothing is known of it any more
-    if not run_file.exists():
+    if not os.path.exists(run_file):  # nor where it may not be looked at
         return []
     try:
         after = load_run(run_file, assignments).as_dict()
@@ -100,10 +104,20 @@ def _taken(path: Path, name: str) -> list[Edit]:
         return []
     if after["name"] != name:
         return []  # it is another run's by now
-    found = edits(before, after)
-    taken, left_out = [each for each in found if each.allowed], [each for each in found if not each.allowed]
+    found = [each for each in edits(before, after) if each.key not in asked]
+    taken = [each for each in found if each.allowed and each.key not in WHEN_ASKED]
+    waiting = [each for each in found if each.key in WHEN_ASKED]
+    left_out = [each for each in found if not each.allowed]
     if taken:
         logger.warning("%s was changed since the run began; taken: %s", run_file, "; ".join(map(str, taken)))
+    if waiting:
+        logger.warning(
+            "%s was changed since the run began; not taken, since other weights may come of it: %s; to go on with it, "
+            "give %s",
+            run_file,
+            "; ".join(map(str, waiting)),
+            " ".join(f"--set {each.key}={each.now}" for each in waiting),
+        )
     if left_out:
         logger.warning(
             "%s was changed since the run began; not taken, since the run would learn something else: %s; start "

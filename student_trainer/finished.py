@@ -35,7 +35,7 @@ def check_finished(path: Path, asked: RunSettings, kafka: Callable[[], KafkaSett
         BrokerUnavailable: no answer from Kafka.
     """
     saved = load_checkpoint(path / "checkpoints")[0] if has_checkpoints(path / "checkpoints") else None
-    found = edits(saved.settings if saved else read_settings(path).as_dict(), asked.as_dict())
+    found = edits(saved.settings if saved else read_settings(path).as_dict(), asked.placed().as_dict())
     if another := [str(each) for each in found if not each.allowed or each.key in _LONGER]:
         raise CheckpointError(f"{path}: is trained, but with other settings: {'; '.join(another)}; {ways_on(path)}")
     if saved and asked.source == "stream":

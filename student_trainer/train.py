@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from torch import nn
 
 from pipeline.stop_signals import on_stop
-from schemas.errors import ConfigError, DataUnavailable, RunLocked, SequenceGap, Starved
+from schemas.errors import CheckpointError, ConfigError, DataUnavailable, RunLocked, SequenceGap, Starved
 from student_trainer.batches import Batch, batches
 from student_trainer.checkpoint import Checkpoint, check_resume, has_checkpoints, load_checkpoint, machine
 from student_trainer.losses import check_losses, need_labels
@@ -120,6 +120,11 @@ def train(
         if found:
             saved, tensors = found
             check_resume(saved, checkpoint, folder.path)
+            if saved.step > total_steps:
+                raise CheckpointError(
+                    f"{folder.path}: has taken {saved.step} steps, more than the {total_steps} that [train] steps asks "
+                    "for now: give as many or more"
+                )
             trainee.load(tensors)
             checkpoint = replace(
                 checkpoint,

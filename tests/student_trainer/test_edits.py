@@ -93,6 +93,34 @@ def test_a_resume_takes_what_may_change_and_names_what_it_leaves_out(stopped: Pa
     assert [each.name for each in (run / "checkpoints").iterdir()] == ["step-00000016"]
 
 
+def test_what_other_weights_may_come_of_is_taken_when_it_is_asked_for_and_not_by_itself(stopped: Path) -> None:
+    written(stopped, train={"passes": 2, "threads": 2})
+    result = resumed(stopped)
+    assert result.exit_code == 0, result.output
+    assert result.stderr == (
+        f"warning: {stopped} was changed since the run began; not taken, since other weights may come of it: "
+        "train.passes was 1, is 2; train.threads was 1, is 2; to go on with it, give --set train.passes=2 "
+        "--set train.threads=2\n"
+    )
+    result = resumed(stopped, "--set", "train.passes=1", "--set", "train.threads=1")
+    assert result.exit_code == 0, result.output
+    assert str(stopped) not in result.stderr
+
+
+def test_a_run_that_has_taken_more_steps_than_are_asked_for_now_is_refused(stopped: Path) -> None:
+    result = resumed(stopped, "--set", "train.steps=11")
+    assert result.exit_code == 1
+    assert "has taken 12 steps, more than the 11 that [train] steps asks for now" in result.stderr
+
+
+def test_a_key_that_nobody_has_decided_on_may_not_change() -> None:
+    assert [each.allowed for each in edits({}, {"train": {"new": 1}, "new": {"key": 1}, "checkpoint": {"new": 1}})] == [
+        True,
+        False,
+        False,
+    ]
+
+
 def test_a_file_that_is_as_it_was_says_nothing_whatever_was_set_at_the_start(stopped: Path) -> None:
     assert resumed(stopped).stderr == ""
     stopped.write_text("# a remark\n" + stopped.read_text())
@@ -110,6 +138,11 @@ def test_a_run_goes_on_without_its_file_or_with_one_that_is_no_run_file_or_is_an
     assert result.stderr.startswith(f"warning: {stopped}: is not TOML: ")
     assert result.stderr.endswith("; the run goes on with what it was started with\n")
     stopped.unlink()
+    assert resumed(stopped).stderr == ""
+    origin = stopped.with_name("r") / "origin.json"
+    origin.write_text(
+        json.dumps({**json.loads(origin.read_text()), "run_file": f"/{'x' * 300}"})
+    )  # cannot be asked for
     assert resumed(stopped).stderr == ""
     (stopped.with_name("r") / "origin.json").write_text("{")
     assert resumed(stopped).stderr == ""
