@@ -140,7 +140,9 @@ def is_new(stream: Stream, teacher: Teacher) -> bool:
         )
     if manifest.num_classes and num_classes != manifest.num_classes:
         raise StreamConflict(
-            f"teacher {teacher.name!r} has {num_classes} classes, stream {manifest.stream!r} has {manifest.num_classes}"
+            f"teacher {teacher.name!r} has {num_classes} classes, "
+            f"stream {manifest.stream!r} has {manifest.num_classes}; if these were counted from labels, and there are "
+            f"more, create a stream with --classes {num_classes}"
         )
     manifest.codec.refuse_classes(num_classes)
     if teacher.name in stream.teachers:

@@ -17,6 +17,8 @@ if TYPE_CHECKING:
 PLAIN_INTERVAL = 10.0
 """seconds between two lines that are not on a terminal; one that says what the last did comes after twice as many, the
 next after twice that, and so on"""
+PLAIN_LONGEST = 600.0
+"""seconds between two such lines at most"""
 RATE_SECONDS = 60.0
 """over which a rate is taken: several orders of a slow teacher, and soon 0 for one that has nothing to do"""
 
@@ -134,7 +136,7 @@ class Progress:
 
     def _print_plain(self) -> None:
         line = self.line()
-        self._again = 2 * (self._again if line == self._shown else PLAIN_INTERVAL)
+        self._again = min(PLAIN_LONGEST, 2 * (self._again if line == self._shown else PLAIN_INTERVAL))
         self._last, self._shown = time.monotonic(), line
         self._write(line)
 

@@ -20,8 +20,8 @@ from pipeline.kafka.listener import Listener, ask_listener
 _WHERE = "in the Kafka properties (--kafka-config)"
 _OTHER_NAME = (62, 64)
 """OpenSSL's codes for a certificate that is of another host or address..."""
-_EXPIRED = 10
-"""... that has expired..."""
+_OUT_OF_TIME = (9, 10)
+"""... that is not valid yet, or no more..."""
 _UNKNOWN_AUTHORITY = (2, 18, 19, 20, 21)
 """... that nobody signed whom we trust."""
 _PASSING_ALERTS = ("INTERNAL_ERROR", "USER_CANCEL", "CLOSE_NOTIFY")
@@ -73,8 +73,9 @@ def _their_certificate(error: ssl.SSLCertVerificationError, at: str, options: Ma
             f"the certificate of Kafka at {at} is for another name ({said}): give an address that is "
             f"in it, or set ssl.check.hostname=false {_WHERE}"
         )
-    if error.verify_code == _EXPIRED:
-        return f"the certificate of Kafka at {at} has expired: renew it there, or set this machine's clock right"
+    if error.verify_code in _OUT_OF_TIME:
+        text = f"the certificate of Kafka at {at} is out of its time ({error.verify_message})"
+        return f"{text}: renew it there, or set this machine's clock right"
     if error.verify_code in _UNKNOWN_AUTHORITY:
         whom = f"the authority in {authority}" if authority else "an authority that this machine trusts"
         return (

@@ -62,7 +62,8 @@ class KafkaSettings:
     def principal(self) -> str | None:
         """Whom an authorizer knows this client as; None: its certificate says it, or nothing does."""
         user = self.options.get("sasl_plain_username")
-        return f"User:{user}" if user and self.secured else None
+        logs_in = str(self.options.get("security_protocol")).startswith("SASL")
+        return f"User:{user}" if user and logs_in else None
 
     @property
     def who(self) -> str:

@@ -82,7 +82,10 @@ CASES: dict[str, tuple[Made, tuple[str, ...]]] = {
         lambda b: b.settings("OTHER"),
         ("is for another name", "set ssl.check.hostname=false"),
     ),
-    "a broker's certificate that has expired": (lambda b: b.settings("OLD"), ("has expired: renew it there",)),
+    "a broker's certificate that has expired": (
+        lambda b: b.settings("OLD"),
+        ("(certificate has expired): renew it there",),
+    ),
     "a client's certificate that has expired": (
         lambda b: b.with_certificate(b.authority.issue("alice", lasts=-DAY)),
         ("refuses the certificate in ", "certificate.pem, which expired on 2", "renew it"),
