@@ -15,6 +15,7 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
+from pipeline import chance
 from pipeline.datasets import open_dataset
 from pipeline.fault_limit import FaultLimit
 from pipeline.onnx_runtime import open_session
@@ -201,14 +202,10 @@ def _evaluate(
 
 
 def chance_level(scores: Mapping[str, float]) -> str:
-    """Say where a student is no better than always naming the commonest class, within two standard errors; else ""."""
-    labelled = scores.get("num_labelled", 0)
-    if not labelled or scores["num_commonest"] == labelled:
+    """Say where a student is no better than always naming the commonest class (`pipeline.chance`); else ""."""
+    if not scores.get("num_labelled"):
         return ""
-    share = scores["num_commonest"] / labelled
-    if scores["accuracy"] > share + 2 * (share * (1 - share) / labelled) ** 0.5:
-        return ""
-    return f"no better than always naming the commonest class, which is right for {share:.1%}"
+    return chance.chance_level(scores["accuracy"], int(scores["num_commonest"]), int(scores["num_labelled"]))
 
 
 def _checked(logits: NDArray[np.float32], who: str, uri: str, sample_ids: NDArray[np.int64]) -> NDArray[np.float32]:

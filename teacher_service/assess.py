@@ -13,6 +13,7 @@ from math import comb
 import numpy as np
 import numpy.typing as npt
 
+from pipeline.chance import chance_level
 from pipeline.datasets.base import Dataset, Ints, once_readable
 from pipeline.datasets.fingerprint import content_ids
 from pipeline.hashing import hash64, tag
@@ -73,6 +74,14 @@ class Way:
         return float(self.hits.sum() / num_labelled) if num_labelled else None
 
     @property
+    def at_chance(self) -> bool:
+        """Whether it is no better than always naming the commonest class of the labelled samples."""
+        labels = self.labels[self.labels >= 0]
+        return self.accuracy is not None and bool(
+            chance_level(self.accuracy, int(np.bincount(labels).max()), len(labels))
+        )
+
+    @property
     def num_classes_used(self) -> int:
         """Classes that are some sample's likeliest."""
         return len(np.unique(self.guesses))
@@ -120,7 +129,8 @@ def assess(model: OnnxTeacher, fetcher: Fetcher, view_seed: int, seconds: float 
     """Feed some samples of the dataset to the model as its record says, and in other ways.
 
     Without labels all ways are shown; with them no other is tried where the declared one is right too often for
-    another to be clearly better. Only how many samples are looked at depends on the clock.
+    another to be clearly better, and oftener than always naming the commonest class would be. Only how many samples are
+    looked at depends on the clock.
 
     Raises:
         StreamConflict: a label beyond the teacher's classes.
@@ -136,7 +146,7 @@ def assess(model: OnnxTeacher, fetcher: Fetcher, view_seed: int, seconds: float 
         per_sample = (time.monotonic() - begun) / num_read
         _refuse_labels(model, fetcher.dataset, declared)
         in_time = num_read == len(ids)
-        if declared.accuracy is not None and declared.accuracy > 1 - CLEAR_GAIN:
+        if declared.accuracy is not None and declared.accuracy > 1 - CLEAR_GAIN and not declared.at_chance:
             return Assessment(declared, (), in_time)
         ways = alternatives(inputs, fetcher.fetch(ids[:rows], view_seed, model.size).inputs)
         if not ways:
@@ -151,11 +161,22 @@ def assess(model: OnnxTeacher, fetcher: Fetcher, view_seed: int, seconds: float 
 
 
 def some_samples(dataset: Dataset, count: int) -> Ints:
-    """Return rising IDs, hashed over the dataset: of labelled samples where there are any."""
+    """Return rising IDs, hashed over the dataset: of labelled samples where there are any, as many of each class.
+
+    Among samples as they come, a class of 3 % would have seven of 256: too few to tell a model that never names it from
+    one that does, beyond chance. A class that has fewer than its part is there with all that it has.
+    """
     ids = content_ids(dataset.num_samples)
-    labelled = ids[dataset.labels(ids) >= 0]
-    ids = labelled if len(labelled) else ids
-    return np.sort(ids[np.argsort(hash64(_TAG, ids), kind="stable")[:count]])
+    labels = dataset.labels(ids)
+    if (labels >= 0).any():
+        ids, labels = ids[labels >= 0], labels[labels >= 0]
+    hashed = np.argsort(hash64(_TAG, ids), kind="stable")
+    ids, labels = ids[hashed], labels[hashed]
+    by_class = np.argsort(labels, kind="stable")
+    _, first, class_of = np.unique(labels[by_class], return_index=True, return_inverse=True)
+    turn = np.empty(len(ids), np.int64)  # how many of its class are taken before it
+    turn[by_class] = np.arange(len(ids)) - first[class_of]
+    return np.sort(ids[np.argsort(turn, kind="stable")[:count]])
 
 
 def clearly_better(declared: Way, other: Way) -> bool:

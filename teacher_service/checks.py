@@ -13,6 +13,7 @@ from collections.abc import Callable
 import numpy as np
 import numpy.typing as npt
 
+from pipeline import chance
 from schemas.errors import TeacherRejected
 from teacher_service.model import Inputs, OnnxTeacher
 
@@ -21,6 +22,7 @@ TOLERANCE = 1e-4
 
 _RESCALE = 4.0
 _MIN_ROWS_FOR_ACCURACY = 50
+CHANCE_QUESTION = "are the classes in the dataset's order, the inputs scaled as in its training?"
 
 Model = Callable[[Inputs], npt.NDArray[np.float32]]
 
@@ -123,11 +125,14 @@ def accuracy_notice(logits: npt.NDArray[np.float32], labels: npt.NDArray[np.int6
         return ""
     accuracy = float((logits[labelled].argmax(axis=1) == labels[labelled]).mean())
     text = f"top-1 accuracy of the teacher on the first {count} labelled views: {accuracy:.1%}"
-    return text + chance_notice(accuracy, count, logits.shape[1])
+    found = chance_level(accuracy, labels[labelled], logits.shape[1])
+    return f"{text} (chance level: {found}; {CHANCE_QUESTION})" if found else text
 
 
-def chance_notice(accuracy: float, count: int, num_classes: int) -> str:
-    """Return what follows an accuracy of so many samples that is no better than chance, "" else."""
-    if count < _MIN_ROWS_FOR_ACCURACY or accuracy >= 1.5 / num_classes:
+def chance_level(accuracy: float, labels: npt.NDArray[np.int64], num_classes: int) -> str:
+    """Say where a teacher is no better than chance on labels [M], all known and not too few; else ""."""
+    if len(labels) < _MIN_ROWS_FOR_ACCURACY:
         return ""
-    return " (chance level: are the classes in the dataset's order, the inputs scaled as in its training?)"
+    if found := chance.chance_level(accuracy, int(np.bincount(labels).max()), len(labels)):
+        return found
+    return f"no better than a guess among {num_classes} classes" if accuracy < 1.5 / num_classes else ""

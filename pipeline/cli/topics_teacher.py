@@ -64,6 +64,7 @@ def add_teacher(
     if as_json:
         accuracy = found.declared.accuracy if found else None
         print_json({"stream": stream, "teacher": name, "sha256": teacher.sha256, "added": new, "accuracy": accuracy})
+        _warn(found, teacher)
         return
     click.echo(f"{'added' if new else 'already there, the same:'} teacher {name} of stream {stream}")
     guessed = declared.layout is None and any(one.layout for one in teacher.inputs)
@@ -74,6 +75,7 @@ def add_teacher(
     )
     if found:
         _print(found, declared, teacher)
+    _warn(found, teacher)
 
 
 def _options(declared: Declared, teacher: Teacher, way: Way) -> list[str]:
@@ -93,33 +95,42 @@ def _refusal(model: Path, found: Assessment, better: Way, command: str) -> str:
 
 def _print(found: Assessment, declared: Declared, teacher: Teacher) -> None:
     """Print how the declared way did and, where nobody but the user can judge, how the others did."""
-    from teacher_service.checks import chance_notice
-
     shown = [("as declared", found.declared)]
     if found.declared.accuracy is not None:
         count = found.declared.num_samples
-        chance = chance_notice(found.declared.accuracy, count, teacher.output.num_classes)
-        click.echo(f"accuracy as declared: {found.declared.accuracy:.1%} of {count} labelled samples{chance}")
+        click.echo(f"accuracy as declared: {found.declared.accuracy:.1%} of {count} labelled samples")
         shown = []
     shown += [(shlex.join(_options(declared, teacher, way)), way) for way in found.others if _worth_a_word(found, way)]
     for text, way in shown:
         click.echo(f"  {text}: {_figures(way, teacher)}")
     if not found.in_time:
         click.echo("  (more samples, or more ways to feed it, would have taken too long)")
+
+
+def _warn(found: Assessment | None, teacher: Teacher) -> None:
+    """Say of a teacher that is taken what speaks against it."""
+    from teacher_service.checks import CHANCE_QUESTION, chance_level
+
+    if found is None:
+        return
+    text = ""
     if found.degenerate:
-        click.echo(
-            f"warning: as declared, {teacher.model_file} gives nearly all samples the same class: is it fed as in its "
-            "training?",
-            err=True,
-        )
+        text = "gives nearly all samples the same class: is it fed as in its training?"
+    elif found.declared.accuracy is not None:
+        text = chance_level(found.declared.accuracy, found.declared.labels, teacher.output.num_classes)
+        text = f"is {text}; {CHANCE_QUESTION}" if text else ""
+    if text:
+        click.echo(f"warning: as declared, {teacher.model_file} {text}", err=True)
 
 
 def _worth_a_word(found: Assessment, way: Way) -> bool:
     """Whether a way is shown: every one without labels, else one that may be better, or is and was overruled."""
     from teacher_service.assess import CLEAR_GAIN
 
-    as_declared = found.declared.first(way.num_samples).accuracy
-    return way.accuracy is None or as_declared is None or way.accuracy - as_declared >= CLEAR_GAIN
+    declared = found.declared.first(way.num_samples)
+    if way.accuracy is None or declared.accuracy is None or way.accuracy - declared.accuracy >= CLEAR_GAIN:
+        return True
+    return declared.at_chance and not way.at_chance and way.accuracy > declared.accuracy  # of a class too rare to prove
 
 
 def _figures(way: Way, teacher: Teacher) -> str:

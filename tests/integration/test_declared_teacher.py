@@ -116,6 +116,27 @@ def test_a_teacher_is_taken_as_declared_on_demand(
     assert (answer["added"], answer["accuracy"]) == (True, 1.0)
 
 
+def test_a_teacher_that_is_right_for_the_commonest_class_alone_is_called_so_where_that_is_nearly_all(
+    distillog: Distillog, fresh_name: Callable[[str], str], tmp_path: Path
+) -> None:
+    name, model = fresh_name("colours"), nearest_colour(tmp_path / "m.onnx")
+    make_stream(distillog, name, "support.colours:colours?count=400&only=5&rare=80")
+    add = ("topics", "add-teacher", name, "t", model, "--scale")
+    added = distillog.call(*add, "1")
+    assert added.exit_code == 0, added.stderr
+    assert "accuracy as declared: 98.0% of 256 labelled samples\n  --scale 1/255: 100.0% of 256\n" in added.stdout
+    warning = (
+        "warning: as declared, m.onnx is no better than always naming the commonest class, which is right for 98.0%"
+    )
+    assert added.stderr.startswith(warning)
+    assert added.stderr.count("\n") == 1
+    right = distillog.call(*add[:3], "right", model, "--scale", "1/255")
+    assert (right.exit_code, right.stderr) == (0, "")
+    quiet = distillog.call(*add[:3], "u", model, "--scale", "1", "--json")
+    assert json.loads(quiet.stdout)["accuracy"] == pytest.approx(0.98, abs=0.001)
+    assert quiet.stderr == added.stderr
+
+
 def test_without_labels_every_way_is_shown_and_none_refused(
     distillog: Distillog, fresh_name: Callable[[str], str], tmp_path: Path
 ) -> None:

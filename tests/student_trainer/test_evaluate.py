@@ -62,6 +62,7 @@ def test_the_right_answer_scores_perfectly_in_any_batch(fetcher: Fetcher, batch_
         (0.91, 450, 500, "no better"),
         (0.94, 450, 500, ""),
         (1.0, 500, 500, ""),  # a dataset of one class says nothing
+        (1.0, 19, 20, ""),  # nothing can be better
     ],
 )
 def test_a_student_at_chance_is_called_so(accuracy: float, commonest: int, labelled: int, says: str) -> None:

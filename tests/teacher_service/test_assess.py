@@ -83,6 +83,35 @@ def test_twenty_samples_are_enough_where_the_difference_is_plain(tmp_path: Path)
     assert found.declared.num_samples == 24
 
 
+def test_a_wrong_declaration_is_found_though_it_names_the_class_of_nearly_all_samples(tmp_path: Path) -> None:
+    rare = fetcher("support.colours:colours?count=2000&only=4&rare=33")
+    found = assessed(nearest_colour(tmp_path / "m.onnx"), rare, general=BYTES)  # brighter than all: class 4
+    assert found.declared.commonest[1] == 1.0
+    assert found.better is not None
+    assert (found.better.accuracy, found.better.inputs[0].scale) == (1.0, 1 / 255)
+    right = assessed(nearest_colour(tmp_path / "m.onnx"), rare, general=UNIT)
+    assert (right.declared.accuracy, right.others, right.declared.at_chance) == (1.0, (), False)
+
+
+def test_a_class_too_rare_to_prove_anything_still_lets_the_other_ways_be_tried(tmp_path: Path) -> None:
+    rare = fetcher("support.colours:colours?count=2000&only=4&rare=300")
+    found = assessed(nearest_colour(tmp_path / "m.onnx"), rare, general=BYTES)
+    assert found.declared.accuracy == 1 - 7 / NUM_SAMPLES
+    assert found.declared.at_chance
+    assert found.better is None
+    right = [way for way in found.others if way.accuracy == 1.0]
+    assert {way.inputs[0].scale for way in right} == {1 / 255}
+    assert not any(way.at_chance for way in right)
+
+
+def test_as_many_samples_are_taken_of_each_class_as_it_has() -> None:
+    dataset = fetcher("support.colours:colours?count=2000&only=4&rare=33").dataset
+    labels = dataset.labels(some_samples(dataset, NUM_SAMPLES))
+    assert np.bincount(labels).tolist() == [61, 0, 0, 0, NUM_SAMPLES - 61]
+    labels = COLOURS.dataset.labels(some_samples(COLOURS.dataset, 100))
+    assert sorted(np.bincount(labels)) == [16, 16, 17, 17, 17, 17]
+
+
 def test_an_honest_teacher_that_is_weak_is_not_talked_out_of_its_way(tmp_path: Path) -> None:
     """Random weights: as good as chance, whatever they are fed."""
     for seed in range(5):

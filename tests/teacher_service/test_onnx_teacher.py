@@ -182,5 +182,20 @@ def test_the_accuracy_is_told_and_chance_is_called_chance(share_right: float, nu
     assert ("chance" in notice) == (says == "chance level")
 
 
+@pytest.mark.parametrize(
+    ("labels", "says"),
+    [
+        (np.repeat([0, 1], [250, 6]), "chance level: no better than always naming the commonest class, which is right"),
+        (np.repeat([0, 1], [150, 106]), "chance level: no better"),
+        (np.full(256, 1), "chance level: no better than a guess among 2 classes"),
+        (np.full(256, 0), ""),
+    ],
+)
+def test_always_naming_one_class_is_called_chance_however_often_it_is_right(labels: Any, says: str) -> None:
+    notice = accuracy_notice(np.eye(2, dtype=np.float32)[np.zeros(256, np.int64)], labels)
+    assert says in notice
+    assert ("chance" in notice) == bool(says)
+
+
 def test_without_labels_there_is_no_accuracy() -> None:
     assert accuracy_notice(np.zeros((3, 10), np.float32), np.full(3, -1)) == ""
