@@ -24,7 +24,7 @@ DistillogError                  the CLI prints it as one line and exits with `ex
 ├── ModelFailed                 a model that was well raised on an order, twice
 ├── ChildLost                   the process that labels a suspicious order ended, and not by the fault of a sample
 ├── FleetFailed                 a fleet's workers cannot work
-├── CheckpointError             a checkpoint is missing, damaged or of another run
+├── CheckpointError             a checkpoint is missing, damaged, or of another run or student
 ├── CannotWrite                 a file of a run cannot be written: no room, or no right to
 ├── RunRemoved                  the folder of a run was removed, moved or replaced under the running process
 ├── NotFinite                   NaN or infinity in a loss, a gradient, the weights or a student's outputs
@@ -160,7 +160,7 @@ class ChildLost(DistillogError):
 
 
 class CheckpointError(DistillogError):
-    """A checkpoint is missing, damaged or of another run."""
+    """A checkpoint is missing, damaged, or of another run or student."""
 
 
 class CannotWrite(DistillogError):

@@ -23,7 +23,7 @@ import torch
 
 from schemas.errors import CheckpointError
 from student_trainer.edits import WHEN_ASKED, edits, flat
-from student_trainer.run_folder import newest_first
+from student_trainer.run_folder import checkpoint_of, newest_first
 from student_trainer.source import Cursor
 from student_trainer.whole_files import writing
 
@@ -91,7 +91,7 @@ def save_checkpoint(folder: Path, checkpoint: Checkpoint, state: dict[str, Any],
     Raises:
         CannotWrite: the disk refuses; the older ones stay.
     """
-    place = folder / f"step-{checkpoint.step:08d}"
+    place = checkpoint_of(folder, checkpoint.step)
     with writing(place):
         _write(place, checkpoint, state)
         places = newest_first(folder)

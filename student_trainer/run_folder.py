@@ -206,6 +206,11 @@ def newest_first(checkpoints: Path) -> list[Path]:
     return sorted(ours, key=step_of, reverse=True)
 
 
+def checkpoint_of(checkpoints: Path, step: int) -> Path:
+    """Return the folder of the checkpoint after so many steps, whether there is one or not."""
+    return checkpoints / f"step-{step:08d}"
+
+
 def step_of(checkpoint: Path) -> int:
     """Return the steps after which a checkpoint was saved."""
     return int(checkpoint.name.removeprefix("step-"))

@@ -25,7 +25,7 @@ from student_trainer.preparation import (
     set_threads,
 )
 from student_trainer.records import Progress, Records
-from student_trainer.run_folder import RunFolder
+from student_trainer.run_folder import RunFolder, checkpoint_of
 from student_trainer.settings import RunSettings
 from student_trainer.source import Cursor, OrderSource, Reporter
 from student_trainer.students import num_parameters
@@ -86,7 +86,7 @@ def train(
 
     Raises:
         ConfigError: what the run file asks for cannot be had, or is longer than its stream.
-        CheckpointError: no checkpoint is whole, or the run differs.
+        CheckpointError: no checkpoint is whole, or the run, or the student that its settings make, differs.
         CannotWrite: the disk refuses.
         RunRemoved: the folder was removed, moved or replaced.
         NotFinite: a loss, a gradient or the weights are not finite; that step was not taken.
@@ -125,7 +125,7 @@ def train(
                     f"{folder.path}: has taken {saved.step} steps, more than the {total_steps} that [train] steps asks "
                     "for now: give as many or more"
                 )
-            trainee.load(tensors)
+            trainee.load(tensors, checkpoint_of(folder.checkpoints, saved.step))
             checkpoint = replace(
                 checkpoint,
                 step=saved.step,

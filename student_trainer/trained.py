@@ -9,9 +9,10 @@ from torch import nn
 
 from schemas.records import ViewSpec
 from student_trainer.checkpoint import load_checkpoint
-from student_trainer.run_folder import read_run
+from student_trainer.run_folder import checkpoint_of, read_run
 from student_trainer.settings import RunSettings, run_settings
 from student_trainer.students import Network, build_student
+from student_trainer.weights import load_weights
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -32,12 +33,13 @@ def load_student(run: Path) -> Trained:
 
     Raises:
         ConfigError: there is no run in the folder, or its student cannot be built.
-        CheckpointError: no checkpoint, or none whole.
+        CheckpointError: no checkpoint, or none whole; or the student is another one than it was.
     """
     read_run(run)
-    checkpoint, state = load_checkpoint(run / "checkpoints")
+    checkpoints = run / "checkpoints"
+    checkpoint, state = load_checkpoint(checkpoints)
     settings = run_settings(checkpoint.settings, str(run))
     network = Network.from_dict(checkpoint.network)
     model = build_student(settings.student, network, settings.train.seed)
-    model.load_state_dict(state["model"])
+    load_weights(model, state["model"], settings.student.name, checkpoint_of(checkpoints, checkpoint.step))
     return Trained(model.eval(), network, settings, ViewSpec(**checkpoint.source["view"]), checkpoint.step)

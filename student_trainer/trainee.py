@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import hashlib
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from pipeline.hashing import hash_int, tag
+from pipeline.user_code import said
 from student_trainer.batches import Batch
 from student_trainer.guard import Guard
 from student_trainer.losses import total_loss
@@ -17,6 +19,7 @@ from student_trainer.optimizers import build_optimizer, heeds_found_inf
 from student_trainer.schedules import build_schedule
 from student_trainer.settings import RunSettings
 from student_trainer.students import Network, build_student
+from student_trainer.weights import load_weights, misfit
 
 _STEP = tag("student_trainer.step")
 _MASK = (1 << 63) - 1
@@ -54,6 +57,7 @@ class Trainee:
     ) -> None:
         train = settings.train
         self.field = network.field
+        self._name = settings.student.name
         self.device = device
         self.model: nn.Module = build_student(settings.student, network, train.seed).to(device).train()
         self._learned = [each for each in self.model.parameters() if each.requires_grad]
@@ -126,10 +130,22 @@ class Trainee:
             "scaler": self.scaler.state_dict(),
         }
 
-    def load(self, state: dict[str, Any]) -> None:
-        """Undo `state`."""
-        self.model.load_state_dict(state["model"])
-        self.optimizer.load_state_dict(state["optimizer"])
+    def load(self, state: dict[str, Any], place: Path) -> None:
+        """Undo `state`, as it was read from a checkpoint.
+
+        Raises:
+            CheckpointError: the student, or its optimizer, is another one than it was.
+        """
+        load_weights(self.model, state["model"], self._name, place)
+        # An optimizer knows its parameters by their places alone.
+        if list(self.model.state_dict()) != list(state["model"]):
+            raise misfit(self._name, place, "its weights have another order")
+        try:
+            self.optimizer.load_state_dict(state["optimizer"])
+        except MemoryError:
+            raise
+        except Exception as error:  # an optimizer, too, may be of the user's own
+            raise misfit(self._name, place, f"its optimizer does not take the saved state ({said(error)})") from error
         if self.scaler.is_enabled():
             self.scaler.load_state_dict(state["scaler"])
 
