@@ -87,7 +87,7 @@ def _feeder(scope: Scope) -> list[Grant]:
 
 
 def _teacher(scope: Scope) -> list[Grant]:
-    followed = [scope.run_group("DESCRIBE", "fleet --run: see the reports")] if scope.run else []
+    followed = [scope.run_group("DESCRIBE", "fleet --follow: see the reports")] if scope.run else []
     return [
         _topic(("READ",), manifest_topic(scope.stream), "read what the stream is"),
         _topic(("READ",), work_orders_topic(scope.stream), "read the orders, and commit"),

@@ -234,9 +234,13 @@ def check_resume(saved: Checkpoint, now: Checkpoint, origin: Path) -> None:
     # Two hashes do not say what differs: where the data lie does, though that alone may change.
     moved = ["data.dataset"] if "fingerprint" in unlike else []
     refused = [str(edit) for edit in found if not edit.allowed or edit.key in moved]
+    ways = ways_on(origin)
+    if moved and any(edit.key in moved for edit in found):
+        unlike.remove("fingerprint")
+        ways = f"these are other data: set data.dataset to where the run's own data lie; or else {ways}"
     refused += [_difference(key, was, is_now) for key in unlike]
     if refused:
-        raise CheckpointError(f"{origin}: cannot resume a run that differs: {'; '.join(refused)}; {ways_on(origin)}")
+        raise CheckpointError(f"{origin}: cannot resume a run that differs: {'; '.join(refused)}; {ways}")
     for edit in found:
         if edit.key in WHEN_ASKED:
             logger.warning("%s: resumes with another %s", origin, edit)

@@ -92,9 +92,16 @@ def resumed_settings(path: Path, assignments: Sequence[str] = ()) -> RunSettings
 def _taken(path: Path, name: str, asked: Collection[str]) -> list[Edit]:
     try:
         origin = json.loads((path / "origin.json").read_bytes())
-        run_file, assignments, before = Path(origin["run_file"]), list(origin["set"]), dict(origin["settings"])
-    except (OSError, ValueError, KeyError, TypeError, RecursionError):
-        return []  # a run that was not started from a file; or nothing is known of it any more
+        run_file, assignments = Path(origin["run_file"]), [text.strip() for text in origin["set"]]
+        before = run_settings(origin["settings"]).as_dict()
+    except FileNotFoundError:
+        return []  # a run that was not started from a file
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError, ConfigError) as error:
+        damage = f"{type(error).__name__}: {error}"
+        logger.warning(
+            "%s: cannot be read (%s): what was changed in the run file is not known", path / "origin.json", damage
+        )
+        return []
     if not os.path.exists(run_file):  # nor where it may not be looked at
         return []
     try:

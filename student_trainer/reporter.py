@@ -148,7 +148,7 @@ class RunReporter:
             self._commit(self._cursor)
         except NotAuthorized as error:
             self._allowed = False
-            log.warning("%s; the run goes on, but unseen by `feed --follow`, `fleet --run` and `topics lag`", error)
+            log.warning("%s; the run goes on, but unseen by `feed --follow`, `fleet --follow` and `topics lag`", error)
         except Exception as error:
             # Nothing that Kafka answers, or fails to answer, may end a training: the report is late, no more.
             log.debug("reporting for run %s: %s: %s", self._run, type(error).__name__, error)

@@ -52,7 +52,7 @@ def list_(as_json: bool) -> None:
         cells = [[row["stream"], row["dataset"], row["orders"], ", ".join(row["teachers"]) or None] for row in rows]
         print_table([["STREAM", "DATASET", "ORDERS", "TEACHERS"], *cells])
     else:
-        click.echo("no streams")
+        click.echo("no streams that this user may see" if settings.secured else "no streams")
 
 
 @topics.command()

@@ -144,8 +144,28 @@ def test_a_run_goes_on_without_its_file_or_with_one_that_is_no_run_file_or_is_an
         json.dumps({**json.loads(origin.read_text()), "run_file": f"/{'x' * 300}"})
     )  # cannot be asked for
     assert resumed(stopped).stderr == ""
-    (stopped.with_name("r") / "origin.json").write_text("{")
-    assert resumed(stopped).stderr == ""
+
+
+@pytest.mark.parametrize("damage", [{"set": [3]}, {"settings": {"train": "x"}}, {"run_file": None}, None])
+def test_a_run_whose_origin_is_damaged_says_so_and_goes_on(stopped: Path, damage: dict[str, Any] | None) -> None:
+    origin = stopped.with_name("r") / "origin.json"
+    origin.write_text("{" if damage is None else json.dumps({**json.loads(origin.read_text()), **damage}))
+    written(stopped, checkpoint={"keep": 1})
+    result = resumed(stopped)
+    assert result.exit_code == 0, result.output
+    (line,) = result.stderr.splitlines()
+    assert line.startswith(f"warning: {origin}: cannot be read (")
+    assert line.endswith("): what was changed in the run file is not known")
+
+
+def test_a_run_pointed_at_other_data_is_told_to_be_pointed_back(stopped: Path) -> None:
+    written(stopped, data={"dataset": "digits?split=test"})
+    result = resumed(stopped)
+    assert result.exit_code == 1
+    error = result.stderr.splitlines()[-1]
+    assert "cannot resume a run that differs: data.dataset was 'digits?split=train', is 'digits?split=test'" in error
+    assert "; these are other data: set data.dataset to where the run's own data lie; or else remove that run" in error
+    assert "fingerprint" not in error
 
 
 def test_a_run_keeps_where_its_data_lie_whoever_goes_on_with_it_from_elsewhere(
