@@ -144,8 +144,6 @@ def _base(settings: KafkaSettings) -> dict[str, Any]:
     return {
         "bootstrap_servers": _servers(settings),
         "bootstrap_timeout_ms": _bootstrap_timeout_ms(),
-        # Or OpenSSL asks at the terminal, for each connection.
-        "ssl_password": "",
         # The default of 30 s would keep a client away from a broker that has long been back.
         "reconnect_backoff_max_ms": 1_000,
         **settings.options,

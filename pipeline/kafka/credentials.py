@@ -23,11 +23,34 @@ def check_credentials(options: Mapping[str, Any]) -> None:
     if protocol.startswith("SASL"):
         _check_login(protocol, options)
     if protocol.endswith("SSL"):
-        for name, key in (("ssl.ca.location", "ssl_cafile"), ("ssl.crlfile", "ssl_crlfile")):
-            if path := options.get(key):
-                with _reading(name, path):
-                    ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT).load_verify_locations(path)
-        load_certificate(ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT), options)
+        tls_context(options)
+
+
+def tls_context(options: Mapping[str, Any]) -> ssl.SSLContext:
+    """By what a broker is believed and what it is shown, from the files as they are now.
+
+    kafka-python's own context takes no list of revoked certificates: it fails on `ssl_crlfile`, whatever that is.
+
+    Raises:
+        ConfigError: a file that cannot be read, or holds something else; a key that does not open.
+    """
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    context.minimum_version = ssl.TLSVersion.TLSv1_2
+    context.check_hostname = options.get("ssl_check_hostname", True)
+    if revoked := options.get("ssl_crlfile"):
+        with _reading("ssl.crlfile", revoked):
+            context.load_verify_locations(revoked)
+        held = context.cert_store_stats()
+        if held["x509"] or not held["crl"]:  # a certificate in it would be trusted
+            raise ConfigError(f"ssl.crlfile: {revoked} is to hold lists of revoked certificates in PEM form, no more")
+        context.verify_flags |= ssl.VERIFY_CRL_CHECK_LEAF
+    if authority := options.get("ssl_cafile"):
+        with _reading("ssl.ca.location", authority):
+            context.load_verify_locations(authority)
+    else:
+        context.load_default_certs()
+    load_certificate(context, options)
+    return context
 
 
 def load_certificate(context: ssl.SSLContext, options: Mapping[str, Any]) -> None:

@@ -1,7 +1,8 @@
 """Why a cluster does not let us in, as one line: what was refused, and which property to set.
 
 Only what was said counts, never a silence or a lost connection, which a broker that restarts may be: an answer to the
-login, an alert, a certificate that does not verify, or what the listener says when it is asked in another way.
+login, an alert, a certificate that does not verify, or what the listener says when it is asked in another way; and what
+went wrong here, before anything could be said.
 """
 
 from __future__ import annotations
@@ -23,7 +24,11 @@ _OTHER_NAME = (62, 64)
 _OUT_OF_TIME = (9, 10)
 """... that is not valid yet, or no more..."""
 _UNKNOWN_AUTHORITY = (2, 18, 19, 20, 21)
-"""... that nobody signed whom we trust."""
+"""... that nobody signed whom we trust..."""
+_REVOKED = 23
+"""... that was revoked..."""
+_NO_LIST, _OLD_LIST = 3, 12
+"""... for which there is no list of revoked ones, or one that has expired."""
 _PASSING_ALERTS = ("INTERNAL_ERROR", "USER_CANCEL", "CLOSE_NOTIFY")
 
 
@@ -47,6 +52,8 @@ def why_refused(error: BaseException, host: str, port: int, options: Mapping[str
     said = isinstance(error, kafka_error.UnsupportedSaslMechanismError | kafka_error.IllegalSaslStateError)
     if not (said or ask):
         return ""
+    if unmeant := _unmeant(error):
+        return f"Kafka at {at} cannot be asked: {type(unmeant).__name__}: {' '.join(str(unmeant).split())}"
     listener = ask_listener(host, port, options)
     return "" if listener is None else _difference(listener, at, options)
 
@@ -66,8 +73,15 @@ def _tls_error(error: BaseException) -> ssl.SSLError | None:
     return next((one for one in (error, *error.args) if isinstance(one, ssl.SSLError)), None)
 
 
+def _unmeant(error: BaseException) -> BaseException | None:
+    """The error of a connection that never was one: an address that is no name, no ticket of Kerberos, a mistake."""
+    said = (one for one in (error, *error.args) if isinstance(one, Exception))
+    return next((one for one in said if not isinstance(one, kafka_error.KafkaError | OSError)), None)
+
+
 def _their_certificate(error: ssl.SSLCertVerificationError, at: str, options: Mapping[str, Any]) -> str:
-    authority, said = options.get("ssl_cafile"), error.verify_message.rstrip(".")
+    authority, revoked = options.get("ssl_cafile"), options.get("ssl_crlfile")
+    said = error.verify_message.rstrip(".")
     if error.verify_code in _OTHER_NAME:
         return (
             f"the certificate of Kafka at {at} is for another name ({said}): give an address that is "
@@ -82,6 +96,15 @@ def _their_certificate(error: ssl.SSLCertVerificationError, at: str, options: Ma
             f"the certificate of Kafka at {at} is not signed by {whom}: set ssl.ca.location to the certificate of the "
             f"brokers' authority {_WHERE}"
         )
+    if error.verify_code == _REVOKED:
+        return f"the certificate of Kafka at {at} is revoked by the list in {revoked} (ssl.crlfile): renew it there"
+    if error.verify_code == _NO_LIST:
+        return (
+            f"{revoked} (ssl.crlfile) holds no list of the authority that signed the certificate of Kafka at {at}: add "
+            "it to that file"
+        )
+    if error.verify_code == _OLD_LIST:
+        return f"the list of revoked certificates in {revoked} (ssl.crlfile) has expired: get the authority's newest"
     return f"the certificate of Kafka at {at} does not verify ({said}): see ssl.ca.location and ssl.crlfile {_WHERE}"
 
 

@@ -16,7 +16,7 @@ from pipeline.kafka.errors import kafka_errors
 from pipeline.kafka.settings import KafkaSettings
 from pipeline.kafka.workarounds.halting_close import close_producer
 from pipeline.kafka.workarounds.parked_partitions import poll
-from schemas.errors import BrokerUnavailable, ConfigError
+from schemas.errors import BrokerUnavailable, ConfigError, NotAdmitted
 
 CLIENTS = {"admin": new_admin, "producer": new_producer, "consumer": new_consumer}
 # kafka-python 3.0.12 leaves the socket of each refused connection to the garbage collector.
@@ -46,6 +46,18 @@ def test_no_broker_is_one_clear_line_in_the_time_asked_for(name: str, monkeypatc
     assert str(caught.value) == (
         f"connecting: no answer from Kafka at {CLOSED}; is it running? (`distillog broker status`)"
     )
+
+
+@pytest.mark.parametrize("name", CLIENTS)
+def test_what_goes_wrong_before_a_broker_could_answer_is_told_at_once_as_what_it_is(
+    name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Python's resolver raises no OSError for a name that is none, and kafka-python tries any error again."""
+    monkeypatch.setenv("DISTILLOG_BOOTSTRAP_TIMEOUT", "60")
+    begun = time.monotonic()
+    with pytest.raises(NotAdmitted, match=r"Kafka at kafka\.\.example:9092 cannot be asked: UnicodeError: "):
+        CLIENTS[name](KafkaSettings("kafka..example:9092"))
+    assert time.monotonic() - begun < 10
 
 
 @pytest.mark.parametrize("text", ["soon", "0", "-1", "nan", "inf"])

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from datetime import timedelta
 from pathlib import Path
+from typing import Any
 
 import pytest
+from kafka import KafkaAdminClient
 from support.certificates import DAY
 from support.processes import Distillog, write_properties
 from support.proxy import Proxies, free_ports
@@ -85,6 +88,30 @@ CASES: dict[str, tuple[Made, tuple[str, ...]]] = {
     "a broker's certificate that has expired": (
         lambda b: b.settings("OLD"),
         ("(certificate has expired): renew it there",),
+    ),
+    "a broker's certificate that was revoked": (
+        lambda b: b.settings("TLS", ssl_crlfile=str(b.authority.revoke(b.certificate))),
+        ("is revoked by the list in ", "revoked.pem (ssl.crlfile)"),
+    ),
+    "a broker's certificate that was revoked, behind a login": (
+        lambda b: with_alice(b, ssl_crlfile=str(b.authority.revoke(b.certificate))),
+        ("is revoked by the list in ", "revoked.pem (ssl.crlfile)"),
+    ),
+    "a list of revoked certificates of strangers": (
+        lambda b: b.settings("TLS", ssl_crlfile=str(b.strangers.revoke())),
+        ("revoked.pem (ssl.crlfile) holds no list of the authority that signed",),
+    ),
+    "a list of revoked certificates that has expired": (
+        lambda b: b.settings("TLS", ssl_crlfile=str(b.authority.revoke(lasts=-DAY))),
+        ("revoked.pem (ssl.crlfile) has expired: get the authority's newest",),
+    ),
+    "a list of revoked certificates that is none": (
+        lambda b: b.settings("TLS", ssl_crlfile=garbage(b)),
+        ("ssl.crlfile: ", "garbage.pem holds nothing in PEM form"),
+    ),
+    "certificates in the place of a list of revoked ones": (
+        lambda b: b.settings("TLS", ssl_crlfile=str(b.authority.file)),
+        ("ssl.crlfile: ", "ca.pem is to hold lists of revoked certificates in PEM form, no more"),
     ),
     "a client's certificate that has expired": (
         lambda b: b.with_certificate(b.authority.issue("alice", lasts=-DAY)),
@@ -211,6 +238,42 @@ def test_a_certificate_for_another_host_is_taken_where_names_are_not_checked(
     Distillog(settings, tmp_path).succeed("topics", "list")
 
 
+@pytest.mark.parametrize("client", [new_admin, new_producer, new_consumer])
+@pytest.mark.parametrize("listener", ["TLS", "MUTUAL", "MUTUAL12"])
+def test_a_list_of_revoked_certificates_without_the_brokers_lets_every_client_in(
+    listener: str, client: Callable[[KafkaSettings], Any], secured_broker: SecuredBroker
+) -> None:
+    issued = secured_broker.authority.issue("admin")
+    revoked = secured_broker.authority.revoke(issued)
+    client(secured_broker.with_certificate(issued, listener, ssl_crlfile=str(revoked))).close()
+
+
+def test_a_list_of_revoked_certificates_that_is_renewed_counts_from_the_next_connection_on(
+    secured_broker: SecuredBroker,
+) -> None:
+    authority = secured_broker.authority
+    revoked = authority.revoke()
+    settings = secured_broker.settings("TLS", ssl_crlfile=str(revoked))
+    admin = new_admin(settings)
+    try:
+        admin.list_topics()
+        text = revoked.read_bytes()
+        revoked.write_text("half a list")
+        reconnect(admin)
+        assert not settings.standing.refusal, "a file that was being written refused for good"
+        revoked.write_bytes(text)
+        reconnect(admin)
+        admin.list_topics()
+        revoked.write_bytes(authority.revoke(secured_broker.certificate).read_bytes())
+        deadline = time.monotonic() + 60.0
+        while not settings.standing.refusal:
+            assert time.monotonic() < deadline, "nothing was refused"
+            reconnect(admin)
+        assert "is revoked by the list in" in settings.standing.refusal
+    finally:
+        admin.close()
+
+
 @pytest.mark.parametrize("listener", ["TLS", "LOGIN", "OPEN"])
 @pytest.mark.parametrize("trouble", ["refuse", "stall"])
 def test_a_wire_that_is_cut_or_held_up_is_no_refusal(
@@ -233,6 +296,15 @@ def test_a_wire_that_is_cut_or_held_up_is_no_refusal(
         proxies.close()
 
 
+def reconnect(admin: KafkaAdminClient) -> None:
+    """End the client's connection and ask for something, whether it is answered or not."""
+    if connection := admin._manager._conns.get(1):
+        admin._net.call_soon_threadsafe(connection.close)
+    time.sleep(0.5)
+    with suppress(Exception):
+        admin.list_topics()
+
+
 def test_a_certificate_that_expires_under_a_client_ends_it_at_its_next_connection(
     secured_broker: SecuredBroker,
 ) -> None:
@@ -243,12 +315,7 @@ def test_a_certificate_that_expires_under_a_client_ends_it_at_its_next_connectio
         deadline = time.monotonic() + 60.0
         while not settings.standing.refusal:
             assert time.monotonic() < deadline, "nothing was refused"
-            admin._net.call_soon_threadsafe(admin._manager._conns[1].close)
-            time.sleep(0.5)
-            try:
-                admin.list_topics()
-            except Exception:
-                continue
+            reconnect(admin)
         assert "which expired on 2" in settings.standing.refusal
         with pytest.raises(NotAdmitted, match="expired"):
             new_admin(settings)

@@ -68,6 +68,19 @@ class Authority:
         issued.key.write_bytes(key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, encryption))
         return issued
 
+    def revoke(self, *revoked: Issued, lasts: timedelta = 365 * DAY) -> Path:
+        """List what is revoked, from two days ago on; a PEM file of its own. `lasts` as in `issue`."""
+        now = datetime.now(UTC)
+        builder = x509.CertificateRevocationListBuilder().issuer_name(self._name)
+        builder = builder.last_update(now - 2 * DAY).next_update(now + lasts)
+        for issued in revoked:
+            serial = x509.load_pem_x509_certificate(issued.certificate.read_bytes()).serial_number
+            entry = x509.RevokedCertificateBuilder().serial_number(serial).revocation_date(now - DAY)
+            builder = builder.add_revoked_certificate(entry.build())
+        file = Path(mkdtemp(dir=self._folder)) / "revoked.pem"
+        file.write_bytes(builder.sign(self._key, SHA256()).public_bytes(Encoding.PEM))
+        return file
+
 
 def _certificate(
     subject: x509.Name, issuer: x509.Name, key: ec.EllipticCurvePrivateKey, lasts: timedelta

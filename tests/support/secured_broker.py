@@ -67,8 +67,10 @@ class SecuredBroker:
         self.authority = Authority(folder, "ours")
         self.strangers = Authority(folder, "strangers")
         """An authority that the broker does not trust."""
+        self.certificate = self.authority.issue("broker", "localhost", HOST)
+        """What it shows on all listeners but OTHER and OLD."""
         servers = {
-            "": self.authority.issue("broker", "localhost", HOST),
+            "": self.certificate,
             "listener.name.other.": self.authority.issue("other", "kafka.example"),
             "listener.name.old.": self.authority.issue("old", "localhost", HOST, lasts=-DAY),
         }

@@ -9,13 +9,16 @@ from __future__ import annotations
 
 from typing import Any
 
+from kafka import errors as kafka_error
 from kafka.net.compat import KafkaNetClient
 from kafka.net.inet import create_connection
 from kafka.net.selector import NetworkSelector
 from kafka.net.transport import KafkaTCPTransport
 
+from pipeline.kafka.credentials import tls_context
 from pipeline.kafka.workarounds.tls_transport import TlsTransport
 from pipeline.kafka.workarounds.unsaid_refusals import Judge, JudgingManager
+from schemas.errors import ConfigError
 
 _PIECE = 256 * 1024
 """Bytes asked for at once."""
@@ -32,12 +35,16 @@ class WideClient(KafkaNetClient):  # type: ignore[misc]
 class _Manager(JudgingManager):
     async def _build_transport(self, node: Any, timeout_at: float) -> KafkaTCPTransport:
         """As kafka-python's, with transports of ours; TLS comes in small pieces anyway."""
+        try:
+            # Anew for each connection: certificates and lists of revoked ones are renewed under a running process.
+            tls = tls_context(self.config) if self.ssl_enabled else None
+        except ConfigError as error:
+            raise kafka_error.KafkaConnectionError(error) from error
         way = (self.config["socket_options"], self.config["proxy_url"], timeout_at)
         sock = await create_connection(self._net, node.host, node.port, *way)
-        if not self.ssl_enabled:
+        if tls is None:
             return _Transport(self._net, sock, host=node.host)
-        tls = {name: value for name, value in self.config.items() if name.startswith("ssl_")}
-        transport = TlsTransport(self._net, sock, host=node.host, **tls)
+        transport = TlsTransport(self._net, sock, host=node.host, ssl_context=tls)
         await transport.shake_hands(timeout_at)
         return transport
 
