@@ -139,14 +139,18 @@ class Registry:
     def _resolved(self, body: io.BytesIO, written: _Version) -> Datum:
         """Read one datum, as the newest version of its schema has it."""
         newest = self._newest(written.name)
-        lift = None if written is newest else LIFTS.get((written.name, written.version))
-        if lift is None:
+        if not any((written.name, version) in LIFTS for version in range(written.version, newest.version)):
             datum: Datum = fastavro.schemaless_reader(
                 body, written.parsed, None if written is newest else newest.parsed
             )
             return datum
+        # Step by step: a lift takes what the version before it says, which resolved further would be left out.
         following = self._schemas.by_name[written.name][written.version + 1]
-        lifted = io.BytesIO(_write(following, lift.up(fastavro.schemaless_reader(body, written.parsed, None))))
+        if lift := LIFTS.get((written.name, written.version)):
+            datum = lift.up(fastavro.schemaless_reader(body, written.parsed, None))
+        else:
+            datum = fastavro.schemaless_reader(body, written.parsed, following.parsed)
+        lifted = io.BytesIO(_write(following, datum))
         lifted.seek(_HEADER)
         return self._resolved(lifted, following)
 

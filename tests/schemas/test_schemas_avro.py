@@ -10,6 +10,7 @@ from schemas_examples import examples
 
 from schemas.avro import REGISTRY, Registry
 from schemas.errors import ConfigError, DecodeError, EncodeError, UnknownSchema
+from schemas.lifts import LIFTS, Lift
 
 ADDRESS = "digits.work-orders/0@0"
 NAMES = ("dead_letter", "manifest", "soft_targets", "teacher", "work_order")
@@ -101,6 +102,23 @@ def test_a_nested_column_may_evolve(folder: Path) -> None:
     datum = Registry(folder).decode("soft_targets", examples()["soft_targets float16"].encode(), ADDRESS)
     assert datum["sample_ids"]["unit"] == datum["kept_rows"]["unit"] == "none"
     assert datum["outputs"][0]["columns"][0]["unit"] == "none"
+
+
+def test_a_record_that_needs_no_lift_is_resolved_step_by_step_up_to_one_that_does(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    versions = [[field("a", "long", 0)], [field("a", "long", 0), field("b", "long", 5)], [field("c", "long", -1)]]
+    schemas = [json.dumps({"type": "record", "name": "sum", "fields": fields}) for fields in versions]
+    (tmp_path / "sum.1.avsc").write_text(schemas[0])
+    old = Registry(tmp_path)
+    raw, pinned = old.encode("sum", {"a": 7}), old.fingerprints()
+    for version in (2, 3):
+        (tmp_path / f"sum.{version}.avsc").write_text(schemas[version - 1])
+    up_and_down = Lift(lambda datum: {"c": datum["a"] + datum["b"]}, lambda datum: {"a": datum["c"] - 5, "b": 5})
+    monkeypatch.setitem(LIFTS, ("sum", 2), up_and_down)
+    registry = Registry(tmp_path)
+    assert registry.decode("sum", raw, ADDRESS) == {"c": 12}
+    assert registry.encode("sum", {"c": 12}, pinned) == raw
 
 
 def test_a_cut_older_record_is_refused(folder: Path) -> None:
