@@ -111,7 +111,7 @@ def create_stream(
                 _refuse_difference(manifest, there.manifest)
                 if dead_letters_topic(name) not in topics:
                     _make_like_orders(admin, dead_letters_topic(name), 1, work_orders_topic(name))
-                return Stream(there.manifest, there.teachers, there.removed), False
+                return Stream(there.manifest, there.teachers, there.removed, there.unread), False
         cluster = cluster_settings(admin)
         _check_record_size(manifest, int(cluster.get("message.max.bytes", DEFAULT_MAX_MESSAGE)))
         configs = stream_settings(cluster, options.retention_ms, manifest.max_record_bytes, copies)
@@ -130,6 +130,7 @@ def is_new(stream: Stream, teacher: Teacher) -> bool:
 
     Raises:
         EncodeError: the stream was made by a Distillog whose records cannot hold all that is declared.
+        NeedsNewer: a newer Distillog added one of that name.
         StreamConflict, ConfigError, RecordTooLarge: as `add_teacher`.
     """
     manifest, num_classes = stream.manifest, teacher.output.num_classes
@@ -138,6 +139,8 @@ def is_new(stream: Stream, teacher: Teacher) -> bool:
             f"a teacher {teacher.name!r} was removed from stream {manifest.stream!r}: its name is not used again, so "
             "that no label of the one is taken for the other's; give another name"
         )
+    if teacher.name in stream.unread:
+        raise stream.unread[teacher.name]
     if manifest.num_classes and num_classes != manifest.num_classes:
         raise StreamConflict(
             f"teacher {teacher.name!r} has {num_classes} classes, "
@@ -170,7 +173,7 @@ def add_teacher(settings: KafkaSettings, stream: Stream, teacher: Teacher) -> bo
         ConfigError: its classes do not fit the codec.
         NotAuthorized: its topic may not be made, or how long the stream's topics keep records may not be read.
         RecordTooLarge: its soft targets would not fit into a record of the stream.
-        EncodeError: as `is_new`.
+        EncodeError, NeedsNewer: as `is_new`.
     """
     if not is_new(stream, teacher):
         return False

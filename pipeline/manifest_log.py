@@ -7,9 +7,9 @@ teacher's removal is one more record, which holds wherever it stands.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from kafka import TopicPartition
 
@@ -23,7 +23,7 @@ from pipeline.kafka.settings import KafkaSettings
 from pipeline.kafka.workarounds.halting_close import close_producer
 from pipeline.names import address_of, manifest_topic
 from schemas.avro import REGISTRY
-from schemas.errors import DecodeError, ManifestMismatch, NotAuthorized, UnknownSchema
+from schemas.errors import DecodeError, ManifestMismatch, NeedsNewer, NotAuthorized, UnknownSchema
 from schemas.records import Manifest, Teacher
 
 MANIFEST_KEY = b"manifest"
@@ -44,6 +44,8 @@ class ManifestLog:
     """by name, in the order in which they were added; without those that were removed"""
     removed: frozenset[str] = frozenset()
     """names of teachers that were removed: they are used no more"""
+    unread: Mapping[str, NeedsNewer] = field(default_factory=dict)
+    """the other teachers that were added, by name, and why their records cannot be read"""
 
 
 def teacher_key(name: str) -> bytes:
@@ -63,7 +65,7 @@ def read_manifest_log(settings: KafkaSettings, stream: str) -> ManifestLog:
         BrokerUnavailable: the topic could not be read to its end within 30 s.
         NotAuthorized: the topic may not be read.
         ManifestMismatch: a newer Distillog made the stream, in schemas that this one does not know.
-        DecodeError: a record of it is not what its key says.
+        DecodeError: a record of it is not what its key says, other than a newer Distillog's teacher.
     """
     log = read_manifest_logs(settings, [stream])[stream]
     if not isinstance(log, ManifestLog):
@@ -89,21 +91,32 @@ def read_manifest_logs(settings: KafkaSettings, streams: Iterable[str]) -> dict[
 
 def _read(reader: Reader, stream: str) -> ManifestLog:
     manifest: Manifest | None = None
-    teachers: dict[str, Teacher] = {}
+    added: dict[str, Teacher | NeedsNewer] = {}
     removed: set[str] = set()
     for key, value, address in _all_records(reader, TopicPartition(manifest_topic(stream), 0)):
         if key == MANIFEST_KEY:
             manifest = manifest or _manifest(stream, value, address)
         elif key.startswith((_TEACHER, _REMOVED)):
-            teacher = Teacher.decode(value, address)
-            if not manifest or teacher.stream_id != manifest.stream_id:
+            teacher = _teacher(value, address)
+            if not manifest or (isinstance(teacher, Teacher) and teacher.stream_id != manifest.stream_id):
                 continue
+            name = teacher.name if isinstance(teacher, Teacher) else key.partition(b"/")[2].decode(errors="replace")
             if key.startswith(_REMOVED):
-                removed.add(teacher.name)
+                removed.add(name)
             else:
-                teachers.setdefault(teacher.name, teacher)
-    there = {name: teacher for name, teacher in teachers.items() if name not in removed}
-    return ManifestLog(manifest, there, frozenset(removed))
+                added.setdefault(name, teacher)
+    there = {name: one for name, one in added.items() if name not in removed}
+    teachers = {name: one for name, one in there.items() if isinstance(one, Teacher)}
+    unread = {name: one for name, one in there.items() if isinstance(one, NeedsNewer)}
+    return ManifestLog(manifest, teachers, frozenset(removed), unread)
+
+
+def _teacher(value: bytes, address: str) -> Teacher | NeedsNewer:
+    """Decode a teacher; one that needs a newer Distillog is no reason not to use the others."""
+    try:
+        return Teacher.decode(value, address)
+    except NeedsNewer as error:
+        return error
 
 
 def _manifest(stream: str, value: bytes, address: str) -> Manifest:

@@ -35,7 +35,7 @@ def remove_teacher(settings: KafkaSettings, stream: Stream, name: str) -> None:
         "(a killed worker counts until its session ends, some seconds later)"
     )
     with admin_client(settings) as admin, kafka_errors(f"removing teacher {name!r}", settings):
-        if not (name in stream.removed and topic in admin.list_topics()):
+        if name not in stream.unread and not (name in stream.removed and topic in admin.list_topics()):
             stream.teacher(name)
         with needing(*describing_groups([group])):
             members = ask_coordinator(lambda: describe_groups(admin, [group]))[group]["members"]
@@ -44,6 +44,8 @@ def remove_teacher(settings: KafkaSettings, stream: Stream, name: str) -> None:
         if name in stream.teachers:
             record = stream.teachers[name].encode(manifest.schema_fingerprints)
             append(settings, manifest.stream, removed_key(name), record)
+        elif name in stream.unread:
+            append(settings, manifest.stream, removed_key(name), stream.unread[name].raw)
         answer = delete_groups(admin, [group])[group]
         if answer == "NonEmptyGroupError":
             raise in_use  # one joined meanwhile

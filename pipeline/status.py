@@ -208,6 +208,7 @@ def _read(admin: KafkaAdminClient, reader: Reader, stream: Stream) -> dict[str, 
             }
             for name, group in groups.items()
         ],
+        "unread_teachers": {name: f"needs a newer Distillog ({why})" for name, why in stream.unread.items()},
         "runs": runs,
         "dead_letters": _ends(admin, dead_letters_topic(manifest.stream), 1)[0],
     }

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
 
 from pipeline.kafka.clients import admin_client
 from pipeline.kafka.coordinator import ask_coordinator, delete_groups
@@ -23,7 +23,7 @@ from pipeline.names import (
     teacher_of,
 )
 from pipeline.wait import Deadline
-from schemas.errors import BrokerUnavailable, StreamChanged, StreamNotFound
+from schemas.errors import BrokerUnavailable, NeedsNewer, StreamChanged, StreamNotFound
 from schemas.names import did_you_mean
 from schemas.records import Manifest, Teacher
 
@@ -41,14 +41,19 @@ class Stream:
     teachers: dict[str, Teacher]
     removed: frozenset[str] = frozenset()
     """Names of teachers that were removed."""
+    unread: Mapping[str, NeedsNewer] = field(default_factory=dict)
+    """Teachers that only a newer Distillog can use, by name, and what is in the way."""
 
     def teacher(self, name: str) -> Teacher:
         """Look up a teacher.
 
         Raises:
             StreamNotFound: no teacher of that name was added, or it was removed.
+            NeedsNewer: only a newer Distillog can use it.
         """
-        there = ", ".join(self.teachers) or "none"
+        if name in self.unread:
+            raise self.unread[name]
+        there = ", ".join([*self.teachers, *self.unread]) or "none"
         if name in self.removed:
             raise StreamNotFound(
                 f"teacher {name!r} was removed from stream {self.manifest.stream!r}, and its labels with it (there: "
@@ -85,7 +90,7 @@ def open_stream(settings: KafkaSettings, name: str) -> Stream:
     log = read_manifest_log(settings, name)
     if log.manifest is None:
         raise StreamNotFound(f"stream {name!r} has no manifest: its creation was cut short; run the same create again")
-    return Stream(log.manifest, log.teachers, log.removed)
+    return Stream(log.manifest, log.teachers, log.removed, log.unread)
 
 
 def list_streams(settings: KafkaSettings) -> list[str]:

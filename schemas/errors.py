@@ -6,7 +6,8 @@ DistillogError                  the CLI prints it as one line and exits with `ex
 │   └── NotAuthorized           the cluster does not grant this client a right that it needs
 ├── EncodeError                 a value does not fit its codec or record
 ├── DecodeError                 bytes that are not what their address says they should be
-│   └── UnknownSchema           a record of a schema that this program does not know
+│   └── NeedsNewer              a record that only a newer Distillog can read
+│       └── UnknownSchema       a record of a schema that this program does not know
 ├── BrokerUnavailable           no answer from Kafka within the deadline
 ├── RecordTooLarge              a record is over the limit of the topic
 ├── StreamNotFound              no stream, teacher or run of that name
@@ -74,7 +75,11 @@ class DecodeError(DistillogError):
         self.raw = raw
 
 
-class UnknownSchema(DecodeError):
+class NeedsNewer(DecodeError):
+    """A record that only a newer Distillog can read."""
+
+
+class UnknownSchema(NeedsNewer):
     """A record of a schema that this program does not know: a newer Distillog wrote it, or somebody else."""
 
     def __init__(self, address: str, fingerprint: str, expected: str, raw: bytes) -> None:

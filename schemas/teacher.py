@@ -14,7 +14,7 @@ from typing import Self
 from schemas.avro import NEWEST, REGISTRY, Datum
 from schemas.codecs import CodecSpec
 from schemas.columns import pack_sha256
-from schemas.errors import DecodeError, EncodeError
+from schemas.errors import EncodeError, NeedsNewer
 from schemas.names import check_name
 
 KINDS = ("logits", "probabilities", "log_probabilities")
@@ -131,13 +131,13 @@ class Teacher:
 
     @classmethod
     def decode(cls, raw: bytes, address: str) -> Self:
-        """Return the teacher; anything else, and what only a newer Distillog can do, raises DecodeError."""
+        """Return the teacher; anything else raises DecodeError, what only a newer Distillog can do NeedsNewer."""
         return REGISTRY.decode_as("teacher", lambda datum: cls._of(datum, raw, address), raw, address)
 
     @classmethod
     def _of(cls, datum: Datum, raw: bytes, address: str) -> Self:
         if ahead := _not_built(datum):
-            raise DecodeError(
+            raise NeedsNewer(
                 address,
                 f"teacher {datum['name']!r} was added by a newer Distillog: {ahead}; install the version that added "
                 "it, or a later one",

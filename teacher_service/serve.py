@@ -86,7 +86,8 @@ def find_teacher(stream: Stream, model_path: Path, name: str | None) -> Teacher:
         if found:
             names = ", ".join(teacher.name for teacher in found)
             raise ManifestMismatch(f"{model_path} is the model of several teachers ({names}): say which with --teacher")
-        there = ", ".join(f"{t.name} ({t.model_file}, {t.sha256[:12]})" for t in stream.teachers.values()) or "none"
+        known = [f"{t.name} ({t.model_file}, {t.sha256[:12]})" for t in stream.teachers.values()]
+        there = ", ".join([*known, *(f"{name} (needs a newer Distillog)" for name in stream.unread)]) or "none"
         raise ManifestMismatch(
             f"{model_path} ({sha256[:12]}) is no teacher of stream {stream.manifest.stream!r} (there: {there}); "
             f"add it with `distillog topics add-teacher {stream.manifest.stream} NAME {model_path}`"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -12,6 +12,9 @@ from pipeline.cli.topics_make import create
 from pipeline.cli.topics_rights import rights
 from pipeline.cli.topics_teacher import add_teacher
 from pipeline.cli.topics_text import print_description, print_lag
+
+if TYPE_CHECKING:
+    from pipeline.manifest_log import ManifestLog
 
 
 @click.group()
@@ -43,7 +46,7 @@ def list_(as_json: bool) -> None:
             # Without a manifest its creation or deletion was cut short.
             "dataset": manifest.dataset if manifest else unreadable or "(incomplete)",
             "orders": manifest and Sequence.of(manifest).num_orders,
-            "teachers": list(log.teachers) if isinstance(log, ManifestLog) else [],
+            "teachers": _teachers(log) if isinstance(log, ManifestLog) else [],
         }
         rows.append(row)
     if as_json:
@@ -53,6 +56,10 @@ def list_(as_json: bool) -> None:
         print_table([["STREAM", "DATASET", "ORDERS", "TEACHERS"], *cells])
     else:
         click.echo("no streams that this user may see" if settings.secured else "no streams")
+
+
+def _teachers(log: ManifestLog) -> list[str]:
+    return [*log.teachers, *(f"{name} (needs a newer Distillog)" for name in log.unread)]
 
 
 @topics.command()

@@ -84,7 +84,7 @@ def create(
             "--classes refuses others",
             err=True,
         )
-    if not made.teachers:
+    if not made.teachers and not made.unread:
         click.echo(f"next: distillog topics add-teacher {stream} NAME MODEL.onnx")
     if settings.secured:
         others = f"--principal User:NAME --role ROLE --stream-id {manifest.stream_id}"

@@ -54,7 +54,9 @@ def print_lag(reading: dict[str, Any], partitions: bool) -> None:
         if partitions:
             header = ["PARTITION", "COMMITTED", "END", "LAG"]
             print_table([header, *([row[name.lower()] for name in header] for row in teacher["offsets"])])
-    if not reading["teachers"]:
+    for name, why in reading["unread_teachers"].items():
+        click.echo(f"teacher {name}: {why}")
+    if not reading["teachers"] and not reading["unread_teachers"]:
         click.echo("no teachers")
     for run in reading["runs"]:
         rate = _rate(run, "orders_per_second")

@@ -349,7 +349,8 @@ def test_a_group_that_nobody_has_joined_is_not_called_dead(
     state: str, said: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     teacher = {"name": "cnn", "labelled": 0, "lag": 7, "state": state, "members": []}
-    print_lag({"fed": 7, "orders": 9, "dead_letters": 0, "teachers": [teacher], "runs": []}, partitions=False)
+    reading = {"fed": 7, "orders": 9, "dead_letters": 0, "teachers": [teacher], "unread_teachers": {}, "runs": []}
+    print_lag(reading, partitions=False)
     assert capsys.readouterr().out.splitlines()[1] == f"teacher cnn: 0 orders labelled, lag 7, {said}"
 
 

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from click.testing import CliRunner
+from click.testing import CliRunner, Result
 from small_streams import DATASET, OPTIONS, fetcher, small_stream
 from support.models import classifier
 from support.streams import DIGITS, records, stream_with_teacher
@@ -20,11 +20,11 @@ from pipeline.feed import feed
 from pipeline.kafka.clients import admin_client
 from pipeline.kafka.cluster import KafkaCluster
 from pipeline.kafka.settings import KafkaSettings
-from pipeline.manifest_log import append
+from pipeline.manifest_log import append, teacher_key
 from pipeline.names import manifest_topic, soft_targets_topic, work_orders_topic
 from pipeline.streams import delete_stream, open_stream
 from schemas.avro import REGISTRY, Registry
-from schemas.errors import DecodeError, EncodeError, ManifestMismatch
+from schemas.errors import DecodeError, EncodeError, ManifestMismatch, NeedsNewer
 from teacher_service.declared import Declared, Scaling
 from teacher_service.describe import describe_model
 from teacher_service.serve import TeachOptions, prepare_worker
@@ -125,6 +125,47 @@ def test_a_stream_of_a_newer_program_is_refused_at_the_start(
     (line,) = [line for line in listed.output.splitlines() if line.startswith(name)]
     assert "(unreadable: stream" in line
     delete_stream(kafka_settings, name)
+
+
+def test_a_teacher_that_needs_a_newer_program_is_in_nobodys_way_and_can_be_removed(
+    kafka_settings: KafkaSettings, fresh_name: Name, tmp_path: Path
+) -> None:
+    name, model = fresh_name("s"), classifier(tmp_path / "m.onnx", (1, 8, 8))
+    stream = stream_with_teacher(kafka_settings, name, model)
+
+    def call(*arguments: str) -> Result:
+        return CliRunner().invoke(main, ["--bootstrap-servers", kafka_settings.bootstrap_servers, *arguments])
+
+    ours = stream.teacher("t").encode(stream.manifest.schema_fingerprints)
+    two = REGISTRY.decode("teacher", ours, "") | {"name": "two"}
+    two["outputs"] = [two["outputs"][0], two["outputs"][0] | {"name": "hidden"}]
+    append(kafka_settings, name, teacher_key("two"), REGISTRY.encode("teacher", two))
+    append(kafka_settings, name, teacher_key("far"), ours[:2] + b"\x07" * 8 + ours[10:])
+    opened = open_stream(kafka_settings, name)
+    assert (list(opened.teachers), list(opened.unread)) == (["t"], ["two", "far"])
+    assert feed(KafkaCluster(kafka_settings), opened).why == "all orders are fed"
+    options = TeachOptions(threads=1, worker=WorkerOptions("w", until_idle=True))
+    prepare_worker(kafka_settings, name, model, options).run()
+
+    refusals = {"two": "teacher 'two' was added by a newer Distillog: it has 2 outputs", "far": "unknown schema 0707"}
+    for teacher, said in refusals.items():
+        with pytest.raises(NeedsNewer, match=rf"^{manifest_topic(name)}/0@\d+: {said}"):
+            opened.teacher(teacher)
+        refused = call("topics", "add-teacher", name, teacher, str(model))
+        assert refused.exit_code == 1
+        assert said in refused.stderr
+        for command in ("describe", "lag"):
+            assert (
+                f"\nteacher {teacher}: needs a newer Distillog ({manifest_topic(name)}/0@"
+                in call("topics", command, name).stdout
+            )
+    (line,) = [line for line in call("topics", "list").stdout.splitlines() if line.startswith(f"{name} ")]
+    assert line.endswith(" t, two (needs a newer Distillog), far (needs a newer Distillog)")
+    for teacher in refusals:
+        removed = call("topics", "remove-teacher", name, teacher, "--yes")
+        assert removed.exit_code == 0, removed.output
+    opened = open_stream(kafka_settings, name)
+    assert (list(opened.teachers), opened.removed, opened.unread) == (["t"], {"two", "far"}, {})
 
 
 @pytest.mark.parametrize("key", [b"manifest", b"teacher/cnn"])

@@ -74,6 +74,7 @@ def test_a_stream_that_nobody_labels_lags_by_all_of_it(kafka_settings: KafkaSett
                 "published": 0,
             }
         ],
+        "unread_teachers": {},
         "runs": [],
         "dead_letters": 0,
     }
