@@ -29,6 +29,8 @@ _REVOKED = 23
 """... that was revoked..."""
 _NO_LIST, _OLD_LIST = 3, 12
 """... for which there is no list of revoked ones, or one that has expired."""
+_LONGEST = 200
+"""Characters of a broker's words that are passed on."""
 _PASSING_ALERTS = ("INTERNAL_ERROR", "USER_CANCEL", "CLOSE_NOTIFY")
 
 
@@ -43,7 +45,7 @@ def why_refused(error: BaseException, host: str, port: int, options: Mapping[str
     """
     at = f"{host}:{port}"
     if isinstance(error, kafka_error.SaslAuthenticationFailedError):
-        return _login(at, options)
+        return _login(error, at, options)
     tls = _tls_error(error)
     if isinstance(tls, ssl.SSLCertVerificationError):
         return _their_certificate(tls, at, options)
@@ -58,14 +60,27 @@ def why_refused(error: BaseException, host: str, port: int, options: Mapping[str
     return "" if listener is None else _difference(listener, at, options)
 
 
-def _login(at: str, options: Mapping[str, Any]) -> str:
-    mechanism = options.get("sasl_mechanism")
+def _login(error: BaseException, at: str, options: Mapping[str, Any]) -> str:
+    mechanism, said = options.get("sasl_mechanism"), _words(error, options)
     if mechanism == "GSSAPI":
-        return f"Kafka at {at} refuses the login by GSSAPI: see the Kerberos ticket and sasl.kerberos.* {_WHERE}"
+        return f"Kafka at {at} refuses the login by GSSAPI{said}: see the Kerberos ticket and sasl.kerberos.* {_WHERE}"
     return (
-        f"Kafka at {at} refuses user {options.get('sasl_plain_username')!r} ({mechanism}): wrong name or password; set "
-        f"sasl.username and sasl.password {_WHERE}"
+        f"Kafka at {at} refuses user {options.get('sasl_plain_username')!r} ({mechanism}): wrong name or password"
+        f"{said}; set sasl.username and sasl.password {_WHERE}"
     )
+
+
+def _words(error: BaseException, options: Mapping[str, Any]) -> str:
+    """The broker's own words, which may be of a user store that is away; empty if it said none.
+
+    A broker says what it likes: without our password, and nothing that would move a terminal's cursor.
+    """
+    text = str(error.args[0]) if error.args else ""
+    text = text.partition(": ")[2]  # behind the name of the error's code
+    if secret := options.get("sasl_plain_password"):
+        text = text.replace(str(secret), "***")
+    text = "".join(each for each in " ".join(text.split()) if each.isprintable())[:_LONGEST]
+    return f" (it says: {text})" if text not in ("", "None") else ""
 
 
 def _tls_error(error: BaseException) -> ssl.SSLError | None:

@@ -11,12 +11,14 @@ from typing import Any
 
 import pytest
 from kafka import KafkaAdminClient
+from kafka import errors as kafka_error
 from support.certificates import DAY
 from support.processes import Distillog, write_properties
 from support.proxy import Proxies, free_ports
 from support.secured_broker import SECRET, SecuredBroker
 
 from pipeline.kafka.clients import new_admin, new_consumer, new_producer
+from pipeline.kafka.refusals import why_refused
 from pipeline.kafka.settings import KafkaSettings
 from schemas.errors import BrokerUnavailable, NotAdmitted
 
@@ -59,7 +61,7 @@ CASES: dict[str, tuple[Made, tuple[str, ...]]] = {
     ),
     "a wrong password by PLAIN": (
         lambda b: b.login("plain", sasl_plain_password=f"{SECRET}-wrong", sasl_mechanism="PLAIN"),
-        ("refuses user 'plain' (PLAIN): wrong name or password",),
+        ("refuses user 'plain' (PLAIN): wrong name or password (it says: Authentication failed: Invalid username or",),
     ),
     "an unknown user": (lambda b: b.login("nobody"), ("refuses user 'nobody' (SCRAM-SHA-512)",)),
     "a wrong password without TLS": (lambda b: b.login("nobody", "OPEN"), ("refuses user 'nobody'",)),
@@ -199,6 +201,21 @@ def test_it_is_told_at_once_in_one_line(case: str, secured_broker: SecuredBroker
     at_length = distillog.call("--verbose", "topics", "list", **patience)
     assert at_length.exit_code == 1
     assert SECRET not in line + at_length.output
+
+
+@pytest.mark.parametrize(
+    ("said", "told"),
+    [
+        (f"LDAP away\n for  {SECRET}\x1b[2J", " (it says: LDAP away for ***[2J)"),
+        (None, ""),
+        ("x" * 500, f" (it says: {'x' * 200})"),
+    ],
+)
+def test_the_brokers_words_are_one_short_line_without_a_secret(said: str | None, told: str) -> None:
+    error = kafka_error.SaslAuthenticationFailedError(f"SaslAuthenticationFailedError: {said}")
+    options = {"sasl_mechanism": "PLAIN", "sasl_plain_username": "ann", "sasl_plain_password": SECRET}
+    text = why_refused(error, "k", 9, options, ask=False)
+    assert text.startswith(f"Kafka at k:9 refuses user 'ann' (PLAIN): wrong name or password{told}; set sasl.username")
 
 
 @pytest.mark.parametrize("client", [new_admin, new_producer, new_consumer])
