@@ -12,7 +12,7 @@ from kafka.net.selector import NetworkSelector
 
 from pipeline.kafka.credentials import check_credentials
 from pipeline.kafka.errors import kafka_errors
-from pipeline.kafka.refusals import why_refused
+from pipeline.kafka.refusals import Judge
 from pipeline.kafka.settings import KafkaSettings
 from pipeline.kafka.workarounds import exploding_batches
 from pipeline.kafka.workarounds.dead_coordinator import AskingAdmin
@@ -97,18 +97,15 @@ def _connecting(settings: KafkaSettings, stopped: Stopped | None) -> Iterator[Ca
     made: list[WideClient] = []
     standing = settings.standing
 
-    def refuses(error: BaseException, host: str, port: int, ask: bool) -> bool:
-        if refusal := why_refused(error, host, port, settings.options, ask):
-            standing.refusal = refusal
-        return bool(refusal)
-
     def over() -> bool:
         return bool(standing.refusal) or (stopped is not None and stopped())
 
     def net_client(**config: Any) -> WideClient:
         heeds = stopped is not None or settings.secured
         net = HeedingSelector(over, **config) if heeds else NetworkSelector(**config)
-        made.append(WideClient(net, refuses, **config, socket_connection_setup_timeout_max_ms=CONNECT_AT_MOST_MS))
+        made.append(
+            WideClient(net, Judge(settings), **config, socket_connection_setup_timeout_max_ms=CONNECT_AT_MOST_MS)
+        )
         return made[-1]
 
     check_credentials(settings.options)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import ssl
 from collections.abc import Mapping
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ from kafka import errors as kafka_error
 
 from pipeline.kafka.credentials import valid_until
 from pipeline.kafka.listener import Listener, ask_listener
+from pipeline.kafka.settings import KafkaSettings
 
 _WHERE = "in the Kafka properties (--kafka-config)"
 _OTHER_NAME = (62, 64)
@@ -32,6 +34,21 @@ _NO_LIST, _OLD_LIST = 3, 12
 _LONGEST = 200
 """Characters of a broker's words that are passed on."""
 _PASSING_ALERTS = ("INTERNAL_ERROR", "USER_CANCEL", "CLOSE_NOTIFY")
+
+
+@dataclass(frozen=True, slots=True)
+class Judge:
+    """Judges lost connections, and ends all clients of these settings where one was refused for good."""
+
+    settings: KafkaSettings
+
+    def refusal(self, error: BaseException, host: str, port: int, ask: bool) -> str:
+        """Say why a connection was refused and would be again; see `why_refused`."""
+        return why_refused(error, host, port, self.settings.options, ask)
+
+    def believe(self, refusal: str) -> None:
+        """Let every client end its next call with it."""
+        self.settings.standing.refusal = refusal
 
 
 def why_refused(error: BaseException, host: str, port: int, options: Mapping[str, Any], ask: bool) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from contextlib import suppress
+from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -226,6 +227,36 @@ def test_every_client_is_told_and_the_next_one_too(
         for _ in range(2):
             with pytest.raises(NotAdmitted):
                 client(settings)
+
+
+def test_one_address_that_refuses_ends_nothing_where_another_lets_in(secured_broker: SecuredBroker) -> None:
+    for _ in range(8):  # the client begins with any of them
+        settings = secured_broker.settings("TLS")
+        both = replace(settings, bootstrap_servers=f"{secured_broker.address('OLD')},{settings.bootstrap_servers}")
+        admin = new_admin(both)
+        try:
+            assert isinstance(admin.list_topics(), list)
+        finally:
+            admin.close()
+        assert not both.standing.refusal
+
+
+def test_addresses_that_all_refuse_are_believed_at_once(secured_broker: SecuredBroker) -> None:
+    addresses = ",".join(map(secured_broker.address, ("OLD", "OTHER")))
+    begun = time.monotonic()
+    with pytest.raises(NotAdmitted, match=r"has expired|for another name"):
+        new_admin(replace(secured_broker.settings("OLD"), bootstrap_servers=addresses))
+    assert time.monotonic() - begun < AT_ONCE
+
+
+def test_one_that_refuses_is_believed_where_no_other_answers(
+    secured_broker: SecuredBroker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("DISTILLOG_BOOTSTRAP_TIMEOUT", "4")
+    (silent,) = free_ports(1)
+    addresses = f"127.0.0.1:{silent},{secured_broker.address('OLD')}"
+    with pytest.raises(NotAdmitted, match="has expired"):
+        new_admin(replace(secured_broker.settings("OLD"), bootstrap_servers=addresses))
 
 
 def test_a_missing_or_misspelt_name_in_the_file_is_told_with_its_line(tmp_path: Path) -> None:

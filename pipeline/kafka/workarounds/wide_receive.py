@@ -16,8 +16,9 @@ from kafka.net.selector import NetworkSelector
 from kafka.net.transport import KafkaTCPTransport
 
 from pipeline.kafka.credentials import tls_context
+from pipeline.kafka.refusals import Judge
 from pipeline.kafka.workarounds.tls_transport import TlsTransport
-from pipeline.kafka.workarounds.unsaid_refusals import Judge, JudgingManager
+from pipeline.kafka.workarounds.unsaid_refusals import JudgingManager
 from schemas.errors import ConfigError
 
 _PIECE = 256 * 1024
