@@ -13,6 +13,7 @@ from pipeline.kafka.errors import kafka_errors
 from pipeline.kafka.log import Cluster
 from pipeline.kafka.needs import Right, needing, refuse_hidden
 from pipeline.kafka.settings import KafkaSettings
+from pipeline.kafka.workarounds import exploding_batches
 from pipeline.manifest_log import read_manifest_log
 from pipeline.names import (
     belongs_to,
@@ -68,7 +69,7 @@ class Stream:
 
 
 def open_stream(settings: KafkaSettings, name: str) -> Stream:
-    """Read what a stream is.
+    """Read what a stream is, and let this process read its records, however they are packed.
 
     Raises:
         StreamNotFound: no such stream, or one whose creation was cut short.
@@ -90,6 +91,7 @@ def open_stream(settings: KafkaSettings, name: str) -> Stream:
     log = read_manifest_log(settings, name)
     if log.manifest is None:
         raise StreamNotFound(f"stream {name!r} has no manifest: its creation was cut short; run the same create again")
+    exploding_batches.leave_room(log.manifest.max_record_bytes)
     return Stream(log.manifest, log.teachers, log.removed, log.unread)
 
 

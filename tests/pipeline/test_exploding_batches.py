@@ -6,15 +6,21 @@ import logging
 import tracemalloc
 from collections.abc import Callable
 from contextlib import closing
+from dataclasses import replace
 
 import pytest
 from kafka import TopicPartition
+from small_streams import small_stream
 
 from pipeline.kafka.clients import admin_client, new_producer
 from pipeline.kafka.cluster import KafkaCluster
 from pipeline.kafka.reading import read_to_end
 from pipeline.kafka.settings import KafkaSettings
+from pipeline.kafka.workarounds import exploding_batches
 from pipeline.kafka.workarounds.exploding_batches import LEAST, RATIO
+from pipeline.manifest_log import MANIFEST_KEY, append
+from pipeline.names import manifest_topic, soft_targets_topic
+from pipeline.streams import open_stream
 from schemas.errors import ConfigError
 
 pytestmark = pytest.mark.kafka
@@ -64,6 +70,26 @@ def test_an_honest_batch_is_read_whatever_it_packs(
         write(kafka_settings, topic, codec, value)
     with closing(KafkaCluster(kafka_settings).reader()) as reader:
         assert [record.value for record in read_to_end(reader, topic, 0, 30.0)] == values
+
+
+def test_a_record_of_an_open_stream_is_read_however_well_its_topic_packs_it(
+    kafka_settings: KafkaSettings, fresh_name: Callable[[str], str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Mostly one number in each row, as where classes are masked."""
+    monkeypatch.setattr(exploding_batches, "_room", LEAST)
+    name, size = fresh_name("s"), LEAST + (4 << 20)
+    manifest = replace(small_stream(kafka_settings, fresh_name("s")).manifest, stream=name, max_record_bytes=size)
+    at = TopicPartition(soft_targets_topic(name, "t"), 0)
+    spec = {"num_partitions": 1, "configs": {"compression.type": "gzip", "max.message.bytes": str(2 * size)}}
+    with admin_client(kafka_settings) as admin:
+        admin.create_topics({each: spec for each in (at.topic, manifest_topic(name))}, wait_for_metadata=True)
+    append(kafka_settings, name, MANIFEST_KEY, manifest.encode())
+    write(kafka_settings, at, None, bytes(size))
+    for opens, values in ((False, []), (True, [bytes(size)])):
+        if opens:
+            open_stream(kafka_settings, name)
+        with closing(KafkaCluster(kafka_settings).reader()) as reader:
+            assert [record.value for record in read_to_end(reader, at, 0, 30.0)] == values
 
 
 def test_a_batch_that_nothing_here_unpacks_is_told_as_such_and_not_tried_again(

@@ -2,7 +2,7 @@
 
 kafka-python unpacks whatever it gets, whole: a MiB that somebody wrote as gzip becomes a GiB in every reader. None of
 our writers compresses. Where a topic is set to be compressed, the broker packs what was within the topic's limit
-before, so that honest batches stay far below the bound.
+before: rows that are mostly one number pack a hundredfold, so whoever opens a stream leaves room for its records.
 """
 
 from __future__ import annotations
@@ -22,6 +22,9 @@ LEAST = 8 << 20
 RATIO = 16
 """Times its packed size that a batch may unpack to, where that is more."""
 
+_RECORDS = 4
+"""Largest records that a batch may hold: of work orders, which are smaller, as many go together, of labels one."""
+
 _OPENERS = {
     DefaultRecordBatch.CODEC_GZIP: lambda packed: gzip.GzipFile(fileobj=packed),
     DefaultRecordBatch.CODEC_LZ4: lz4.frame.LZ4FrameFile,
@@ -29,11 +32,18 @@ _OPENERS = {
 """The codecs that come with our requirements; the client refuses others unless their packages are installed."""
 
 _unbounded = DefaultRecordBatch._maybe_uncompress
+_room = LEAST
 
 
 def bound() -> None:
     """Let all consumers of this process unpack within the bound."""
     DefaultRecordBatch._maybe_uncompress = _bounded
+
+
+def leave_room(max_record_bytes: int) -> None:
+    """Let this process unpack batches of a stream whose records have up to so many bytes, from now on."""
+    global _room
+    _room = max(_room, _RECORDS * max_record_bytes)
 
 
 def _bounded(batch: Any) -> None:
@@ -42,7 +52,7 @@ def _bounded(batch: Any) -> None:
         _unbounded(batch)
         return
     packed = memoryview(batch._buffer)[batch._pos :]
-    most = max(LEAST, RATIO * len(packed))
+    most = max(_room, RATIO * len(packed))
     with _OPENERS[batch.compression_type](io.BytesIO(packed)) as opened:
         records = opened.read(most + 1)
     if len(records) > most:
