@@ -27,9 +27,10 @@ def kafka_errors(what: str, settings: KafkaSettings) -> Iterator[None]:
 
     Raises:
         NotAdmitted: the cluster lets none of our clients in.
-        BrokerUnavailable: no broker, no answer in time, or an answer that is an error.
+        BrokerUnavailable: no broker, no answer in time, an answer that is an error, or a login that is not yet believed
+            to be refused for good.
         NotAuthorized: the cluster refuses a right; say which inside the block, with `needing`.
-        ConfigError: the cluster refuses the credentials, a clock is wrong, or nothing here unpacks a batch.
+        ConfigError: a clock is wrong, or nothing here unpacks a batch.
         RecordTooLarge: a record is over the cluster's limit.
     """
     where = settings.bootstrap_servers
@@ -39,7 +40,8 @@ def kafka_errors(what: str, settings: KafkaSettings) -> Iterator[None]:
     except kafka_error.AuthorizationError as error:
         raise NotAuthorized(f"{what}: {_missing_right(error, settings)}") from error
     except kafka_error.SaslAuthenticationFailedError as error:
-        raise ConfigError(f"{what}: Kafka at {where} refuses: {_text(error)}; check the Kafka properties") from error
+        # As long as it is no refusal of ours: it was good before.
+        raise BrokerUnavailable(f"{what}: Kafka at {where} refuses the login for now") from error
     except kafka_error.MessageSizeTooLargeError as error:
         raise RecordTooLarge(f"{what}: {_text(error)}; create the stream with a smaller --order-size") from error
     except kafka_error.InvalidTimestampError as error:

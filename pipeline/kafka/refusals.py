@@ -7,7 +7,9 @@ went wrong here, before anything could be said.
 
 from __future__ import annotations
 
+import logging
 import ssl
+import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -19,6 +21,8 @@ from kafka import errors as kafka_error
 from pipeline.kafka.credentials import valid_until
 from pipeline.kafka.listener import Listener, ask_listener
 from pipeline.kafka.settings import KafkaSettings
+
+log = logging.getLogger(__name__)
 
 _WHERE = "in the Kafka properties (--kafka-config)"
 _OTHER_NAME = (62, 64)
@@ -33,6 +37,8 @@ _NO_LIST, _OLD_LIST = 3, 12
 """... for which there is no list of revoked ones, or one that has expired."""
 _LONGEST = 200
 """Characters of a broker's words that are passed on."""
+_DOUBT = 10.0
+"""Seconds for which a login that was good before is tried on."""
 _PASSING_ALERTS = ("INTERNAL_ERROR", "USER_CANCEL", "CLOSE_NOTIFY")
 
 
@@ -43,8 +49,21 @@ class Judge:
     settings: KafkaSettings
 
     def refusal(self, error: BaseException, host: str, port: int, ask: bool) -> str:
-        """Say why a connection was refused and would be again; see `why_refused`."""
-        return why_refused(error, host, port, self.settings.options, ask)
+        """Say why a connection was refused and would be again; see `why_refused`.
+
+        A login that was good before is refused, too, where the user store behind the broker is away for a moment.
+        """
+        text, standing = why_refused(error, host, port, self.settings.options, ask), self.settings.standing
+        if not (text and standing.let_in and isinstance(error, kafka_error.SaslAuthenticationFailedError)):
+            return text
+        if standing.refused_since is None:
+            standing.refused_since = time.monotonic()
+            log.warning("%s; it was good before, trying on for %.0f s", text, _DOUBT)
+        return text if time.monotonic() - standing.refused_since > _DOUBT else ""
+
+    def let_in(self) -> None:
+        """Take note that a connection was made, login and all."""
+        self.settings.standing.let_in, self.settings.standing.refused_since = True, None
 
     def believe(self, refusal: str) -> None:
         """Let every client end its next call with it."""

@@ -17,6 +17,10 @@ class Standing:
 
     refusal: str = ""
     """why it lets none of them in, which ends the next call of each, for good; empty as long as it does"""
+    let_in: bool = False
+    """whether it has let one of them in"""
+    refused_since: float | None = None
+    """since when it has refused every login of theirs, on the monotonic clock; None: it does not"""
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
-from contextlib import closing
+from contextlib import closing, suppress
 from pathlib import Path
 
 import pytest
@@ -12,10 +13,13 @@ from support.processes import Distillog, distillog_commands
 from support.secured_broker import SECRET, SecuredBroker, running_secured_broker
 from support.small_runs import checkpoints, report, run_file
 
+from pipeline.kafka.clients import new_admin
 from pipeline.kafka.cluster import KafkaCluster
+from pipeline.kafka.errors import kafka_errors
 from pipeline.kafka.settings import KafkaSettings
 from pipeline.names import teacher_group
 from pipeline.streams import open_stream
+from schemas.errors import DistillogError, NotAdmitted
 
 pytestmark = [pytest.mark.kafka, pytest.mark.timeout(300)]
 
@@ -83,6 +87,36 @@ def test_a_password_that_is_changed_ends_who_is_at_work(
         for child in (teacher, student, feeder, fleet):
             child.refuse(f"refuses user '{user}' (SCRAM-SHA-512): wrong name or password")
             assert SECRET not in child.stdout + child.stderr
+
+
+def test_a_login_that_was_good_is_believed_to_be_refused_only_when_it_is_for_some_seconds(
+    secured_broker: SecuredBroker, fresh_name: Callable[[str], str], eventually: Callable[..., object]
+) -> None:
+    user = fresh_name("user")
+    secured_broker.add_user(user)
+    settings = secured_broker.login(user, "BRIEF")
+    standing = settings.standing
+
+    def ask(until: Callable[[], bool]) -> bool:
+        with suppress(DistillogError), kafka_errors("asking", settings):
+            admin.list_topics()
+        return until()
+
+    with closing(new_admin(settings)) as admin:
+        assert standing.let_in
+        for _ in range(2):
+            secured_broker.add_user(user, f"{SECRET}-changed")
+            eventually(lambda: ask(lambda: standing.refused_since is not None), 60.0, "a refusal")
+            secured_broker.add_user(user)
+            eventually(lambda: ask(lambda: standing.refused_since is None), 60.0, "being let in again")
+        assert not standing.refusal
+        secured_broker.add_user(user, f"{SECRET}-changed")
+        eventually(lambda: ask(lambda: standing.refused_since is not None), 60.0, "a refusal")
+        begun = standing.refused_since or 0.0
+        eventually(lambda: ask(lambda: bool(standing.refusal)), 60.0, "a refusal that is believed")
+        assert time.monotonic() - begun > 10.0
+    with pytest.raises(NotAdmitted, match=f"refuses user '{user}'"):
+        new_admin(settings)
 
 
 @pytest.mark.faults

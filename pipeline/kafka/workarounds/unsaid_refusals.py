@@ -50,6 +50,8 @@ class JudgingManager(KafkaConnectionManager):  # type: ignore[misc]
     async def _connect(self, node: Any, conn: Any, *args: Any, **kwargs: Any) -> None:
         conn.close_future.add_errback(self._lost, node, time.monotonic())
         await super()._connect(node, conn, *args, **kwargs)
+        if self._judge and conn.connected:
+            self._judge.let_in()
 
     def _lost(self, node: Any, begun: float, error: BaseException) -> None:
         address, looking = (node.host, node.port), not self.bootstrapped
