@@ -42,7 +42,8 @@ Change = Callable[[TeacherInput, Values], TeacherInput]
 
 
 def _rescaled(one: TeacherInput, values: Values) -> TeacherInput:
-    if values.dtype.kind not in "fu" or (values.dtype.kind == "u" and np.dtype(one.dtype).kind in "iub"):
+    kind = values.dtype.kind
+    if kind not in "fiu" or (kind in "iu" and np.dtype(one.dtype).kind in "iub"):
         return one
     return replace(one, scale=one.scale / 255 if _exceeds_unit(one, values) else one.scale * 255)
 

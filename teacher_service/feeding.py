@@ -84,7 +84,7 @@ def _input(
         raise TeacherRejected(f"{path}: input {name!r} takes {declared.type}, which no field of a dataset gives")
     dtype = np.dtype(ONNX_DTYPES[declared.type])
     laid = _layout(path, name, field, values.shape[1:], static_shape(declared.shape)[1:], layout)
-    if scaling.scale is None and (hint := _scale_hint(values.dtype, dtype, option)):
+    if scaling.scale is None and (hint := _scale_hint(values, dtype, option)):
         raise TeacherRejected(f"{path}: input {name!r} takes {dtype}, field {field!r} gives {values.dtype}: {hint}")
     channels = values.shape[1] if values.ndim > 1 else 1
     for what, numbers in (("mean", scaling.mean), ("std", scaling.std)):
@@ -94,9 +94,11 @@ def _input(
     return TeacherInput(name, field, dtype.name, laid, scale, size, scaling.mean, scaling.std, channel_order)
 
 
-def _scale_hint(given: np.dtype[Any], wanted: np.dtype[Any], option: str) -> str:
-    """What to declare where values would change their range without a word."""
-    if given.kind == "u" and wanted.kind == "f":
+def _scale_hint(values: npt.NDArray[Any], wanted: np.dtype[Any], option: str) -> str:
+    """What to declare where values [M, ...] would change their range without a word."""
+    given = values.dtype
+    pixels = given.kind == "u" or (given.kind == "i" and values.ndim == 4)  # other whole numbers may count anything
+    if pixels and wanted.kind == "f":
         low, high = option.format("1/255"), option.format("1")
         return f"declare a factor: {low} (0.00392156862745098) if it was trained on [0, 1], {high} if on 0 to 255"
     if given.kind == "f" and wanted.kind in "iub":

@@ -50,11 +50,11 @@ def image_folder(folder: Path, per_class: int = 20) -> Path:
 class Colours:
     """`__len__` and `__getitem__`, with labels and without a class count."""
 
-    def __init__(self, count: int, layout: str, labelled: bool, only: int | None, rare: int | None) -> None:
+    def __init__(self, count: int, layout: str, labelled: bool, only: int | None, rare: int | None, dtype: str) -> None:
         classes = np.arange(count) % len(CLASSES) if only is None else np.full(count, only)
         if rare is not None:
             classes[::rare] = 0
-        found = images(classes)
+        found = images(classes).astype(dtype)
         self._images = found if layout == "chw" else np.ascontiguousarray(found.transpose(0, 2, 3, 1))
         if labelled:
             self.labels = classes
@@ -66,9 +66,12 @@ class Colours:
         return {"image": self._images[sample_id]}
 
 
-def colours(count: str = "120", layout: str = "chw", labelled: str = "1", only: str = "", rare: str = "") -> Colours:
+def colours(
+    count: str = "120", layout: str = "chw", labelled: str = "1", only: str = "", rare: str = "", dtype: str = "uint8"
+) -> Colours:
     """`layout` is chw or hwc; `only` is the one class of all of them, but that each `rare`-th is of the first."""
-    return Colours(int(count), layout, labelled == "1", int(only) if only else None, int(rare) if rare else None)
+    one, other = int(only) if only else None, int(rare) if rare else None
+    return Colours(int(count), layout, labelled == "1", one, other, dtype)
 
 
 def nearest_colour(

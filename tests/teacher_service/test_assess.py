@@ -12,7 +12,7 @@ from support.models import classifier
 from support.streams import fetcher, manifest
 
 from pipeline.views.fetch import Fetcher
-from schemas.errors import StreamConflict
+from schemas.errors import StreamConflict, TeacherRejected
 from schemas.records import TeacherInput
 from teacher_service.assess import NUM_SAMPLES, Assessment, Way, assess, clearly_better, some_samples
 from teacher_service.declared import Declared, Scaling
@@ -74,6 +74,16 @@ def test_a_wrong_declaration_is_told_from_the_right_one(tmp_path: Path, name: st
     scaling = Scaling(one.scale, one.mean, one.std)
     mended = assessed(path, general=scaling, layout=one.layout, channel_order=one.channel_order)
     assert (mended.declared.accuracy, mended.others, mended.better) == (1.0, (), None)
+
+
+@pytest.mark.parametrize("dtype", ["int16", "uint16", "int32", "int64"])
+def test_images_of_any_whole_numbers_are_treated_as_bytes_are(tmp_path: Path, dtype: str) -> None:
+    path, source = nearest_colour(tmp_path / "m.onnx"), fetcher(f"support.colours:colours?count=400&dtype={dtype}")
+    with pytest.raises(TeacherRejected, match=f"gives {dtype}: declare a factor: --scale 1/255"):
+        assessed(path, source)
+    found = assessed(path, source, general=BYTES)
+    assert found.better is not None
+    assert (found.better.accuracy, found.better.inputs[0].scale) == (1.0, 1 / 255)
 
 
 def test_twenty_samples_are_enough_where_the_difference_is_plain(tmp_path: Path) -> None:
