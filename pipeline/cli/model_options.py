@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import re
 from collections.abc import Callable
 from functools import wraps
@@ -20,13 +19,21 @@ _NUMBERS = rf"{_NUMBER}(?:,{_NUMBER})*"
 _FORMULA = re.compile(rf"(?P<scale>{_NUMBER}(?:/{_NUMBER})?)(?:-(?P<mean>{_NUMBERS}))?(?:/(?P<std>{_NUMBERS}))?")
 """SCALE[-MEAN[/STD]]"""
 
+_LEAST, _MOST = 2.0**-126, (2.0 - 2.0**-23) * 2.0**127
+"""What a 32-bit float, as which inputs are computed, holds in full."""
+
 
 def _as_number(ctx: click.Context, param: click.Parameter, value: str | None) -> float | None:
-    """Return a finite number, also of a fraction such as 1/255. Raises BadParameter."""
+    """Return a number that is not 0, also of a fraction such as 1/255. Raises BadParameter."""
     try:
-        return None if value is None else _number(value)
+        number = None if value is None else _number(value)
     except ValueError:
-        raise click.BadParameter(f"{value!r} is not a number, such as 255 or 1/255.") from None
+        raise click.BadParameter(
+            f"{value!r} is not a number that a 32-bit float holds, such as 255 or 1/255."
+        ) from None
+    if number == 0:
+        raise click.BadParameter(f"{value!r}: a factor of 0 leaves nothing of a sample.")
+    return number
 
 
 def _as_numbers(ctx: click.Context, param: click.Parameter, value: str | None) -> tuple[float, ...]:
@@ -34,7 +41,9 @@ def _as_numbers(ctx: click.Context, param: click.Parameter, value: str | None) -
     try:
         return _numbers(value or "")
     except ValueError:
-        raise click.BadParameter(f"{value!r} is not numbers joined by commas, such as 0.485,0.456,0.406.") from None
+        raise click.BadParameter(
+            f"{value!r} is not numbers that a 32-bit float holds, joined by commas: 0.485,0.456,0.406."
+        ) from None
 
 
 def _as_divisors(ctx: click.Context, param: click.Parameter, value: str | None) -> tuple[float, ...]:
@@ -117,25 +126,28 @@ def _inputs(texts: tuple[str, ...]) -> tuple[dict[str, str], dict[str, Scaling]]
         try:
             if found is None:
                 raise ValueError
-            mean, std = (_numbers(found[part] or "") for part in ("mean", "std"))
-            scaling[field] = Scaling(_number(found["scale"]), mean, std)
+            scale, (mean, std) = _number(found["scale"]), (_numbers(found[part] or "") for part in ("mean", "std"))
         except ValueError:
             raise click.UsageError(
-                f"--input {text!r}: {formula!r} is not a number, or SCALE-MEAN/STD such as 1/255-0.5/0.25"
+                f"--input {text!r}: {formula!r} is not a number that a 32-bit float holds, or SCALE-MEAN/STD such as "
+                "1/255-0.5/0.25"
             ) from None
+        if scale == 0:
+            raise click.UsageError(f"--input {text!r}: a factor of 0 leaves nothing of a sample")
         if std and min(std) <= 0:
             raise click.UsageError(f"--input {text!r}: nothing is divided by 0 or less")
+        scaling[field] = Scaling(scale, mean, std)
     return names, scaling
 
 
 def _number(text: str) -> float:
-    """Return a number, or a fraction of two; ValueError for all else."""
+    """Return a number, or a fraction of two; ValueError for all else, and for what a 32-bit float does not hold."""
     above, slash, below = text.partition("/")
     try:
         number = float(above) / float(below) if slash else float(above)
     except ZeroDivisionError:
         raise ValueError from None
-    if not math.isfinite(number):
+    if number and not _LEAST <= abs(number) <= _MOST:
         raise ValueError
     return number
 
