@@ -1,7 +1,7 @@
 """What a user may have meant instead: the few other ways of feeding a model that are worth a try.
 
-One thing is changed at a time, in all inputs that it concerns; only bytes that want ImageNet's mean and deviation take
-a scale with them.
+One thing is changed at a time, in all images or, where it can be declared of one, in one of them; only bytes that want
+ImageNet's mean and deviation take a scale with them. Where no input is an image, the only one is changed.
 """
 
 from __future__ import annotations
@@ -30,9 +30,14 @@ def alternatives(inputs: tuple[TeacherInput, ...], samples: Mapping[str, Values]
 
     Some may be impossible: another layout is known to fit only when the model has run.
     """
+    general = [one for one in inputs if samples[one.field].ndim == 4] or (list(inputs) if len(inputs) == 1 else [])
+    each = [[one] for one in general]
+    changes = [(change, [general, *each]) for change in (_rescaled, _normalised, _bare)]
+    changes += [(change, [general]) for change in (_laid_out, _reversed)]
     ways = [
-        tuple(change(one, samples[one.field]) for one in inputs)
-        for change in (_rescaled, _normalised, _bare, _laid_out, _reversed)
+        tuple(change(one, samples[one.field]) if one in changed else one for one in inputs)
+        for change, together in changes
+        for changed in together
     ]
     return [way for place, way in enumerate(ways) if way != inputs and way not in ways[:place]]
 

@@ -121,3 +121,39 @@ def nearest_colour(
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 21)], ir_version=10)
     onnx.save(model, str(path))
     return path
+
+
+class _TintBeside:
+    """Images that show the level of their class alone, and beside them its tint as numbers that are no bytes."""
+
+    def __init__(self, count: int) -> None:
+        self.labels = np.arange(count) % len(CLASSES)
+        shown = np.random.default_rng(1).integers(0, 2, count)
+        self._images = images(self.labels // 2 * 2 + shown)
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def __getitem__(self, sample_id: int) -> dict[str, Any]:
+        return {"image": self._images[sample_id], "tint": 6 * np.eye(2, dtype=np.float32)[self.labels[sample_id] % 2]}
+
+
+def tint_beside(count: str = "200") -> _TintBeside:
+    """Samples of two fields, one of which is no image."""
+    return _TintBeside(int(count))
+
+
+def level_and_tint(path: Path, weight: float) -> Path:
+    """Write a teacher that takes the level of `image` in [0, 255], and the tint of `tint` by a weight."""
+    nearest_colour(path, top=255.0)
+    model = onnx.load(str(path))
+    graph = model.graph
+    graph.node[-1].output[0] = "of_image"
+    graph.initializer.append(numpy_helper.from_array(weight * np.tile(np.eye(2, dtype=np.float32), 3), "weights"))
+    graph.node.append(helper.make_node("MatMul", ["tint", "weights"], ["of_tint"]))
+    graph.node.append(helper.make_node("Add", ["of_image", "of_tint"], ["y"]))
+    graph.input.append(helper.make_tensor_value_info("tint", TensorProto.FLOAT, ["N", 2]))
+    graph.input[0].name = "image"
+    graph.node[0].input[0] = "image"
+    onnx.save(model, str(path))
+    return path

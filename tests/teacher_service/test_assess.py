@@ -7,13 +7,14 @@ from typing import Any
 
 import numpy as np
 import pytest
-from support.colours import IMAGENET_MEAN, IMAGENET_STD, nearest_colour
+from support.colours import IMAGENET_MEAN, IMAGENET_STD, level_and_tint, nearest_colour
 from support.models import classifier
 from support.streams import fetcher, manifest
 
 from pipeline.views.fetch import Fetcher
 from schemas.errors import StreamConflict, TeacherRejected
 from schemas.records import TeacherInput
+from teacher_service.alternatives import alternatives
 from teacher_service.assess import NUM_SAMPLES, Assessment, Way, assess, clearly_better, some_samples
 from teacher_service.declared import Declared, Scaling
 from teacher_service.describe import describe_model
@@ -84,6 +85,24 @@ def test_images_of_any_whole_numbers_are_treated_as_bytes_are(tmp_path: Path, dt
     found = assessed(path, source, general=BYTES)
     assert found.better is not None
     assert (found.better.accuracy, found.better.inputs[0].scale) == (1.0, 1 / 255)
+
+
+@pytest.mark.parametrize(("weight", "accuracy"), [(5.0, 1.0), (0.0, 0.5)])
+def test_a_field_that_is_no_image_is_left_as_it_is(tmp_path: Path, weight: float, accuracy: float) -> None:
+    source, path = fetcher("support.colours:tint_beside"), level_and_tint(tmp_path / "m.onnx", weight)
+    found = assessed(path, source, general=UNIT)
+    assert found.better is not None
+    assert found.better.accuracy == pytest.approx(accuracy, abs=0.1)
+    assert [one.scale for one in found.better.inputs] == [1.0, 1.0]
+
+
+def test_one_of_two_images_is_changed_alone_and_both_together() -> None:
+    left, right = (TeacherInput(name, name, "float32", "nchw", 1.0, ()) for name in ("left", "right"))
+    pixels = np.full((2, 1, 4, 4), 200, np.uint8)
+    ways = alternatives((left, right), {"left": pixels, "right": pixels})
+    scales = [tuple(one.scale for one in way) for way in ways]
+    assert scales == [(1 / 255, 1 / 255), (1 / 255, 1.0), (1.0, 1 / 255), (1.0, 1.0)]
+    assert [one.layout for one in ways[-1]] == ["nhwc", "nhwc"]  # nothing declares it of one
 
 
 def test_twenty_samples_are_enough_where_the_difference_is_plain(tmp_path: Path) -> None:
