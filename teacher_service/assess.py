@@ -16,9 +16,11 @@ import numpy.typing as npt
 from pipeline.chance import chance_level
 from pipeline.datasets.base import Dataset, Ints, once_readable
 from pipeline.datasets.fingerprint import content_ids
+from pipeline.fault_limit import LIMIT
 from pipeline.hashing import hash64, tag
 from pipeline.user_code import one_line
 from pipeline.views.fetch import Fetched, Fetcher
+from schemas.codecs import storable
 from schemas.errors import BadSamples, StreamConflict, TeacherRejected
 from schemas.records import TeacherInput
 from teacher_service.alternatives import alternatives
@@ -48,7 +50,7 @@ class Way:
 
     inputs: tuple[TeacherInput, ...]
     guesses: Ints
-    """[N] int64 likeliest class, -1 where the outputs are not finite"""
+    """[N] int64 likeliest class, -1 where an output is not finite: there is no label of that"""
     confidence: npt.NDArray[np.float64]
     """[N] probability of that class"""
     likelihood: npt.NDArray[np.float64]
@@ -60,6 +62,11 @@ class Way:
     def num_samples(self) -> int:
         """N"""
         return len(self.labels)
+
+    @property
+    def num_not_finite(self) -> int:
+        """Of the N."""
+        return int((self.guesses < 0).sum())
 
     @property
     def hits(self) -> npt.NDArray[np.bool_]:
@@ -114,6 +121,11 @@ class Assessment:
         """The best of those ways that are clearly better than the declared one."""
         found = [way for way in self.others if clearly_better(self.declared.first(way.num_samples), way)]
         return max(found, key=lambda way: (way.accuracy or 0.0, float(way.likelihood.mean())), default=None)
+
+    @property
+    def has_holes(self) -> bool:
+        """Whether more outputs than workers put up with are not finite as declared."""
+        return self.declared.num_not_finite > LIMIT * self.declared.num_samples
 
     @property
     def degenerate(self) -> bool:
@@ -234,10 +246,10 @@ def _batches(
 
 
 def _way(model: OnnxTeacher, fetched: Fetched) -> Way:
-    logits = model.logits(fetched.inputs).astype(np.float64)
-    top = logits.max(axis=1, keepdims=True)
-    sound = np.isfinite(top[:, 0])
-    shifted = np.where(sound[:, None], logits - np.where(sound[:, None], top, 0.0), 0.0)
+    given = model.logits(fetched.inputs)
+    sound = storable(given)
+    logits = np.where(sound[:, None], given, 0.0).astype(np.float64)
+    shifted = logits - logits.max(axis=1, keepdims=True)
     log_probs = shifted - np.log(np.exp(shifted).sum(axis=1, keepdims=True))
     rows, labels = np.arange(len(logits)), fetched.labels
     known = sound & (labels >= 0) & (labels < logits.shape[1])

@@ -23,7 +23,11 @@ if TYPE_CHECKING:
 @click.argument("model", type=click.Path(dir_okay=False, path_type=Path))
 @model_options
 @click.option("--classes", type=click.IntRange(min=1), help="Refuse a teacher of another number of classes.")
-@click.option("--as-declared", is_flag=True, help="Take it so even where another way to feed it is clearly better.")
+@click.option(
+    "--as-declared",
+    is_flag=True,
+    help="Take it so even where another way is clearly better, or outputs are not finite.",
+)
 @click.option("--dataset", metavar="URI", help="The stream's data at another place.")
 @json_option
 def add_teacher(
@@ -60,6 +64,11 @@ def add_teacher(
             command += _options(declared, teacher, found.better)
             command += [*(("--classes", str(classes)) if classes else ()), *(("--dataset", dataset) if dataset else ())]
             raise TeacherRejected(_refusal(model, found, found.better, shlex.join(command)))
+        if found.has_holes and not as_declared:
+            raise TeacherRejected(
+                f"{model}: {_holes(found)}; workers stop where more than 1 % of the samples cannot be labelled "
+                "(--as-declared takes it as declared)"
+            )
     new = create.add_teacher(settings, opened, teacher)
     if as_json:
         accuracy = found.declared.accuracy if found else None
@@ -93,6 +102,11 @@ def _refusal(model: Path, found: Assessment, better: Way, command: str) -> str:
     )
 
 
+def _holes(found: Assessment) -> str:
+    way = found.declared
+    return f"outputs are not finite (NaN or infinity) for {way.num_not_finite} of {way.num_samples} samples"
+
+
 def _print(found: Assessment, declared: Declared, teacher: Teacher) -> None:
     """Print how the declared way did and, where nobody but the user can judge, how the others did."""
     shown = [("as declared", found.declared)]
@@ -113,6 +127,8 @@ def _warn(found: Assessment | None, teacher: Teacher) -> None:
 
     if found is None:
         return
+    if found.declared.num_not_finite:
+        click.echo(f"warning: as declared, {teacher.model_file}'s {_holes(found)}", err=True)
     text = ""
     if found.degenerate:
         text = "gives nearly all samples the same class: is it fed as in its training?"

@@ -137,6 +137,20 @@ def test_a_teacher_that_is_right_for_the_commonest_class_alone_is_called_so_wher
     assert quiet.stderr == added.stderr
 
 
+def test_a_teacher_whose_outputs_are_not_finite_is_refused_where_workers_would_stop(
+    distillog: Distillog, fresh_name: Callable[[str], str], tmp_path: Path
+) -> None:
+    name, model = fresh_name("digits"), classifier(tmp_path / "m.onnx", nan_above=0.32)
+    make_stream(distillog, name, "digits?split=train")
+    add = ("topics", "add-teacher", name, "t", model)
+    holes = r"outputs are not finite (NaN or infinity) for "
+    refused = distillog.refuse(*add, words=(holes, " of 256 samples; workers stop", "--as-declared"))
+    taken = distillog.call(*add, "--as-declared")
+    assert taken.exit_code == 0, taken.stderr
+    count = refused.split(holes)[1].split()[0]
+    assert f"warning: as declared, m.onnx's {holes}{count} of 256 samples\n" in taken.stderr
+
+
 def test_without_labels_every_way_is_shown_and_none_refused(
     distillog: Distillog, fresh_name: Callable[[str], str], tmp_path: Path
 ) -> None:

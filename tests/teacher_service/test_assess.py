@@ -185,6 +185,17 @@ def test_a_slow_model_of_a_fixed_batch_is_tried_in_no_other_way(tmp_path: Path) 
     assert (found.declared.num_samples, found.others, found.in_time) == (32, (), False)
 
 
+def test_outputs_that_are_not_finite_are_counted_and_more_than_a_hundredth_are_holes(tmp_path: Path) -> None:
+    source = fetcher("digits?split=train")
+    ids = some_samples(source.dataset, NUM_SAMPLES)
+    means = np.sort(source.fetch(ids, 0, None).inputs["image"].mean(axis=(1, 2, 3)))
+    for count, has_holes in ((0, False), (2, False), (3, True)):
+        limit = float(means[-count - 1 :].max() if not count else (means[-count] + means[-count - 1]) / 2)
+        found = assessed(classifier(tmp_path / "m.onnx", nan_above=limit), source)
+        assert (found.declared.num_not_finite, found.has_holes) == (count, has_holes)
+        assert found.declared.num_samples == NUM_SAMPLES
+
+
 def test_a_label_beyond_the_teachers_classes_is_refused(tmp_path: Path) -> None:
     with pytest.raises(StreamConflict, match=r"has a sample of class 9, .* gives 7 classes"):
         assessed(classifier(tmp_path / "m.onnx", num_classes=7), fetcher("digits?split=train"))
