@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import io
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -122,10 +122,12 @@ class Registry:
         whole = _write(newest, datum)
         raw = _write(version, self._lowered(version, datum))
         # An older version leaves out what it has no field for, and a label may not lose anything on its way.
-        if _write(newest, self.decode(name, raw, name)) != whole:
+        held = self.decode(name, raw, name)
+        if _write(newest, held) != whole:
+            lost = dict.fromkeys(_unlike(self.decode(name, whole, name), held, name))
             raise EncodeError(
-                f"{name}: version {version.version}, which the stream pins, cannot hold all of it: the stream is too "
-                "old for that, make it anew"
+                f"{name}: version {version.version}, which the stream pins, cannot hold all of it: it has no room for "
+                f"{', '.join(lost)}; the stream is too old for that, make it anew"
             )
         return raw
 
@@ -183,6 +185,18 @@ class Registry:
             raise
         except Exception as error:  # `build` meets values that no writer of ours wrote: none may escape as a crash
             raise DecodeError(address, f"the {name} is corrupt: {_reason(error)}", raw) from error
+
+
+def _unlike(wanted: Any, held: Any, name: str) -> Iterator[str]:
+    """Yield the names of the fields in which two datums of a schema differ, the innermost."""
+    if isinstance(wanted, dict) and isinstance(held, dict):
+        for field, value in wanted.items():
+            yield from _unlike(value, held.get(field), field)
+    elif isinstance(wanted, list) and isinstance(held, list) and len(wanted) == len(held) and wanted != held:
+        for one, other in zip(wanted, held, strict=True):
+            yield from _unlike(one, other, name)
+    elif wanted != held:
+        yield name
 
 
 def _write(version: _Version, datum: Datum) -> bytes:

@@ -12,7 +12,7 @@ from pipeline.cli.model_options import model_options
 from pipeline.cli.options import STREAM, json_option, kafka_settings, print_json
 
 if TYPE_CHECKING:
-    from schemas.records import Teacher
+    from schemas.records import Manifest, Teacher
     from teacher_service.assess import Assessment, Way
     from teacher_service.declared import Declared
 
@@ -41,6 +41,8 @@ def add_teacher(
     as_json: bool,
 ) -> None:
     """Register the ONNX file MODEL as teacher NAME of STREAM, and make its topic."""
+    from dataclasses import replace
+
     from pipeline import create
     from pipeline.sequence import Sequence
     from pipeline.streams import open_stream
@@ -60,10 +62,13 @@ def add_teacher(
     if create.is_new(opened, teacher):
         found = assess(OnnxTeacher(model, teacher), fetcher, Sequence.of(opened.manifest).view_seed(0))
         if found.better is not None and not as_declared:
-            command = ["distillog", "topics", "add-teacher", stream, name, str(model)]
-            command += _options(declared, teacher, found.better)
+            options = _options(declared, teacher, found.better)
+            command = ["distillog", "topics", "add-teacher", stream, name, str(model), *options]
             command += [*(("--classes", str(classes)) if classes else ()), *(("--dataset", dataset) if dataset else ())]
-            raise TeacherRejected(_refusal(model, found, found.better, shlex.join(command)))
+            how = f"if added by `{shlex.join(command)}`"
+            if problem := _too_new(opened.manifest, replace(teacher, inputs=found.better.inputs)):
+                how = f"by `{shlex.join(options)}`, but {problem}, or put that into the model"
+            raise TeacherRejected(_refusal(model, found, found.better, how))
         if found.has_holes and not as_declared:
             raise TeacherRejected(
                 f"{model}: {_holes(found)}; workers stop where more than 1 % of the samples cannot be labelled "
@@ -93,12 +98,23 @@ def _options(declared: Declared, teacher: Teacher, way: Way) -> list[str]:
     return declared.options(replace(teacher, inputs=way.inputs))
 
 
-def _refusal(model: Path, found: Assessment, better: Way, command: str) -> str:
+def _too_new(manifest: Manifest, teacher: Teacher) -> str:
+    """Say what of a teacher's declaration the stream's records cannot hold, "" where they hold all of it."""
+    from schemas.errors import EncodeError
+
+    try:
+        teacher.encode(manifest.schema_fingerprints)
+    except EncodeError as error:
+        return str(error)
+    return ""
+
+
+def _refusal(model: Path, found: Assessment, better: Way, how: str) -> str:
     """Say which way is clearly better, on the samples that both were tried on."""
     as_declared = found.declared.first(better.num_samples).accuracy
     return (
         f"{model} is right for {as_declared:.1%} of {better.num_samples} labelled samples as declared, and for "
-        f"{better.accuracy:.1%} if added by `{command}` (--as-declared takes it as declared)"
+        f"{better.accuracy:.1%} {how} (--as-declared takes it as declared)"
     )
 
 

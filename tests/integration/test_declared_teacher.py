@@ -6,6 +6,7 @@ import json
 import shlex
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -14,9 +15,12 @@ from support.colours import CLASSES, image_folder, images, nearest_colour
 from support.log_checker import assert_nothing_lost, check_labels
 from support.models import classifier
 from support.processes import Distillog
+from support.streams import OPTIONS, fetcher
 
+from pipeline import create
 from pipeline.datasets import open_dataset
 from pipeline.streams import open_stream
+from schemas.avro import REGISTRY
 
 pytestmark = [pytest.mark.kafka, pytest.mark.timeout(300)]
 
@@ -79,6 +83,27 @@ def test_every_wrong_declaration_is_refused_with_the_right_one(
     for label in labels.accepted.values():
         logits = label.record.output("logits").values().logits
         assert np.array_equal(logits.argmax(axis=1), truth.labels(label.record.sample_ids))
+
+
+def test_a_way_that_an_older_stream_cannot_hold_is_named_with_the_ways_out(
+    dataset: str,
+    distillog: Distillog,
+    fresh_name: Callable[[str], str],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    older = REGISTRY.fingerprints() | {"teacher": REGISTRY.fingerprint("teacher", 1).hex()}
+    monkeypatch.setattr(create, "REGISTRY", SimpleNamespace(fingerprints=lambda: older))
+    name, model = fresh_name("colours"), nearest_colour(tmp_path / "m.onnx", normalised=True)
+    create.create_stream(distillog.settings, name, fetcher(dataset), dataset, OPTIONS)
+    add = ("topics", "add-teacher", name, "t", model, "--scale", "1/255")
+    no_room = ("has no room for mean, std", "make it anew, or put that into the model")
+    refused = distillog.refuse(*add, words=("for 100.0% by", *no_room, "--as-declared"))
+    assert refused.split("`")[1] == f"--scale 1/255 {' '.join(NORMALISATION)}"
+    distillog.refuse(*add, *NORMALISATION, words=("has no room for mean, std", "make it anew"))
+    bytes_for_unit = nearest_colour(tmp_path / "u.onnx")
+    refused = distillog.refuse(*add[:3], "u", bytes_for_unit, "--scale", "1", words=("for 100.0% if added by",))
+    assert "added" in distillog.succeed(*shlex.split(refused.split("`")[1])[1:])
 
 
 def test_describe_shows_how_a_teacher_is_fed(
