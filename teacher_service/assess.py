@@ -118,8 +118,12 @@ class Assessment:
 
     @property
     def better(self) -> Way | None:
-        """The best of those ways that are clearly better than the declared one."""
-        found = [way for way in self.others if clearly_better(self.declared.first(way.num_samples), way)]
+        """The best of those ways that are clearly better than the declared one, and than no model at all."""
+        found = [
+            way
+            for way in self.others
+            if not way.at_chance and clearly_better(self.declared.first(way.num_samples), way)
+        ]
         return max(found, key=lambda way: (way.accuracy or 0.0, float(way.likelihood.mean())), default=None)
 
     @property

@@ -211,13 +211,21 @@ def test_samples_are_the_same_each_time_and_lie_all_over_the_dataset() -> None:
     assert some_samples(large, NUM_SAMPLES).max() > 9e8
 
 
-def way(hits: int, num_samples: int, first: int = 0) -> Way:
+def way(hits: int, num_samples: int, first: int = 0, num_classes: int = 1) -> Way:
     """One that is right for `hits` samples, from the `first` on."""
-    guesses = np.full(num_samples, 1)
-    guesses[(first + np.arange(hits)) % num_samples] = 0
+    labels = np.arange(num_samples) % num_classes
+    guesses = labels + 1
+    guesses[(first + np.arange(hits)) % num_samples] -= 1
     nothing = np.zeros(num_samples)
     spec = TeacherInput("x", "image", "float32", "nchw", 1.0, ())
-    return Way((spec,), guesses, nothing, nothing, np.zeros(num_samples, np.int64))
+    return Way((spec,), guesses, nothing, nothing, labels)
+
+
+def test_a_way_that_is_no_better_than_the_commonest_class_is_not_called_better() -> None:
+    none, commonest, some = (way(hits, 250, num_classes=10) for hits in (0, 25, 100))
+    assert clearly_better(none, commonest)
+    assert Assessment(none, (commonest,), True).better is None
+    assert Assessment(none, (commonest, some), True).better is some
 
 
 @pytest.mark.parametrize(
