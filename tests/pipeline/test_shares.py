@@ -7,7 +7,7 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from pipeline.kafka.bids import Bid
@@ -68,10 +68,20 @@ def test_each_partition_is_given_once_at_most_and_never_while_another_owns_it(gr
         assert all(owners.get(partition, member) == member for partition in share)
 
 
+LEFT = dict(enumerate([3, 12, 19, 19, 2, 2, 2, 10, 15, 20]))
+
+
+# Two rounds are enough but for one history in 400 of these: what rests in the first lets the second find still better.
 @given(groups())
-def test_two_rounds_give_out_everything(group: Group) -> None:
+@example(
+    (10, {name: Claim(0, owned, Bid(1.0, LEFT)) for name, owned in {"a": (), "b": (), "aa": (0, 1, 2, 3)}.items()})
+)
+def test_three_rounds_give_out_everything(group: Group) -> None:
     partitions, claims = group
-    shares = share_out(partitions, next_round(share_out(partitions, claims), claims))
+    shares = share_out(partitions, claims)
+    for _ in range(2):
+        claims = next_round(shares, claims)
+        shares = share_out(partitions, claims)
     assert sorted(partition for share in shares.values() for partition in share) == list(range(partitions))
 
 
