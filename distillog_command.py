@@ -11,6 +11,7 @@ from importlib.util import find_spec
 from pathlib import Path
 
 PACKAGES = ("schemas", "pipeline", "teacher_service", "student_trainer")
+_HERE = Path(__file__).resolve().parent
 
 
 def main() -> None:
@@ -29,7 +30,7 @@ def main() -> None:
 def _hidden_by(package: str) -> str:
     """Where a package is found that does not lie beside this file; "" for ours."""
     spec = find_spec(package)
-    if spec is None:
-        return ""  # its import says so
-    path = spec.origin or next(iter(spec.submodule_search_locations or ()), "")  # a folder without __init__.py
-    return "" if Path(path).resolve().parent == Path(__file__).resolve().parent / package else path
+    # None: its import says so. Without an origin it is a folder without __init__.py, which hides no package.
+    if spec is None or spec.origin is None or Path(spec.origin).resolve().parent == _HERE / package:
+        return ""
+    return spec.origin
