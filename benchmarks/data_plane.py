@@ -33,7 +33,7 @@ from pipeline.views.fetch import Fetcher
 from pipeline.wait import Deadline
 from schemas.codecs import CodecSpec
 from schemas.records import Output, SoftTargets, Teacher, TeacherInput, TeacherOutput
-from student_trainer.reader import _MIN_FETCH_BYTES, _RECORDS_IN_A_FETCH, SoftTargetReader
+from student_trainer.sources.reader import _MIN_FETCH_BYTES, _RECORDS_IN_A_FETCH, SoftTargetReader
 
 SIZES = {"64 KiB": (128, 2_000), "1 MiB": (2_048, 150)}
 """name -> (classes, records): 256 rows of float16 are 512 bytes a class"""

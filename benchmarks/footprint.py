@@ -13,7 +13,7 @@ from typing import Any
 from benchmarks.models import write_cnn
 from benchmarks.pairs import Spread
 from benchmarks.streams import ORDER_SIZE, Bench
-from teacher_service.describe import describe_model
+from teacher_service.models.describe import describe_model
 
 ORDERS = (1_000, 10_000, 1_000)
 """The last repeats the first: what two equal runs differ by is no growth."""

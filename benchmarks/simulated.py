@@ -28,7 +28,7 @@ from pipeline.kafka.settings import KafkaSettings
 from pipeline.stop_signals import on_stop
 from schemas.errors import DistillogError
 from schemas.records import Teacher
-from teacher_service.model import OnnxTeacher
+from teacher_service.models.session import OnnxTeacher
 from teacher_service.serve import TeachOptions, prepare_worker
 from teacher_service.worker import WorkerOptions
 

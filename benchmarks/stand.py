@@ -32,7 +32,7 @@ from pipeline.views import view_spec
 from pipeline.views.fetch import Fetcher
 from pipeline.wait import Deadline
 from schemas.errors import BrokerUnavailable
-from teacher_service.describe import describe_model
+from teacher_service.models.describe import describe_model
 
 NUM_CLASSES = 10
 NUM_SAMPLES = 64 * ORDER_SIZE

@@ -26,16 +26,16 @@ from benchmarks.worker import label
 from pipeline.kafka.cluster import KafkaCluster
 from pipeline.views.fetch import Fetched, Fetcher
 from student_trainer.batches import batches
-from student_trainer.dataset_source import DatasetSource
+from student_trainer.learning.trainee import Trainee
 from student_trainer.preparation import inspect_network, plan, set_threads
 from student_trainer.reporter import RunReporter
-from student_trainer.run_folder import RunFolder
-from student_trainer.settings import RunSettings, run_settings
-from student_trainer.source import Cursor
-from student_trainer.stream_source import StreamSource
+from student_trainer.run.folder import RunFolder
+from student_trainer.run.settings import RunSettings, run_settings
+from student_trainer.sources.base import Cursor
+from student_trainer.sources.dataset import DatasetSource
+from student_trainer.sources.stream import StreamSource
 from student_trainer.train import TrainResult, train
-from student_trainer.trainee import Trainee
-from teacher_service.describe import describe_model
+from teacher_service.models.describe import describe_model
 
 NUM_ORDERS = 1_500
 """In the log; a tiny student trains on all."""

@@ -19,10 +19,10 @@ from pipeline.kafka.settings import KafkaSettings
 from pipeline.streams import Stream
 from schemas.codecs import Dense
 from schemas.records import Output
-from student_trainer.held import Wait
-from student_trainer.reader import SoftTargetReader
 from student_trainer.reporter import RunReporter
-from student_trainer.source import Cursor
+from student_trainer.sources.base import Cursor
+from student_trainer.sources.held import Wait
+from student_trainer.sources.reader import SoftTargetReader
 
 RUN = "student"
 """the name that it reports under"""

@@ -25,8 +25,8 @@ from pipeline.sequence import Sequence
 from pipeline.streams import Stream
 from pipeline.wait import Deadline
 from schemas.records import Teacher
-from teacher_service.describe import describe_model
-from teacher_service.model import prepare_input
+from teacher_service.models.describe import describe_model
+from teacher_service.models.session import prepare_input
 from teacher_service.serve import TeachOptions, prepare_worker
 
 if TYPE_CHECKING:

@@ -39,8 +39,8 @@ def is_done() -> bool:
 
 def refuse_another() -> None:
     """End the process where what is trained is not what is asked for now."""
-    from student_trainer.finished import check_finished
-    from student_trainer.settings import load_run
+    from student_trainer.run.finished import check_finished
+    from student_trainer.run.settings import load_run
 
     try:
         with main.make_context("distillog", ["runs"]):  # its options say where Kafka is

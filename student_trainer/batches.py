@@ -16,8 +16,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from schemas.codecs import Dense, TopK
-from student_trainer.losses import DenseTarget, Target, TopKTarget
-from student_trainer.source import Cursor, ReadyOrder
+from student_trainer.learning.losses import DenseTarget, Target, TopKTarget
+from student_trainer.sources.base import Cursor, ReadyOrder
 
 
 @dataclass(frozen=True, slots=True)

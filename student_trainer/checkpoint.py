@@ -22,10 +22,10 @@ import numpy as np
 import torch
 
 from schemas.errors import CheckpointError
-from student_trainer.edits import WHEN_ASKED, edits, flat
-from student_trainer.run_folder import checkpoint_of, newest_first
-from student_trainer.source import Cursor
-from student_trainer.whole_files import writing
+from student_trainer.run.edits import WHEN_ASKED, edits, flat
+from student_trainer.run.folder import checkpoint_of, newest_first
+from student_trainer.run.whole_files import writing
+from student_trainer.sources.base import Cursor
 
 logger = logging.getLogger(__name__)
 

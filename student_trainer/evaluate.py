@@ -24,7 +24,7 @@ from pipeline.views.fetch import Fetched, Fetcher
 from pipeline.views.patience import fetch_patiently
 from schemas.errors import ConfigError, NotFinite
 from schemas.records import ViewSpec
-from student_trainer.settings import RunSettings
+from student_trainer.run.settings import RunSettings
 
 Inputs = dict[str, NDArray[Any]]
 Predict = Callable[[Inputs], NDArray[np.float32]]

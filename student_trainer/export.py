@@ -17,8 +17,8 @@ from torch import nn
 
 from pipeline.onnx_runtime import open_session
 from schemas.errors import ConfigError
-from student_trainer.students import num_parameters
-from student_trainer.whole_files import replace_file
+from student_trainer.learning.students import num_parameters
+from student_trainer.run.whole_files import replace_file
 
 TOLERANCE = 1e-4
 """Largest difference between ONNX Runtime's and PyTorch's logits, as a share of the logits' range."""

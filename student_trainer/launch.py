@@ -14,16 +14,16 @@ from pipeline.kafka.settings import KafkaSettings
 from pipeline.views.fetch import Fetched, Fetcher
 from schemas.errors import ConfigError
 from schemas.records import ViewSpec
-from student_trainer.dataset_source import DatasetSource
 from student_trainer.evaluate import evaluation_data
 from student_trainer.export import export_student, latency
+from student_trainer.learning.students import num_parameters
 from student_trainer.preparation import first_samples
 from student_trainer.records import Progress
 from student_trainer.reporter import RunReporter
-from student_trainer.run_folder import RunFolder
-from student_trainer.settings import RunSettings
-from student_trainer.stream_source import StreamSource
-from student_trainer.students import num_parameters
+from student_trainer.run.folder import RunFolder
+from student_trainer.run.settings import RunSettings
+from student_trainer.sources.dataset import DatasetSource
+from student_trainer.sources.stream import StreamSource
 from student_trainer.train import TrainResult, train
 from student_trainer.trained import Trained, load_student
 

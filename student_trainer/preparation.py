@@ -14,9 +14,9 @@ from pipeline.views.fetch import Fetched, Fetcher
 from pipeline.views.patience import fetch_patiently
 from schemas.errors import ConfigError
 from student_trainer.evaluate import evaluation_data, sole_field
-from student_trainer.settings import RunSettings
-from student_trainer.source import OrderSource
-from student_trainer.students import STUDENTS, Network
+from student_trainer.learning.students import STUDENTS, Network
+from student_trainer.run.settings import RunSettings
+from student_trainer.sources.base import OrderSource
 
 _PROBED = 64
 """Samples of the first order that are looked at for their shape; some may be undecodable."""

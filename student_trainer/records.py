@@ -19,13 +19,13 @@ from schemas.errors import CannotWrite, DistillogError, NotFinite, RunRemoved
 from student_trainer.batches import Batch, Cut
 from student_trainer.checkpoint import Checkpoint, save_checkpoint
 from student_trainer.evaluate import evaluate
-from student_trainer.guard import looks_at_once
-from student_trainer.json_lines import JsonLines
+from student_trainer.learning.guard import looks_at_once
+from student_trainer.learning.trainee import Step, Trainee
 from student_trainer.prefetch import Prefetcher
-from student_trainer.run_folder import RunFolder
-from student_trainer.settings import RunSettings
-from student_trainer.source import Cursor, Reporter
-from student_trainer.trainee import Step, Trainee
+from student_trainer.run.folder import RunFolder
+from student_trainer.run.json_lines import JsonLines
+from student_trainer.run.settings import RunSettings
+from student_trainer.sources.base import Cursor, Reporter
 
 logger = logging.getLogger(__name__)
 

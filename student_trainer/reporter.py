@@ -22,7 +22,7 @@ from pipeline.names import run_group, soft_targets_topic
 from pipeline.streams import Stream
 from schemas.commits import RUN_STATES, STATES_OVER, RunReport
 from schemas.errors import NotAuthorized, RunLocked
-from student_trainer.source import Cursor
+from student_trainer.sources.base import Cursor
 
 log = logging.getLogger(__name__)
 

@@ -14,7 +14,9 @@ from pipeline.stop_signals import on_stop
 from schemas.errors import CheckpointError, ConfigError, DataUnavailable, RunLocked, SequenceGap, Starved
 from student_trainer.batches import Batch, batches
 from student_trainer.checkpoint import Checkpoint, check_resume, has_checkpoints, load_checkpoint, machine
-from student_trainer.losses import check_losses, need_labels
+from student_trainer.learning.losses import check_losses, need_labels
+from student_trainer.learning.students import num_parameters
+from student_trainer.learning.trainee import Trainee, weights_sha256
 from student_trainer.prefetch import Prefetcher
 from student_trainer.preparation import (
     choose_device,
@@ -25,11 +27,9 @@ from student_trainer.preparation import (
     set_threads,
 )
 from student_trainer.records import Progress, Records
-from student_trainer.run_folder import RunFolder, checkpoint_of
-from student_trainer.settings import RunSettings
-from student_trainer.source import Cursor, OrderSource, Reporter
-from student_trainer.students import num_parameters
-from student_trainer.trainee import Trainee, weights_sha256
+from student_trainer.run.folder import RunFolder, checkpoint_of
+from student_trainer.run.settings import RunSettings
+from student_trainer.sources.base import Cursor, OrderSource, Reporter
 
 logger = logging.getLogger(__name__)
 

@@ -9,10 +9,10 @@ from torch import nn
 
 from schemas.records import ViewSpec
 from student_trainer.checkpoint import load_checkpoint
-from student_trainer.run_folder import checkpoint_of, read_run
-from student_trainer.settings import RunSettings, run_settings
-from student_trainer.students import Network, build_student
-from student_trainer.weights import load_weights
+from student_trainer.learning.students import Network, build_student
+from student_trainer.learning.weights import load_weights
+from student_trainer.run.folder import checkpoint_of, read_run
+from student_trainer.run.settings import RunSettings, run_settings
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -13,7 +13,7 @@ from schemas.avro import NEWEST
 from schemas.codecs import CodecSpec, storable
 from schemas.errors import DecodeError
 from schemas.records import DeadLetter, Output, SoftTargets, Teacher, WorkOrder
-from teacher_service.chain import Job, Parcel
+from teacher_service.leases.chain import Job, Parcel
 
 _MAX_RAW = 65_536
 """Bytes of a record that is no work order which its dead letter carries."""

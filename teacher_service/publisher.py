@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from pipeline.kafka.log import DELIVERY_TIMEOUT, RECORD_SLACK, Appender
 from pipeline.wait import Deadline
 from schemas.errors import BrokerUnavailable, ConfigError, DeliveryFailed, DistillogError, RecordTooLarge
-from teacher_service.chain import Chain, Parcel
+from teacher_service.leases.chain import Chain, Parcel
 
 log = logging.getLogger(__name__)
 

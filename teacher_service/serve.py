@@ -17,9 +17,9 @@ from pipeline.views.check import check_data
 from pipeline.views.fetch import Fetcher
 from schemas.errors import DataUnavailable, DistillogError, ManifestMismatch, TeacherRejected
 from schemas.records import Teacher
-from teacher_service.checks import accuracy_notice, check_model
-from teacher_service.model import OnnxTeacher
-from teacher_service.model_files import model_sha256, refuse_another
+from teacher_service.models.checks import accuracy_notice, check_model
+from teacher_service.models.files import model_sha256, refuse_another
+from teacher_service.models.session import OnnxTeacher
 from teacher_service.worker import Worker, WorkerOptions, WorkerReport
 
 log = logging.getLogger(__name__)

@@ -24,9 +24,9 @@ from pipeline.views.fetch import Fetched, Fetcher
 from pipeline.views.patience import fetch_patiently
 from schemas.errors import DecodeError, ModelFailed
 from schemas.records import Manifest, Teacher, WorkOrder
-from teacher_service.chain import Job, Parcel
 from teacher_service.clock import Clock
-from teacher_service.model import Inputs, OnnxTeacher
+from teacher_service.leases.chain import Job, Parcel
+from teacher_service.models.session import Inputs, OnnxTeacher
 from teacher_service.parcels import Parcels
 
 log = logging.getLogger(__name__)

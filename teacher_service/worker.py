@@ -26,17 +26,17 @@ from pipeline.streams import Stream, TopicGuard
 from pipeline.views.fetch import Fetcher
 from pipeline.wait import Deadline
 from schemas.errors import BrokerUnavailable, DistillogError, StreamChanged, WorkerHung
-from teacher_service.asking import GAIN, Asking
-from teacher_service.bidding import Bidding
-from teacher_service.chain import Job, Parcel
-from teacher_service.child import encode_task
-from teacher_service.intake import Intake
-from teacher_service.leases import Leases
-from teacher_service.model import OnnxTeacher
+from teacher_service.apart.child import encode_task
+from teacher_service.apart.suspects import Suspects
+from teacher_service.leases.chain import Job, Parcel
+from teacher_service.leases.intake import Intake
+from teacher_service.leases.leases import Leases
+from teacher_service.models.session import OnnxTeacher
 from teacher_service.parcels import Parcels
 from teacher_service.publisher import Publisher
+from teacher_service.shares.asking import GAIN, Asking
+from teacher_service.shares.bidding import Bidding
 from teacher_service.stages import DATA_RETRY, Sample, Stages
-from teacher_service.suspects import Suspects
 from teacher_service.watchdog import Watchdog
 
 log = logging.getLogger(__name__)

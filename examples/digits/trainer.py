@@ -22,8 +22,8 @@ def train(say: Say, settings: dict[str, Any], folder: str, bootstrap_servers: st
     """Train a run to its end, and return its report."""
     from pipeline.kafka.settings import KafkaSettings
     from student_trainer.launch import launch
-    from student_trainer.run_folder import RunFolder
-    from student_trainer.settings import run_settings
+    from student_trainer.run.folder import RunFolder
+    from student_trainer.run.settings import run_settings
 
     run = run_settings(settings)
     with RunFolder.create(Path(folder, run.name), run) as opened:

@@ -71,7 +71,7 @@ def fleet(
 
     from pipeline.progress import Progress
     from pipeline.stop_signals import on_stop
-    from teacher_service.fleet import Fleet, FleetOptions
+    from teacher_service.fleet.supervisor import Fleet, FleetOptions
 
     options = FleetOptions(
         least=min,

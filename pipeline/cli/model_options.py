@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import click
 
 if TYPE_CHECKING:
-    from teacher_service.declared import Scaling
+    from teacher_service.models.declared import Scaling
 
 T = TypeVar("T")
 
@@ -94,7 +94,7 @@ def model_options(command: Callable[..., T]) -> Callable[..., T]:
         batch: int | None,
         **others: Any,
     ) -> T:
-        from teacher_service.declared import Declared, Scaling
+        from teacher_service.models.declared import Declared, Scaling
 
         names, scaling = _inputs(inputs)
         general = Scaling(scale, mean, std)
@@ -108,7 +108,7 @@ def model_options(command: Callable[..., T]) -> Callable[..., T]:
 
 def _inputs(texts: tuple[str, ...]) -> tuple[dict[str, str], dict[str, Scaling]]:
     """Parse `FIELD=NAME[*SCALE[-MEAN[/STD]]]` into field -> ONNX input, and field -> arithmetic."""
-    from teacher_service.declared import Scaling
+    from teacher_service.models.declared import Scaling
 
     names: dict[str, str] = {}
     scaling: dict[str, Scaling] = {}

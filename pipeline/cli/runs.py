@@ -21,10 +21,10 @@ from schemas.names import check_name
 
 if TYPE_CHECKING:
     from schemas.records import ViewSpec
-    from student_trainer.run_folder import RunFolder
-    from student_trainer.settings import RunSettings
+    from student_trainer.run.folder import RunFolder
+    from student_trainer.run.settings import RunSettings
     from student_trainer.train import TrainResult
-    from teacher_service.declared import Declared
+    from teacher_service.models.declared import Declared
 
 NAME = click.argument("name")
 FOLDER = click.option(
@@ -52,9 +52,9 @@ def runs() -> None:
 @quiet_option
 def start(run_file: Path, assignments: tuple[str, ...], folder: Path, quiet: bool) -> None:
     """Train the student that RUN_FILE (TOML) describes."""
-    from student_trainer.edits import origin_of
-    from student_trainer.run_folder import RunFolder
-    from student_trainer.settings import load_run
+    from student_trainer.run.edits import origin_of
+    from student_trainer.run.folder import RunFolder
+    from student_trainer.run.settings import load_run
 
     settings = load_run(run_file, assignments)
     origin, settings = origin_of(run_file, assignments, settings), settings.placed()
@@ -69,8 +69,8 @@ def start(run_file: Path, assignments: tuple[str, ...], folder: Path, quiet: boo
 @quiet_option
 def resume(name: str, assignments: tuple[str, ...], folder: Path, quiet: bool) -> None:
     """Go on with run NAME from its newest checkpoint."""
-    from student_trainer.edits import resumed_settings
-    from student_trainer.run_folder import RunFolder
+    from student_trainer.run.edits import resumed_settings
+    from student_trainer.run.folder import RunFolder
 
     _refuse_run_file(name)
     settings = resumed_settings(folder / name, assignments)
@@ -81,7 +81,7 @@ def resume(name: str, assignments: tuple[str, ...], folder: Path, quiet: bool) -
 def _refuse_run_file(name: str) -> None:
     """Raise ConfigError where a run file is given in place of its run's name."""
     from schemas.errors import ConfigError
-    from student_trainer.settings import load_run
+    from student_trainer.run.settings import load_run
 
     if Path(name).suffix == ".toml" and Path(name).is_file():
         raise ConfigError(
@@ -136,7 +136,7 @@ def _scores(scores: dict[str, float]) -> str:
 @FOLDER
 def delete(name: str, yes: bool, folder: Path) -> None:
     """Delete run NAME: its folder with checkpoints, metrics and exported student."""
-    from student_trainer.run_folder import RunFolder, read_run
+    from student_trainer.run.folder import RunFolder, read_run
 
     path = folder / check_name("run", name)
     state = read_run(path)["state"]
@@ -152,7 +152,7 @@ def delete(name: str, yes: bool, folder: Path) -> None:
 @json_option
 def list_(folder: Path, as_json: bool) -> None:
     """List the runs in the folder."""
-    from student_trainer.run_summary import summaries
+    from student_trainer.run.summary import summaries
 
     found = summaries(folder)
     if as_json:
@@ -171,8 +171,8 @@ def list_(folder: Path, as_json: bool) -> None:
 @json_option
 def show(name: str, folder: Path, as_json: bool) -> None:
     """Show run NAME: its settings, state and last figures."""
-    from student_trainer.run_folder import read_settings
-    from student_trainer.run_summary import summary
+    from student_trainer.run.folder import read_settings
+    from student_trainer.run.summary import summary
 
     path = folder / name
     found, settings = summary(path), read_settings(path)
@@ -231,8 +231,8 @@ def evaluate(
     teacher_logits = None
     teacher_size: tuple[int, ...] = ()
     if teacher is not None:
-        from teacher_service.describe import describe_on
-        from teacher_service.model import OnnxTeacher
+        from teacher_service.models.describe import describe_on
+        from teacher_service.models.session import OnnxTeacher
 
         ids = np.arange(min(64, fetcher.dataset.num_samples))
         model = OnnxTeacher(teacher, describe_on(teacher, "teacher", fetcher, ids, 0, 256, "", declared))

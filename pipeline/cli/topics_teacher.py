@@ -13,8 +13,8 @@ from pipeline.cli.options import STREAM, json_option, kafka_settings, print_json
 
 if TYPE_CHECKING:
     from schemas.records import Manifest, Teacher
-    from teacher_service.assess import Assessment, Way
-    from teacher_service.declared import Declared
+    from teacher_service.models.assess import Assessment, Way
+    from teacher_service.models.declared import Declared
 
 
 @click.command("add-teacher")
@@ -48,9 +48,9 @@ def add_teacher(
     from pipeline.streams import open_stream
     from pipeline.views.check import check_data
     from schemas.errors import StreamConflict, TeacherRejected
-    from teacher_service.assess import assess
-    from teacher_service.describe import describe_model
-    from teacher_service.model import OnnxTeacher
+    from teacher_service.models.assess import assess
+    from teacher_service.models.describe import describe_model
+    from teacher_service.models.session import OnnxTeacher
 
     settings = kafka_settings()
     opened = open_stream(settings, stream)
@@ -139,7 +139,7 @@ def _print(found: Assessment, declared: Declared, teacher: Teacher) -> None:
 
 def _warn(found: Assessment | None, teacher: Teacher) -> None:
     """Say of a teacher that is taken what speaks against it."""
-    from teacher_service.checks import CHANCE_QUESTION, chance_level
+    from teacher_service.models.checks import CHANCE_QUESTION, chance_level
 
     if found is None:
         return
@@ -157,7 +157,7 @@ def _warn(found: Assessment | None, teacher: Teacher) -> None:
 
 def _worth_a_word(found: Assessment, way: Way) -> bool:
     """Whether a way is shown: every one without labels, else one that may be better, or is and was overruled."""
-    from teacher_service.assess import CLEAR_GAIN
+    from teacher_service.models.assess import CLEAR_GAIN
 
     declared = found.declared.first(way.num_samples)
     if way.accuracy is None or declared.accuracy is None or way.accuracy - declared.accuracy >= CLEAR_GAIN:

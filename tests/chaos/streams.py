@@ -10,7 +10,7 @@ from support.processes import Distillog
 from chaos.checker import Facts
 from chaos.material import BROKEN, SHAPE
 from chaos.schedule import FLEET, FLEET_WORKERS, STUDENTS
-from student_trainer.settings import run_settings
+from student_trainer.run.settings import run_settings
 
 SAMPLES = 1003
 """In an epoch, whose last order is short."""

@@ -4,7 +4,8 @@ import inspect
 from pathlib import Path
 
 from chaos.worker_logs import APART, PROBATION, read
-from teacher_service import leases, suspects
+from teacher_service.apart import suspects
+from teacher_service.leases import leases
 
 WORKER = """\
 warning: s.work-orders: the last worker of 3 partitions ended without a word: one order of each at a time, until 8 are

@@ -9,7 +9,7 @@ import pytest
 from click.testing import CliRunner
 
 from pipeline.cli.model_options import model_options
-from teacher_service.declared import Declared, Scaling
+from teacher_service.models.declared import Declared, Scaling
 
 
 @click.command()

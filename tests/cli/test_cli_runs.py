@@ -13,7 +13,7 @@ import pytest
 from click.testing import CliRunner
 
 from pipeline.cli import main
-from student_trainer.run_folder import RunFolder
+from student_trainer.run.folder import RunFolder
 
 RUN = """
 name = "small"

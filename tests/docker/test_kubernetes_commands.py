@@ -15,7 +15,7 @@ from support.kustomize import build, pod_templates
 from pipeline.cli import main
 from pipeline.names import work_orders_topic
 from schemas.names import check_label, check_name
-from student_trainer.settings import load_run
+from student_trainer.run.settings import load_run
 from teacher_service import watchdog
 
 ROOT = Path(__file__).parents[2]

@@ -4,7 +4,7 @@ import pytest
 import recipe
 
 from pipeline.sequence import Sequence
-from student_trainer.settings import load_run, run_settings
+from student_trainer.run.settings import load_run, run_settings
 
 
 @pytest.mark.parametrize("kind", recipe.KINDS)

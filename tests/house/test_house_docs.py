@@ -30,11 +30,11 @@ from schemas.codecs import CODECS, CodecSpec
 from schemas.columns import DTYPES
 from schemas.errors import ConfigError, DistillogError
 from schemas.teacher import KINDS
-from student_trainer.losses import LOSSES, check_losses
-from student_trainer.optimizers import OPTIMIZERS, build_optimizer
-from student_trainer.schedules import SCHEDULES, build_schedule
-from student_trainer.settings import DEVICES, PRECISIONS, SOURCES, RunSettings, load_run, run_settings
-from student_trainer.students import STUDENTS, Network, build_student
+from student_trainer.learning.losses import LOSSES, check_losses
+from student_trainer.learning.optimizers import OPTIMIZERS, build_optimizer
+from student_trainer.learning.schedules import SCHEDULES, build_schedule
+from student_trainer.learning.students import STUDENTS, Network, build_student
+from student_trainer.run.settings import DEVICES, PRECISIONS, SOURCES, RunSettings, load_run, run_settings
 
 ROOT = Path(__file__).parents[2]
 PAGES = {

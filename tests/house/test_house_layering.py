@@ -30,7 +30,7 @@ MAY_IMPORT = {
     "teacher_service": PIPELINE | {"teacher_service", "onnx"},
     "student_trainer": PIPELINE | {"student_trainer", "torch", "onnx", "tomli_w"},
 }
-"""Folder -> what its modules may import beside the standard library."""
+"""Folder -> what its modules may import beside the standard library; a folder that is not here is as the one above."""
 MAY_IMPORT_INSIDE = {
     **MAY_IMPORT,
     "pipeline": PIPELINE | {"onnxruntime"},
@@ -70,13 +70,16 @@ def foreign_imports(module: str) -> list[Import]:
     return [each for each in imports(tree) if each.package not in sys.stdlib_module_names]
 
 
+def rules_for(module: str, rules: dict[str, set[str]]) -> set[str]:
+    return next(rules[str(folder)] for folder in Path(module).parents if str(folder) in rules)
+
+
 @pytest.mark.parametrize("module", MODULES)
 def test_a_module_imports_only_what_its_folder_may(module: str) -> None:
-    folder = str(Path(module).parent)
     wrong = [
         f"{module}:{each.line} imports {each.package}"
         for each in foreign_imports(module)
-        if each.package not in (MAY_IMPORT_INSIDE if each.lazy else MAY_IMPORT)[folder]
+        if each.package not in rules_for(module, MAY_IMPORT_INSIDE if each.lazy else MAY_IMPORT)
     ]
     assert wrong == []
 
@@ -123,8 +126,8 @@ def test_the_package_list_names_every_package_folder() -> None:
     assert set(project["tool"]["setuptools"]["packages"]) == folders
 
 
-def test_every_package_folder_has_rules() -> None:
-    assert {str(Path(module).parent) for module in MODULES} == set(MAY_IMPORT)
+def test_every_rule_is_of_a_package_folder() -> None:
+    assert set(MAY_IMPORT) <= {str(Path(module).parent) for module in MODULES}
 
 
 @pytest.mark.parametrize("module", [module for module in MODULES if module.endswith("/__init__.py")])

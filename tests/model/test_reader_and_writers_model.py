@@ -26,7 +26,7 @@ from pipeline.names import dead_letters_topic, manifest_topic, soft_targets_topi
 from schemas.commits import decode_next_sequence, encode_next_sequence
 from schemas.errors import BrokerUnavailable, DecodeError
 from schemas.records import SoftTargets, WorkOrder
-from student_trainer.rule import Look, ReadersRule
+from student_trainer.sources.rule import Look, ReadersRule
 
 LOST = b"lost by the broker"
 CALLS = (

@@ -64,7 +64,7 @@ def test_auto_goes_on_without_a_provider_that_does_not_load_and_says_so(
 
 LEAVES_TRACES = "import onnxruntime, time; time.sleep(1)"
 OURS = {
-    "a teacher": "import teacher_service.model as m; m.open_session",
+    "a teacher": "import teacher_service.models.session as m; m.open_session",
     "a student": "import student_trainer.export as m; m.open_session",
 }
 

@@ -25,8 +25,8 @@ from pipeline.names import manifest_topic, soft_targets_topic, work_orders_topic
 from pipeline.streams import delete_stream, open_stream
 from schemas.avro import REGISTRY, Registry
 from schemas.errors import DecodeError, EncodeError, ManifestMismatch, NeedsNewer
-from teacher_service.declared import Declared, Scaling
-from teacher_service.describe import describe_model
+from teacher_service.models.declared import Declared, Scaling
+from teacher_service.models.describe import describe_model
 from teacher_service.serve import TeachOptions, prepare_worker
 from teacher_service.worker import WorkerOptions
 

@@ -32,13 +32,13 @@ from pipeline.rewind import rewind
 from pipeline.rights import ROLES, Scope, grants
 from pipeline.streams import Stream, delete_stream, open_stream
 from schemas.errors import NotAuthorized, StreamNotFound
-from student_trainer.reader import SoftTargetReader
 from student_trainer.reporter import RunReporter
-from student_trainer.source import Cursor
-from teacher_service.fleet import Fleet, FleetOptions
-from teacher_service.fleet_readings import Watch
+from student_trainer.sources.base import Cursor
+from student_trainer.sources.reader import SoftTargetReader
+from teacher_service.fleet.readings import Watch
+from teacher_service.fleet.supervisor import Fleet, FleetOptions
+from teacher_service.leases.starts import find_starts
 from teacher_service.serve import TeachOptions, prepare_worker
-from teacher_service.starts import find_starts
 from teacher_service.worker import WorkerOptions
 
 pytestmark = pytest.mark.kafka

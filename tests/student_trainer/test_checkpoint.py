@@ -18,7 +18,7 @@ from student_trainer.checkpoint import (
     machine,
     save_checkpoint,
 )
-from student_trainer.source import Cursor
+from student_trainer.sources.base import Cursor
 
 SETTINGS: dict[str, Any] = {
     "name": "r",

@@ -9,9 +9,9 @@ from train_runs import digits_run
 
 from pipeline.datasets import open_dataset
 from schemas.errors import ConfigError, DataUnavailable
-from student_trainer.dataset_source import DatasetSource
-from student_trainer.hard_labels import HardLabels, labelled_ids
-from student_trainer.source import Cursor
+from student_trainer.sources.base import Cursor
+from student_trainer.sources.dataset import DatasetSource
+from student_trainer.sources.hard_labels import HardLabels, labelled_ids
 
 
 def test_orders_go_on_from_the_cursor() -> None:

@@ -12,8 +12,8 @@ from click.testing import CliRunner, Result
 from train_runs import digits_run
 
 from pipeline.cli import main
-from student_trainer.edits import edits
-from student_trainer.run_folder import read_settings
+from student_trainer.run.edits import edits
+from student_trainer.run.folder import read_settings
 
 
 def distillog(*arguments: object) -> Result:

@@ -13,8 +13,8 @@ from torch.nn import functional
 from schemas.codecs import CodecSpec, Dense, TopK
 from schemas.errors import ConfigError
 from schemas.records import Output
-from student_trainer.losses import LOSSES, DenseTarget, Target, TopKTarget, check_losses, total_loss
-from student_trainer.settings import RunSettings, run_settings
+from student_trainer.learning.losses import LOSSES, DenseTarget, Target, TopKTarget, check_losses, total_loss
+from student_trainer.run.settings import RunSettings, run_settings
 
 B, C = 6, 11
 

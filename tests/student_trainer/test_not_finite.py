@@ -20,15 +20,15 @@ from pipeline.cli import main
 from schemas.errors import NotFinite
 from student_trainer.batches import Batch
 from student_trainer.checkpoint import load_checkpoint
-from student_trainer.dataset_source import DatasetSource
-from student_trainer.guard import Guard
-from student_trainer.json_lines import JsonLines
-from student_trainer.losses import LOSSES, Loss, cross_entropy
-from student_trainer.optimizers import OPTIMIZERS
-from student_trainer.run_folder import read_run
-from student_trainer.source import Cursor, ReadyOrder
-from student_trainer.students import Network
-from student_trainer.trainee import Trainee
+from student_trainer.learning.guard import Guard
+from student_trainer.learning.losses import LOSSES, Loss, cross_entropy
+from student_trainer.learning.optimizers import OPTIMIZERS
+from student_trainer.learning.students import Network
+from student_trainer.learning.trainee import Trainee
+from student_trainer.run.folder import read_run
+from student_trainer.run.json_lines import JsonLines
+from student_trainer.sources.base import Cursor, ReadyOrder
+from student_trainer.sources.dataset import DatasetSource
 
 BAD_STEP = 8
 BATCH = 50
@@ -69,7 +69,7 @@ def small_run(student: str = "mlp", **sections: dict[str, Any]) -> Any:
 def looks(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
     """On CUDA steps are looked at when metrics are written; the same code, on the CPU."""
     if request.param == "looked at later":
-        for module in ("records", "guard"):
+        for module in ("records", "learning.guard"):
             monkeypatch.setattr(f"student_trainer.{module}.looks_at_once", lambda device: False)
     return str(request.param)
 

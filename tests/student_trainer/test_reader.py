@@ -30,10 +30,10 @@ from schemas.errors import (
     StreamNotFound,
 )
 from schemas.records import SoftTargets
-from student_trainer.held import Wait
-from student_trainer.reader import SoftTargetReader
-from student_trainer.settings import StarveSettings
-from student_trainer.starvation import Starvation
+from student_trainer.run.settings import StarveSettings
+from student_trainer.sources.held import Wait
+from student_trainer.sources.reader import SoftTargetReader
+from student_trainer.sources.starvation import Starvation
 
 pytestmark = pytest.mark.kafka
 
@@ -318,8 +318,8 @@ def test_a_label_of_something_else_is_never_handed_out(logs: Logs, what: str) ->
 def test_a_late_partition_does_not_fill_the_memory(
     kafka_settings: KafkaSettings, fresh_name: FreshName, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("student_trainer.reader._HELD_BYTES", 0)
-    monkeypatch.setattr("student_trainer.reader._MIN_FETCH_BYTES", 1)
+    monkeypatch.setattr("student_trainer.sources.reader._HELD_BYTES", 0)
+    monkeypatch.setattr("student_trainer.sources.reader._MIN_FETCH_BYTES", 1)
     stream = make_stream(fresh_name("stream"), ("cnn",), num_samples=4000, max_record_bytes=400)
     with logs_of(kafka_settings, stream) as logs, reading(logs) as reader:
         late = [sequence for sequence in range(600) if sequence % 3 == 1]

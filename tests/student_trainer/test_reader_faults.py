@@ -15,8 +15,8 @@ from pipeline.kafka.log import Commit
 from pipeline.names import dead_letters_topic, manifest_topic, soft_targets_topic, teacher_group, work_orders_topic
 from schemas.commits import encode_next_sequence
 from schemas.errors import BrokerUnavailable, LogTrimmed, SequenceGap
-from student_trainer.held import Wait
-from student_trainer.reader import SoftTargetReader
+from student_trainer.sources.held import Wait
+from student_trainer.sources.reader import SoftTargetReader
 
 STREAM = make_stream("s", ("cnn", "vit"))
 ORDERS = work_orders_topic("s")

@@ -25,9 +25,9 @@ from pipeline.views.patience import fetch_patiently
 from schemas.codecs import CodecSpec, Dense, TopK
 from schemas.errors import ConfigError, ManifestMismatch, SequenceGap, Starved
 from schemas.records import Output, Teacher, TeacherInput, TeacherOutput
-from student_trainer.settings import RunSettings, run_settings
-from student_trainer.source import Cursor, ReadyOrder
-from student_trainer.stream_source import StreamSource
+from student_trainer.run.settings import RunSettings, run_settings
+from student_trainer.sources.base import Cursor, ReadyOrder
+from student_trainer.sources.stream import StreamSource
 
 pytestmark = pytest.mark.kafka
 
@@ -128,7 +128,7 @@ def test_a_label_beyond_the_teachers_classes_is_refused_where_a_loss_looks_at_la
     logs.write("cnn", *(labelled(logs, "cnn", sequence) for sequence in range(NUM_ORDERS)))
     data, ids = open_dataset(URI), np.arange(100)
     other = Fetcher(ArrayDataset(URI, data.read(ids).fields, data.labels(ids) + CLASSES), logs.stream.manifest.view)
-    monkeypatch.setattr("student_trainer.stream_source.check_data", lambda manifest, uri: other)
+    monkeypatch.setattr("student_trainer.sources.stream.check_data", lambda manifest, uri: other)
     with pytest.raises(ConfigError, match=f"has label .*, the teacher gives {CLASSES} classes"):
         orders(StreamSource(logs.settings, run(logs, losses=[{"name": "cross_entropy"}])))
     assert orders(StreamSource(logs.settings, run(logs)))
@@ -160,14 +160,14 @@ def test_a_fault_that_the_teacher_did_not_have_is_tried_again_and_then_has_two_c
 
     def source(bad_reads: int) -> StreamSource:
         other = Fetcher(Hiccup(bad_reads), logs.stream.manifest.view)
-        monkeypatch.setattr("student_trainer.stream_source.check_data", lambda manifest, uri: other)
+        monkeypatch.setattr("student_trainer.sources.stream.check_data", lambda manifest, uri: other)
         return StreamSource(logs.settings, run(logs))
 
     whole = orders(source(0))
     for one, other in zip(orders(source(2)), whole, strict=True):
         assert one.inputs["signal"].tobytes() == other.inputs["signal"].tobytes()
     patiently = partial(fetch_patiently, seconds=0.5)
-    monkeypatch.setattr("student_trainer.stream_source.fetch_patiently", patiently)
+    monkeypatch.setattr("student_trainer.sources.stream.fetch_patiently", patiently)
     both = r"cannot be decoded here \(cut short\): .* not the same on both machines, or their storage fails"
     with pytest.raises(ManifestMismatch, match=both):
         orders(source(10**9))

@@ -21,7 +21,7 @@ from pipeline.reports import read_report
 from schemas.commits import RUN_STATES, LeaseNote, RunReport, decode_next_sequence, encode_next_sequence
 from schemas.errors import RunLocked
 from student_trainer.reporter import RunReporter
-from student_trainer.source import Cursor
+from student_trainer.sources.base import Cursor
 
 NUMBERS = st.integers(0, 2**62)
 NAMES = st.text(max_size=40).filter(str.isprintable)

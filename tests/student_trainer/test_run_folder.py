@@ -20,14 +20,14 @@ from support.processes import one_error
 from train_runs import digits_run, run
 
 import student_trainer.launch  # what `distillog runs` loads, before rights are given up
-import student_trainer.run_summary  # noqa: F401
+import student_trainer.run.summary  # noqa: F401
 from pipeline.cli import main
 from pipeline.processes import DISTILLOG
 from schemas.errors import BadSamples, ConfigError, DataUnavailable, RunLocked, Starved
-from student_trainer.dataset_source import DatasetSource
-from student_trainer.run_folder import RunFolder, read_run
-from student_trainer.settings import RunSettings
-from student_trainer.source import Cursor, ReadyOrder
+from student_trainer.run.folder import RunFolder, read_run
+from student_trainer.run.settings import RunSettings
+from student_trainer.sources.base import Cursor, ReadyOrder
+from student_trainer.sources.dataset import DatasetSource
 
 NOBODY = 65534
 

@@ -19,9 +19,9 @@ from pipeline.views.patience import fetch_patiently
 from schemas.errors import DataUnavailable, RunRemoved, Starved
 from student_trainer import checkpoint
 from student_trainer.checkpoint import has_checkpoints
-from student_trainer.dataset_source import DatasetSource
-from student_trainer.run_folder import RunFolder, read_run
-from student_trainer.source import BRING_BACK, Cursor, ReadyOrder
+from student_trainer.run.folder import RunFolder, read_run
+from student_trainer.sources.base import BRING_BACK, Cursor, ReadyOrder
+from student_trainer.sources.dataset import DatasetSource
 
 SETTINGS = digits_run(train={"log_every": 1})
 

@@ -6,8 +6,8 @@ import pytest
 import torch
 
 from schemas.errors import ConfigError
-from student_trainer.schedules import SCHEDULES, build_schedule
-from student_trainer.settings import Choice
+from student_trainer.learning.schedules import SCHEDULES, build_schedule
+from student_trainer.run.settings import Choice
 
 
 @pytest.mark.parametrize("name", SCHEDULES)

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from schemas.errors import ConfigError
-from student_trainer.settings import RunSettings, load_run, run_settings
+from student_trainer.run.settings import RunSettings, load_run, run_settings
 
 RUN = """
 name = "r"

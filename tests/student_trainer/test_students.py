@@ -5,10 +5,10 @@ import torch
 from torch import nn
 
 from schemas.errors import ConfigError
-from student_trainer.optimizers import OPTIMIZERS, build_optimizer
-from student_trainer.settings import OptimizerSettings, StudentSettings
-from student_trainer.students import STUDENTS, Network, build_student, num_parameters
-from student_trainer.trainee import weights_sha256
+from student_trainer.learning.optimizers import OPTIMIZERS, build_optimizer
+from student_trainer.learning.students import STUDENTS, Network, build_student, num_parameters
+from student_trainer.learning.trainee import weights_sha256
+from student_trainer.run.settings import OptimizerSettings, StudentSettings
 
 DIGITS = Network("image", (1, 8, 8), 10)
 

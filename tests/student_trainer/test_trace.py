@@ -13,9 +13,9 @@ import pytest
 from train_runs import digits_run, run
 
 from schemas.errors import NotFinite, Starved
-from student_trainer.dataset_source import DatasetSource
-from student_trainer.settings import RunSettings
-from student_trainer.source import Cursor, ReadyOrder
+from student_trainer.run.settings import RunSettings
+from student_trainer.sources.base import Cursor, ReadyOrder
+from student_trainer.sources.dataset import DatasetSource
 
 
 class Ending(DatasetSource):
@@ -84,7 +84,7 @@ def test_a_run_that_went_back_to_a_checkpoint_has_the_trace_of_one_that_did_not(
 def test_a_step_that_was_not_taken_is_not_in_the_trace(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, at_once: bool
 ) -> None:
-    for module in ("records", "guard"):
+    for module in ("records", "learning.guard"):
         monkeypatch.setattr(f"student_trainer.{module}.looks_at_once", lambda device: at_once)
     settings = traced(log_every=12)
     with pytest.raises(NotFinite, match="step 4, "):

@@ -16,10 +16,10 @@ from train_runs import digits_run, run
 
 from schemas.codecs import Dense
 from schemas.errors import CheckpointError, ConfigError, RunLocked, Starved
-from student_trainer.dataset_source import DatasetSource
-from student_trainer.run_folder import RunFolder, read_run, read_settings
-from student_trainer.settings import RunSettings, TeacherSettings
-from student_trainer.source import Cursor, ReadyOrder
+from student_trainer.run.folder import RunFolder, read_run, read_settings
+from student_trainer.run.settings import RunSettings, TeacherSettings
+from student_trainer.sources.base import Cursor, ReadyOrder
+from student_trainer.sources.dataset import DatasetSource
 
 
 def lines(path: Path) -> list[dict[str, Any]]:

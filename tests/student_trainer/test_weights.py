@@ -13,10 +13,10 @@ from torch import Tensor, nn
 from train_runs import digits_run, run
 
 from schemas.errors import CheckpointError
-from student_trainer.settings import RunSettings, run_settings
-from student_trainer.students import STUDENTS, cnn
+from student_trainer.learning.students import STUDENTS, cnn
+from student_trainer.learning.trainee import weights_sha256
+from student_trainer.run.settings import RunSettings, run_settings
 from student_trainer.trained import load_student
-from student_trainer.trainee import weights_sha256
 
 
 def layers(**found: nn.Module) -> nn.Module:

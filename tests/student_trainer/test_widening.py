@@ -14,11 +14,11 @@ from train_runs import digits_run
 from schemas.codecs import CODECS, CodecSpec
 from schemas.records import Output
 from student_trainer.batches import Batch, batches
-from student_trainer.losses import LOSSES, Loss, Target, TopKTarget, total_loss
-from student_trainer.settings import RunSettings, run_settings
-from student_trainer.source import Cursor, ReadyOrder
-from student_trainer.students import Network
-from student_trainer.trainee import Trainee
+from student_trainer.learning.losses import LOSSES, Loss, Target, TopKTarget, total_loss
+from student_trainer.learning.students import Network
+from student_trainer.learning.trainee import Trainee
+from student_trainer.run.settings import RunSettings, run_settings
+from student_trainer.sources.base import Cursor, ReadyOrder
 
 CUDA = pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
 DEVICES = ["cpu", pytest.param("cuda", marks=CUDA)]

@@ -5,11 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from student_trainer.dataset_source import DatasetSource
 from student_trainer.records import Progress
-from student_trainer.run_folder import RunFolder
-from student_trainer.settings import RunSettings, run_settings
-from student_trainer.source import OrderSource, Reporter
+from student_trainer.run.folder import RunFolder
+from student_trainer.run.settings import RunSettings, run_settings
+from student_trainer.sources.base import OrderSource, Reporter
+from student_trainer.sources.dataset import DatasetSource
 from student_trainer.train import TrainResult, train
 
 

@@ -9,7 +9,7 @@ import random
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-from teacher_service.fleet_size import Reading
+from teacher_service.fleet.size import Reading
 
 DAY = 86_400.0
 STEP = 1.0

@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from student_trainer.settings import run_settings
+from student_trainer.run.settings import run_settings
 
 
 def run_file(folder: Path, stream: str, name: str = "student", **sections: dict[str, Any]) -> Path:

@@ -21,8 +21,8 @@ from pipeline.views import view_spec
 from pipeline.views.fetch import Fetcher
 from schemas.codecs import CodecSpec
 from schemas.records import DeadLetter, Manifest, Probe, SoftTargets, Teacher, WorkOrder
-from teacher_service.declared import Declared
-from teacher_service.describe import describe_model
+from teacher_service.models.declared import Declared
+from teacher_service.models.describe import describe_model
 
 DIGITS = "digits?split=train"
 OPTIONS = StreamOptions(order_size=32, epochs=1, partitions=4, codec=CodecSpec("float32"))  # 41 orders of the digits
@@ -135,7 +135,7 @@ def dead_letters(settings: KafkaSettings, topic: str) -> list[DeadLetter]:
 def teacher_record(model: Path = Path("m.onnx"), **changes: Any) -> Teacher:
     """A record for `support.models.classifier` with its defaults on a field "image"; `kind`, ... are its output's."""
     from schemas.records import TeacherInput, TeacherOutput
-    from teacher_service.model_files import model_sha256
+    from teacher_service.models.files import model_sha256
 
     image = TeacherInput("x", "image", "float32", "nchw", 1.0, ())
     sha256 = model_sha256(model) if model.exists() else "0" * 64

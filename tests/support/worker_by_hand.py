@@ -13,9 +13,9 @@ from pipeline.kafka.log import Cluster
 from pipeline.names import dead_letters_topic, soft_targets_topic, teacher_group, work_orders_topic
 from schemas.errors import BrokerUnavailable, DecodeError, DistillogError
 from schemas.records import Manifest, SoftTargets, Teacher
-from teacher_service.chain import Job, Parcel
-from teacher_service.intake import Intake
-from teacher_service.leases import Leases
+from teacher_service.leases.chain import Job, Parcel
+from teacher_service.leases.intake import Intake
+from teacher_service.leases.leases import Leases
 from teacher_service.publisher import Publisher
 
 

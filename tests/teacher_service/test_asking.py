@@ -7,7 +7,7 @@ from itertools import pairwise
 from hypothesis import given
 from hypothesis import strategies as st
 
-from teacher_service.asking import CHANGED, HOLD, IDLE, IDLE_EVERY, SELDOM, Asking
+from teacher_service.shares.asking import CHANGED, HOLD, IDLE, IDLE_EVERY, SELDOM, Asking
 
 TICK = 0.1
 

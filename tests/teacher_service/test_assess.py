@@ -14,11 +14,11 @@ from support.streams import fetcher, manifest
 from pipeline.views.fetch import Fetcher
 from schemas.errors import StreamConflict, TeacherRejected
 from schemas.records import TeacherInput
-from teacher_service.alternatives import alternatives
-from teacher_service.assess import NUM_SAMPLES, Assessment, Way, assess, clearly_better, some_samples
-from teacher_service.declared import Declared, Scaling
-from teacher_service.describe import describe_model
-from teacher_service.model import OnnxTeacher
+from teacher_service.models.alternatives import alternatives
+from teacher_service.models.assess import NUM_SAMPLES, Assessment, Way, assess, clearly_better, some_samples
+from teacher_service.models.declared import Declared, Scaling
+from teacher_service.models.describe import describe_model
+from teacher_service.models.session import OnnxTeacher
 
 COLOURS = fetcher("support.colours:colours?count=400")
 UNIT, BYTES = Scaling(1 / 255), Scaling(1.0)

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from schemas.commits import LeaseNote
 from schemas.errors import DecodeError
 from schemas.records import WorkOrder
-from teacher_service.chain import PROBATION, Chain, Job, Mark, Parcel, Verdict, is_abandoned
+from teacher_service.leases.chain import PROBATION, Chain, Job, Mark, Parcel, Verdict, is_abandoned
 
 P = 3
 GARBAGE = None

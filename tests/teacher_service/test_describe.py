@@ -15,9 +15,9 @@ from pipeline.views import view_spec
 from pipeline.views.fetch import Fetcher
 from schemas.errors import ConfigError, DataUnavailable, DistillogError, TeacherRejected
 from schemas.records import Teacher, TeacherInput, TeacherOutput
-from teacher_service.declared import Declared, Scaling
-from teacher_service.describe import describe_model
-from teacher_service.model_files import model_sha256
+from teacher_service.models.declared import Declared, Scaling
+from teacher_service.models.describe import describe_model
+from teacher_service.models.files import model_sha256
 
 DIGITS = fetcher()
 BYTES = fetcher("support.user_data:bytes_0_to_255?count=40")

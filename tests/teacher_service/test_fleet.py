@@ -25,8 +25,8 @@ from pipeline.names import run_group, soft_targets_topic
 from pipeline.progress import Progress
 from pipeline.streams import Stream
 from schemas.commits import RunReport
-from teacher_service.fleet import Fleet, FleetOptions
-from teacher_service.fleet_size import Patience
+from teacher_service.fleet.size import Patience
+from teacher_service.fleet.supervisor import Fleet, FleetOptions
 
 pytestmark = pytest.mark.kafka
 

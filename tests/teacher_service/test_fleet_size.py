@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from support.fleet_day import DAY, MOST, ORDER_SIZE, PARTITIONS, SPEED, Day, Life, live
 
-from teacher_service.fleet_size import FleetSize, Reading
+from teacher_service.fleet.size import FleetSize, Reading
 
 
 def fleet_size(least: int = 1, most: int = MOST, follow: bool = True) -> FleetSize:

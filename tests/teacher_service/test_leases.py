@@ -16,7 +16,7 @@ from pipeline.kafka.cluster import KafkaCluster
 from pipeline.kafka.settings import KafkaSettings
 from pipeline.names import teacher_group, work_orders_topic
 from pipeline.wait import Deadline
-from teacher_service.leases import Leases
+from teacher_service.leases.leases import Leases
 
 
 @pytest.mark.kafka

@@ -10,7 +10,7 @@ from support.models import classifier, with_external_data
 
 from pipeline.onnx_runtime import open_session
 from schemas.errors import TeacherRejected
-from teacher_service.model_files import external_data, model_sha256
+from teacher_service.models.files import external_data, model_sha256
 
 
 def sha256(*files: Path) -> str:

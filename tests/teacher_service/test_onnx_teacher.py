@@ -13,8 +13,8 @@ from support.streams import teacher_record
 from pipeline.onnx_runtime import open_session
 from schemas.errors import TeacherRejected
 from schemas.records import TeacherInput
-from teacher_service.checks import accuracy_notice, check_model
-from teacher_service.model import OnnxTeacher, prepare_input, to_log_space
+from teacher_service.models.checks import accuracy_notice, check_model
+from teacher_service.models.session import OnnxTeacher, prepare_input, to_log_space
 
 ROWS = {"image": np.random.default_rng(3).random((50, 1, 8, 8), dtype=np.float32)}
 WHOLE_ROWS = {"image": np.random.default_rng(3).integers(0, 256, (50, 1, 8, 8)).astype(np.uint8)}

@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 from schemas.errors import ConfigError
-from teacher_service import places
-from teacher_service.places import find_places
+from teacher_service.fleet import places
+from teacher_service.fleet.places import find_places
 
 
 @pytest.fixture

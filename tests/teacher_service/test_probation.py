@@ -17,7 +17,7 @@ from pipeline.kafka.log import Commit
 from pipeline.names import dead_letters_topic, soft_targets_topic, teacher_group, work_orders_topic
 from schemas.commits import LeaseNote, decode_next_sequence, encode_next_sequence
 from schemas.errors import BrokerUnavailable
-from teacher_service.chain import PROBATION
+from teacher_service.leases.chain import PROBATION
 
 P, N = 2, 60
 MANIFEST = bare_manifest(num_samples=N, order_size=1, partitions=P)
@@ -155,10 +155,12 @@ def test_a_worker_that_is_not_taken_into_its_group_says_so_long_before_it_gives_
     worker.publish(1)
     now = time.monotonic()
     for seconds in range(40):
-        monkeypatch.setattr("teacher_service.leases.time", SimpleNamespace(monotonic=lambda at=seconds: now + at))
+        monkeypatch.setattr(
+            "teacher_service.leases.leases.time", SimpleNamespace(monotonic=lambda at=seconds: now + at)
+        )
         worker.leases.refuse_long_wait(40.0)
     assert [text[:33] for text in caplog.messages] == [f"not taken into group {GROUP}"[:33]] * 2
-    monkeypatch.setattr("teacher_service.leases.time", SimpleNamespace(monotonic=lambda: now + 41))
+    monkeypatch.setattr("teacher_service.leases.leases.time", SimpleNamespace(monotonic=lambda: now + 41))
     with pytest.raises(BrokerUnavailable, match="within 40 s; leaving"):
         worker.leases.refuse_long_wait(40.0)
 

@@ -19,7 +19,7 @@ from pipeline.kafka.cluster import KafkaCluster
 from pipeline.kafka.log import Appender
 from pipeline.kafka.settings import KafkaSettings
 from schemas.errors import DecodeError, DeliveryFailed, RecordTooLarge
-from teacher_service.chain import Chain, Mark, Parcel
+from teacher_service.leases.chain import Chain, Mark, Parcel
 from teacher_service.publisher import MAX_FAILED_DELIVERIES, Publisher
 
 pytestmark = pytest.mark.kafka

@@ -20,8 +20,9 @@ from pipeline.names import soft_targets_topic
 from pipeline.status import lag
 from pipeline.streams import Stream
 from schemas.errors import WorkerHung
-from teacher_service import asking, watchdog
-from teacher_service.model import Inputs, OnnxTeacher
+from teacher_service import watchdog
+from teacher_service.models.session import Inputs, OnnxTeacher
+from teacher_service.shares import asking
 from teacher_service.worker import Worker, WorkerOptions, WorkerReport
 
 pytestmark = pytest.mark.kafka

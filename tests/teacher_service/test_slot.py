@@ -12,8 +12,8 @@ import pytest
 from pipeline.exit_codes import CRASHED, FINAL, PASSING
 from pipeline.processes import HeardProcess
 from schemas.errors import FleetFailed
-from teacher_service.places import Place
-from teacher_service.slot import Limits, Slot
+from teacher_service.fleet.places import Place
+from teacher_service.fleet.slot import Limits, Slot
 
 SLEEP = "import time; print('up', flush=True); time.sleep(60)"
 DEAF = "import signal; signal.signal(signal.SIGTERM, signal.SIG_IGN);" + SLEEP

@@ -21,8 +21,8 @@ from schemas.codecs import CodecSpec, Dense
 from schemas.errors import DataUnavailable, DecodeError, ModelFailed
 from schemas.records import DeadLetter, SoftTargets, TeacherInput
 from teacher_service import stages as stages_module
-from teacher_service.chain import Chain, Job, Mark, Parcel
-from teacher_service.model import OnnxTeacher
+from teacher_service.leases.chain import Chain, Job, Mark, Parcel
+from teacher_service.models.session import OnnxTeacher
 from teacher_service.parcels import Parcels
 from teacher_service.stages import Stages
 

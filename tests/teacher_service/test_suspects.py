@@ -24,14 +24,15 @@ from pipeline.wait import Deadline
 from schemas.codecs import CodecSpec, Dense
 from schemas.errors import ChildLost
 from schemas.records import DeadLetter, SoftTargets, TeacherInput
-from teacher_service import suspects, watchdog
-from teacher_service.apart import Child
-from teacher_service.chain import Chain, Job, Mark, Parcel
-from teacher_service.child import encode_task
-from teacher_service.model import OnnxTeacher
+from teacher_service import watchdog
+from teacher_service.apart import suspects
+from teacher_service.apart.child import encode_task
+from teacher_service.apart.parent import Child
+from teacher_service.apart.suspects import Suspects
+from teacher_service.leases.chain import Chain, Job, Mark, Parcel
+from teacher_service.models.session import OnnxTeacher
 from teacher_service.parcels import Parcels
 from teacher_service.stages import Stages
-from teacher_service.suspects import Suspects
 
 pytestmark = pytest.mark.timeout(180)
 

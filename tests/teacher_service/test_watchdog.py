@@ -14,7 +14,7 @@ from support.streams import fetcher, teacher_record
 
 from schemas.errors import WorkerHung
 from teacher_service import watchdog as watchdog_module
-from teacher_service.model import OnnxTeacher
+from teacher_service.models.session import OnnxTeacher
 from teacher_service.parcels import Parcels
 from teacher_service.stages import Stages
 from teacher_service.watchdog import Watchdog

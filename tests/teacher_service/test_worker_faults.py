@@ -155,7 +155,7 @@ def test_nothing_is_committed_beyond_a_hole_whatever_lies_behind_it(case: str, m
     assert cluster.admin().committed({group: [orders]})[group][orders].offset == 2
     assert worker.intake.waiting
     assert worker.ended is None
-    monkeypatch.setattr("teacher_service.intake.HOLE_PATIENCE", 0.0)
+    monkeypatch.setattr("teacher_service.leases.intake.HOLE_PATIENCE", 0.0)
     worker.poll()
     assert isinstance(worker.ended, SequenceGap)
 
@@ -165,7 +165,7 @@ def test_a_hole_that_is_filled_is_none_even_if_its_order_was_not_polled_in_time(
     case: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     cluster, worker = holed(BEHIND[case])  # type: ignore[arg-type]
-    monkeypatch.setattr("teacher_service.intake.HOLE_PATIENCE", 0.0)
+    monkeypatch.setattr("teacher_service.leases.intake.HOLE_PATIENCE", 0.0)
     for sequence in range(2, 9):
         cluster.write(ORDERS, 0, order(bare_manifest(num_samples=9, order_size=1, partitions=1), sequence).encode())
     worker.intake.take({})  # as while its partitions are paused

@@ -40,8 +40,8 @@ from pipeline.streams import Stream
 from schemas.codecs import Dense
 from schemas.errors import BadSamples, ManifestMismatch, SequenceGap, TeacherRejected
 from schemas.records import SoftTargets, WorkOrder
-from teacher_service.declared import Scaling
-from teacher_service.model import OnnxTeacher
+from teacher_service.models.declared import Scaling
+from teacher_service.models.session import OnnxTeacher
 from teacher_service.serve import TeachOptions, prepare_worker
 from teacher_service.worker import Worker, WorkerOptions, WorkerReport
 
@@ -300,7 +300,7 @@ def test_a_group_without_offsets_goes_on_behind_its_soft_targets(place: Callable
 def test_a_hole_in_the_orders_stops_the_worker_with_one_line(
     place: Callable[..., Place], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("teacher_service.intake.HOLE_PATIENCE", 1.0)
+    monkeypatch.setattr("teacher_service.leases.intake.HOLE_PATIENCE", 1.0)
     here = place()
     here.publish(0, 1, 4, 12, 5)
     with pytest.raises(SequenceGap, match=r"work-orders/0@2: order 8 comes first.*distillog feed") as caught:
@@ -334,7 +334,7 @@ def test_orders_that_a_failed_feeder_left_early_are_passed_over_when_the_missing
 
 
 def test_feeding_again_repairs_a_hole(place: Callable[..., Place], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("teacher_service.intake.HOLE_PATIENCE", 1.0)
+    monkeypatch.setattr("teacher_service.leases.intake.HOLE_PATIENCE", 1.0)
     here = place()
     here.publish(0, 8, 12)
     with pytest.raises(SequenceGap):

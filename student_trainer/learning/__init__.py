@@ -1,0 +1,1 @@
+"""What learns, and by what: students, losses, optimizers, schedules, and one step of training."""

@@ -1,0 +1,162 @@
+"""Students: small networks, built by name from the shape of a sample and the number of classes."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+from math import isqrt, prod
+from typing import Any
+
+import torch
+from torch import nn
+
+from pipeline.user_code import said
+from schemas.errors import ConfigError
+from student_trainer.run.choices import choose
+from student_trainer.run.settings import StudentSettings
+from student_trainer.run.toml_tables import unknown
+
+Build = Callable[..., nn.Module]
+"""(input_shape without the batch, num_classes, **params) -> a module: [B, *input_shape] float32 -> [B, C] logits."""
+
+
+def linear(input_shape: tuple[int, ...], num_classes: int) -> nn.Module:
+    """Logistic regression on the flattened sample."""
+    return nn.Sequential(nn.Flatten(), nn.Linear(prod(input_shape), num_classes))
+
+
+def mlp(
+    input_shape: tuple[int, ...], num_classes: int, hidden: Sequence[int] = (64,), dropout: float = 0.0
+) -> nn.Module:
+    """Fully connected layers with ReLU (and dropout, where asked) on the flattened sample."""
+    layers: list[nn.Module] = [nn.Flatten()]
+    for width, following in pairwise([prod(input_shape), *hidden]):
+        layers += [nn.Linear(width, following), nn.ReLU()]
+        if dropout:
+            layers.append(nn.Dropout(dropout))
+    return nn.Sequential(*layers, nn.Linear([prod(input_shape), *hidden][-1], num_classes))
+
+
+_KINDS: dict[int, tuple[type[nn.Module], ...]] = {
+    1: (nn.Conv1d, nn.BatchNorm1d, nn.MaxPool1d, nn.AvgPool1d),
+    2: (nn.Conv2d, nn.BatchNorm2d, nn.MaxPool2d, nn.AvgPool2d),
+}
+
+
+def cnn(
+    input_shape: tuple[int, ...],
+    num_classes: int,
+    channels: Sequence[int] = (32, 32, 64),
+    hidden: int = 128,
+    pool: int = 16,
+    batch_norm: bool = False,
+    dropout: float = 0.0,
+) -> nn.Module:
+    """3-wide convolutions with ReLU, halved after every one but the first, then one hidden layer with dropout.
+
+    Samples are [channels, length] or [channels, height, width]. Before the hidden layer what is left of length, or of
+    height and width, is averaged to `pool` places at most (16 are 4 x 4; 1 is the average over all), so that the layer
+    does not grow with the sample. On 8x8 digits, of which 2x2 places are left, the default is conv 32-32-pool-64-pool
+    and 62,250 parameters.
+    """
+    dims = len(input_shape) - 1
+    if dims not in _KINDS:
+        raise ConfigError(f"[student] cnn takes [channels, length] or [channels, height, width], not {input_shape}")
+    if pool < 1:
+        raise ConfigError(f"[student] cnn: pool must be at least 1, is {pool}")
+    convolution, norm, largest, average = _KINDS[dims]
+    layers: list[nn.Module] = []
+    for index, (width, following) in enumerate(pairwise([input_shape[0], *channels])):
+        layers.append(convolution(width, following, 3, padding=1, bias=not batch_norm))
+        if batch_norm:
+            layers.append(norm(following))
+        layers.append(nn.ReLU())
+        if index:
+            layers.append(largest(2))
+    sides = [side >> max(len(channels) - 1, 0) for side in input_shape[1:]]
+    if not all(sides):
+        raise ConfigError(f"[student] cnn: {len(channels)} channels halve {input_shape[1:]} to nothing; name fewer")
+    most = pool if dims == 1 else isqrt(pool)
+    places = [min(side, most) for side in sides]
+    if places != sides:
+        # Windows of one size that cover a side; adaptive pooling's are not, and no operator of ONNX where they differ.
+        strides = [side // count for side, count in zip(sides, places, strict=True)]
+        kernel = [side - (count - 1) * by for side, count, by in zip(sides, places, strides, strict=True)]
+        layers.append(average(tuple(kernel), tuple(strides)))
+    features = (list(channels) or [input_shape[0]])[-1] * prod(places)
+    layers += [nn.Flatten(), nn.Linear(features, hidden), nn.ReLU()]
+    if dropout:
+        layers.append(nn.Dropout(dropout))
+    return nn.Sequential(*layers, nn.Linear(hidden, num_classes))
+
+
+STUDENTS: dict[str, Build] = {"linear": linear, "mlp": mlp, "cnn": cnn}
+
+
+def check_parameters(function: Callable[..., Any], skip: int, params: dict[str, Any], section: str) -> None:
+    """Refuse parameters that a function does not take; its first `skip` are given by us."""
+    parameters = list(inspect.signature(function).parameters.values())[skip:]
+    if any(parameter.kind is inspect.Parameter.VAR_KEYWORD for parameter in parameters):
+        return
+    for key in params:
+        if key not in (known := {parameter.name for parameter in parameters}):
+            raise ConfigError(f"{section}: {unknown('key', key, known | {'name'})}")
+
+
+@dataclass(frozen=True, slots=True)
+class Network:
+    """What a student is built for."""
+
+    field: str
+    """The dataset's field that it takes."""
+    input_shape: tuple[int, ...]
+    """Of one sample."""
+    num_classes: int
+    dtype: str = ""
+    """Of the field; "": not known, in a checkpoint of an older program."""
+    class_names: tuple[str, ...] = ()
+    """One a class; none where the dataset does not say."""
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return plain values for JSON."""
+        return {
+            "field": self.field,
+            "input_shape": list(self.input_shape),
+            "num_classes": self.num_classes,
+            "dtype": self.dtype,
+            "class_names": list(self.class_names),
+        }
+
+    @classmethod
+    def from_dict(cls, values: dict[str, Any]) -> Network:
+        """Undo `as_dict`."""
+        shape, names = tuple(values["input_shape"]), tuple(map(str, values.get("class_names", ())))
+        return cls(str(values["field"]), shape, int(values["num_classes"]), str(values.get("dtype", "")), names)
+
+
+def build_student(settings: StudentSettings, network: Network, seed: int) -> nn.Module:
+    """Build a student whose initial weights depend on the seed alone.
+
+    Raises:
+        ConfigError: no such student, or one that does not take these parameters or this shape.
+    """
+    function = choose("[student]", "student", settings.name, STUDENTS, lambda found: found)
+    check_parameters(function, 2, settings.params, f"[student] {settings.name}")
+    torch.manual_seed(seed)
+    try:
+        student = function(network.input_shape, network.num_classes, **settings.params)
+    except MemoryError:
+        raise
+    except Exception as error:  # a student may be of the user's own
+        shape = network.input_shape
+        raise ConfigError(f"[student] {settings.name} cannot be built for samples of {shape}: {said(error)}") from error
+    if not isinstance(student, nn.Module):
+        raise ConfigError(f"[student] {settings.name} gave a {type(student).__name__}, not a torch.nn.Module")
+    return student
+
+
+def num_parameters(model: nn.Module) -> int:
+    """Return how many numbers a student learns."""
+    return sum(each.numel() for each in model.parameters())

@@ -1,0 +1,161 @@
+"""A student in training: the network, its optimizer, and one step of it."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from pipeline.hashing import hash_int, tag
+from pipeline.user_code import said
+from student_trainer.batches import Batch
+from student_trainer.learning.guard import Guard
+from student_trainer.learning.losses import total_loss
+from student_trainer.learning.optimizers import build_optimizer, heeds_found_inf
+from student_trainer.learning.schedules import build_schedule
+from student_trainer.learning.students import Network, build_student
+from student_trainer.learning.weights import load_weights, misfit
+from student_trainer.run.settings import RunSettings
+
+_STEP = tag("student_trainer.step")
+_MASK = (1 << 63) - 1
+_HALVES = {"bf16": torch.bfloat16, "fp16": torch.float16}
+_LEAST_SCALE = 2.0**-16
+"""It begins at 2^16 and halves with each step skipped: 32 of them in a row, or more than ever come right again."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Step:
+    """What a step came to, on the device: to read any of it is to wait for the device."""
+
+    loss: Tensor
+    """Scalar float32: the total."""
+    rows: dict[str, Tensor]
+    """Loss -> [B] float32, unweighted."""
+    refused: Tensor
+    """Scalar float32: 1 where the loss or the gradient was not finite and the step was not taken."""
+
+    def bad_rows(self) -> Tensor:
+        """Return [B] bool: where a loss is not finite. All False where only the gradient is not."""
+        return ~torch.stack([torch.isfinite(rows) for rows in self.rows.values()]).all(dim=0)
+
+
+class Trainee:
+    """Everything that a step reads and changes; its state is that of a checkpoint."""
+
+    def __init__(
+        self,
+        settings: RunSettings,
+        network: Network,
+        total_steps: int,
+        labelled_fraction: float,
+        device: torch.device,
+    ) -> None:
+        train = settings.train
+        self.field = network.field
+        self._name = settings.student.name
+        self.device = device
+        self.model: nn.Module = build_student(settings.student, network, train.seed).to(device).train()
+        self._learned = [each for each in self.model.parameters() if each.requires_grad]
+        self.optimizer = build_optimizer(settings.optimizer, self.model)
+        self.scaler = torch.amp.GradScaler(device.type, enabled=train.precision == "fp16")
+        self._guard = Guard(self.model, device, skips=self.scaler.is_enabled())
+        self._asks = not (self.scaler.is_enabled() or heeds_found_inf(self.optimizer))
+        """Whether each step has to wait for the device: a user's optimizer takes any step that it is asked to."""
+        if not self.scaler.is_enabled():
+            self.optimizer.found_inf = self._guard.refused  # type: ignore[attr-defined]
+        self._schedule = build_schedule(settings.schedule, total_steps)
+        self._loss = total_loss(settings, labelled_fraction)
+        self._half = _HALVES.get(train.precision)
+        self._lr = settings.optimizer.lr
+        self._seeds = hash_int(train.seed, _STEP)
+
+    def lr(self, step: int) -> float:
+        """Return the learning rate of a step."""
+        return self._lr * self._schedule(step)
+
+    def take_step(self, batch: Batch, step: int) -> Step:
+        """Learn from a batch, unless its loss or gradient is not finite; then, and from then on, nothing is learned.
+
+        Under fp16 such a step is skipped alone: an overflow is the gradient scaler's business.
+        """
+        if self.device.type != "cpu":
+            batch = batch.to(self.device)
+        # Dropout's randomness is a function of (seed, step), so that a resumed run needs no generator's state.
+        seed = (self._seeds + step) & _MASK
+        torch.default_generator.manual_seed(seed)  # torch.manual_seed looks at every backend first: 60 us
+        if self.device.type == "cuda":
+            torch.cuda.manual_seed(seed)
+        lr = self.lr(step)
+        for group in self.optimizer.param_groups:
+            group["lr"] = lr
+        self.optimizer.zero_grad()
+        self._guard.begin()
+        if self._half is None:
+            logits = self.model(batch.inputs[self.field])
+        else:
+            with torch.autocast(self.device.type, self._half):
+                logits = self.model(batch.inputs[self.field])
+        loss, rows = self._loss(logits, batch.targets, batch.labels)
+        self.scaler.scale(loss).backward()  # type: ignore[no-untyped-call]
+        self._guard.check(loss, self._gradients())
+        if not self._asks or not self._guard.refused:
+            self.scaler.step(self.optimizer)
+            self.scaler.update()
+        self._guard.undo()
+        return Step(loss.detach(), rows, self._guard.refused.clone())
+
+    def _gradients(self) -> list[Tensor]:
+        return [each.grad for each in self._learned if each.grad is not None]
+
+    def lost_scale(self) -> float | None:
+        """Return the gradient scale if it fell so low that fp16 holds no gradient any more; waits for the device."""
+        scale = self.scaler.get_scale()
+        return scale if self.scaler.is_enabled() and scale < _LEAST_SCALE else None
+
+    def is_finite(self) -> bool:
+        """Return whether all weights and running statistics are; waits for the device."""
+        watched = [*self._learned, *self._guard.statistics()]
+        return bool(torch.stack([torch.isfinite(each).all() for each in watched]).all())
+
+    def state(self) -> dict[str, Any]:
+        """Return the state dicts: weights with buffers, optimizer, gradient scaler."""
+        return {
+            "model": self.model.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "scaler": self.scaler.state_dict(),
+        }
+
+    def load(self, state: dict[str, Any], place: Path) -> None:
+        """Undo `state`, as it was read from a checkpoint.
+
+        Raises:
+            CheckpointError: the student, or its optimizer, is another one than it was.
+        """
+        load_weights(self.model, state["model"], self._name, place)
+        # An optimizer knows its parameters by their places alone.
+        if list(self.model.state_dict()) != list(state["model"]):
+            raise misfit(self._name, place, "its weights have another order")
+        try:
+            self.optimizer.load_state_dict(state["optimizer"])
+        except MemoryError:
+            raise
+        except Exception as error:  # an optimizer, too, may be of the user's own
+            raise misfit(self._name, place, f"its optimizer does not take the saved state ({said(error)})") from error
+        if self.scaler.is_enabled():
+            self.scaler.load_state_dict(state["scaler"])
+
+
+def weights_sha256(model: nn.Module) -> str:
+    """Return the hex SHA-256 over the state dict's names, dtypes, shapes and bytes, in the order of the names."""
+    digest = hashlib.sha256()
+    for name, tensor in sorted(model.state_dict().items()):
+        values = tensor.detach().cpu().contiguous()
+        digest.update(f"{name} {values.dtype} {tuple(values.shape)}\n".encode())
+        # Through bytes, since NumPy knows no bfloat16; a scalar has no bytes to view, so it becomes a row first.
+        digest.update(values.reshape(-1).view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()

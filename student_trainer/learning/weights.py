@@ -1,0 +1,68 @@
+"""Weights of a checkpoint, loaded into the student that its settings make."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
+
+from pipeline.user_code import said
+from schemas.errors import CheckpointError
+from student_trainer.learning.students import STUDENTS
+
+_LAZY = "of any shape"
+"""Until the first samples, or weights, give it one."""
+
+
+def load_weights(model: nn.Module, weights: Mapping[str, Any], name: str, place: Path) -> None:
+    """Load a state dict.
+
+    Args:
+        model: as it was built; of no use after an error.
+        weights: what `state_dict` gave then.
+        name: of the student, as its settings say.
+        place: the checkpoint.
+
+    Raises:
+        CheckpointError: the student is another one than it was; names the first tensor that differs.
+    """
+    try:
+        model.load_state_dict(weights)
+    except MemoryError:
+        raise
+    except Exception as error:  # a student may be of the user's own, with a `load_state_dict` of its own
+        raise misfit(name, place, _first_difference(model, weights) or said(error)) from error
+
+
+def misfit(name: str, place: Path, why: str) -> CheckpointError:
+    """Return what to raise where a student, built as the checkpoint's settings say, is not the one that was saved."""
+    changed = f"the code of {name} has changed"
+    if name in STUDENTS:
+        changed = f"another version of Distillog builds {name} otherwise (a default, as of cnn's pool, has changed)"
+    return CheckpointError(
+        f"{place}: does not fit the student {name} that its settings make now: {why}. Probably {changed}: bring back "
+        "the version that it was trained with, or train anew"
+    )
+
+
+def _first_difference(model: nn.Module, weights: Mapping[str, Any]) -> str:
+    now = model.state_dict()
+    differing = []
+    for name in dict.fromkeys([*now, *weights]):
+        before, after = _shape(weights, name), _shape(now, name)
+        if before != after and not (after == _LAZY and name in weights):
+            differing.append(f"{name} was {before}, is {after}")
+    more = f" (and {len(differing) - 1} more)" if differing[1:] else ""
+    return differing[0] + more if differing else ""
+
+
+def _shape(tensors: Mapping[str, Any], name: str) -> str:
+    if name not in tensors:
+        return "not there"
+    found = tensors[name]
+    if is_lazy(found):
+        return _LAZY
+    return str(tuple(found.shape)) if isinstance(found, Tensor) else type(found).__name__

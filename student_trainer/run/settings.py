@@ -1,0 +1,309 @@
+"""A run file as frozen dataclasses: what a student is, what it learns from and how.
+
+Each section of the TOML file is a dataclass below, each key one of its fields; `[student]`, `[optimizer]`,
+`[schedule]`, `[[losses]]` and `data.view` take the further parameters of whatever they name.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import tomllib
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import tomli_w
+
+from pipeline.datasets.uri import absolute
+from pipeline.limits import MAX_SECONDS, MAX_THREADS
+from schemas.errors import ConfigError
+from schemas.names import check_name
+from student_trainer.run.toml_tables import build, flatten, override, unknown
+
+MAX_SIDE = 1 << 16
+"""Of what a student asks of the view."""
+
+SOURCES = ("stream", "dataset")
+DEVICES = ("auto", "cpu", "cuda")
+PRECISIONS = ("float32", "bf16", "fp16")
+
+
+def _check(holds: bool, text: str) -> None:
+    if not holds:
+        raise ConfigError(text)
+
+
+def _one_of(key: str, value: str, known: Sequence[str]) -> None:
+    _check(value in known, unknown(key, value, known))
+
+
+@dataclass(frozen=True, slots=True)
+class Choice:
+    """A member of one of the dicts (students, views, schedules, ...), or an import path, with its parameters."""
+
+    name: str
+    """Its key in the dict, or `my_package.my_module:my_function`."""
+    params: dict[str, Any] = field(default_factory=dict)
+    """All other keys of the section."""
+
+
+@dataclass(frozen=True, slots=True)
+class DataSettings:
+    """`[data]`: which samples, views and labels."""
+
+    stream: str = ""
+    """The stream to read (source = "stream")."""
+    dataset: str = ""
+    """Dataset URI, e.g. `digits?split=train`; with a stream: where the same data lies, if not at the manifest's URI."""
+    view: Choice = field(default_factory=lambda: Choice("none"))
+    """The augmentation (source = "dataset"; a stream's manifest says its own)."""
+    order_size: int = 256
+    """Samples in an order (source = "dataset")."""
+    epochs: int = 0
+    """Epochs of the sequence (source = "dataset"); 0: as many as the steps need."""
+    seed: int = 0
+    """Seed of the permutation and the views (source = "dataset")."""
+    labelled: int | None = None
+    """Label budget: how many samples show their true label, stratified by class; left out: all."""
+    label_seed: int = 0
+    """Which samples those are."""
+    only_labelled: bool = False
+    """Train on the labelled samples alone (source = "dataset"): the hard-label baseline."""
+
+    def __post_init__(self) -> None:
+        _check(self.order_size >= 1, f"order_size must be at least 1, is {self.order_size}")
+        _check(self.epochs >= 0, f"epochs must not be negative, is {self.epochs}")
+        _check(self.labelled is None or self.labelled >= 0, f"labelled must not be negative, is {self.labelled}")
+
+
+@dataclass(frozen=True, slots=True)
+class StudentSettings:
+    """`[student]`: the network."""
+
+    name: str
+    """A name of STUDENTS, or `my_package.my_module:my_function`."""
+    input: str = ""
+    """The dataset's field it takes; left out: the only one."""
+    size: tuple[int, ...] = ()
+    """The spatial size it asks of the view, e.g. [160, 160]; left out: as the samples come."""
+    params: dict[str, Any] = field(default_factory=dict)
+    """All other keys: the student's own parameters."""
+
+    def __post_init__(self) -> None:
+        for side in self.size:
+            _check(1 <= side <= MAX_SIDE, f"size must be of sides from 1 to {MAX_SIDE}, has {side}")
+
+
+@dataclass(frozen=True, slots=True)
+class TeacherSettings:
+    """`[[teachers]]`: one of the stream's teachers."""
+
+    name: str
+    """Its name in the stream."""
+    weight: float = 1.0
+    """Its share of every soft loss, relative to the other teachers' weights."""
+
+    def __post_init__(self) -> None:
+        check_name("teacher", self.name)
+        _check(self.weight > 0, f"weight must be positive, is {self.weight}")
+
+
+@dataclass(frozen=True, slots=True)
+class LossSettings:
+    """`[[losses]]`: one term of the total loss."""
+
+    name: str
+    """A name of LOSSES."""
+    weight: float = 1.0
+    """Its factor in the sum."""
+    temperature: float = 1.0
+    """T of the softened probabilities; a loss that has none ignores it."""
+    params: dict[str, Any] = field(default_factory=dict)
+    """All other keys: the loss's own parameters."""
+
+    def __post_init__(self) -> None:
+        _check(self.temperature > 0, f"temperature must be positive, is {self.temperature}")
+
+
+@dataclass(frozen=True, slots=True)
+class OptimizerSettings:
+    """`[optimizer]`."""
+
+    name: str = "adamw"
+    """A name of OPTIMIZERS."""
+    lr: float = 1e-3
+    """Peak learning rate: the schedule's factor 1."""
+    params: dict[str, Any] = field(default_factory=dict)
+    """All other keys, e.g. weight_decay, momentum, betas."""
+
+    def __post_init__(self) -> None:
+        _check(self.lr > 0, f"lr must be positive, is {self.lr}")
+
+
+@dataclass(frozen=True, slots=True)
+class TrainSettings:
+    """`[train]`: the loop."""
+
+    batch_size: int
+    """Rows in a step; needs not fit the order size."""
+    steps: int = 0
+    """Optimiser steps; 0: as many full batches as the passes hold."""
+    passes: int = 1
+    """How many times the run may go over its stream."""
+    precision: str = "float32"
+    """float32, bf16 or fp16 (mixed precision; fp16 needs CUDA)."""
+    threads: int = 1
+    """PyTorch's threads; another number gives other bits, so a run keeps its own."""
+    seed: int = 0
+    """Seed of the weights and of dropout."""
+    device: str = "auto"
+    """auto (CUDA where there is one), cpu or cuda."""
+    log_every: int = 50
+    """Steps between two lines of metrics."""
+    prefetch: int = 8
+    """Batches that lie ready for the training thread."""
+    trace: bool = False
+    """Write what each step trained on to trace.jsonl."""
+
+    def __post_init__(self) -> None:
+        for key in ("batch_size", "passes", "threads", "log_every", "prefetch"):
+            value = getattr(self, key)
+            _check(value >= 1, f"{key} must be at least 1, is {value}")
+        _check(self.steps >= 0, f"steps must not be negative, is {self.steps}")
+        _check(0 <= self.seed < 1 << 63, f"seed must be in [0, 2^63), is {self.seed}")
+        _check(self.threads <= MAX_THREADS, f"threads must be at most {MAX_THREADS} here, is {self.threads}")
+        _one_of("precision", self.precision, PRECISIONS)
+        _one_of("device", self.device, DEVICES)
+
+
+@dataclass(frozen=True, slots=True)
+class EvaluationSettings:
+    """`[evaluation]`: a dataset of its own."""
+
+    dataset: str = ""
+    """Dataset URI; left out: no evaluation."""
+    view: Choice | None = None
+    """How its samples are seen; left out: the training view without its randomness."""
+    every: int = 0
+    """Steps between two evaluations; 0: only at the end."""
+    batch_size: int = 500
+    """Samples at once."""
+
+    def __post_init__(self) -> None:
+        _check(self.every >= 0, f"every must not be negative, is {self.every}")
+        _check(self.batch_size >= 1, f"batch_size must be at least 1, is {self.batch_size}")
+
+
+@dataclass(frozen=True, slots=True)
+class CheckpointSettings:
+    """`[checkpoint]`."""
+
+    every: int = 500
+    """Steps between two checkpoints; 0: only at the end."""
+    keep: int = 3
+    """How many of the newest stay on disk."""
+
+    def __post_init__(self) -> None:
+        _check(self.every >= 0, f"every must not be negative, is {self.every}")
+        _check(self.keep >= 1, f"keep must be at least 1, is {self.keep}")
+
+
+@dataclass(frozen=True, slots=True)
+class StarveSettings:
+    """`[starve]`: what happens while no label comes."""
+
+    warning: float = 30.0
+    """Seconds until the run says what it waits for."""
+    timeout: float = 600.0
+    """Seconds until it writes a checkpoint and stops with exit code 3."""
+
+    def __post_init__(self) -> None:
+        for key in ("warning", "timeout"):
+            value = getattr(self, key)
+            _check(0 < value <= MAX_SECONDS, f"{key} must be positive and at most {MAX_SECONDS:g} s, is {value}")
+
+
+@dataclass(frozen=True, slots=True)
+class RunSettings:
+    """A run file."""
+
+    name: str
+    """The run's name: its folder, and with a stream its consumer group."""
+    student: StudentSettings
+    losses: tuple[LossSettings, ...]
+    train: TrainSettings
+    source: str = "stream"
+    """stream: soft targets from Kafka; dataset: the same sequence and views without any teacher."""
+    data: DataSettings = field(default_factory=DataSettings)
+    teachers: tuple[TeacherSettings, ...] = ()
+    optimizer: OptimizerSettings = field(default_factory=OptimizerSettings)
+    schedule: Choice = field(default_factory=lambda: Choice("constant"))
+    evaluation: EvaluationSettings = field(default_factory=EvaluationSettings)
+    checkpoint: CheckpointSettings = CheckpointSettings()
+    starve: StarveSettings = StarveSettings()
+
+    def __post_init__(self) -> None:
+        check_name("run", self.name)
+        _one_of("source", self.source, SOURCES)
+        _check(bool(self.losses), "[[losses]] is empty; name at least one loss")
+        names = [teacher.name for teacher in self.teachers]
+        _check(len(set(names)) == len(names), f"[[teachers]] names one twice: {', '.join(names)}")
+        if self.source == "stream":
+            _check(bool(self.data.stream), '[data] stream is missing; source = "stream" needs its name')
+            _check(bool(self.teachers), '[[teachers]] is empty; source = "stream" needs at least one')
+            _check(not self.data.only_labelled, '[data] only_labelled needs source = "dataset"')
+        else:
+            _check(bool(self.data.dataset), '[data] dataset is missing; source = "dataset" needs a dataset URI')
+            _check(not self.teachers, '[[teachers]] need source = "stream"; a dataset has none')
+            _check(
+                bool(self.train.steps or self.data.epochs), "[train] steps or [data] epochs must say how long it trains"
+            )
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return the run file's tables, defaults filled in; plain values, so that JSON and TOML can hold them."""
+        tables = flatten(self)
+        assert isinstance(tables, dict)
+        return tables
+
+    def placed(self) -> RunSettings:
+        """Return the same with datasets' folders as absolute paths: whoever goes on with it may stand elsewhere."""
+        return replace(
+            self,
+            data=replace(self.data, dataset=absolute(self.data.dataset)),
+            evaluation=replace(self.evaluation, dataset=absolute(self.evaluation.dataset)),
+        )
+
+    def as_toml(self) -> str:
+        """Return a run file that loads as these settings."""
+        return tomli_w.dumps(self.as_dict())
+
+    def sha256(self) -> str:
+        """Return the hex SHA-256 over all settings."""
+        return hashlib.sha256(json.dumps(self.as_dict(), sort_keys=True).encode()).hexdigest()
+
+
+def run_settings(document: dict[str, Any], where: str = "run settings") -> RunSettings:
+    """Make settings of a parsed run file; `where` begins the text of errors.
+
+    Raises:
+        ConfigError: an unknown or missing key, or a value that does not fit.
+    """
+    return build(RunSettings, document, where)
+
+
+def load_run(path: Path | str, overrides: Sequence[str] = ()) -> RunSettings:
+    """Read a run file and apply `section.key=value` overrides.
+
+    Raises:
+        ConfigError: in one line with file and key: no such file, no TOML, or as `run_settings`.
+    """
+    try:
+        document = tomllib.loads(Path(path).read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ConfigError(f"{path}: cannot be read: {error.strerror}") from None
+    except (ValueError, RecursionError) as error:  # TOML's own error is a ValueError, as that of an endless number is
+        raise ConfigError(f"{path}: is not TOML: {error}") from None
+    override(document, overrides)
+    return run_settings(document, str(path))

@@ -1,0 +1,57 @@
+"""What `runs list` and `runs show` say of runs; needs no lock."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+from typing import Any
+
+from schemas.errors import ConfigError
+from student_trainer.run.folder import newest_first, read_run, read_settings, step_of
+from student_trainer.run.metrics import last_figures
+
+logger = logging.getLogger(__name__)
+
+
+def summary(path: Path) -> dict[str, Any]:
+    """Return what a run is and its last figures; None where there is none yet.
+
+    `step` is the last that is known of: logged, evaluated, or in the newest checkpoint.
+    `loss`, `losses` and `lr` are of the last step that was logged, `samples_per_s` and `steps_per_s` of the steps since
+    the one logged before it; `evaluation` holds the last scores and their step.
+
+    Raises:
+        ConfigError: there is no run in this folder, or its files cannot be read.
+    """
+    info, settings = read_run(path), read_settings(path)
+    step, evaluation = last_figures(path / "metrics.jsonl")
+    scores = evaluation.get("evaluation", {})
+    samples_per_s = step.get("timing", {}).get("samples_per_s")
+    saved = [step_of(place) for place in newest_first(path / "checkpoints")[:1]]
+    return {
+        "name": settings.name,
+        "state": info["state"],
+        "run_id": info["run_id"],
+        "source": settings.data.stream if settings.source == "stream" else settings.data.dataset,
+        "student": settings.student.name,
+        "step": max([step.get("step", 0), evaluation.get("step", 0), *saved]),
+        "total_steps": step.get("total_steps"),
+        "loss": step.get("loss"),
+        "losses": step.get("losses"),
+        "lr": step.get("lr"),
+        "samples_per_s": samples_per_s,
+        "steps_per_s": samples_per_s and samples_per_s / settings.train.batch_size,
+        "accuracy": scores.get("accuracy"),
+        "evaluation": {"step": evaluation["step"], **scores} if evaluation else None,
+    }
+
+
+def summaries(folder: Path) -> list[dict[str, Any]]:
+    """Return the summaries of all runs below a folder, by name; one that cannot be read is left out with a warning."""
+    found = []
+    for path in sorted(folder.glob("*/run.toml")):
+        try:
+            found.append(summary(path.parent))
+        except ConfigError as error:
+            logger.warning("%s", error)
+    return found

@@ -1,0 +1,103 @@
+"""source = "dataset": the same sequence and views as a stream's, without any teacher.
+
+This is how a teacher is trained, how the hard-label baseline is, and the in-memory loop that benchmarks compare with.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict
+from typing import Any
+
+from pipeline.datasets import open_dataset
+from pipeline.datasets.fingerprint import fingerprint
+from pipeline.fault_limit import FaultLimit
+from pipeline.sequence import Sequence
+from pipeline.views import view_spec
+from pipeline.views.fetch import Fetcher
+from pipeline.views.patience import fetch_patiently
+from schemas.errors import ConfigError
+from student_trainer.run.settings import RunSettings
+from student_trainer.sources.base import BRING_BACK, Cursor, ReadyOrder
+from student_trainer.sources.hard_labels import HardLabels, labelled_ids
+
+
+class DatasetSource:
+    """An `OrderSource` over a dataset alone.
+
+    Raises:
+        ConfigError: a dataset, view or label budget that does not fit, or a dataset without classes.
+    """
+
+    num_teachers = 0
+    available = frozenset({"labels"})
+    temperatures: tuple[float, ...] | None = None
+
+    def __init__(self, settings: RunSettings) -> None:
+        data = settings.data
+        dataset = open_dataset(data.dataset)
+        if not dataset.num_classes:
+            raise ConfigError(
+                f"[data] dataset {data.dataset} has no labels, or does not say how many classes (num_classes); without "
+                "a teacher there is nothing to learn"
+            )
+        self.fetcher = Fetcher(dataset, view_spec(data.view.name, data.view.params))
+        self.num_classes = dataset.num_classes
+        self._size = settings.student.size
+        self._passes = settings.train.passes
+        self._labels = HardLabels.of(dataset, data.labelled, data.label_seed)
+        if not self._labels.any:
+            raise ConfigError('[data] no sample shows a label; source = "dataset" learns from nothing else')
+        self._only_labelled = data.only_labelled
+        # Indices of the sequence are positions in here: with only_labelled it runs over the labelled samples.
+        self._ids = labelled_ids(dataset, self._labels) if data.only_labelled else None
+        num_samples = dataset.num_samples if self._ids is None else len(self._ids)
+        needed = -(-settings.train.steps * settings.train.batch_size // num_samples)
+        epochs = data.epochs or -(-needed // self._passes)
+        self.sequence = Sequence(num_samples, data.order_size, epochs, data.seed, partitions=1)
+        self._closed = threading.Event()
+
+    @property
+    def labelled_fraction(self) -> float:
+        """Samples that show a label / all samples of the sequence."""
+        return 1.0 if self._only_labelled else self._labels.fraction
+
+    def orders(self, cursor: Cursor) -> Iterator[ReadyOrder]:
+        """Yield every order from the cursor's on, pass after pass."""
+        sequence = self.sequence
+        uri, faults = self.fetcher.dataset.uri, FaultLimit("decoded")
+        first = cursor.sequence
+        for pass_number in range(cursor.pass_number, self._passes):
+            for number in range(first, sequence.num_orders):
+                if self._closed.is_set():
+                    return
+                sample_ids = sequence.sample_ids(number)
+                if self._ids is not None:
+                    sample_ids = self._ids[sample_ids]
+                view_seed = sequence.view_seed(sequence.epoch_of(number))
+                fetched = fetch_patiently(
+                    self.fetcher, sample_ids, view_seed, self._size, self._closed, advice=BRING_BACK
+                )
+                faults.leave_out(uri, number, sample_ids, fetched.faults)
+                sample_ids = sample_ids[fetched.kept_rows]
+                labels = self._labels.hide(sample_ids, fetched.labels)
+                yield ReadyOrder(pass_number, number, sample_ids, fetched.inputs, labels, (), ())
+            first = 0
+
+    def describe(self, like: Mapping[str, Any] | None = None) -> dict[str, Any]:
+        """Return the dataset's fingerprint, by the algorithm of `like`'s, and what was made of it.
+
+        Raises DataUnavailable when the data cannot be read now, ManifestMismatch for an algorithm of a newer Distillog.
+        """
+        dataset, pinned = self.fetcher.dataset, None if like is None else like.get("fingerprint")
+        return {
+            "fingerprint": fingerprint(dataset, like=pinned) if isinstance(pinned, str) else fingerprint(dataset),
+            "view": asdict(self.fetcher.view),
+            "num_samples": self.sequence.num_samples,
+            "num_only_labelled": self.sequence.num_samples if self._only_labelled else 0,
+        }
+
+    def close(self) -> None:
+        """End `orders` and its wait for storage."""
+        self._closed.set()

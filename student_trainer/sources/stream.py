@@ -1,0 +1,219 @@
+"""source = "stream": the orders of a stream, with the soft targets of its teachers, as they are being written.
+
+N samples in an order, M rows that all teachers kept, P partitions.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import threading
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pipeline.kafka.cluster import KafkaCluster
+from pipeline.kafka.settings import KafkaSettings
+from pipeline.sequence import Sequence as OrderSequence
+from pipeline.streams import open_stream
+from pipeline.views.check import check_data
+from pipeline.views.patience import fetch_patiently
+from schemas.codecs import Dense, TopK
+from schemas.errors import ConfigError, ManifestMismatch
+from student_trainer.learning.losses import need_labels
+from student_trainer.run.settings import RunSettings
+from student_trainer.sources.base import BRING_BACK, Cursor, ReadyOrder
+from student_trainer.sources.hard_labels import HardLabels
+from student_trainer.sources.held import Held
+from student_trainer.sources.reader import SoftTargetReader
+from student_trainer.sources.starvation import Starvation
+
+log = logging.getLogger(__name__)
+
+OUTPUT = "logits"
+"""The output of a teacher that losses work on."""
+_STARVING = 1.0
+"""Seconds of a wait from which on the run counts as starving."""
+
+
+class StreamSource:
+    """An `OrderSource` over a stream.
+
+    Raises:
+        StreamNotFound: no such stream, or no such teacher in it.
+        ManifestMismatch: the data or views here are not those of the manifest.
+        ConfigError: teachers with unequal classes, or a label budget that does not fit.
+        DataUnavailable: the dataset cannot be read now.
+        BrokerUnavailable: no answer from Kafka.
+    """
+
+    def __init__(self, kafka: KafkaSettings, settings: RunSettings) -> None:
+        self._kafka = kafka
+        self._starve = settings.starve
+        self._passes = settings.train.passes
+        self._size = settings.student.size
+        self.stream = open_stream(kafka, settings.data.stream)
+        """As its manifest topic describes it."""
+        manifest = self.stream.manifest
+        self.teachers = tuple(self.stream.teacher(each.name) for each in settings.teachers)
+        """In the order of [[teachers]]."""
+        self.sequence = OrderSequence.of(manifest)
+        self.fetcher = check_data(manifest, settings.data.dataset or None)
+        self.num_teachers = len(self.teachers)
+        self.num_classes = self.teachers[0].output.num_classes
+        for teacher in self.teachers:
+            if teacher.output.num_classes != self.num_classes:
+                raise ConfigError(
+                    f"[[teachers]] {self.teachers[0].name!r} has {self.num_classes} classes, {teacher.name!r} has "
+                    f"{teacher.output.num_classes}: one student cannot learn from both"
+                )
+        self._labels = HardLabels.of(self.fetcher.dataset, settings.data.labelled, settings.data.label_seed)
+        self.available = self._available()
+        topk = manifest.codec.name == "topk"
+        self.temperatures: tuple[float, ...] | None = tuple(manifest.codec.temperatures) if topk else None
+        self._need_labels = need_labels(settings)
+        self._stop = threading.Event()
+        self._reader: SoftTargetReader | None = None
+        self._rows_left_out = 0
+
+    @property
+    def labelled_fraction(self) -> float:
+        """Samples that show a label / all samples."""
+        return self._labels.fraction
+
+    @property
+    def starving(self) -> bool:
+        """Whether the next label is missing for more than a second now; may be asked by any thread."""
+        return self._reader is not None and self._reader.waiting > _STARVING
+
+    def orders(self, cursor: Cursor) -> Iterator[ReadyOrder]:
+        """Yield every order from the cursor's on, pass after pass, as the labels come.
+
+        Raises:
+            Starved: no label for `[starve] timeout` seconds.
+            ManifestMismatch: a record, or a sample here, is not what the manifest says.
+            SequenceGap, LogTrimmed, StreamChanged, DataUnavailable, BrokerUnavailable: as `SoftTargetReader`.
+        """
+        names = [teacher.name for teacher in self.teachers]
+        reader = self._reader = SoftTargetReader(KafkaCluster(self._kafka), self.stream, names, self._stop)
+        try:
+            starvation = Starvation(self._starve, self.stream.manifest.stream)
+            sequence = cursor.sequence
+            reader.seek(sequence, cursor.offsets)
+            for pass_number in range(cursor.pass_number, self._passes):
+                for number in range(sequence, self.sequence.num_orders):
+                    held = reader.next(number, starvation)
+                    if held is None:
+                        return
+                    yield self._ready(pass_number, held)
+                sequence = 0
+                if pass_number + 1 < self._passes:
+                    reader.restart()
+        finally:
+            reader.close()
+
+    def describe(self, like: Mapping[str, Any] | None = None) -> dict[str, Any]:
+        """Return which stream and teachers, by content; `like` changes nothing here."""
+        manifest = self.stream.manifest
+        return {
+            "stream": manifest.stream,
+            "stream_id": manifest.stream_id,
+            "manifest_sha256": hashlib.sha256(manifest.encode()).hexdigest(),
+            "view": asdict(manifest.view),
+            "teachers": {teacher.name: teacher.sha256 for teacher in self.teachers},
+        }
+
+    def statistics(self) -> dict[str, float]:
+        """Return what was counted so far: records, those dropped by reason, rows left out, seconds waited."""
+        reader = self._reader
+        if reader is None:
+            return {}
+        return {
+            "records": reader.num_records,
+            "duplicates": reader.num_duplicates,
+            "early": reader.num_early,
+            "foreign": reader.num_foreign,
+            "undecodable": reader.num_undecodable,
+            "rows_left_out": self._rows_left_out,
+            "waited_s": reader.waited + reader.waiting,
+            "longest_wait_s": max(reader.longest_wait, reader.waiting),
+        }
+
+    def close(self) -> None:
+        """End `orders`, and its waits for labels and storage."""
+        self._stop.set()
+
+    def _available(self) -> frozenset[str]:
+        available = {"teacher"}
+        if self.stream.manifest.codec.name != "topk":
+            available.add("dense")
+        if all(teacher.output.kind == "logits" for teacher in self.teachers):
+            available.add("logits")
+        if self._labels.any:
+            available.add("labels")
+        return frozenset(available)
+
+    def _ready(self, pass_number: int, held: Sequence[Held]) -> ReadyOrder:
+        first = held[0].value
+        next_offsets = tuple(each.next_offset for each in held)
+        targets = [self._values(each) for each in held]
+        kept = [_kept_rows(each) for each in held]
+        rows = kept[0]
+        for other in kept[1:]:
+            rows = np.intersect1d(rows, other, assume_unique=True)
+        self._rows_left_out += len(first.sample_ids) - len(rows)
+        if not len(rows):
+            none = np.empty(0, np.int64)
+            return ReadyOrder(pass_number, first.sequence, none, {}, none, (), next_offsets)
+        if any(len(each) != len(rows) for each in kept):
+            # A row that one teacher could not decode is no row of the zip.
+            targets = [_take(target, np.searchsorted(each, rows)) for target, each in zip(targets, kept, strict=True)]
+        sample_ids = first.sample_ids[rows]
+        fetched = fetch_patiently(
+            self.fetcher, sample_ids, first.view_seed, self._size, self._stop, advice=BRING_BACK, readable=True
+        )
+        if fetched.faults:
+            row, reason = fetched.faults[0]
+            raise ManifestMismatch(
+                f"{held[0].address}: the teacher has seen sample {sample_ids[row]}, which cannot be decoded here "
+                f"({reason}): the data of {self.fetcher.dataset.uri} are not the same on both machines, or their "
+                "storage fails; set it right and resume the run"
+            )
+        labels = self._labels.hide(sample_ids, fetched.labels)
+        if self._need_labels and labels.max() >= self.num_classes:
+            row = int(labels.argmax())
+            raise ConfigError(
+                f"dataset {self.fetcher.dataset.uri}: sample {sample_ids[row]} has label {labels[row]}, the teacher "
+                f"gives {self.num_classes} classes; number the classes as the teacher does, or take no loss on labels"
+            )
+        return ReadyOrder(pass_number, first.sequence, sample_ids, fetched.inputs, labels, tuple(targets), next_offsets)
+
+    def _values(self, held: Held) -> Dense | TopK:
+        output = held.value.output(OUTPUT)
+        codec = self.stream.manifest.codec
+        if (output.codec, output.num_classes) != (codec.name, self.num_classes):
+            raise ManifestMismatch(
+                f"{held.address}: {output.num_classes} classes as {output.codec}, the manifest says "
+                f"{self.num_classes} as {codec}; it is not trained on"
+            )
+        values = output.values()
+        if isinstance(values, TopK) and not set(codec.temperatures) <= set(values.log_tails):
+            raise ManifestMismatch(f"{held.address}: tails of {sorted(values.log_tails)}, the manifest says {codec}")
+        return values
+
+
+def _kept_rows(held: Held) -> NDArray[np.int64]:
+    """[M] int64"""
+    kept = held.value.kept_rows
+    return np.arange(len(held.value.sample_ids)) if kept is None else kept
+
+
+def _take(target: Dense | TopK, places: NDArray[np.int64]) -> Dense | TopK:
+    """Return the rows of a target at [M] places."""
+    if isinstance(target, Dense):
+        return Dense(target.logits[places])
+    tails = {temperature: tail[places] for temperature, tail in target.log_tails.items()}
+    return TopK(target.indices[places], target.log_probs[places], tails, target.num_classes)

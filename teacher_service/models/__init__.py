@@ -1,0 +1,1 @@
+"""ONNX models as teachers: how they are described, fed, checked, assessed and run."""

@@ -1,0 +1,163 @@
+"""From an ONNX file that somebody made to a teacher's record: names, dtypes, layout, batch, classes."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from pipeline.onnx_runtime import open_session
+from pipeline.sequence import Sequence
+from pipeline.views.fetch import Fetcher
+from schemas.errors import ConfigError, DataUnavailable, TeacherRejected
+from schemas.names import check_name, did_you_mean
+from schemas.records import Manifest, Teacher, TeacherOutput
+from teacher_service.models.checks import check_kind
+from teacher_service.models.declared import NOTHING, Declared
+from teacher_service.models.feeding import channels_last, feed_inputs, show
+from teacher_service.models.files import model_sha256
+from teacher_service.models.session import OnnxTeacher, static_shape
+
+DEFAULT_BATCH = 256
+
+
+def describe_model(
+    path: Path, name: str, manifest: Manifest, fetcher: Fetcher, declared: Declared = NOTHING
+) -> Teacher:
+    """Make the record of a teacher from its file, a few real samples and what the user declares.
+
+    Raises:
+        TeacherRejected: the file cannot serve this stream.
+        ConfigError: a field, input or output that does not exist, or something that only the user can say.
+        DataUnavailable: the samples that it is tried on cannot be read.
+    """
+    sequence = Sequence.of(manifest)
+    ids, view_seed = sequence.sample_ids(0), sequence.view_seed(0)
+    return describe_on(path, name, fetcher, ids, view_seed, manifest.order_size, manifest.stream_id, declared)
+
+
+def describe_on(
+    path: Path,
+    name: str,
+    fetcher: Fetcher,
+    sample_ids: npt.NDArray[np.int64],
+    view_seed: int,
+    order_size: int,
+    stream_id: str,
+    declared: Declared,
+) -> Teacher:
+    """As `describe_model`, on samples of one's own: for a teacher that is compared with, without any stream."""
+    check_name("teacher", name)
+    sha256 = model_sha256(path)
+    session = open_session(path, refusal=TeacherRejected)
+    there = {one.name: one for one in session.get_inputs()}
+    pairs = _pair(path, dict(declared.inputs), list(fetcher.dataset.fields), list(there))
+    fixed = {static_shape(one.shape)[0] for one in there.values() if one.shape} - {None}
+    inference_batch = _batch(path, fixed, declared.batch, order_size)
+    ids = sample_ids[: max(inference_batch, 64)]
+
+    sizes = {fed: static_shape(there[one].shape) for fed, one in pairs.items()}
+    size = _spatial(fetcher, ids, view_seed, sizes, declared.layout)
+    samples = _fetch(fetcher, ids, view_seed, size or None)
+    inputs = feed_inputs(path, there, pairs, samples, declared, size)
+    names = [one.name for one in session.get_outputs()]
+    output = declared.output
+    if output is not None and output not in names:
+        raise ConfigError(f"{path} has no output {output!r}: {did_you_mean(output, names)}")
+    if output is None and len(names) > 1:
+        raise ConfigError(f"{path} has several outputs ({', '.join(names)}): say which with --output")
+    given = TeacherOutput.of_classes(output or names[0], declared.kind or "logits", 1)
+    teacher = Teacher(stream_id, name, sha256, path.name, inputs, (given,), inference_batch)
+    values = _first_answer(path, teacher, samples)
+    check_kind(values, given.kind)
+    return replace(teacher, outputs=(TeacherOutput.of_classes(given.output, given.kind, values.shape[1]),))
+
+
+def _pair(path: Path, declared: dict[str, str], fields: list[str], inputs: list[str]) -> dict[str, str]:
+    """Field -> ONNX input, for every input of the model."""
+    for field, one in declared.items():
+        if field not in fields:
+            raise ConfigError(f"the dataset has no field {field!r}: {did_you_mean(field, fields)}")
+        if one not in inputs:
+            raise ConfigError(f"{path} has no input {one!r}: {did_you_mean(one, inputs)}")
+        if list(declared.values()).count(one) > 1:
+            raise ConfigError(f"{path}: input {one!r} is given two fields; each input takes one")
+    pairs = dict(declared)
+    free_fields = [field for field in fields if field not in pairs]
+    free_inputs = [one for one in inputs if one not in pairs.values()]
+    for one in list(free_inputs):
+        if one in free_fields:
+            pairs[one] = one
+            free_fields.remove(one)
+            free_inputs.remove(one)
+    if len(free_inputs) == 1 and len(free_fields) == 1:
+        pairs[free_fields[0]] = free_inputs[0]
+    elif free_inputs:
+        raise ConfigError(
+            f"{path}: nothing says which field feeds input {free_inputs[0]!r} "
+            f"(fields: {', '.join(fields)}): say it with --input FIELD={free_inputs[0]}"
+        )
+    return pairs
+
+
+def _batch(path: Path, fixed: set[int | None], asked: int | None, order_size: int) -> int:
+    if len(fixed) > 1:
+        raise TeacherRejected(f"{path}: its inputs have different fixed batches: {sorted(map(str, fixed))}")
+    own = next(iter(fixed), None)
+    if own is not None and asked not in (None, own):
+        raise TeacherRejected(f"{path} has a fixed batch of {own}; --batch {asked} cannot be had")
+    if asked is not None and asked < 1:
+        raise ConfigError(f"--batch must be at least 1, not {asked}")
+    return own or asked or min(order_size, DEFAULT_BATCH)
+
+
+def _spatial(
+    fetcher: Fetcher,
+    ids: npt.NDArray[np.int64],
+    view_seed: int,
+    shapes: Mapping[str, tuple[int | None, ...]],
+    layout: str | None,
+) -> tuple[int, ...]:
+    """Spatial size to ask of the view: where an image input is fixed to another size than the view's own."""
+    samples = _fetch(fetcher, ids[:2], view_seed, None)
+    for field, shape in shapes.items():
+        values = samples[field]
+        if values.ndim != 4 or len(shape) != 4 or channels_last(values.shape[1:]):
+            continue  # views resize images, and take them as [C, H, W]
+        nhwc = layout == "nhwc" or (layout is None and shape[-1] == values.shape[1] != shape[1])
+        wanted = shape[1:3] if nhwc else shape[2:4]
+        if None not in wanted and wanted != values.shape[2:]:
+            return tuple(size for size in wanted if size is not None)
+    return ()
+
+
+def _fetch(
+    fetcher: Fetcher, ids: npt.NDArray[np.int64], view_seed: int, size: tuple[int, ...] | None
+) -> dict[str, npt.NDArray[Any]]:
+    try:
+        fetched = fetcher.fetch(ids, view_seed, size)
+    except OSError as error:
+        raise DataUnavailable(f"dataset {fetcher.dataset.uri}: cannot be read: {error}") from None
+    if not len(fetched.kept_rows):
+        raise DataUnavailable(
+            f"dataset {fetcher.dataset.uri}: none of {len(ids)} samples can be decoded: {fetched.faults[0][1]}"
+        )
+    return fetched.inputs
+
+
+def _first_answer(path: Path, teacher: Teacher, samples: Mapping[str, npt.NDArray[Any]]) -> npt.NDArray[np.float32]:
+    try:
+        values = OnnxTeacher(path, teacher).raw(samples)
+    except Exception as error:  # ONNX Runtime's exceptions have no common base
+        raise TeacherRejected(f"{path}: fails on the stream's samples: {' '.join(str(error).split())[:300]}") from None
+    num_rows = len(samples[teacher.inputs[0].field])
+    if values.ndim != 2 or len(values) != num_rows:
+        raise TeacherRejected(
+            f"{path}: output {teacher.output.output!r} has shape {show(values.shape)}, "
+            f"wanted one row of classes for each of {num_rows} samples"
+        )
+    return values
