@@ -1,10 +1,10 @@
 """The child process in which a worker labels rows that may kill or hang whoever labels them.
 
 `python -m teacher_service.apart.child`, with frames on stdin and stdout: 4 bytes and 8 bytes of length, then a header
-(JSON) and a body (bytes). The first says what to open; the answer is `ready`, after one order that is known to be well, so
-that all that comes later is warm. Each later one asks for rows; the answers to it are any number of `alive`, then
-`labels`, or the error that ends the child. Whatever else writes to stdout writes to stderr.
-Letters: N rows asked for, M of them labelled, C classes.
+(JSON) and a body (bytes). The first says what to open; the answer is `ready`, after one order that is known to be well,
+so that all that comes later is warm. Each later one asks for rows; the answers to it are any number of `alive`, then
+`labels`, or the error that ends the child. Whatever else writes to stdout writes to stderr. Letters: N rows asked for,
+M of them labelled, C classes.
 """
 
 from __future__ import annotations
