@@ -127,12 +127,24 @@ def test_no_address_at_all_says_how_to_give_one() -> None:
 BAD = {
     "unknown key": ("sasl.pasword=hunter2", "unknown Kafka property 'sasl.pasword': did you mean 'sasl_password'?"),
     "no value": ("sasl.password hunter2", "expected `name=value`"),
-    "bad number": ("request.timeout.ms=hunter2", "request_timeout_ms must be a whole number of milliseconds"),
+    "bad number": ("request.timeout.ms=hunter2", "request.timeout.ms must be a whole number of milliseconds"),
     "unknown protocol": (
         "security.protocol=hunter2",
-        "security_protocol must be one of PLAINTEXT, SSL",
+        "security.protocol must be one of PLAINTEXT, SSL",
     ),
-    "missing file": ("ssl.cafile=/not/there.pem", "ssl_cafile: no such file: /not/there.pem"),
+    "of Java, login": (
+        'sasl.jaas.config=... ScramLoginModule required username="ann" password="hunter2";',
+        "unknown Kafka property 'sasl.jaas.config': it is for Java clients, set sasl.username and sasl.password",
+    ),
+    "of Java, authority": (
+        "ssl.truststore.location=/t.jks",
+        "unknown Kafka property 'ssl.truststore.location': it is for Java clients, set ssl.ca.location, a PEM file",
+    ),
+    "of Java, certificate": (
+        "ssl.keystore.password=hunter2",
+        "unknown Kafka property 'ssl.keystore.password': it is for Java clients, set ssl.certificate.location and",
+    ),
+    "missing file": ("ssl.cafile=/not/there.pem", "ssl.cafile: no such file: /not/there.pem"),
 }
 
 
@@ -147,8 +159,25 @@ def test_a_bad_property_is_named_with_its_line_and_never_with_a_secret(case: str
 
 
 def test_a_missing_properties_file_is_one_line(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match="cannot read the Kafka properties"):
-        KafkaSettings.load("a:1", tmp_path / "none")
+    missing = tmp_path / "none"
+    with pytest.raises(ConfigError) as caught:
+        KafkaSettings.load("a:1", missing)
+    assert str(caught.value) == f"{missing}: cannot read the Kafka properties: No such file or directory"
+
+
+def test_a_properties_file_of_another_encoding_is_told_without_its_bytes(tmp_path: Path) -> None:
+    file = tmp_path / "kafka.properties"
+    file.write_bytes("sasl.password=hunter2é".encode("latin-1"))
+    with pytest.raises(ConfigError) as caught:
+        KafkaSettings.load("a:1", file)
+    assert str(caught.value) == f"{file}: cannot read the Kafka properties: not UTF-8 text"
+
+
+def test_a_mark_that_an_editor_put_in_front_is_no_part_of_the_first_name(tmp_path: Path) -> None:
+    file = tmp_path / "kafka.properties"
+    file.write_bytes(b"\xef\xbb\xbfbootstrap.servers=a:1\r\nsasl.password=pw\r\n")
+    settings = KafkaSettings.load(None, file)
+    assert (settings.bootstrap_servers, settings.options) == ("a:1", {"sasl_plain_password": "pw"})
 
 
 def test_a_password_does_not_show_when_settings_are_printed(tmp_path: Path) -> None:

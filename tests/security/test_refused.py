@@ -262,7 +262,7 @@ def test_one_that_refuses_is_believed_where_no_other_answers(
 def test_a_missing_or_misspelt_name_in_the_file_is_told_with_its_line(tmp_path: Path) -> None:
     settings = KafkaSettings("127.0.0.1:9", {"sasl_mechanism": "SCRAM-SHA-51"})
     distillog = Distillog(settings, tmp_path)
-    distillog.refuse("topics", "list", words=("cluster.properties:2: sasl_mechanism must be one of PLAIN, SCRAM",))
+    distillog.refuse("topics", "list", words=("cluster.properties:2: sasl.mechanism must be one of PLAIN, SCRAM",))
 
 
 def test_nobody_is_asked_for_a_password_at_the_terminal(secured_broker: SecuredBroker, tmp_path: Path) -> None:
