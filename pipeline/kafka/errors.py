@@ -85,7 +85,7 @@ def _missing_right(error: kafka_error.AuthorizationError, settings: KafkaSetting
         return f"Kafka at {where} does not let {who} do it ({_text(error)}); who administers it grants the right"
     return (
         f"{who} may not {error.right} at {where}; `distillog topics rights {error.right.stream} --principal "
-        f"{settings.principal or 'User:NAME'} --role ROLE` prints what grants it"
+        f"{settings.principal or 'User:NAME'} --role ROLE{error.right.scope}` prints what grants it"
     )
 
 

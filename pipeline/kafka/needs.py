@@ -25,6 +25,16 @@ class Right:
         """The stream whose topic (`STREAM.work-orders`) or group (`distillog.STREAM.ID.run.NAME`) it is."""
         return self.name.split(".")[1 if self.kind == "group" else 0]
 
+    @property
+    def scope(self) -> str:
+        """The options by which `topics rights` prints what grants it, to this teacher or run and to no other."""
+        match self.name.split("."):
+            case [_, "soft-targets", teacher]:
+                return f" --teacher {teacher}"
+            case [_, _, stream_id, "teacher" | "run" as kind, name]:
+                return f" --{kind} {name} --stream-id {stream_id}"
+        return ""
+
     def __str__(self) -> str:
         text = f"{self.operation} {self.kind} {self.name}"
         # Kafka does not tell whom it shows nothing of a topic whether there is one.

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import logging
+import re
 import secrets
+import shlex
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -13,12 +16,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from click.testing import CliRunner
 from kafka import TopicPartition
 from kafka.structs import OffsetAndMetadata
 from support.models import classifier
 from support.secured_broker import SecuredBroker
 from support.streams import publish, stream_with_teacher
 
+from pipeline.cli import main
 from pipeline.create import add_teacher
 from pipeline.feed import feed
 from pipeline.kafka.clients import admin_client, new_producer
@@ -229,7 +234,11 @@ def test_what_cannot_be_done_without_a_right_ends_at_once_and_names_it(
         TRIED[right](place, role)
     assert time.monotonic() - began < AT_ONCE
     assert names(str(caught.value), place.user(role), operation, named)
-    assert f"`distillog topics rights {place.name} --principal User:{place.user(role)}" in str(caught.value)
+    (command,) = re.findall(r"`distillog (topics rights .*?)`", str(caught.value))
+    asked = shlex.split(command.replace("ROLE", role))
+    assert f"User:{place.user(role)}" in asked
+    printed = json.loads(CliRunner().invoke(main, [*asked, "--json"], catch_exceptions=False).stdout)
+    assert any(operation in row["operations"] and named.startswith(f"{row['kind']} {row['name']}") for row in printed)
 
 
 def test_a_group_that_may_not_be_deleted_is_named(place: Place) -> None:
