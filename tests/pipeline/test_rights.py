@@ -41,6 +41,16 @@ def test_a_topic_or_group_is_named_once(role: str) -> None:
         assert len(set(named)) == len(named)
 
 
+@pytest.mark.parametrize("role", ROLES)
+def test_an_administrator_has_the_rights_of_every_role(role: str) -> None:
+    scope = Scope("sec", "t", "r", "0123456789abcdef")
+    held = grants("administrator", scope)
+    for grant in grants(role, scope):
+        over = {each for one in held if one.kind == grant.kind and covered(one, grant.name) for each in one.operations}
+        assert over, grant
+        assert set(grant.operations) <= over | {"DESCRIBE"}, grant
+
+
 def test_the_names_are_those_that_streams_have() -> None:
     from support.streams import bare_manifest
 
