@@ -28,9 +28,9 @@ from pipeline.create import add_teacher
 from pipeline.feed import feed
 from pipeline.kafka.clients import admin_client, new_producer
 from pipeline.kafka.cluster import KafkaCluster
-from pipeline.kafka.coordinator import ask_coordinator
+from pipeline.kafka.coordinator import ask_coordinator, describe_groups
 from pipeline.kafka.settings import KafkaSettings
-from pipeline.names import manifest_topic, run_group, soft_targets_topic
+from pipeline.names import manifest_topic, run_group, soft_targets_topic, teacher_group
 from pipeline.progress import Progress
 from pipeline.reports import read_report
 from pipeline.rewind import rewind
@@ -77,6 +77,12 @@ class Place:
         with closing(new_producer(self.broker.anybody)) as producer:
             topic = soft_targets_topic(self.name, "t")
             producer.send(topic, value=value, partition=0).get(timeout=30)
+
+    def has_workers(self) -> bool:
+        """Whether teacher "t" has members in its group; one that ended without a word counts until its session ends."""
+        group = teacher_group(self.stream.manifest, "t")
+        with admin_client(self.broker.anybody) as admin:
+            return bool(ask_coordinator(lambda: describe_groups(admin, [group]))[group]["members"])
 
     def user(self, role: str) -> str:
         return f"{role}-of-{self.name}"
@@ -225,10 +231,11 @@ def rights(place: Place, role: str, operation: str, which_one: str) -> tuple[str
 
 @pytest.mark.parametrize("right", TRIED, ids=" ".join)
 def test_what_cannot_be_done_without_a_right_ends_at_once_and_names_it(
-    place: Place, right: tuple[str, str, str]
+    place: Place, right: tuple[str, str, str], eventually: Callable[..., Any]
 ) -> None:
     role, operation, _ = right
     what, named = rights(place, *right)
+    eventually(lambda: not place.has_workers(), what="the end of another test's workers")
     began = time.monotonic()
     with place.without(role, operation, what), pytest.raises(NotAuthorized) as caught:
         TRIED[right](place, role)
