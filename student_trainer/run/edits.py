@@ -115,23 +115,15 @@ def _taken(path: Path, name: str, asked: Collection[str]) -> list[Edit]:
     taken = [each for each in found if each.allowed and each.key not in WHEN_ASKED]
     waiting = [each for each in found if each.key in WHEN_ASKED]
     left_out = [each for each in found if not each.allowed]
-    if taken:
-        logger.warning("%s was changed since the run began; taken: %s", run_file, "; ".join(map(str, taken)))
-    if waiting:
-        logger.warning(
-            "%s was changed since the run began; not taken, since other weights may come of it: %s; to go on with it, "
-            "give %s",
-            run_file,
-            "; ".join(map(str, waiting)),
-            " ".join(f"--set {each.key}={each.now}" for each in waiting),
-        )
-    if left_out:
-        logger.warning(
-            "%s was changed since the run began; not taken, since the run would learn something else: %s; start "
-            "another run for that",
-            run_file,
-            "; ".join(map(str, left_out)),
-        )
+    asking = " ".join(f"--set {each.key}={each.now}" for each in waiting)
+    for said, those, advice in (
+        ("taken", taken, ""),
+        ("not taken, since other weights may come of it", waiting, f"; to go on with it, give {asking}"),
+        ("not taken, since the run would learn something else", left_out, "; start another run for that"),
+    ):
+        if those:
+            changes = "; ".join(map(str, those))
+            logger.warning("%s was changed since the run began; %s: %s%s", run_file, said, changes, advice)
     return taken
 
 
