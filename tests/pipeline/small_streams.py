@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 
 from kafka import TopicPartition
@@ -9,8 +11,9 @@ from kafka import TopicPartition
 from pipeline.create import StreamOptions, create_stream
 from pipeline.datasets import open_dataset
 from pipeline.kafka.clients import new_consumer
+from pipeline.kafka.cluster import KafkaCluster
 from pipeline.kafka.settings import KafkaSettings
-from pipeline.names import address_of, work_orders_topic
+from pipeline.names import address_of, teacher_group, work_orders_topic
 from pipeline.streams import Stream
 from pipeline.views import view_spec
 from pipeline.views.fetch import Fetcher
@@ -28,6 +31,19 @@ def small_stream(settings: KafkaSettings, name: str, **options: object) -> Strea
     stream, new = create_stream(settings, name, fetcher(), DATASET, replace(OPTIONS, **options))  # type: ignore[arg-type]
     assert new
     return stream
+
+
+@contextmanager
+def working(settings: KafkaSettings, stream: Stream, teacher: str, eventually: Callable[..., object]) -> Iterator[None]:
+    """While a worker of a teacher, which labels nothing, has its partitions."""
+    manifest = stream.manifest
+    group, orders = teacher_group(manifest, teacher), work_orders_topic(manifest.stream)
+    worker = KafkaCluster(settings).member(group, orders, name="w", session_timeout=30.0)
+    try:
+        eventually(lambda: worker.poll(0.2) or worker.assignment(), 60.0, "the worker's partitions")
+        yield
+    finally:
+        worker.close()
 
 
 def read_orders(settings: KafkaSettings, stream: Stream) -> dict[int, list[WorkOrder]]:

@@ -8,7 +8,7 @@ from dataclasses import replace
 import pytest
 from click.testing import CliRunner, Result
 from kafka import TopicPartition
-from small_streams import small_stream
+from small_streams import small_stream, working
 
 from pipeline.cli import main
 from pipeline.create import add_teacher
@@ -114,14 +114,11 @@ def test_a_removal_that_was_cut_short_is_completed_by_the_same_call(
 def test_a_teacher_at_work_is_not_removed(
     kafka_settings: KafkaSettings, stream: Stream, eventually: Callable[..., object]
 ) -> None:
-    group, orders = teacher_group(stream.manifest, "cnn"), work_orders_topic(stream.manifest.stream)
-    worker = KafkaCluster(kafka_settings).member(group, orders, name="w", session_timeout=30.0)
-    try:
-        eventually(lambda: worker.poll(0.2) or worker.assignment(), 60.0, "the worker's partitions")
-        with pytest.raises(StreamConflict, match="has members: stop all workers of teacher 'cnn'"):
-            remove_teacher(kafka_settings, stream, "cnn")
-    finally:
-        worker.close()
+    with (
+        working(kafka_settings, stream, "cnn", eventually),
+        pytest.raises(StreamConflict, match="has members: stop all workers of teacher 'cnn'"),
+    ):
+        remove_teacher(kafka_settings, stream, "cnn")
     assert list(again(kafka_settings, stream).teachers) == ["cnn", "vit"]
     assert left(kafka_settings, stream) == (True, True)
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from kafka import TopicPartition
-from small_streams import DATASET, OPTIONS, fetcher, small_stream
+from small_streams import DATASET, OPTIONS, fetcher, small_stream, working
 
 from pipeline.create import StreamOptions, _check_record_size, add_teacher, create_stream
 from pipeline.datasets import open_dataset
@@ -349,14 +349,11 @@ def test_a_rewind_to_an_order_that_is_not_fed_is_refused(kafka_settings: KafkaSe
 def test_a_rewind_under_working_teachers_is_refused(
     kafka_settings: KafkaSettings, fed: Stream, eventually: Callable[..., object]
 ) -> None:
-    group, topic = teacher_group(fed.manifest, "cnn"), work_orders_topic(fed.manifest.stream)
-    worker = KafkaCluster(kafka_settings).member(group, topic, name="w", session_timeout=30.0)
-    try:
-        eventually(lambda: worker.poll(0.2) or worker.assignment(), 60.0, "the worker's partitions")
-        with pytest.raises(StreamConflict, match="has members: stop all workers of teacher 'cnn', then rewind"):
-            rewind(kafka_settings, fed, "cnn", 0)
-    finally:
-        worker.close()
+    with (
+        working(kafka_settings, fed, "cnn", eventually),
+        pytest.raises(StreamConflict, match="has members: stop all workers of teacher 'cnn', then rewind"),
+    ):
+        rewind(kafka_settings, fed, "cnn", 0)
 
 
 def folder_of_nine(path: Path) -> str:
