@@ -11,6 +11,7 @@ from importlib.util import find_spec
 from pathlib import Path
 
 PACKAGES = ("schemas", "pipeline", "teacher_service", "student_trainer")
+"""Ours, from the lowest floor up."""
 _HERE = Path(__file__).resolve().parent
 
 

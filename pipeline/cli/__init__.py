@@ -14,6 +14,7 @@ from typing import Any, ClassVar
 
 import click
 
+from distillog_command import PACKAGES
 from pipeline import stop_signals
 from pipeline.exit_codes import CRASHED, FINAL, PASSING
 from pipeline.user_code import one_line, said
@@ -21,8 +22,6 @@ from schemas.errors import ChildLost, DistillogError, ModelFailed
 
 SUPERVISED = "distillog.supervised"
 """Key of a context's `meta` that a command sets whose exit code is read by a supervisor."""
-
-OUR_PACKAGES = ("schemas", "pipeline", "teacher_service", "student_trainer")
 
 
 class Distillog(click.Group):
@@ -104,7 +103,7 @@ def _configure_logging(verbose: bool) -> None:
     for handler in [handler for handler in root.handlers if isinstance(handler, _Stderr)]:
         root.removeHandler(handler)
     root.addHandler(_Stderr())
-    for name in OUR_PACKAGES:
+    for name in PACKAGES:
         logging.getLogger(name).setLevel(logging.DEBUG if verbose else logging.WARNING)
     # kafka-python warns about each reconnection; what matters of it is raised, and printed as one line.
     logging.getLogger("kafka").setLevel(logging.INFO if verbose else logging.CRITICAL)

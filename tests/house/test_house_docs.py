@@ -18,7 +18,8 @@ import numpy as np
 import pytest
 
 import schemas.errors
-from pipeline.cli import OUR_PACKAGES, main
+from distillog_command import PACKAGES
+from pipeline.cli import main
 from pipeline.datasets import DATASETS, open_dataset
 from pipeline.kafka.properties import _ALIASES, _ALLOWED
 from pipeline.kafka.settings import KafkaSettings
@@ -137,7 +138,7 @@ def test_several_values_in_the_environment_are_separated_by_blanks(monkeypatch: 
 
 
 def test_every_environment_variable_that_the_code_reads_is_documented() -> None:
-    files = [path for package in OUR_PACKAGES for path in (ROOT / package).rglob("*.py")]
+    files = [path for package in PACKAGES for path in (ROOT / package).rglob("*.py")]
     sources = [path.read_text(encoding="utf-8") for path in files]
     found = {name for text in sources for name in re.findall(r'"(DISTILLOG_[A-Z_]+|[A-Z_]+_BOOTSTRAP_SERVERS)"', text)}
     assert [name for name in sorted(found) if not has_code(CLI, name)] == []
@@ -418,9 +419,7 @@ def test_the_readme_links_to_every_page(page: str) -> None:
 
 
 def test_a_dataset_is_one_word_everywhere() -> None:
-    sources = [
-        path for folder in (*OUR_PACKAGES, "tests", "examples", "benchmarks") for path in (ROOT / folder).rglob("*")
-    ]
+    sources = [path for folder in (*PACKAGES, "tests", "examples", "benchmarks") for path in (ROOT / folder).rglob("*")]
     texts = {
         str(path): path.read_text(encoding="utf-8") for path in sources if path.suffix in {".py", ".toml", ".avsc"}
     }

@@ -9,11 +9,12 @@ from pathlib import Path
 import click
 import pytest
 
+from distillog_command import PACKAGES
 from pipeline.cli import main
 
 ROOT = Path(__file__).parents[2]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
-PACKAGES = ("schemas", "pipeline", "teacher_service", "student_trainer")
+
 MODULES = sorted(str(path.relative_to(ROOT)) for package in PACKAGES for path in (ROOT / package).rglob("*.py"))
 LINE = re.compile(r"( *)([\w.-]+/?) {2,}(\S.*)")
 
