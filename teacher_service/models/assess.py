@@ -91,12 +91,14 @@ class Way:
     @property
     def num_classes_used(self) -> int:
         """Classes that are some sample's likeliest."""
-        return len(np.unique(self.guesses))
+        return len(np.unique(self.guesses[self.guesses >= 0]))
 
     @property
     def commonest(self) -> tuple[int, float]:
-        """The class that is guessed most often, and of which share of the samples."""
-        classes, counts = np.unique(self.guesses, return_counts=True)
+        """The class that is guessed most often, and of which share of the N; (-1, 0.0) where no output is finite."""
+        classes, counts = np.unique(self.guesses[self.guesses >= 0], return_counts=True)
+        if not len(classes):
+            return -1, 0.0
         return int(classes[counts.argmax()]), float(counts.max() / len(self.guesses))
 
     def first(self, count: int) -> Way:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -194,6 +195,13 @@ def test_outputs_that_are_not_finite_are_counted_and_more_than_a_hundredth_are_h
         found = assessed(classifier(tmp_path / "m.onnx", nan_above=limit), source)
         assert (found.declared.num_not_finite, found.has_holes) == (count, has_holes)
         assert found.declared.num_samples == NUM_SAMPLES
+
+
+def test_an_output_that_is_not_finite_counts_as_no_class() -> None:
+    some = replace(way(0, 5), guesses=np.array([-1, -1, -1, 3, 4]))
+    assert (some.num_classes_used, some.commonest) == (2, (3, 0.2))
+    none = replace(some, guesses=np.full(5, -1))
+    assert (none.num_classes_used, none.commonest) == (0, (-1, 0.0))
 
 
 def test_a_label_beyond_the_teachers_classes_is_refused(tmp_path: Path) -> None:
