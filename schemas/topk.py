@@ -12,11 +12,11 @@ import math
 from dataclasses import dataclass
 
 import numpy as np
-import numpy.typing as npt
 
 from schemas.columns import Columns, FloatArray, IntArray, narrowest
 from schemas.errors import ConfigError, EncodeError
 from schemas.finite import all_finite, to_float16
+from schemas.softmax import logsumexp
 
 _TAIL = "log_tail@"
 _CHUNK = 2**15
@@ -47,7 +47,7 @@ class TopK:
         scaled = self.log_probs.astype(np.float64) / temperature
         # expm1, since 1 - exp(tail) loses digits where the tail holds nearly everything.
         kept = np.log(-np.expm1(tail.astype(np.float64)))
-        return (scaled + (kept - _logsumexp(scaled))[:, None]).astype(np.float32)
+        return (scaled + (kept - logsumexp(scaled))[:, None]).astype(np.float32)
 
 
 def encode_topk(values: FloatArray, k: int, temperatures: tuple[float, ...]) -> Columns:
@@ -68,10 +68,10 @@ def encode_topk(values: FloatArray, k: int, temperatures: tuple[float, ...]) -> 
         logits = values[part].astype(np.float64)
         head = np.take_along_axis(logits, kept, axis=1)
         np.put_along_axis(logits, kept, -np.inf, axis=1)
-        log_probs[part] = head - np.logaddexp(_logsumexp(head), _logsumexp(logits))[:, None]
+        log_probs[part] = head - np.logaddexp(logsumexp(head), logsumexp(logits))[:, None]
         for temperature, tail in tails.items():
-            outside = _logsumexp(logits / temperature)
-            tail[part] = np.maximum(outside - np.logaddexp(_logsumexp(head / temperature), outside), least)
+            outside = logsumexp(logits / temperature)
+            tail[part] = np.maximum(outside - np.logaddexp(logsumexp(head / temperature), outside), least)
     columns: Columns = {"indices": indices}
     columns["log_probs"] = to_float16(log_probs)
     return columns | {_TAIL + repr(float(temperature)): tail for temperature, tail in tails.items()}
@@ -128,12 +128,3 @@ def decode_topk(columns: Columns, num_classes: int) -> TopK:
 def bytes_per_row(k: int, num_temperatures: int, num_classes: int) -> int:
     """Return the bytes of one row on the wire, without headers."""
     return k * (narrowest(num_classes - 1).itemsize + 2) + 4 * num_temperatures
-
-
-def _logsumexp(logits: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
-    """Return [M] of [M, C]; -inf for a row of -inf."""
-    peak = logits.max(axis=1)
-    finite = np.where(np.isneginf(peak), 0.0, peak)
-    with np.errstate(divide="ignore"):
-        total: npt.NDArray[np.float64] = finite + np.log(np.exp(logits - finite[:, None]).sum(axis=1))
-    return total

@@ -24,6 +24,7 @@ from pipeline.views.fetch import Fetched, Fetcher
 from pipeline.views.patience import fetch_patiently
 from schemas.errors import ConfigError, NotFinite
 from schemas.records import ViewSpec
+from schemas.softmax import log_softmax
 from student_trainer.run.settings import RunSettings
 
 Inputs = dict[str, NDArray[Any]]
@@ -217,11 +218,3 @@ def _checked(logits: NDArray[np.float32], who: str, uri: str, sample_ids: NDArra
             f"sample {sample_ids[bad[0]]}; there is nothing to evaluate, go back to an older {who}"
         )
     return logits
-
-
-def log_softmax(logits: NDArray[np.float32]) -> NDArray[np.float64]:
-    """Return [N, C] float64 log-probabilities, none below -700, so that 0 * log 0 cannot arise."""
-    values = logits.astype(np.float64)
-    values -= values.max(axis=1, keepdims=True)
-    values -= np.log(np.exp(values).sum(axis=1, keepdims=True))
-    return np.maximum(values, -700.0)

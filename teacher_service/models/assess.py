@@ -23,6 +23,7 @@ from pipeline.views.fetch import Fetched, Fetcher
 from schemas.codecs import storable
 from schemas.errors import BadSamples, StreamConflict, TeacherRejected
 from schemas.records import TeacherInput
+from schemas.softmax import LEAST_LOG_PROB, log_softmax
 from teacher_service.models.alternatives import alternatives
 from teacher_service.models.session import OnnxTeacher
 
@@ -37,8 +38,6 @@ _FEW = 20
 _NEARLY_ALL = 0.9
 _SECONDS = 20.0
 """For the declared way, and once more for all others together; one batch of the first is always looked at."""
-_LEAST = -700.0
-"""Log-probability of a label that cannot be."""
 _ROWS = 16
 """In a batch, where the model leaves it open."""
 _TAG = tag("assess")
@@ -254,13 +253,11 @@ def _batches(
 def _way(model: OnnxTeacher, fetched: Fetched) -> Way:
     given = model.logits(fetched.inputs)
     sound = storable(given)
-    logits = np.where(sound[:, None], given, 0.0).astype(np.float64)
-    shifted = logits - logits.max(axis=1, keepdims=True)
-    log_probs = shifted - np.log(np.exp(shifted).sum(axis=1, keepdims=True))
-    rows, labels = np.arange(len(logits)), fetched.labels
-    known = sound & (labels >= 0) & (labels < logits.shape[1])
-    likelihood = np.maximum(log_probs[rows, np.where(known, labels, 0)], _LEAST)
-    likelihood = np.where(known, likelihood, np.where(labels >= 0, _LEAST, 0.0))
+    log_probs = log_softmax(np.where(sound[:, None], given, np.float32(0.0)))
+    rows, labels = np.arange(len(given)), fetched.labels
+    known = sound & (labels >= 0) & (labels < given.shape[1])
+    likelihood = log_probs[rows, np.where(known, labels, 0)]
+    likelihood = np.where(known, likelihood, np.where(labels >= 0, LEAST_LOG_PROB, 0.0))
     best = log_probs.argmax(axis=1)
     guesses = np.where(sound, best, -1)
     confidence = np.where(sound, np.exp(log_probs[rows, best]), 0.0)
