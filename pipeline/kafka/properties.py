@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from pipeline.user_files import refuse_irregular
 from schemas.errors import ConfigError
 from schemas.names import did_you_mean
 
@@ -53,6 +54,7 @@ _ALLOWED = {
 
 def read_properties(path: Path) -> dict[str, Any]:
     """Read a properties file; a bad line is named, its value never shown."""
+    refuse_irregular(path)
     try:
         text = path.read_text(encoding="utf-8-sig")  # editors of Windows put a mark in front
     except OSError as error:

@@ -18,6 +18,7 @@ import tomli_w
 
 from pipeline.datasets.uri import absolute
 from pipeline.limits import MAX_SECONDS, MAX_THREADS
+from pipeline.user_files import refuse_irregular
 from schemas.errors import ConfigError
 from schemas.names import check_name
 from student_trainer.run.toml_tables import build, flatten, override, unknown
@@ -297,8 +298,9 @@ def load_run(path: Path | str, overrides: Sequence[str] = ()) -> RunSettings:
     """Read a run file and apply `section.key=value` overrides.
 
     Raises:
-        ConfigError: in one line with file and key: no such file, no TOML, or as `run_settings`.
+        ConfigError: in one line with file and key: no such file, no regular one, no TOML, or as `run_settings`.
     """
+    refuse_irregular(path)
     try:
         document = tomllib.loads(Path(path).read_text(encoding="utf-8"))
     except OSError as error:

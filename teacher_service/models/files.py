@@ -8,6 +8,7 @@ from pathlib import Path
 
 import onnx
 
+from pipeline.user_files import refuse_irregular
 from schemas.errors import ManifestMismatch, TeacherRejected
 from schemas.records import Teacher
 
@@ -20,6 +21,7 @@ def external_data(path: Path) -> list[Path]:
     Raises:
         TeacherRejected: not an ONNX file, a file that is missing, or one outside the model's folder.
     """
+    refuse_irregular(path, TeacherRejected)
     try:
         model = onnx.load(str(path), load_external_data=False)
     except FileNotFoundError:

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import gc
+import os
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -156,6 +157,13 @@ def test_a_bad_property_is_named_with_its_line_and_never_with_a_secret(case: str
         KafkaSettings.load(None, file)
     assert str(caught.value).startswith(f"{file}:2: {text}")
     assert "hunter2" not in str(caught.value)
+
+
+def test_a_pipe_or_a_folder_in_place_of_the_properties_is_one_line(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe.properties")
+    for path in (tmp_path, tmp_path / "pipe.properties"):
+        with pytest.raises(ConfigError, match=f"{path}: is no regular file"):
+            KafkaSettings.load(None, path)
 
 
 def test_a_missing_properties_file_is_one_line(tmp_path: Path) -> None:

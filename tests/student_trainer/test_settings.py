@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
@@ -139,6 +140,10 @@ def one_line(tmp_path: Path, *overrides: str) -> str:
 def test_a_file_that_is_missing_or_no_toml_is_one_line(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"nowhere\.toml: cannot be read"):
         load_run(tmp_path / "nowhere.toml")
+    os.mkfifo(tmp_path / "pipe.toml")
+    for path in (tmp_path, tmp_path / "pipe.toml"):
+        with pytest.raises(ConfigError, match=f"{path}: is no regular file"):
+            load_run(path)
     with pytest.raises(ConfigError, match=r"run\.toml: is not TOML"):
         load(tmp_path, text="name = ")
     for value in ("9" * 5000, "[" * 50_000):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 from pathlib import Path
 
 import pytest
@@ -41,6 +42,12 @@ def test_two_tensors_in_one_file_count_it_once(tmp_path: Path) -> None:
     path = classifier(tmp_path / "m.onnx")
     with_external_data(path, "one.bin", "one.bin")
     assert [file.name for file in external_data(path)] == ["one.bin"]
+
+
+def test_a_pipe_is_no_model_and_not_waited_for(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "m.onnx")
+    with pytest.raises(TeacherRejected, match=r"m\.onnx: is no regular file but a folder, a pipe or a device"):
+        model_sha256(tmp_path / "m.onnx")
 
 
 def test_missing_external_data_is_refused(tmp_path: Path) -> None:
