@@ -10,9 +10,10 @@ import numpy as np
 import numpy.typing as npt
 
 from schemas.errors import ConfigError, TeacherRejected
+from schemas.finite import all_finite
 from schemas.records import TeacherInput
 from teacher_service.models.declared import Declared, Scaling
-from teacher_service.models.session import ONNX_DTYPES, static_shape
+from teacher_service.models.session import ONNX_DTYPES, prepare_input, static_shape
 
 _CHANNELS = (1, 3, 4)
 """Of images as cameras make them."""
@@ -37,7 +38,8 @@ def feed_inputs(
 
     Raises:
         TeacherRejected: an input that a field does not fit, or whose values nothing says how to scale.
-        ConfigError: something declared that applies to no input, or a layout that only the user knows.
+        ConfigError: something declared that applies to no input, or makes numbers that an input's dtype cannot hold;
+            or a layout that only the user knows.
     """
     general = [field for field in pairs if samples[field].ndim == 4] or (list(pairs) if len(pairs) == 1 else [])
     if not general and (declared.general != Scaling() or declared.channel_order):
@@ -91,7 +93,13 @@ def _input(
         if len(numbers) not in (0, 1, channels):
             raise ConfigError(f"{path}: {what} has {len(numbers)} numbers, field {field!r} has {channels} channels")
     scale = 1.0 if scaling.scale is None else scaling.scale
-    return TeacherInput(name, field, dtype.name, laid, scale, size, scaling.mean, scaling.std, channel_order)
+    fed = TeacherInput(name, field, dtype.name, laid, scale, size, scaling.mean, scaling.std, channel_order)
+    if all_finite(values) and not all_finite(prepare_input(values, fed)):
+        raise ConfigError(
+            f"{path}: input {name!r}: {fed.formula or 'field as it comes'} makes of field {field!r} numbers that no "
+            f"{dtype} can hold: declare a smaller factor ({option.format('FACTOR')})"
+        )
+    return fed
 
 
 def _scale_hint(values: npt.NDArray[Any], wanted: np.dtype[Any], option: str) -> str:

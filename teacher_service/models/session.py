@@ -42,8 +42,13 @@ _MIN_PROBABILITY = 1e-12
 def prepare_input(values: npt.NDArray[Any], spec: TeacherInput) -> npt.NDArray[Any]:
     """Bring a field [M, ...] into what an ONNX input takes: (value * scale - mean) / std, channel order, layout, dtype.
 
-    Channels are the field's axis 1. Integers are rounded and clipped.
+    Channels are the field's axis 1. Integers are rounded and clipped; a float that its dtype cannot hold is infinite.
     """
+    with np.errstate(over="ignore"):  # the model's answer tells, and such a row is left out
+        return _prepare_input(values, spec)
+
+
+def _prepare_input(values: npt.NDArray[Any], spec: TeacherInput) -> npt.NDArray[Any]:
     working = np.result_type(values.dtype, np.float32)
     if spec.scale != 1.0:
         values = values * np.asarray(spec.scale, working)

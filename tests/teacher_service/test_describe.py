@@ -120,6 +120,14 @@ def test_bytes_into_floats_need_a_factor(tmp_path: Path) -> None:
         assert describe(path, COLOURS, general=Scaling(scale)).inputs[0].scale == scale
 
 
+@pytest.mark.parametrize("scaling", [Scaling(1e38), Scaling(1.0, std=(1e-37,)), Scaling(1e36, (-3e38,))])
+def test_an_arithmetic_that_leaves_float32_is_refused(tmp_path: Path, scaling: Scaling) -> None:
+    with pytest.raises(
+        ConfigError, match=r"makes of field 'image' numbers that no float32 can hold: .* \(--scale FACT"
+    ):
+        describe(nearest_colour(tmp_path / "m.onnx"), COLOURS, general=scaling)
+
+
 def test_what_is_declared_of_all_images_yields_to_what_is_declared_of_one(tmp_path: Path) -> None:
     path = nearest_colour(tmp_path / "m.onnx")
     general, own = Scaling(1.0, (0.1,), (0.2,)), Scaling(1 / 255, (), (0.3, 0.4, 0.5))

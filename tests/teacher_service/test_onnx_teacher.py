@@ -164,6 +164,11 @@ def test_outputs_of_another_kind_are_refused(
     assert "\n" not in str(caught.value)
 
 
+def test_a_sample_whose_numbers_leave_float32_raises_no_warning() -> None:
+    fed = prepare_input(np.array([[1.0, 4.0]], np.float32), TeacherInput("x", "x", "float32", "", 1e38, ()))
+    assert np.array_equal(fed, np.array([[1e38, np.inf]], np.float32))
+
+
 def test_a_few_rows_that_are_not_finite_are_no_reason_to_refuse(tmp_path: Path) -> None:
     means = ROWS["image"].mean(axis=(1, 2, 3))
     path = classifier(tmp_path / "m.onnx", nan_above=float(np.sort(means)[-3]))
