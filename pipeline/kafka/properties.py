@@ -5,7 +5,6 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from pipeline.user_files import refuse_irregular
 from schemas.errors import ConfigError
 from schemas.names import did_you_mean
 
@@ -53,8 +52,7 @@ _ALLOWED = {
 
 
 def read_properties(path: Path) -> dict[str, Any]:
-    """Read a properties file; a bad line is named, its value never shown."""
-    refuse_irregular(path)
+    """Read a properties file, or a pipe that a shell fills; a bad line is named, its value never shown."""
     try:
         text = path.read_text(encoding="utf-8-sig")  # editors of Windows put a mark in front
     except OSError as error:

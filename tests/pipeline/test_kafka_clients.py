@@ -159,11 +159,19 @@ def test_a_bad_property_is_named_with_its_line_and_never_with_a_secret(case: str
     assert "hunter2" not in str(caught.value)
 
 
-def test_a_pipe_or_a_folder_in_place_of_the_properties_is_one_line(tmp_path: Path) -> None:
-    os.mkfifo(tmp_path / "pipe.properties")
-    for path in (tmp_path, tmp_path / "pipe.properties"):
-        with pytest.raises(ConfigError, match=f"{path}: is no regular file"):
-            KafkaSettings.load(None, path)
+def test_the_properties_may_come_through_a_pipe(tmp_path: Path) -> None:
+    """As a shell's `<(print-secret)` gives them, so that they are on no disk."""
+    pipe = tmp_path / "pipe.properties"
+    os.mkfifo(pipe)
+    writer = threading.Thread(target=pipe.write_text, args=("bootstrap.servers=there:9092\n",))
+    writer.start()
+    assert KafkaSettings.load(None, pipe).bootstrap_servers == "there:9092"
+    writer.join()
+
+
+def test_a_folder_in_place_of_the_properties_is_one_line(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=f"{tmp_path}: cannot read the Kafka properties: Is a directory"):
+        KafkaSettings.load(None, tmp_path)
 
 
 def test_a_missing_properties_file_is_one_line(tmp_path: Path) -> None:
