@@ -22,8 +22,6 @@ from schemas.errors import ConfigError
 NAMES = ("jspecify", "kafka-tools-api", "log4j-slf4j-impl")
 SMALL = tuple(jar for jar in read_lock() if jar.artifact in NAMES)
 
-pytestmark = pytest.mark.filterwarnings("ignore:unclosed <socket:ResourceWarning")
-
 
 @dataclass
 class Repository:

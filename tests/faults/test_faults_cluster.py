@@ -25,12 +25,10 @@ from pipeline.names import soft_targets_topic, teacher_group
 from pipeline.streams import Stream
 from schemas.commits import decode_next_sequence
 
-# kafka-python 3.0.12 leaves the socket of each refused connection to the garbage collector.
 pytestmark = [
     pytest.mark.kafka,
     pytest.mark.faults,
     pytest.mark.timeout(480),
-    pytest.mark.filterwarnings("ignore:unclosed <socket:ResourceWarning"),
 ]
 
 DATASET = "mnist1d?split=train&n=320"

@@ -29,12 +29,10 @@ from pipeline.names import run_group, teacher_group
 from pipeline.streams import Stream
 from schemas.errors import BrokerUnavailable
 
-# kafka-python 3.0.12 leaves the socket of each refused connection to the garbage collector.
 pytestmark = [
     pytest.mark.kafka,
     pytest.mark.faults,
     pytest.mark.timeout(480),
-    pytest.mark.filterwarnings("ignore:unclosed <socket:ResourceWarning"),
 ]
 
 SHAPE = (1, 40)

@@ -27,11 +27,9 @@ WITHIN = 15.0
 """seconds: the dead broker's session (2 s), an election, and time-outs of 5 s on a busy machine"""
 
 
-# kafka-python 3.0.12 leaves the socket of each refused connection to the garbage collector.
 pytestmark = [
     pytest.mark.kafka,
     pytest.mark.faults,  # three brokers for one test
-    pytest.mark.filterwarnings("ignore:unclosed <socket:ResourceWarning"),
 ]
 
 

@@ -20,8 +20,6 @@ from pipeline.kafka.workarounds.parked_partitions import poll
 from schemas.errors import BrokerUnavailable, ConfigError, NotAdmitted
 
 CLIENTS = {"admin": new_admin, "producer": new_producer, "consumer": new_consumer}
-# kafka-python 3.0.12 leaves the socket of each refused connection to the garbage collector.
-pytestmark = pytest.mark.filterwarnings("ignore:unclosed <socket:ResourceWarning")
 CLOSED = "127.0.0.1:9"  # the discard service, which nobody runs
 
 

@@ -16,8 +16,6 @@ from pipeline.kafka.cluster import KafkaCluster
 from pipeline.kafka.settings import KafkaSettings
 from schemas.errors import BrokerUnavailable, ConfigError
 
-# kafka-python 3.0.12 leaves the socket of each refused connection to the garbage collector.
-pytestmark = pytest.mark.filterwarnings("ignore:unclosed <socket:ResourceWarning")
 CLOSED = KafkaSettings("127.0.0.1:9")  # the discard service, which nobody runs
 
 MAKE: dict[str, Callable[[KafkaCluster], object]] = {

@@ -23,7 +23,7 @@ from pipeline.kafka.refusals import why_refused
 from pipeline.kafka.settings import KafkaSettings
 from schemas.errors import BrokerUnavailable, NotAdmitted
 
-pytestmark = [pytest.mark.kafka, pytest.mark.filterwarnings("ignore:unclosed <s:ResourceWarning")]
+pytestmark = pytest.mark.kafka
 
 PATIENCE = 60.0
 """Seconds for which the client would look for a broker..."""
