@@ -72,7 +72,9 @@ def _administrator(scope: Scope) -> list[Grant]:
     groups = group_prefix(scope.stream)
     every = ("CREATE", "READ", "WRITE", "DELETE", "DESCRIBE_CONFIGS")
     return [
-        Grant(every, "topic", f"{scope.stream}.", True, "make, read and delete the stream, add teachers"),
+        Grant(
+            every, "topic", f"{scope.stream}.", True, "make, read and delete the stream, its letters too, add teachers"
+        ),
         Grant(("READ", "DELETE"), "group", groups, True, "see who works and trains, rewind, delete"),
     ]
 

@@ -26,7 +26,7 @@ DistillogError                  the CLI prints it as one line and exits with `ex
 ├── ChildLost                   the process that labels a suspicious order ended, and not by the fault of a sample
 ├── FleetFailed                 a fleet's workers cannot work
 ├── CheckpointError             a checkpoint is missing, damaged, or of another run or student
-├── CannotWrite                 a file of a run cannot be written: no room, or no right to
+├── CannotWrite                 a file cannot be written: no room, no right to, or one is there
 ├── RunRemoved                  the folder of a run was removed, moved or replaced under the running process
 ├── NotFinite                   NaN or infinity in a loss, a gradient, the weights or a student's outputs
 ├── RunLocked                   another process trains in this run folder
@@ -169,7 +169,7 @@ class CheckpointError(DistillogError):
 
 
 class CannotWrite(DistillogError):
-    """A file of a run cannot be written: no room, or no right to."""
+    """A file cannot be written: no room, no right to, or one is there that is not to be overwritten."""
 
 
 class RunRemoved(DistillogError):

@@ -30,6 +30,7 @@ class Distillog(click.Group):
     LAZY: ClassVar[dict[str, tuple[str, str]]] = {
         "broker": ("pipeline.cli.broker:broker", "Run a local Kafka for development."),
         "topics": ("pipeline.cli.topics:topics", "Make, inspect, repair and delete streams."),
+        "letters": ("pipeline.cli.letters:letters", "See what could not be labelled, and why."),
         "feed": ("pipeline.cli.feed:feed", "Publish a stream's work orders."),
         "teach": ("pipeline.cli.teach:teach", "Label work orders with an ONNX model."),
         "fleet": ("pipeline.cli.fleet:fleet", "Keep as many teach workers on this machine as are needed."),

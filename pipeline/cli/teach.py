@@ -94,8 +94,9 @@ def teach(
         began, rate = time.monotonic(), Rate()
         with on_stop(loop.stop, hangup=supervised):
             report = loop.run()
+        letters = f" (see `distillog letters list {stream}`)" if report.faults or report.not_orders else ""
         progress.message(
             f"labelled {report.orders} orders, {report.samples} samples in {time.monotonic() - began:.1f} s; "
-            f"to the dead letters: {report.faults} samples, {report.not_orders} records; "
+            f"to the dead letters: {report.faults} samples, {report.not_orders} records{letters}; "
             f"repetitions dropped: {report.repetitions}; rebalances: {report.rebalances}"
         )

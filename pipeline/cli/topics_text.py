@@ -42,7 +42,10 @@ def print_description(described: dict[str, Any]) -> None:
 def print_lag(reading: dict[str, Any], partitions: bool) -> None:
     """Print what `status.lag` found; with `partitions` also committed against end offsets of each."""
     rate = _rate(reading, "fed_per_second")
-    click.echo(f"fed {reading['fed']} of {reading['orders']} orders{rate}, {reading['dead_letters']} dead letters")
+    letters = f" (see `distillog letters list {reading['stream']}`)" if reading["dead_letters"] else ""
+    click.echo(
+        f"fed {reading['fed']} of {reading['orders']} orders{rate}, {reading['dead_letters']} dead letters{letters}"
+    )
     for teacher in reading["teachers"]:
         rate = _rate(teacher, "labelled_per_second")
         click.echo(

@@ -53,6 +53,10 @@ class Record(Protocol):
     def value(self) -> bytes | None:
         """Its bytes."""
 
+    @property
+    def headers(self) -> Headers:
+        """What was given as its headers."""
+
 
 Polled = Mapping[TopicPartition, Sequence[Record]]
 """Partition -> records in the order of their offsets."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import secrets
 from collections.abc import Callable
 from dataclasses import replace
@@ -57,7 +58,7 @@ def test_samples_that_cannot_be_decoded_and_records_that_are_no_orders_cost_noth
     distillog.succeed("feed", name)
     worker = distillog.start("teach", name, tmp_path / "teacher.onnx", "--until-idle")
     assert worker.wait() == 0, repr(worker)
-    assert "to the dead letters: 4 samples, 4 records" in worker.stderr
+    assert f"to the dead letters: 4 samples, 4 records (see `distillog letters list {name}`)" in worker.stderr
 
     found = check_labels(settings, stream)
     assert_nothing_lost(found)
@@ -75,6 +76,11 @@ def test_samples_that_cannot_be_decoded_and_records_that_are_no_orders_cost_noth
         assert order(manifest, letter.sequence or 0).sample_ids[letter.row] == letter.sample_id
     whole = {letter.raw: letter.partition for letter in there if letter.row is None}
     assert whole == {b"not even Avro": 1, foreign: 3, invented: 2, b"": 0}
+    counted = json.loads(distillog.succeed("letters", "list", name, "--json"))
+    assert (counted["letters"], counted["of_records"], counted["foreign"]) == (8, 4, 0)
+    assert {one["sample"] for one in counted["samples"]["commonest"]} == bad
+    assert [one["letters"] for one in counted["workers"]["commonest"]] == [8]
+    assert counted["reasons"]["commonest"][0]["reason"] == "sample * is cut short"
 
     runs = tmp_path / "runs"
     distillog.succeed("runs", "start", run_file(tmp_path, name), "--folder", runs, "--quiet")

@@ -125,6 +125,7 @@ def test_what_was_written_is_read_in_order_with_its_key(ground: Ground, topic: s
     found = read(reader, at, 50)
     assert values(found) == [b"%d" % number for number in range(50)]
     assert [(r.topic, r.partition, r.offset, r.key) for r in found[:2]] == [(topic, 3, 0, b"k"), (topic, 3, 1, b"k")]
+    assert list(found[0].headers) == [("h", b"v")]
     assert reader.position(at) == 50
 
 

@@ -30,7 +30,8 @@ from pipeline.kafka.clients import admin_client, new_producer
 from pipeline.kafka.cluster import KafkaCluster
 from pipeline.kafka.coordinator import ask_coordinator, describe_groups
 from pipeline.kafka.settings import KafkaSettings
-from pipeline.names import manifest_topic, run_group, soft_targets_topic, teacher_group
+from pipeline.letters import list_letters
+from pipeline.names import dead_letters_topic, manifest_topic, run_group, soft_targets_topic, teacher_group
 from pipeline.progress import Progress
 from pipeline.reports import read_report
 from pipeline.rewind import rewind
@@ -308,6 +309,15 @@ def test_a_producer_that_may_write_nowhere_names_what_it_was_to_write(place: Pla
         answer = appender.append(manifest_topic(place.name), 0, b"x")
         with pytest.raises(NotAuthorized, match=rf"may not WRITE topic {place.name}\.manifest"):
             answer.result(AT_ONCE)
+
+
+def test_letters_may_be_read_by_an_administrator_alone(place: Place) -> None:
+    with closing(new_producer(place.broker.anybody)) as producer:
+        producer.send(dead_letters_topic(place.name), value=b"no letter", partition=0).get(timeout=30)
+    assert list_letters(place.cluster("administrator"), place.stream).num_foreign
+    for role, operation in (("feeder", "DESCRIBE"), ("teacher", "READ"), ("student", "READ")):
+        with pytest.raises(NotAuthorized, match=rf"may not {operation} topic {place.name}\.dead-letters"):
+            list_letters(place.cluster(role), place.stream)
 
 
 def test_a_topic_that_may_be_seen_and_not_read_is_told_as_such(place: Place) -> None:
