@@ -19,12 +19,10 @@ from kafka import TopicPartition
 from pipeline.kafka.log import Cluster, Reader, Record
 from pipeline.kafka.reading import read_to_end
 from pipeline.names import address_of, dead_letters_topic, work_orders_topic
+from pipeline.progress import Progress
 from pipeline.streams import Stream, topic_missing
 from schemas.errors import CannotWrite, ConfigError, DecodeError, StreamChanged
 from schemas.records import DeadLetter
-
-TIMEOUT = 600.0
-"""Seconds for reading all letters of a stream, if not said."""
 
 _MOST_KINDS = 10_000
 """Kinds of reasons, and workers, that are told apart: whoever may write the topic may write any."""
@@ -37,6 +35,7 @@ _ROW_BITS = 32
 """No order has as many rows as these can number."""
 _SHOW_TIMEOUT = 30.0
 _FETCH_BYTES = 1 << 22
+_PROGRESS_EVERY = 1024
 
 T = TypeVar("T", bound=Hashable)
 
@@ -125,10 +124,10 @@ def list_letters(
     cluster: Cluster,
     stream: Stream,
     *,
-    most: int = 10,
+    most: int,
+    timeout: float,
     teacher: str | None = None,
     sample: int | None = None,
-    timeout: float = TIMEOUT,
 ) -> Letters:
     """Count a stream's letters.
 
@@ -136,9 +135,9 @@ def list_letters(
         cluster: where it is.
         stream: whose.
         most: values in each histogram.
+        timeout: seconds for all of it.
         teacher: count the letters of this teacher alone, which may have been removed.
         sample: count the letters about this sample alone.
-        timeout: seconds for all of it.
 
     Raises:
         StreamNotFound: the stream never had such a teacher.
@@ -150,9 +149,12 @@ def list_letters(
         stream.teacher(teacher)
     partition = _partition(cluster, stream)
     counts = _Counts()
-    with closing(cluster.reader(fetch_bytes=_FETCH_BYTES)) as reader:
+    title = f"reading {partition.topic}"
+    with closing(cluster.reader(fetch_bytes=_FETCH_BYTES)) as reader, Progress(title=title, after=2.0) as progress:
         begin = reader.begins([partition])[partition]
         for record in read_to_end(reader, partition, begin, timeout):
+            if record.offset % _PROGRESS_EVERY == 0:
+                progress.update(records=record.offset - begin)
             try:
                 found = _found(record, stream)
             except DecodeError:

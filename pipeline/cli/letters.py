@@ -57,7 +57,8 @@ def list_(stream: str, teacher: str | None, sample: int | None, most: int, timeo
     click.echo(f"stream {stream} has {found.num_letters} dead letters{of}{_beside(found)}\n")
     _print_histogram("REASON", found.reasons, found.first_of)
     for name, histogram in (("SAMPLE", found.samples), ("WORKER", found.workers), ("TEACHER", found.teachers)):
-        if histogram.commonest and not (name == "TEACHER" and len(histogram.commonest) == 1):
+        num_values = len(histogram.commonest) + histogram.num_more
+        if num_values > (name == "TEACHER"):  # one teacher alone tells nothing
             click.echo()
             _print_histogram(name, histogram)
     click.echo(f"\nFIRST is the first letter of its kind, for `distillog letters show {stream} FIRST`; {REPAIR}")

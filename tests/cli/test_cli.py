@@ -64,7 +64,8 @@ def test_the_short_help_of_a_command_can_be_read_without_loading_it(name: str) -
     command = main.get_command(click.Context(main), name)
     assert command is not None
     assert command.name == name
-    assert f"  {name:<6}  {Distillog.LAZY[name][1]}" in call("--help").output.splitlines()
+    width = max(map(len, Distillog.LAZY))
+    assert f"  {name:<{width}}  {Distillog.LAZY[name][1]}" in call("--help").output.splitlines()
 
 
 @pytest.fixture

@@ -80,7 +80,7 @@ def posted(kafka_settings: KafkaSettings, stream: Stream) -> Stream:
 
 
 def listed(settings: KafkaSettings, stream: Stream, **options: Any) -> Letters:
-    return list_letters(KafkaCluster(settings), stream, **options)
+    return list_letters(KafkaCluster(settings), stream, **{"most": 10, "timeout": 60.0} | options)
 
 
 def histograms(found: Letters) -> Mapping[str, Mapping[str, int] | Mapping[int, int]]:

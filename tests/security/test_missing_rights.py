@@ -314,10 +314,10 @@ def test_a_producer_that_may_write_nowhere_names_what_it_was_to_write(place: Pla
 def test_letters_may_be_read_by_an_administrator_alone(place: Place) -> None:
     with closing(new_producer(place.broker.anybody)) as producer:
         producer.send(dead_letters_topic(place.name), value=b"no letter", partition=0).get(timeout=30)
-    assert list_letters(place.cluster("administrator"), place.stream).num_foreign
+    assert list_letters(place.cluster("administrator"), place.stream, most=1, timeout=AT_ONCE).num_foreign
     for role, operation in (("feeder", "DESCRIBE"), ("teacher", "READ"), ("student", "READ")):
         with pytest.raises(NotAuthorized, match=rf"may not {operation} topic {place.name}\.dead-letters"):
-            list_letters(place.cluster(role), place.stream)
+            list_letters(place.cluster(role), place.stream, most=1, timeout=AT_ONCE)
 
 
 def test_a_topic_that_may_be_seen_and_not_read_is_told_as_such(place: Place) -> None:
