@@ -140,8 +140,8 @@ class Stand:
 
     def shares(self) -> dict[str, int]:
         """Return how many partitions each worker has."""
-        (teacher,) = lag(self._bench.kafka, self.stream)["teachers"]
-        return {member["client_id"]: member["partitions"] for member in teacher["members"]}
+        workers = lag(self._bench.kafka, self.stream).teacher(TEACHER).workers
+        return {name: worker.partitions for name, worker in workers.items()}
 
     def _start(self) -> None:
         environment = {

@@ -1,4 +1,4 @@
-"""How a stream stands: what it is, how far it is fed and labelled, who works on it. Plain dicts that are JSON as is.
+"""Reads how a stream stands: what it is, how far it is fed and labelled, who works on it.
 
 Figures come from offsets and commits; of records, the manifest's and each partition's last work orders are read.
 """
@@ -8,7 +8,6 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
-from dataclasses import asdict
 from functools import partial
 from typing import Any
 
@@ -36,29 +35,34 @@ from pipeline.names import (
 )
 from pipeline.reports import latest_report
 from pipeline.sequence import Sequence
+from pipeline.stream_status import (
+    PartitionStatus,
+    RunStatus,
+    StreamDescription,
+    StreamStatus,
+    TeacherStatus,
+    WorkerStatus,
+)
 from pipeline.streams import Stream, topic_missing
 from schemas.commits import decode_next_sequence
 from schemas.errors import StreamChanged
 from schemas.names import is_name
-from schemas.records import Manifest, Teacher
+from schemas.records import Manifest
 
 RATE_INTERVAL = 1.0
 """seconds between the two readings that give a rate"""
 
 
-def describe(settings: KafkaSettings, stream: Stream, rates: bool = False) -> dict[str, Any]:
-    """Everything about a stream: its manifest's facts, its teachers' declarations, and all of `lag`.
+def describe(settings: KafkaSettings, stream: Stream, rates: bool = False) -> StreamDescription:
+    """Everything about a stream: its manifest, its teachers' declarations, and all of `lag`.
 
     Raises:
-        StreamChanged, BrokerUnavailable: as `lag`.
+        StreamChanged, NotAuthorized, BrokerUnavailable: as `lag`.
     """
-    now = lag(settings, stream, rates)
-    declared = {teacher.name: _declaration(teacher) for teacher in stream.teachers.values()}
-    teachers = [{**declared[teacher["name"]], **teacher} for teacher in now["teachers"]]
-    return {**_facts(stream.manifest), **now, "teachers": teachers}
+    return StreamDescription(stream.manifest, stream.teachers, lag(settings, stream, rates))
 
 
-def lag(settings: KafkaSettings, stream: Stream, rates: bool = False) -> dict[str, Any]:
+def lag(settings: KafkaSettings, stream: Stream, rates: bool = False) -> StreamStatus:
     """How far a stream is fed, labelled and trained on.
 
     Args:
@@ -78,11 +82,11 @@ def lag(settings: KafkaSettings, stream: Stream, rates: bool = False) -> dict[st
         begun = time.monotonic()
         time.sleep(RATE_INTERVAL)
         second = read()
-        return with_rates(first, second, time.monotonic() - begun)
+        return second.since(first, time.monotonic() - begun)
 
 
 @contextmanager
-def readings(settings: KafkaSettings, stream: Stream) -> Iterator[Callable[[], dict[str, Any]]]:
+def readings(settings: KafkaSettings, stream: Stream) -> Iterator[Callable[[], StreamStatus]]:
     """Give what reads `lag` without rates, as often as wanted and over the same connections.
 
     Raises:
@@ -96,87 +100,7 @@ def readings(settings: KafkaSettings, stream: Stream) -> Iterator[Callable[[], d
         yield lambda: _read(admin, reader, stream)
 
 
-def with_rates(first: dict[str, Any], second: dict[str, Any], seconds: float) -> dict[str, Any]:
-    """Add `*_per_second` to the second of two readings: orders fed, labelled and trained on."""
-
-    def rate(before: int, after: int) -> float:
-        return round((after - before) / seconds, 1)
-
-    teachers = {teacher["name"]: teacher for teacher in first["teachers"]}
-    runs = {run["name"]: run for run in first["runs"]}
-    return {
-        **second,
-        "fed_per_second": rate(first["fed"], second["fed"]),
-        "teachers": [_teacher_rates(teachers.get(now["name"], now), now, rate) for now in second["teachers"]],
-        "runs": [
-            {
-                **now,
-                "age": _age(runs.get(now["name"], now), now, seconds),
-                "orders_per_second": rate(_trained(runs.get(now["name"], now), second), _trained(now, second)),
-            }
-            for now in second["runs"]
-        ],
-    }
-
-
-def _teacher_rates(before: dict[str, Any], now: dict[str, Any], rate: Callable[[int, int], float]) -> dict[str, Any]:
-    rows = {row["partition"]: row["labelled"] for row in before["offsets"]}
-    members = [
-        # Of what it has now: who labelled the first of it does not matter.
-        {**member, "labelled_per_second": rate(sum(rows[each] for each in member["owned"]), member["labelled"])}
-        for member in now["members"]
-    ]
-    return {**now, "members": members, "labelled_per_second": rate(before["labelled"], now["labelled"])}
-
-
-_REPORTED = ("state", "pass", "sequence", "checkpointed")
-
-
-def _age(before: dict[str, Any], now: dict[str, Any], seconds: float) -> float:
-    """Seconds since a run's last report: its clock may be wrong, but a report that came between two readings is new."""
-    moved = any(before[what] != now[what] for what in _REPORTED if what in before)
-    came = moved or now["age"] < before["age"] + seconds / 2
-    return float(min(now["age"], round(seconds, 1)) if came else now["age"])
-
-
-def _trained(run: dict[str, Any], reading: dict[str, Any]) -> int:
-    return int(run["pass"] * reading["orders"] + run["sequence"])
-
-
-def _facts(manifest: Manifest) -> dict[str, Any]:
-    return {
-        "dataset": manifest.dataset,
-        "dataset_fingerprint": manifest.dataset_fingerprint,
-        "samples": manifest.num_samples,
-        "classes": manifest.num_classes,
-        "class_names": list(manifest.class_names),
-        "view": {"name": manifest.view.name, "params": dict(manifest.view.params), "version": manifest.view.version},
-        "order_size": manifest.order_size,
-        "epochs": manifest.epochs,
-        "seed": manifest.seed,
-        "partitions": manifest.partitions,
-        "codec": str(manifest.codec),
-        "max_record_bytes": manifest.max_record_bytes,
-    }
-
-
-def _declaration(teacher: Teacher) -> dict[str, Any]:
-    return {
-        "model_file": teacher.model_file,
-        "sha256": teacher.sha256,
-        "output": teacher.output.output,
-        "kind": teacher.output.kind,
-        "classes": teacher.output.num_classes,
-        "inference_batch": teacher.inference_batch,
-        "inputs": [
-            {name: list(value) if isinstance(value, tuple) else value for name, value in asdict(one).items()}
-            | {"text": str(one)}
-            for one in teacher.inputs
-        ],
-    }
-
-
-def _read(admin: KafkaAdminClient, reader: Reader, stream: Stream) -> dict[str, Any]:
+def _read(admin: KafkaAdminClient, reader: Reader, stream: Stream) -> StreamStatus:
     manifest = stream.manifest
     # Commits first: an end that is read before them could lie below them.
     groups = {name: teacher_group(manifest, name) for name in stream.teachers}
@@ -189,29 +113,34 @@ def _read(admin: KafkaAdminClient, reader: Reader, stream: Stream) -> dict[str, 
     published = {
         name: _ends(admin, soft_targets_topic(manifest.stream, name), manifest.partitions) for name in stream.teachers
     }
-    return {
-        "stream": manifest.stream,
-        "stream_id": manifest.stream_id,
-        "orders": Sequence.of(manifest).num_orders,
-        "fed": num_fed(reader, manifest),
-        "teachers": [
-            {
-                "name": name,
-                "group": group,
-                **_labelling(
-                    manifest,
-                    described[group],
-                    ends,
-                    with_expired(reader, manifest, name, committed.get(group, {}), published[name]),
-                ),
-                "published": sum(published[name]),
-            }
-            for name, group in groups.items()
-        ],
-        "unread_teachers": {name: f"needs a newer Distillog ({why})" for name, why in stream.unread.items()},
-        "runs": runs,
-        "dead_letters": _ends(admin, dead_letters_topic(manifest.stream), 1)[0],
-    }
+    fed = num_fed(reader, manifest)
+    teachers = []
+    for name, group in groups.items():
+        commits = with_expired(reader, manifest, name, committed.get(group, {}), published[name])
+        offsets = _offsets(manifest, ends, commits)
+        members = sorted(map(partial(_worker, offsets), members_of(described[group])), key=lambda one: one.client_id)
+        teachers.append(
+            TeacherStatus(
+                name,
+                group,
+                described[group]["group_state"],
+                tuple(members),
+                sum(row.labelled for row in offsets),
+                sum(row.lag for row in offsets),
+                offsets,
+                sum(published[name]),
+            )
+        )
+    return StreamStatus(
+        manifest.stream,
+        manifest.stream_id,
+        Sequence.of(manifest).num_orders,
+        fed,
+        tuple(teachers),
+        {name: f"needs a newer Distillog ({why})" for name, why in stream.unread.items()},
+        runs,
+        _ends(admin, dead_letters_topic(manifest.stream), 1)[0],
+    )
 
 
 def _ends(admin: KafkaAdminClient, topic: str, partitions: int) -> list[int]:
@@ -224,39 +153,30 @@ def _ends(admin: KafkaAdminClient, topic: str, partitions: int) -> list[int]:
     return [int(found[partition].offset) for partition in wanted]
 
 
-def _labelling(
-    manifest: Manifest, group: dict[str, Any], ends: list[int], committed: dict[TopicPartition, Any]
-) -> dict[str, Any]:
-    """Who labels, and how far they are: committed against end offsets, and orders labelled."""
+def _offsets(manifest: Manifest, ends: list[int], committed: dict[TopicPartition, Any]) -> tuple[PartitionStatus, ...]:
+    """[P] committed against end offsets, and orders labelled."""
     topic = work_orders_topic(manifest.stream)
     rows = []
     for partition, end in enumerate(ends):
         commit = committed.get(TopicPartition(topic, partition))
         offset = commit.offset if commit is not None and commit.offset >= 0 else 0
         labelled = _labelled(manifest, partition, offset, commit.metadata if commit else "")
-        lag = max(0, end - offset)
-        rows.append({"partition": partition, "committed": offset, "end": end, "lag": lag, "labelled": labelled})
-    return {
-        "state": group["group_state"],
-        "members": sorted(map(partial(_member, rows), members_of(group)), key=lambda member: str(member["client_id"])),
-        "labelled": sum(row["labelled"] for row in rows),
-        "lag": sum(row["lag"] for row in rows),
-        "offsets": rows,
-    }
+        rows.append(PartitionStatus(partition, offset, end, max(0, end - offset), labelled))
+    return tuple(rows)
 
 
-def _member(rows: list[dict[str, int]], member: GroupMember) -> dict[str, Any]:
+def _worker(rows: tuple[PartitionStatus, ...], member: GroupMember) -> WorkerStatus:
     owned = [rows[partition] for partition in member.partitions if partition < len(rows)]
-    return {
-        "client_id": member.name,
-        "member_id": member.member_id,
-        "host": member.host,
-        "partitions": len(owned),
-        "samples_per_second": member.bid.speed or None,
-        "labelled": sum(row["labelled"] for row in owned),
-        "lag": sum(row["lag"] for row in owned),
-        "owned": [row["partition"] for row in owned],
-    }
+    return WorkerStatus(
+        member.name,
+        member.member_id,
+        member.host,
+        len(owned),
+        member.bid.speed or None,
+        sum(row.labelled for row in owned),
+        sum(row.lag for row in owned),
+        tuple(row.partition for row in owned),
+    )
 
 
 def _labelled(manifest: Manifest, partition: int, offset: int, metadata: str | None) -> int:
@@ -265,27 +185,16 @@ def _labelled(manifest: Manifest, partition: int, offset: int, metadata: str | N
     return offset if sequence is None else (sequence - partition) // manifest.partitions
 
 
-def _runs(admin: KafkaAdminClient, manifest: Manifest) -> list[dict[str, Any]]:
+def _runs(admin: KafkaAdminClient, manifest: Manifest) -> tuple[RunStatus, ...]:
     prefix = run_groups(manifest.stream, manifest.stream_id)
     groups_there = [group["group_id"] for group in ask_coordinator(admin.list_groups)]
     names = sorted(name.removeprefix(prefix) for name in groups_there if name.startswith(prefix))
     names = [name for name in names if is_name(name)]  # others are no runs of ours
-    groups = {run_group(manifest, name): None for name in names}
-    committed = ask_coordinator(lambda: admin.list_group_offsets(groups)) if groups else {}
-    runs = []
-    for name in names:
-        report = latest_report(one.metadata for one in committed[run_group(manifest, name)].values())
-        if report is not None:
-            runs.append(
-                {
-                    "name": name,
-                    "state": report.state,
-                    "pass": report.pass_number,
-                    "sequence": report.sequence,
-                    "checkpointed": report.checkpointed,
-                    "age": round(max(0.0, time.time() - report.time), 1),
-                    "host": report.host,
-                    "run_id": report.run_id,
-                }
-            )
-    return runs
+    groups = {name: run_group(manifest, name) for name in names}
+    committed = ask_coordinator(lambda: admin.list_group_offsets(dict.fromkeys(groups.values()))) if groups else {}
+    reports = {name: latest_report(one.metadata for one in committed[group].values()) for name, group in groups.items()}
+    return tuple(
+        RunStatus(name, report, round(max(0.0, time.time() - report.time), 1))
+        for name, report in reports.items()
+        if report is not None
+    )

@@ -85,6 +85,8 @@ class RunReport:
     host: str
     state: str
     """One of RUN_STATES."""
+    passes: int | None = None
+    """How often it goes over the stream in all; None where it does not say, since a number of steps ends it."""
 
     @property
     def over(self) -> bool:
@@ -93,18 +95,17 @@ class RunReport:
 
     def encode(self) -> str:
         """Return the JSON text of the report."""
-        return _text(
-            {
-                "version": VERSION,
-                "pass": self.pass_number,
-                "sequence": self.sequence,
-                "checkpointed": self.checkpointed,
-                "time": self.time,
-                "run_id": self.run_id,
-                "host": self.host,
-                "state": self.state,
-            }
-        )
+        fields = {
+            "version": VERSION,
+            "pass": self.pass_number,
+            "sequence": self.sequence,
+            "checkpointed": self.checkpointed,
+            "time": self.time,
+            "run_id": self.run_id,
+            "host": self.host,
+            "state": self.state,
+        }
+        return _text(fields if self.passes is None else {**fields, "passes": self.passes})
 
     @classmethod
     def decode(cls, text: str | None) -> RunReport | None:
@@ -119,7 +120,9 @@ class RunReport:
             return None
         if type(at) not in (int, float) or not 0 <= at < _MOST:
             return None
-        return cls(values["pass"], values["sequence"], values["checkpointed"], float(at), *map(str, texts))
+        passes = values.get("passes") if _is_count(values.get("passes")) else None
+        run_id, host, state = map(str, texts)
+        return cls(values["pass"], values["sequence"], values["checkpointed"], float(at), run_id, host, state, passes)
 
 
 def _is_count(value: Any) -> bool:

@@ -56,7 +56,10 @@ def launch(
         source = StreamSource(where, settings)
         names = [teacher.name for teacher in source.teachers]
         cluster = KafkaCluster(where)
-        with RunReporter(cluster, source.stream, settings.name, names, lambda: source.starving) as reporter:
+        passes = None if settings.train.steps else settings.train.passes
+        with RunReporter(
+            cluster, source.stream, settings.name, names, lambda: source.starving, passes=passes
+        ) as reporter:
             result = train(settings, folder, source, reporter, progress, resume, say)
         folder.write_report(_report(settings, result) | {"stream": source.statistics()})
     else:

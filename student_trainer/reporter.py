@@ -61,7 +61,9 @@ class RunReporter:
         teachers: Sequence[str],
         starving: Callable[[], bool] = lambda: False,
         run_id: str | None = None,
+        passes: int | None = None,
     ) -> None:
+        """Begin to report; `passes` is how often the run goes over the stream, None where its steps end it."""
         self.run_id = run_id or secrets.token_hex(8)
         """Random for each process."""
         self._manifest = stream.manifest
@@ -70,6 +72,7 @@ class RunReporter:
         self._topics = [soft_targets_topic(stream.manifest.stream, teacher) for teacher in teachers]
         self._first = TopicPartition(self._topics[0], 0)
         self._starving = starving
+        self._passes = passes
         self._host = socket.gethostname()
         # Nothing is reported before it is known: a resumed run that seems to stand at 0 would stop the feeder, whose
         # orders it may need.
@@ -174,9 +177,8 @@ class RunReporter:
         state = self._state
         if state == "training" and self._starving():
             state = "starving"
-        report = RunReport(
-            cursor.pass_number, cursor.sequence, self._checkpointed, time.time(), self.run_id, self._host, state
-        )
+        at, place = time.time(), (cursor.pass_number, cursor.sequence, self._checkpointed)
+        report = RunReport(*place, at, self.run_id, self._host, state, self._passes)
         commits: dict[TopicPartition, Commit] = {}
         for topic, each in zip(self._topics, cursor.offsets, strict=True):
             for number, offset in enumerate(each):

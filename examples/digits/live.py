@@ -103,7 +103,7 @@ def _fleet(stage: Stage) -> Child:
 
 def _have_started(stage: Stage, stream: Stream) -> bool:
     """Whether two workers share the partitions."""
-    shares = [member["partitions"] for member in lag(stage.kafka, stream)["teachers"][0]["members"]]
+    shares = [worker.partitions for worker in lag(stage.kafka, stream).teachers[0].members]
     return len(shares) == 2 and min(shares) > 0 and sum(shares) == PARTITIONS
 
 

@@ -74,7 +74,7 @@ def describe(stream: str, rates: bool, as_json: bool) -> None:
     settings = kafka_settings()
     described = status.describe(settings, open_stream(settings, stream), rates=rates)
     if as_json:
-        print_json(described)
+        print_json(described.as_dict())
     else:
         print_description(described)
 
@@ -95,7 +95,7 @@ def lag(stream: str, rates: bool, watch: bool, partitions: bool, as_json: bool) 
     while True:
         reading = status.lag(settings, opened, rates=rates or watch)
         if as_json:
-            print_json(reading)
+            print_json(reading.as_dict())
         else:
             print_lag(reading, partitions)
         if not watch:

@@ -2,87 +2,102 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING
 
 import click
 
 from pipeline.cli.options import print_table
 
+if TYPE_CHECKING:
+    from pipeline.stream_status import RunStatus, StreamDescription, StreamStatus, TeacherStatus, WorkerStatus
 
-def print_description(described: dict[str, Any]) -> None:
+
+def print_description(described: StreamDescription) -> None:
     """Print all that `status.describe` found."""
-    view = described["view"]
-    params = " ".join(f"{name}={value}" for name, value in view["params"].items())
-    classes = described["classes"] or "unknown"
+    manifest, status = described.manifest, described.status
+    params = " ".join(f"{name}={value}" for name, value in manifest.view.params.items())
+    classes = manifest.num_classes or "unknown"
     facts = {
-        "stream": f"{described['stream']} ({described['stream_id']})",
-        "dataset": f"{described['dataset']} ({described['samples']} samples, {classes} classes)",
-        "fingerprint": described["dataset_fingerprint"],
-        "view": f"{view['name']} {params}".rstrip(),
-        "orders": f"{described['orders']} of {described['order_size']} samples, {described['epochs']} epochs, "
-        f"seed {described['seed']}",
-        "partitions": described["partitions"],
-        "codec": f"{described['codec']} (records up to {described['max_record_bytes']} bytes)",
+        "stream": f"{manifest.stream} ({manifest.stream_id})",
+        "dataset": f"{manifest.dataset} ({manifest.num_samples} samples, {classes} classes)",
+        "fingerprint": manifest.dataset_fingerprint,
+        "view": f"{manifest.view.name} {params}".rstrip(),
+        "orders": f"{status.orders} of {manifest.order_size} samples, {manifest.epochs} epochs, seed {manifest.seed}",
+        "partitions": manifest.partitions,
+        "codec": f"{manifest.codec} (records up to {manifest.max_record_bytes} bytes)",
     }
     for name, value in facts.items():
         click.echo(f"{name:<12} {value}")
-    for teacher in described["teachers"]:
-        click.echo(f"\nteacher      {teacher['name']}: {teacher['model_file']} (sha256 {teacher['sha256']})")
-        for one in teacher["inputs"]:
-            click.echo(f"{'':12} {one['text']}")
+    for teacher in status.teachers:
+        declared = described.teachers[teacher.name]
+        click.echo(f"\nteacher      {teacher.name}: {declared.model_file} (sha256 {declared.sha256})")
+        for one in declared.inputs:
+            click.echo(f"{'':12} {one}")
+        output = declared.output
         click.echo(
-            f"{'':12} output {teacher['output']}, {teacher['kind']}, {teacher['classes']} classes, "
-            f"batches of {teacher['inference_batch']}"
+            f"{'':12} output {output.output}, {output.kind}, {output.num_classes} classes, "
+            f"batches of {declared.inference_batch}"
         )
-        click.echo(f"{'':12} consumer group {teacher['group']}")
+        click.echo(f"{'':12} consumer group {teacher.group}")
     click.echo()
-    print_lag(described, partitions=False)
+    print_lag(status, partitions=False)
 
 
-def print_lag(reading: dict[str, Any], partitions: bool) -> None:
+def print_lag(status: StreamStatus, partitions: bool) -> None:
     """Print what `status.lag` found; with `partitions` also committed against end offsets of each."""
-    rate = _rate(reading, "fed_per_second")
-    letters = f" (see `distillog letters list {reading['stream']}`)" if reading["dead_letters"] else ""
-    click.echo(
-        f"fed {reading['fed']} of {reading['orders']} orders{rate}, {reading['dead_letters']} dead letters{letters}"
-    )
-    for teacher in reading["teachers"]:
-        rate = _rate(teacher, "labelled_per_second")
+    rate = _rate(status.fed_per_second)
+    letters = f" (see `distillog letters list {status.stream}`)" if status.dead_letters else ""
+    click.echo(f"fed {status.fed} of {status.orders} orders{rate}, {status.dead_letters} dead letters{letters}")
+    for teacher in status.teachers:
+        rate = _rate(teacher.labelled_per_second)
         click.echo(
-            f"teacher {teacher['name']}: {teacher['labelled']} orders labelled{rate}, lag {teacher['lag']}, "
-            f"{_group(teacher)}"
+            f"teacher {teacher.name}: {teacher.labelled} orders labelled{rate}, lag {teacher.lag}, {_group(teacher)}"
         )
-        for member in teacher["members"]:
-            click.echo(f"  {member['client_id']} on {member['host']}: {_standing(member)}")
+        for member in teacher.members:
+            click.echo(f"  {member.client_id} on {member.host}: {_standing(member)}")
         if partitions:
             header = ["PARTITION", "COMMITTED", "END", "LAG"]
-            print_table([header, *([row[name.lower()] for name in header] for row in teacher["offsets"])])
-    for name, why in reading["unread_teachers"].items():
+            print_table([header, *([row.partition, row.committed, row.end, row.lag] for row in teacher.offsets)])
+    for name, why in status.unread_teachers.items():
         click.echo(f"teacher {name}: {why}")
-    if not reading["teachers"] and not reading["unread_teachers"]:
+    if not status.teachers and not status.unread_teachers:
         click.echo("no teachers")
-    for run in reading["runs"]:
-        rate = _rate(run, "orders_per_second")
+    for run in status.runs:
         click.echo(
-            f"run {run['name']}: {run['state']} on {run['host']}, pass {run['pass']}, order {run['sequence']}{rate}, "
-            f"checkpoint at {run['checkpointed']}, reported {run['age']} s ago"
+            f"run {run.name}: {_place(run, status.orders)}{_rate(run.orders_per_second)}, on {run.report.host}, "
+            f"reported {run.age} s ago"
         )
 
 
-def _group(teacher: dict[str, Any]) -> str:
+def _group(teacher: TeacherStatus) -> str:
     """How its workers' group stands; "Dead" is Kafka's word for a group that nobody has joined."""
-    state = teacher["state"]
-    return "no worker yet" if state == "Dead" else f"group {state}, {len(teacher['members'])} members"
+    return "no worker yet" if teacher.state == "Dead" else f"group {teacher.state}, {len(teacher.members)} members"
 
 
-def _standing(member: dict[str, Any]) -> str:
+def _standing(worker: WorkerStatus) -> str:
     """What a worker has to do, and how fast it is: by itself, and by what was labelled in its partitions."""
-    speed = member["samples_per_second"]
+    speed = worker.samples_per_second
     return (
-        f"{member['partitions']} partitions, lag {member['lag']}{_rate(member, 'labelled_per_second')}, "
+        f"{worker.partitions} partitions, lag {worker.lag}{_rate(worker.labelled_per_second)}, "
         f"{'speed not known' if speed is None else f'{speed:,.3g} samples/s'}"
     )
 
 
-def _rate(values: dict[str, Any], name: str) -> str:
-    return f" ({values[name]} per second)" if name in values else ""
+def _place(run: RunStatus, num_orders: int) -> str:
+    """Where a run is, or how much it came to: passes count from 1 here, like everything that people count."""
+    report = run.report
+    if report.state != "done":
+        of = "" if report.passes is None else f" of {report.passes}"
+        return (
+            f"{report.state}, pass {report.pass_number + 1}{of}, order {report.sequence} of {num_orders}, "
+            f"checkpoint at {report.checkpointed}"
+        )
+    if report.passes is not None:  # rows that fill no batch were left over in the last one
+        return f"done, {report.passes} of {report.passes} passes"
+    whole = f"{report.pass_number} pass{'es' * (report.pass_number != 1)}" if report.pass_number else ""
+    rest = f"{report.sequence} of {num_orders} orders" if report.sequence or not whole else ""
+    return f"done, {' and '.join(filter(None, (whole, rest)))}"
+
+
+def _rate(per_second: float | None) -> str:
+    return "" if per_second is None else f" ({per_second} per second)"

@@ -7,13 +7,13 @@ import threading
 import time
 from collections.abc import Collection
 from dataclasses import dataclass, replace
-from typing import Any
 
 from pipeline import status
 from pipeline.complaints import Complaints
 from pipeline.kafka.settings import KafkaSettings
+from pipeline.stream_status import StreamStatus, TeacherStatus
 from pipeline.streams import Stream
-from schemas.commits import STATES_OVER
+from schemas.commits import RunReport
 from schemas.errors import DistillogError, NotAuthorized
 from teacher_service.fleet.size import Reading
 
@@ -22,23 +22,13 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class Figures:
-    """How the stream stood at one moment, as `pipeline.status` says it, with rates."""
+    """How the stream stood at one moment, with rates."""
 
     time: float
     """seconds on the monotonic clock"""
-    stream: dict[str, Any]
-    teacher: dict[str, Any]
+    stream: StreamStatus
+    teacher: TeacherStatus
     """the fleet's, of those"""
-
-    @property
-    def members(self) -> dict[str, dict[str, Any]]:
-        """Name of a worker -> what is known of it."""
-        return {str(member["client_id"]): member for member in self.teacher["members"]}
-
-    @property
-    def settled(self) -> bool:
-        """Whether the members are known: during a rebalance nobody has partitions or a speed."""
-        return self.teacher["state"] in ("Stable", "Empty", "Dead")
 
 
 class Watch(threading.Thread):
@@ -83,9 +73,8 @@ class Watch(threading.Thread):
             before, at = read(), time.monotonic()
             while not self._ended.wait(self._every):
                 now, then, at = read(), at, time.monotonic()
-                stream = status.with_rates(before, now, at - then)
-                teacher = next(one for one in stream["teachers"] if one["name"] == self._teacher)
-                self.latest, before = Figures(at, stream, teacher), now
+                stream = now.since(before, at - then)
+                self.latest, before = Figures(at, stream, stream.teacher(self._teacher)), now
 
 
 def size_reading(figures: Figures, workers: Collection[str], start: float, run: str | None) -> Reading:
@@ -97,21 +86,21 @@ def size_reading(figures: Figures, workers: Collection[str], start: float, run: 
         start: seconds that a worker takes to start.
         run: the followed run.
     """
-    members = figures.members
-    speeds = {name: member["samples_per_second"] for name, member in members.items() if member["samples_per_second"]}
+    members = figures.teacher.workers
+    speeds = {name: worker.samples_per_second for name, worker in members.items() if worker.samples_per_second}
     return Reading(
         figures.time,
-        figures.stream["fed"],
-        figures.teacher["labelled"],
-        sum(member["lag"] > 0 for member in members.values()) / max(1, len(members)),
+        figures.stream.fed,
+        figures.teacher.labelled,
+        sum(worker.lag > 0 for worker in members.values()) / max(1, len(members)),
         tuple(speeds.values()),
         len(workers),
         sum(name not in speeds for name in workers),
         start,
-        next((_trained(one) for one in figures.stream["runs"] if one["name"] == run), None),
+        next((_trained(one.report) for one in figures.stream.runs if one.name == run), None),
     )
 
 
-def _trained(run: dict[str, Any]) -> int | None:
+def _trained(report: RunReport) -> int | None:
     """Orders that a run has taken; None where it wants no labels: in a later pass they all are there."""
-    return None if run["pass"] or run["state"] in STATES_OVER else int(run["sequence"])
+    return None if report.pass_number or report.over else report.sequence

@@ -201,7 +201,7 @@ class Fleet:
                 slot.wanted = False
                 self._idle = True
             else:
-                labelled = self._figures.teacher["labelled"] if self._figures else 0
+                labelled = self._figures.teacher.labelled if self._figures else 0
                 how = slot.again(ended, now, self._worked, joined, labelled)
                 self.replaced += 1
                 self._progress.message(f"{slot.name} {how}")
@@ -242,16 +242,17 @@ class Fleet:
             return
         self._figures = figures
         running = [slot for slot in self._slots if slot.wanted and slot.process is not None]
+        workers = figures.teacher.workers
         for slot in running:
-            if slot.name not in figures.members or slot.began >= figures.time:
+            if slot.name not in workers or slot.began >= figures.time:
                 continue
             if slot.ready_at is None:
                 slot.ready_at, self._worked = figures.time, True
                 self._start = figures.time - slot.began
-            if speed := figures.members[slot.name]["samples_per_second"]:
+            if speed := workers[slot.name].samples_per_second:
                 slot.order_seconds = self._stream.manifest.order_size / speed
         self._look_for_run(figures)
-        if figures.settled and not self._idle:
+        if figures.teacher.settled and not self._idle:
             before = self._size.workers
             names = [slot.name for slot in running]
             size = self._size.decide(size_reading(figures, names, self._start, self._options.run))
@@ -261,7 +262,7 @@ class Fleet:
 
     def _look_for_run(self, figures: Figures) -> None:
         """Say once that the followed run is not there, and that it is: a mistyped one never comes."""
-        run, there = self._options.run, [str(one["name"]) for one in figures.stream["runs"]]
+        run, there = self._options.run, [one.name for one in figures.stream.runs]
         if run is None or (run in there) != self._missed_run:
             return
         self._missed_run = not self._missed_run
@@ -293,13 +294,13 @@ class Fleet:
 
     def _show(self, figures: Figures) -> None:
         running = sum(slot.process is not None for slot in self._slots)
-        elsewhere = len(figures.members.keys() - {slot.name for slot in self._slots})
+        elsewhere = len(figures.teacher.workers.keys() - {slot.name for slot in self._slots})
         self._progress.table(table(self._slots, figures, time.monotonic()))
         self._progress.update(
             workers=f"{running} ({self._options.least} to {len(self._slots)})",
             elsewhere=elsewhere or None,
-            labelled=f"{figures.teacher['labelled']:,}/{figures.stream['fed']:,} orders",
-            labelled_per_s=figures.teacher["labelled_per_second"],
+            labelled=f"{figures.teacher.labelled:,}/{figures.stream.fed:,} orders",
+            labelled_per_s=figures.teacher.labelled_per_second,
             run_takes=f"{self._size.pace:,.0f} samples/s" if self._options.run else None,
         )
 

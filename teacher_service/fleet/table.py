@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from operator import attrgetter
 
 from teacher_service.fleet.readings import Figures
 from teacher_service.fleet.slot import Slot
 
 _HEADER = ("worker", "on", "", "partitions", "samples/s", "labelled/s", "lag")
-_FIGURES = ("partitions", "samples_per_second", "labelled_per_second", "lag")
+_FIGURES = attrgetter("partitions", "samples_per_second", "labelled_per_second", "lag")
 
 
 def table(slots: Iterable[Slot], figures: Figures, now: float) -> list[tuple[object, ...]]:
@@ -16,8 +17,9 @@ def table(slots: Iterable[Slot], figures: Figures, now: float) -> list[tuple[obj
     rows: list[tuple[object, ...]] = [_HEADER]
     for slot in slots:
         if not slot.free:
-            known = figures.members.get(slot.name, {}) if slot.process else {}
-            rows.append((slot.name, slot.place.name, _state(slot, now), *(known.get(key) for key in _FIGURES)))
+            worker = figures.teacher.workers.get(slot.name) if slot.process else None
+            known = _FIGURES(worker) if worker else (None,) * 4
+            rows.append((slot.name, slot.place.name, _state(slot, now), *known))
     return rows
 
 

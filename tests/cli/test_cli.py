@@ -18,6 +18,8 @@ from support.processes import one_error
 from pipeline.cli import Distillog, main
 from pipeline.cli.topics_text import print_lag
 from pipeline.kafka.settings import KafkaSettings
+from pipeline.stream_status import RunStatus, StreamStatus, TeacherStatus
+from schemas.commits import RunReport
 from schemas.errors import (
     BrokerUnavailable,
     ChildLost,
@@ -349,10 +351,29 @@ def test_describe_and_lag_show_the_stream(cli: Callable[..., Result], stream: st
 def test_a_group_that_nobody_has_joined_is_not_called_dead(
     state: str, said: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    teacher = {"name": "cnn", "labelled": 0, "lag": 7, "state": state, "members": []}
-    reading = {"fed": 7, "orders": 9, "dead_letters": 0, "teachers": [teacher], "unread_teachers": {}, "runs": []}
-    print_lag(reading, partitions=False)
+    teacher = TeacherStatus("cnn", "g", state, members=(), labelled=0, lag=7, offsets=(), published=0)
+    print_lag(StreamStatus("s", "id", 9, 7, (teacher,), {}, runs=(), dead_letters=0), partitions=False)
     assert capsys.readouterr().out.splitlines()[1] == f"teacher cnn: 0 orders labelled, lag 7, {said}"
+
+
+@pytest.mark.parametrize(
+    ("report", "said"),
+    [
+        (RunReport(3, 0, 0, 1.0, "id", "h", "done", 3), "done, 3 of 3 passes"),
+        (RunReport(2, 8, 8, 1.0, "id", "h", "done", 3), "done, 3 of 3 passes"),  # what fills no batch was left over
+        (RunReport(2, 5, 5, 1.0, "id", "h", "done"), "done, 2 passes and 5 of 9 orders"),
+        (RunReport(1, 0, 0, 1.0, "id", "h", "done"), "done, 1 pass"),
+        (RunReport(0, 5, 5, 1.0, "id", "h", "done"), "done, 5 of 9 orders"),
+        (RunReport(1, 7, 4, 1.0, "id", "h", "training", 3), "training, pass 2 of 3, order 7 of 9, checkpoint at 4"),
+        (RunReport(0, 7, 4, 1.0, "id", "h", "stopped"), "stopped, pass 1, order 7 of 9, checkpoint at 4"),
+    ],
+)
+def test_a_run_is_said_to_be_where_it_is_and_one_that_is_done_what_it_came_to(
+    report: RunReport, said: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    status = StreamStatus("s", "id", 9, 9, (), {}, runs=(RunStatus("mlp", report, 2.5),), dead_letters=0)
+    print_lag(status, partitions=False)
+    assert capsys.readouterr().out.splitlines()[-1] == f"run mlp: {said}, on h, reported 2.5 s ago"
 
 
 @pytest.mark.kafka

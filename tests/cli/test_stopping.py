@@ -90,7 +90,7 @@ def test_a_supervised_worker_takes_the_death_of_its_supervisor_for_sigterm_howev
     name, model = fresh_name("stop"), classifier(tmp_path / "teacher.onnx")
     stream = stream_with_teacher(distillog.settings, name, model)
     child = distillog.start("teach", name, model, "--threads", 1, "--supervised")
-    eventually(lambda: lag(distillog.settings, stream)["teachers"][0]["members"], 60, "the worker in its group")
+    eventually(lambda: lag(distillog.settings, stream).teachers[0].members, 60, "the worker in its group")
     for _ in range(3):
         child.send(signal.SIGHUP)
     child.succeed()

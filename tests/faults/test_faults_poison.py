@@ -70,8 +70,8 @@ class Fleet:
     @property
     def labelled(self) -> int:
         """Orders that the group has committed."""
-        (teacher,) = status.lag(self.distillog.settings, self.stream)["teachers"]
-        return int(teacher["labelled"])
+        (teacher,) = status.lag(self.distillog.settings, self.stream).teachers
+        return teacher.labelled
 
     def work(self, until: Callable[[], bool] = lambda: False, patience: float = 240.0) -> None:
         """Keep three workers going until all is labelled, or what is asked for."""

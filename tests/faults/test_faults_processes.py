@@ -49,8 +49,8 @@ def teach(distillog: Distillog, stream: Stream, model: Path, worker: str, *more:
 
 def members(settings: KafkaSettings, stream: Stream) -> dict[str, int]:
     """Worker -> its partitions; {} while the group rebalances."""
-    (teacher,) = status.lag(settings, stream)["teachers"]
-    return {one["client_id"]: one["partitions"] for one in teacher["members"]}
+    (teacher,) = status.lag(settings, stream).teachers
+    return {name: worker.partitions for name, worker in teacher.workers.items()}
 
 
 def both_share(settings: KafkaSettings, stream: Stream) -> bool:
@@ -61,8 +61,8 @@ def both_share(settings: KafkaSettings, stream: Stream) -> bool:
 
 def all_labelled(settings: KafkaSettings, stream: Stream) -> bool:
     """Whether the group has committed everything: a count of records would take repetitions for labels."""
-    (teacher,) = status.lag(settings, stream)["teachers"]
-    return int(teacher["labelled"]) == ORDERS
+    (teacher,) = status.lag(settings, stream).teachers
+    return teacher.labelled == ORDERS
 
 
 def two_workers_one_held(

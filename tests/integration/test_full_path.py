@@ -60,7 +60,8 @@ def test_sample_ids_become_soft_targets_and_those_a_student(
     written = 52 + labels.duplicates + labels.early  # a worker that is slow to join may label some orders again
     assert (lag["labelled"], lag["lag"], lag["published"]) == (52, 0, written)
     (run,) = json.loads(distillog.succeed("topics", "describe", name, "--json"))["runs"]
-    assert (run["name"], run["state"]) == ("student", "done")
+    assert (run["name"], run["state"], run["passes"]) == ("student", "done", 1)
+    assert "run student: done, 1 of 1 passes, on " in distillog.succeed("topics", "lag", name)
 
     found = report(runs)
     assert found["stream"]["records"] == 52

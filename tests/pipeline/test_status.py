@@ -7,6 +7,8 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from dataclasses import replace
 from functools import partial
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -26,7 +28,15 @@ from pipeline.kafka.log import Commit
 from pipeline.kafka.settings import KafkaSettings
 from pipeline.names import dead_letters_topic, run_group, soft_targets_topic, teacher_group, work_orders_topic
 from pipeline.sequence import Sequence
-from pipeline.status import describe, lag, with_rates
+from pipeline.status import describe, lag
+from pipeline.stream_status import (
+    PartitionStatus,
+    RunStatus,
+    StreamDescription,
+    StreamStatus,
+    TeacherStatus,
+    WorkerStatus,
+)
 from pipeline.streams import Stream, open_stream
 from schemas.commits import RunReport, encode_next_sequence
 from schemas.records import Teacher, TeacherInput, TeacherOutput
@@ -52,12 +62,18 @@ def admin(kafka_settings: KafkaSettings) -> Iterator[KafkaAdminClient]:
     client.close()
 
 
+def printed(status: StreamStatus | StreamDescription) -> Any:
+    """What `--json` comes to."""
+    return json.loads(json.dumps(status.as_dict()))
+
+
 def orders_partition(stream: Stream, partition: int) -> TopicPartition:
     return TopicPartition(work_orders_topic(stream.manifest.stream), partition)
 
 
 def test_a_stream_that_nobody_labels_lags_by_all_of_it(kafka_settings: KafkaSettings, stream: Stream) -> None:
-    assert lag(kafka_settings, stream) == {
+    assert printed(lag(kafka_settings, stream)) == {
+        "fed_per_second": None,
         "stream": stream.manifest.stream,
         "stream_id": stream.manifest.stream_id,
         "orders": 20,
@@ -72,12 +88,30 @@ def test_a_stream_that_nobody_labels_lags_by_all_of_it(kafka_settings: KafkaSett
                 "lag": 20,
                 "offsets": [{"partition": p, "committed": 0, "end": 5, "lag": 5, "labelled": 0} for p in range(4)],
                 "published": 0,
+                "labelled_per_second": None,
             }
         ],
         "unread_teachers": {},
         "runs": [],
         "dead_letters": 0,
     }
+
+
+def test_every_key_of_the_json_is_documented() -> None:
+    row = PartitionStatus(0, committed=1, end=2, lag=1, labelled=1)
+    worker = WorkerStatus("w", "w-1", "here", 1, None, 1, 1, owned=(0,))
+    teacher = TeacherStatus("cnn", "group", "Stable", (worker,), 1, 1, (row,), published=1)
+    run = RunStatus("mlp", report(1, 1.0), 0.0)
+    keys = all_keys(StreamStatus("s", "id", 2, 2, (teacher,), {}, (run,), dead_letters=0).as_dict())
+    page = (Path(__file__).parents[2] / "docs" / "cli.md").read_text(encoding="utf-8")
+    text = page.partition("### distillog topics lag")[2].partition("\n### ")[0]
+    assert [key for key in sorted(keys) if not re.search(rf"[`.]{key}(\[\])?`", text)] == []
+
+
+def all_keys(value: Any) -> set[str]:
+    if isinstance(value, dict):
+        return set(value).union(*map(all_keys, value.values()))
+    return set().union(*map(all_keys, value)) if isinstance(value, list | tuple) else set()
 
 
 def test_an_order_that_was_published_twice_is_fed_once(kafka_settings: KafkaSettings, stream: Stream) -> None:
@@ -89,7 +123,7 @@ def test_an_order_that_was_published_twice_is_fed_once(kafka_settings: KafkaSett
                 producer.send(orders_partition(stream, partition).topic, value, partition=partition).get(timeout=10)
     finally:
         producer.close(timeout=5)
-    assert lag(kafka_settings, stream)["fed"] == 20
+    assert lag(kafka_settings, stream).fed == 20
 
 
 def test_what_is_no_order_of_the_stream_is_not_fed(
@@ -107,7 +141,7 @@ def test_what_is_no_order_of_the_stream_is_not_fed(
             producer.send(orders_partition(empty, 1).topic, order.encode(), partition=1).get(timeout=10)
     finally:
         producer.close(timeout=5)
-    assert lag(kafka_settings, empty)["fed"] == 2  # orders 1 and 5: a chain has no holes
+    assert lag(kafka_settings, empty).fed == 2  # orders 1 and 5: a chain has no holes
 
 
 def test_commits_count_as_labelled_by_their_metadata(
@@ -120,9 +154,9 @@ def test_commits_count_as_labelled_by_their_metadata(
         orders_partition(stream, 2): OffsetAndMetadata(1, "", -1),
     }
     ask_coordinator(lambda: admin.alter_group_offsets(group, commits))
-    (teacher,) = lag(kafka_settings, stream)["teachers"]
-    assert (teacher["state"], teacher["labelled"], teacher["lag"]) == ("Empty", 2 + 5 + 1, 2 + 0 + 4 + 5)
-    assert [row["committed"] for row in teacher["offsets"]] == [3, 5, 1, 0]
+    (teacher,) = lag(kafka_settings, stream).teachers
+    assert (teacher.state, teacher.labelled, teacher.lag) == ("Empty", 2 + 5 + 1, 2 + 0 + 4 + 5)
+    assert [row.committed for row in teacher.offsets] == [3, 5, 1, 0]
 
 
 def test_members_are_shown_with_their_speeds_partitions_and_lag(
@@ -144,21 +178,21 @@ def test_members_are_shown_with_their_speeds_partitions_and_lag(
             return sum(owned) == 4 and len(owned) == 3
 
         eventually(settled, 30.0, "three members with four partitions")
-        (before,) = lag(kafka_settings, stream)["teachers"]
+        before = lag(kafka_settings, stream)
         (owned,) = members["worker-2"].assignment()
         assert members["worker-2"].commit({owned: Commit(3, encode_next_sequence(owned.partition + 12))}, 5.0)
-        (teacher,) = lag(kafka_settings, stream)["teachers"]
-    assert teacher["state"] == "Stable"
-    shown = {member["client_id"]: member for member in teacher["members"]}
-    assert {name: (one["partitions"], one["samples_per_second"], one["lag"]) for name, one in shown.items()} == {
+        after = lag(kafka_settings, stream)
+    (teacher,) = after.teachers
+    assert (teacher.state, teacher.settled) == ("Stable", True)
+    assert {name: (one.partitions, one.samples_per_second, one.lag) for name, one in teacher.workers.items()} == {
         "worker-1": (3, 3000.0, 15),
         "worker-2": (1, 1000.0, 2),
         "worker-3": (0, 10.0, 0),
     }
-    assert all(one["host"] == "127.0.0.1" and one["member_id"].startswith(name) for name, one in shown.items())
-    first, second = ({"orders": 20, "fed": 20, "runs": [], "teachers": [one]} for one in (before, teacher))
-    (rated,) = with_rates(first, second, 2.0)["teachers"]
-    assert {one["client_id"]: one["labelled_per_second"] for one in rated["members"]} == {
+    for name, one in teacher.workers.items():
+        assert (one.host, one.member_id.startswith(name)) == ("127.0.0.1", True)
+    rated = after.since(before, 2.0).teacher("cnn")
+    assert {name: one.labelled_per_second for name, one in rated.workers.items()} == {
         "worker-1": 0.0,
         "worker-2": 1.5,
         "worker-3": 0.0,
@@ -191,21 +225,23 @@ def test_a_group_that_cannot_be_described_is_not_one_without_members(
 def test_runs_are_shown_with_their_cursors(
     kafka_settings: KafkaSettings, stream: Stream, admin: KafkaAdminClient
 ) -> None:
-    position = RunReport(1, 7, 4, time.time() - 100, "a1b2", "here", "training")
+    position = RunReport(1, 7, 4, time.time() - 100, "a1b2", "here", "training", passes=3)
     commit = {orders_partition(stream, 0): OffsetAndMetadata(0, position.encode(), -1)}
     ask_coordinator(lambda: admin.alter_group_offsets(run_group(stream.manifest, "mlp"), commit))
     other = {orders_partition(stream, 0): OffsetAndMetadata(0, "not a report", -1)}
     ask_coordinator(lambda: admin.alter_group_offsets(run_group(stream.manifest, "odd"), other))
-    (run,) = lag(kafka_settings, stream)["runs"]
+    (run,) = printed(lag(kafka_settings, stream))["runs"]
     assert 100 <= run.pop("age") < 130
     assert run == {
         "name": "mlp",
         "state": "training",
         "pass": 1,
+        "passes": 3,
         "sequence": 7,
         "checkpointed": 4,
         "host": "here",
         "run_id": "a1b2",
+        "orders_per_second": None,
     }
 
 
@@ -218,14 +254,14 @@ def test_labels_and_dead_letters_are_counted(kafka_settings: KafkaSettings, stre
     finally:
         producer.close(timeout=5)
     reading = lag(kafka_settings, stream)
-    assert (reading["teachers"][0]["published"], reading["dead_letters"]) == (1, 1)
+    assert (reading.teachers[0].published, reading.dead_letters) == (1, 1)
 
 
 def test_describe_holds_the_manifest_the_declarations_and_the_lag(
     kafka_settings: KafkaSettings, stream: Stream
 ) -> None:
-    described = describe(kafka_settings, stream)
-    now = lag(kafka_settings, stream)
+    described = printed(describe(kafka_settings, stream))
+    now = printed(lag(kafka_settings, stream))
     assert described.items() >= {key: value for key, value in now.items() if key != "teachers"}.items()
     assert described["view"] == {"name": "none", "params": {}, "version": 1}
     assert (described["samples"], described["order_size"], described["codec"]) == (200, 10, "float16")
@@ -234,31 +270,34 @@ def test_describe_holds_the_manifest_the_declarations_and_the_lag(
     (fed,) = teacher["inputs"]
     assert (fed["input"], fed["field"], fed["scale"], fed["size"]) == ("x", "signal", 1.0, [])
     assert fed["text"] == "signal -> x: float32, *1"
-    assert json.loads(json.dumps(described)) == described
+
+
+def report(sequence: int, at: float) -> RunReport:
+    """Of a run over a stream of 100 orders."""
+    return RunReport(sequence // 100, sequence % 100, 0, at, "a1b2", "here", "training")
+
+
+def reading(fed: int, labelled: int, run: RunStatus) -> StreamStatus:
+    teacher = TeacherStatus("cnn", "group", "Stable", (), labelled, 0, (), published=0)
+    return StreamStatus("s", "id", 100, fed, (teacher,), {}, (run,), dead_letters=0)
 
 
 def test_rates_come_from_two_readings() -> None:
-    def reading(fed: int, labelled: int, sequence: int) -> dict[str, object]:
-        teachers = [{"name": "cnn", "labelled": labelled, "offsets": [], "members": []}]
-        runs = [{"name": "mlp", "pass": sequence // 100, "sequence": sequence % 100, "age": 0.0}]
-        return {"orders": 100, "fed": fed, "teachers": teachers, "runs": runs}
-
-    after = with_rates(reading(10, 4, 98), reading(30, 9, 103), 2.0)
-    assert after["fed_per_second"] == 10.0
-    assert after["teachers"][0]["labelled_per_second"] == 2.5
-    assert after["runs"][0]["orders_per_second"] == 2.5
+    before = reading(10, 4, RunStatus("mlp", report(98, 1.0), 0.0))
+    after = reading(30, 9, RunStatus("mlp", report(103, 2.0), 0.0)).since(before, 2.0)
+    assert after.fed_per_second == 10.0
+    assert after.teachers[0].labelled_per_second == 2.5
+    assert after.runs[0].orders_per_second == 2.5
 
 
 @pytest.mark.parametrize(
-    ("before", "now", "age"),
-    [(0.7, 0.3, 0.3), (40.0, 42.0, 42.0), (86_400.7, 86_400.9, 2.0), (0.0, 0.0, 0.0)],
+    ("now", "age", "shown"),
+    [(8.0, 0.3, 0.3), (7.0, 42.0, 42.0), (8.0, 86_400.9, 2.0), (8.0, 0.0, 0.0)],
     ids=["of now", "silent", "of a clock a day behind", "of a clock ahead"],
 )
 def test_a_report_that_came_between_two_readings_is_new_whatever_its_clock_says(
-    before: float, now: float, age: float
+    now: float, age: float, shown: float
 ) -> None:
-    first, second = (
-        {"orders": 9, "fed": 9, "teachers": [], "runs": [{"name": "mlp", "pass": 0, "sequence": 1, "age": each}]}
-        for each in (before, now)
-    )
-    assert with_rates(first, second, 2.0)["runs"][0]["age"] == age
+    first = reading(9, 0, RunStatus("mlp", report(1, 7.0), 0.7))
+    second = reading(9, 0, RunStatus("mlp", report(1, now), age))
+    assert second.since(first, 2.0).runs[0].age == shown

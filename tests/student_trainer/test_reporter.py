@@ -26,7 +26,15 @@ from student_trainer.sources.base import Cursor
 NUMBERS = st.integers(0, 2**62)
 NAMES = st.text(max_size=40).filter(str.isprintable)
 POSITIONS = st.builds(
-    RunReport, NUMBERS, NUMBERS, NUMBERS, st.floats(0, 2.0**62), NAMES, NAMES, st.sampled_from(RUN_STATES)
+    RunReport,
+    NUMBERS,
+    NUMBERS,
+    NUMBERS,
+    st.floats(0, 2.0**62),
+    NAMES,
+    NAMES,
+    st.sampled_from(RUN_STATES),
+    st.none() | NUMBERS,
 )
 
 
@@ -48,6 +56,16 @@ JSON = st.recursive(
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=5), inner, max_size=3),
 )
 KEYS = ["version", "pass", "sequence", "checkpointed", "time", "run_id", "host", "state"]
+
+
+@given(POSITIONS, JSON)
+@example(RunReport(0, 1, 0, 1.0, "id", "host", "training", 3), None)
+@example(RunReport(0, 1, 0, 1.0, "id", "host", "training", 3), True)
+@example(RunReport(0, 1, 0, 1.0, "id", "host", "training", 3), 2**63)
+def test_a_position_with_any_other_number_of_passes_says_none(position: RunReport, passes: Any) -> None:
+    decoded = RunReport.decode(json.dumps(json.loads(position.encode()) | {"passes": passes}))
+    known = type(passes) is int and 0 <= passes < 2**63
+    assert decoded == replace(position, passes=passes if known else None)
 
 
 @given(POSITIONS, st.sampled_from(KEYS), JSON)

@@ -23,6 +23,7 @@ from pipeline.kafka.cluster import KafkaCluster
 from pipeline.kafka.log import Admin, Commit
 from pipeline.names import run_group, soft_targets_topic
 from pipeline.progress import Progress
+from pipeline.stream_status import TeacherStatus
 from pipeline.streams import Stream
 from schemas.commits import RunReport
 from teacher_service.fleet.size import Patience
@@ -61,13 +62,13 @@ class Place:
     def publish(self, *sequences: int) -> None:
         publish(self.settings, self.stream, sequences or range(ORDERS))
 
-    def teacher(self) -> dict[str, Any]:
-        (teacher,) = self._read()["teachers"]
-        return dict(teacher)
+    def teacher(self) -> TeacherStatus:
+        (teacher,) = self._read().teachers
+        return teacher
 
     def partitions(self) -> dict[str, int]:
         """Worker -> its partitions."""
-        return {one["client_id"]: one["partitions"] for one in self.teacher()["members"]}
+        return {name: worker.partitions for name, worker in self.teacher().workers.items()}
 
     def shared_by_two(self) -> dict[str, int]:
         """As `partitions`, once two workers have them all; {} before."""
@@ -75,7 +76,7 @@ class Place:
         return found if len(found) == 2 and sum(found.values()) == 8 and all(found.values()) else {}
 
     def all_labelled(self) -> bool:
-        return bool(self.teacher()["labelled"] == ORDERS)
+        return self.teacher().labelled == ORDERS
 
 
 @pytest.fixture
@@ -137,7 +138,7 @@ def test_sigterm_lets_every_worker_finish_its_order_and_leave(workers: int, plac
     assert place.partitions() == {}  # they left by themselves, long before their sessions end
     assert "w-1: labelled" in fleet.stderr
     # Of two, one may leave while the other's partitions are moving, and then its last commit is not taken.
-    assert workers == 2 or place.teacher()["labelled"] > 0
+    assert workers == 2 or place.teacher().labelled > 0
     place.start("--until-idle", "--max", 1).succeed()
     found = check_labels(place.settings, place.stream)
     assert_nothing_lost(found)
@@ -155,7 +156,7 @@ def test_of_two_fleets_with_one_name_neither_takes_the_others_worker_out_of_the_
 
     def two() -> set[str]:
         """Member IDs, once two workers share the partitions."""
-        found = {member["member_id"]: member["partitions"] for member in place.teacher()["members"]}
+        found = {worker.member_id: worker.partitions for worker in place.teacher().members}
         return set(found) if len(found) == 2 and all(found.values()) else set()
 
     before = eventually(two, 60, "two workers")
@@ -254,7 +255,7 @@ class Student:
         admin = KafkaCluster(self._place.settings).admin()
         with status.readings(self._place.settings, self._place.stream) as read:
             while not self._over.wait(0.3):
-                self._report(admin, read()["teachers"][0]["labelled"], "training")
+                self._report(admin, read().teachers[0].labelled, "training")
             self._report(admin, 0, "done")
         admin.close()
 
@@ -301,5 +302,5 @@ def test_a_run_that_takes_more_than_one_worker_makes_gets_another_until_it_is_do
         eventually(lambda: place.partitions() == {"w-1": 8}, 60, "the first worker")
         with Student(place):
             eventually(lambda: set(place.partitions()) == {"w-1", "w-2"}, 60, "another worker")
-        assert place.teacher()["labelled"] < 600
+        assert place.teacher().labelled < 600
         eventually(lambda: set(place.partitions()) == {"w-1"}, 60, "one worker alone")

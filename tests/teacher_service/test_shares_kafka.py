@@ -95,8 +95,8 @@ class Unequal:
         publish(self.settings, self.stream, sequences)
 
     def labelled(self) -> int:
-        (teacher,) = lag(self.settings, self.stream)["teachers"]
-        return int(teacher["labelled"])
+        (teacher,) = lag(self.settings, self.stream).teachers
+        return teacher.labelled
 
     def close(self) -> None:
         for worker, _, model in self._workers:
