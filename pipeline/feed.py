@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 import threading
+import time
 from collections import deque
 from concurrent.futures import Future, wait
 from contextlib import ExitStack, closing
@@ -16,6 +17,7 @@ from dataclasses import dataclass
 from kafka import TopicPartition
 
 from pipeline.chain_ends import implied_order, implied_orders, work_orders_end
+from pipeline.feed_metrics import Feeding
 from pipeline.follow import REFRESH, Followers, Lead
 from pipeline.kafka.log import Appender, Cluster
 from pipeline.names import manifest_topic, soft_targets_topic, work_orders_topic
@@ -82,6 +84,7 @@ def feed(
     *,
     follow_timeout: float = 60.0,
     appear_timeout: float = 600.0,
+    feeding: Feeding | None = None,
 ) -> Fed:
     """Publish work orders until all are fed, nobody is left to follow, or `stop` is set.
 
@@ -94,6 +97,7 @@ def feed(
         stop: ends the feeder at the next order.
         follow_timeout: seconds without a new report after which a run is no longer followed.
         appear_timeout: seconds to wait for a run that has not reported yet.
+        feeding: is kept true for others to look at.
 
     Raises:
         ConfigError: a lead without a run to follow, or one that cannot work.
@@ -104,7 +108,8 @@ def feed(
     """
     if lead and not follow:
         raise ConfigError("--lead needs a run to stay ahead of: give --follow RUN")
-    feeder = _Feeder(cluster, stream, progress or Progress(quiet=True), stop or threading.Event())
+    feeding = feeding or Feeding(Sequence.of(stream.manifest).num_orders)
+    feeder = _Feeder(cluster, stream, progress or Progress(quiet=True), stop or threading.Event(), feeding)
     try:
         with ExitStack() as closing_all:
             feeder.begin(closing_all)
@@ -116,20 +121,24 @@ def feed(
         if feeder.stopped:  # what was given up for that reason is no failure
             return feeder.fed("stopped")
         raise
+    finally:
+        feeding.end()
 
 
 class _Feeder:
-    def __init__(self, cluster: Cluster, stream: Stream, progress: Progress, stop: threading.Event) -> None:
+    def __init__(
+        self, cluster: Cluster, stream: Stream, progress: Progress, stop: threading.Event, now: Feeding
+    ) -> None:
         manifest = stream.manifest
         self._cluster = cluster
         self._manifest = manifest
         self._reported_beside = [soft_targets_topic(manifest.stream, teacher) for teacher in stream.teachers]
         self._progress = progress
         self._stop = stop
+        self._now = now
         self._topic = work_orders_topic(manifest.stream)
         self._sequence = Sequence.of(manifest)
         self._sent: deque[tuple[int, Future[int], Deadline]] = deque()
-        self._published = 0
         self._next = 0
         self._there: list[int] = []
         """[P] what comes next in each partition, as the topic said; [] before it was read"""
@@ -141,7 +150,7 @@ class _Feeder:
         return self._stop.is_set()
 
     def fed(self, why: str) -> Fed:
-        return Fed(self._published, self._next if self._there else None, self._sequence.num_orders, why)
+        return Fed(self._now.published, self._next if self._there else None, self._sequence.num_orders, why)
 
     def begin(self, closing_all: ExitStack) -> None:
         """Take note of what the topics are."""
@@ -185,6 +194,7 @@ class _Feeder:
                 if self._patience.over:
                     raise
                 log.warning("%s; reading the topic again to go on", error)
+                self._now.heart.beat()
                 self._stop.wait(RETRY_PAUSE)
 
     def _expected(self) -> list[int]:
@@ -194,18 +204,14 @@ class _Feeder:
         sequence_of = implied_orders(self._manifest)
         # What one that failed had on its way lies in the last WINDOW orders; twice that, where two of them failed.
         early = 2 * (WINDOW // partitions + 1)
+        found = []
         with closing(self._cluster.reader()) as reader:
-            return [
-                work_orders_end(
-                    reader,
-                    TopicPartition(self._topic, partition),
-                    self._manifest.stream_id,
-                    partitions,
-                    sequence_of,
-                    early,
-                )
-                for partition in range(partitions)
-            ]
+            for partition in range(partitions):
+                self._now.heart.beat()
+                topic_partition = TopicPartition(self._topic, partition)
+                stream_id = self._manifest.stream_id
+                found.append(work_orders_end(reader, topic_partition, stream_id, partitions, sequence_of, early))
+        return found
 
     def _publish(self, expected: list[int]) -> str:
         """Publish from the lowest expected sequence on.
@@ -219,7 +225,7 @@ class _Feeder:
         self._sent.clear()
         self._there = expected
         num_orders = self._sequence.num_orders
-        self._next = min(min(expected), num_orders)
+        self._next = self._now.next_sequence = min(min(expected), num_orders)
         # Orders are small: unlike soft targets they gain from going together.
         appender = self._cluster.appender(
             max_record_bytes=max(1 << 20, self._manifest.max_record_bytes), batch_bytes=batch_bytes(self._manifest)
@@ -249,6 +255,7 @@ class _Feeder:
     def _wait_for_credit(self, sequence: int) -> str:
         """Return when the order may be published; not empty: publish no more, for this reason."""
         while not self._stop.is_set():
+            self._now.heart.beat()
             self._guard.check()
             if self._followers is None or self._followers.allow(sequence):
                 return ""
@@ -260,6 +267,7 @@ class _Feeder:
                 self._patience = Deadline(RETRY_FOR)  # waiting for credit is no failure
                 self._show(waiting_for="credit")
                 self._stop.wait(REFRESH / 2)
+                self._now.credit_seconds += REFRESH / 2
         return "stopped"
 
     def _send(self, appender: Appender, sequence: int) -> None:
@@ -277,7 +285,10 @@ class _Feeder:
             BrokerUnavailable, DeliveryFailed: it was refused, or not acknowledged in time.
         """
         sequence, answer, deadline = self._sent[0]
+        begun = time.monotonic()
         wait([answer], timeout=0.5)
+        self._now.publishing_seconds += time.monotonic() - begun
+        self._now.heart.beat()
         if not answer.done():
             if deadline.over:
                 raise DeliveryFailed(f"order {sequence} was not acknowledged in {SEND_TIMEOUT:.0f} s")
@@ -286,17 +297,15 @@ class _Feeder:
         answer.result()
         while self._sent and self._sent[0][1].done() and self._sent[0][1].exception() is None:
             self._next = self._sent.popleft()[0] + 1
-            self._published += 1
+            self._now.published += 1
         while self._next < self._sequence.num_orders and self._is_there(self._next):
             self._next += 1
         self._patience = Deadline(RETRY_FOR)
         self._show(waiting_for=None)
 
     def _show(self, **fields: object) -> None:
-        fastest = self._followers.fastest if self._followers else None
-        self._progress.update(
-            order=self._next,
-            of=self._sequence.num_orders,
-            ahead=None if fastest is None else self._next - fastest,
-            **fields,
-        )
+        now = self._now
+        now.next_sequence = self._next
+        if self._followers is not None:
+            now.fastest, now.followed = self._followers.fastest, self._followers.num_followed
+        self._progress.update(order=self._next, of=now.orders, ahead=now.ahead, **fields)

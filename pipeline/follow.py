@@ -108,6 +108,11 @@ class Followers:
         return max((self._num_orders if p.pass_number else p.sequence for p in reports), default=0)
 
     @property
+    def num_followed(self) -> int:
+        """Runs that are there, or waited for."""
+        return len(self._runs)
+
+    @property
     def gone(self) -> str:
         """Why nobody is left to follow; empty while somebody is."""
         return "" if self._runs else self._why_gone

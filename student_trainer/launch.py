@@ -17,6 +17,7 @@ from schemas.records import ViewSpec
 from student_trainer.evaluate import evaluation_data
 from student_trainer.export import export_student, latency
 from student_trainer.learning.students import num_parameters
+from student_trainer.metrics import Training
 from student_trainer.preparation import first_samples
 from student_trainer.records import Progress
 from student_trainer.reporter import RunReporter
@@ -39,6 +40,7 @@ def launch(
     *,
     resume: bool = False,
     say: Callable[[str], object] | None = None,
+    training: Training | None = None,
 ) -> TrainResult:
     """Train a run in its locked folder and write its `report.json`.
 
@@ -47,10 +49,12 @@ def launch(
         progress: is given each line of metrics.
         resume: go on from the newest checkpoint.
         say: is told, in a line, what begins.
+        training: is told where the run stands, for others to look at.
 
     Raises:
         DistillogError: as `train`, and as the source that the run file names.
     """
+    training = training or Training(settings.train.batch_size)
     if settings.source == "stream":
         where = kafka()
         source = StreamSource(where, settings)
@@ -60,10 +64,11 @@ def launch(
         with RunReporter(
             cluster, source.stream, settings.name, names, lambda: source.starving, passes=passes
         ) as reporter:
-            result = train(settings, folder, source, reporter, progress, resume, say)
+            training.to = reporter
+            result = train(settings, folder, source, training, progress, resume, say)
         folder.write_report(_report(settings, result) | {"stream": source.statistics()})
     else:
-        result = train(settings, folder, DatasetSource(settings), None, progress, resume, say)
+        result = train(settings, folder, DatasetSource(settings), training, progress, resume, say)
         folder.write_report(_report(settings, result))
     return result
 

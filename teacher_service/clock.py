@@ -22,6 +22,8 @@ class Clock:
         """when the work in hand began; None while there is none"""
         self.smoothed = 0.0
         """seconds per order, exponentially smoothed"""
+        self.total = 0.0
+        """seconds spent on orders"""
         self._num_samples = 0
         """in hand"""
         self._lately = (0.0, 0.0)
@@ -45,6 +47,7 @@ class Clock:
         self.since = None
         self.measured(took, self._num_samples)
         if whole_order:
+            self.total += took
             self.smoothed = took if not self.smoothed else 0.9 * self.smoothed + 0.1 * took
 
     @property

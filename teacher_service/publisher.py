@@ -71,6 +71,8 @@ class Publisher:
         """why it has given up"""
         self.generation: int | None = None
         """of the producer in place; None while there is none"""
+        self.unacknowledged_seconds = 0.0
+        """from sending soft targets to their acknowledgement, over all orders"""
         self._connect = connect
         self._soft_targets = soft_targets
         self._dead_letters = dead_letters
@@ -248,7 +250,8 @@ class Publisher:
 
     def _finish(self, parcel: Parcel) -> None:
         chain = parcel.job.chain
-        self._sent.pop(chain, None)
+        if sent := self._sent.pop(chain, None):
+            self.unacknowledged_seconds += time.monotonic() - sent.since
         self._failed_in_a_row = 0
         if chain.acknowledged(parcel.job):
             self._published(parcel)

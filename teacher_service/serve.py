@@ -17,10 +17,11 @@ from pipeline.views.check import check_data
 from pipeline.views.fetch import Fetcher
 from schemas.errors import DataUnavailable, DistillogError, ManifestMismatch, TeacherRejected
 from schemas.records import Teacher
+from teacher_service.metrics import WorkerReport
 from teacher_service.models.checks import accuracy_notice, check_model
 from teacher_service.models.files import model_sha256, refuse_another
 from teacher_service.models.session import OnnxTeacher
-from teacher_service.worker import Worker, WorkerOptions, WorkerReport
+from teacher_service.worker import Worker, WorkerOptions
 
 log = logging.getLogger(__name__)
 

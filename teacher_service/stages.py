@@ -71,6 +71,8 @@ class Stages:
         self.failure: BaseException | None = None
         self.loading = Clock()
         self.inferring = Clock()
+        self.waited = 0.0
+        """seconds in which inference had nothing to do"""
         self._fetcher = fetcher
         self._model = model
         self._parcels = parcels
@@ -200,10 +202,13 @@ class Stages:
 
     def _infer_all(self) -> None:
         while not self._stop.is_set():
+            began = time.monotonic()
             try:
                 job, fetched = self._loaded.get(timeout=0.2)
             except queue.Empty:
                 continue
+            finally:
+                self.waited += time.monotonic() - began
             if job is None:
                 self._measure_model(fetched)
                 continue

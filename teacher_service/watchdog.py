@@ -9,12 +9,14 @@ a process that was frozen for less goes on when it wakes.
 from __future__ import annotations
 
 import faulthandler
+import math
 import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from types import TracebackType
 
+from pipeline.metrics import Heart
 from schemas.errors import WorkerHung
 from teacher_service.clock import Clock
 from teacher_service.stages import Stages
@@ -36,7 +38,9 @@ REARM_EVERY = 1.0
 class Watchdog:
     """Watches the stages; `check` is called by the polling thread, at least once a second."""
 
-    def __init__(self, stages: Stages) -> None:
+    def __init__(self, stages: Stages, heart: Heart | None = None) -> None:
+        """`heart` beats at each check, and rests while nothing is watched."""
+        self._heart = heart or Heart(math.inf)
         self._clocks = {"loading": stages.loading, "inference": stages.inferring}
         self._armed = 0.0
         self._hung = False
@@ -64,6 +68,7 @@ class Watchdog:
 
     def release(self) -> None:
         """Nothing is watched any more, unless the process is to end because of a hang."""
+        self._heart.rest()
         if not self._hung:
             faulthandler.cancel_dump_traceback_later()
 
@@ -74,6 +79,7 @@ class Watchdog:
             WorkerHung: a stage is busy with one order for longer than its deadline.
         """
         now = time.monotonic()
+        self._heart.beat()
         for stage, clock in self._clocks.items():
             since, deadline = clock.since, self._deadline(clock)
             if since is not None and now - since > deadline:

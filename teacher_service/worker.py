@@ -31,6 +31,7 @@ from teacher_service.apart.suspects import Suspects
 from teacher_service.leases.chain import Job, Parcel
 from teacher_service.leases.intake import Intake
 from teacher_service.leases.leases import Leases
+from teacher_service.metrics import Labelling, WorkerReport
 from teacher_service.models.session import OnnxTeacher
 from teacher_service.parcels import Parcels
 from teacher_service.publisher import Publisher
@@ -74,20 +75,6 @@ class WorkerOptions:
     """seconds for which a dataset that cannot be read is tried again"""
 
 
-@dataclass(slots=True)
-class WorkerReport:
-    """What a worker did."""
-
-    orders: int = 0
-    samples: int = 0
-    faults: int = 0
-    """rows that went to the dead letters"""
-    not_orders: int = 0
-    """records that went there whole"""
-    repetitions: int = 0
-    rebalances: int = 0
-
-
 class Worker:
     """One member of a teacher's consumer group."""
 
@@ -110,6 +97,7 @@ class Worker:
         """
         manifest = stream.manifest
         self.report = WorkerReport()
+        self.now = Labelling(self.report)
         self._cluster = cluster
         self._manifest = manifest
         self._teacher = model.teacher
@@ -146,6 +134,11 @@ class Worker:
             self._count,
         )
 
+    @property
+    def teacher(self) -> str:
+        """Name of the teacher for whom it works."""
+        return self._teacher.name
+
     def stop(self) -> None:
         """Finish the order in hand, commit, leave."""
         self._stop.set()
@@ -166,8 +159,9 @@ class Worker:
         return self.report
 
     def _run(self) -> None:
-        watchdog = Watchdog(self._stages)
+        watchdog = Watchdog(self._stages, self.now.heart)
         with ExitStack() as closing:
+            closing.callback(self.now.end)
             closing.callback(watchdog.release)
             guard = TopicGuard(
                 self._cluster,
@@ -253,6 +247,7 @@ class Worker:
             if time.monotonic() - shown >= 1.0:
                 shown = time.monotonic()
                 self.report.repetitions = intake.repetitions
+                self.now.look(leases, self._stages, self._publisher)
                 self._progress(self.report, len(leases.chains))
                 if not self._options.until_idle or intake.waiting or not self._is_idle(leases):
                     idle = Deadline(IDLE_SECONDS)

@@ -7,6 +7,7 @@ import threading
 
 import click
 
+from pipeline.cli.metrics_options import metrics_endpoint, metrics_option
 from pipeline.cli.options import Seconds, json_option, kafka_settings, print_json, quiet_option
 
 _LEAD = re.compile(r"[0-9]{1,18}")
@@ -45,6 +46,7 @@ def _lead(ctx: click.Context, param: click.Parameter, value: str | None) -> tupl
     show_default=True,
     help="Seconds to wait for a run that has not reported yet.",
 )
+@metrics_option
 @quiet_option
 @json_option
 def feed(
@@ -53,6 +55,7 @@ def feed(
     lead: tuple[int, int] | None,
     follow_timeout: float,
     appear_timeout: float,
+    metrics_port: tuple[str, int] | None,
     quiet: bool,
     as_json: bool,
 ) -> None:
@@ -61,25 +64,31 @@ def feed(
     Without --follow all of them are published. Ends when all are fed or no followed run is left.
     """
     from pipeline import feed as feeder
+    from pipeline.feed_metrics import METRICS, Feeding
     from pipeline.kafka.cluster import KafkaCluster
     from pipeline.progress import Progress
+    from pipeline.sequence import Sequence
     from pipeline.stop_signals import on_stop
     from pipeline.streams import open_stream
 
-    settings = kafka_settings()
-    opened = open_stream(settings, stream)
     stop = threading.Event()
-    with on_stop(stop.set), Progress(title=f"feed {stream}", quiet=quiet) as progress:
-        fed = feeder.feed(
-            KafkaCluster(settings, stop.is_set),
-            opened,
-            follow,
-            lead,
-            progress,
-            stop,
-            follow_timeout=follow_timeout,
-            appear_timeout=appear_timeout,
-        )
+    with metrics_endpoint(metrics_port, "feed", quiet) as show_metrics:
+        settings = kafka_settings()
+        opened = open_stream(settings, stream)
+        feeding = Feeding(Sequence.of(opened.manifest).num_orders)
+        show_metrics(METRICS, feeding, {"stream": stream})
+        with on_stop(stop.set), Progress(title=f"feed {stream}", quiet=quiet) as progress:
+            fed = feeder.feed(
+                KafkaCluster(settings, stop.is_set),
+                opened,
+                follow,
+                lead,
+                progress,
+                stop,
+                follow_timeout=follow_timeout,
+                appear_timeout=appear_timeout,
+                feeding=feeding,
+            )
     if as_json:
         print_json({"published": fed.published, "next": fed.next_sequence, "orders": fed.total, "why": fed.why})
     else:

@@ -7,6 +7,7 @@ from pathlib import Path
 import click
 
 from pipeline.cli.labelling import DATA_RETRY, DATASET, MODEL, PROVIDER, TEACHER, UNTIL_IDLE
+from pipeline.cli.metrics_options import metrics_endpoint, metrics_option
 from pipeline.cli.options import STREAM, Seconds, kafka_settings, quiet_option
 from pipeline.limits import MAX_SESSION_SECONDS, MAX_THREADS, MAX_WORKERS
 
@@ -44,6 +45,7 @@ from pipeline.limits import MAX_SESSION_SECONDS, MAX_THREADS, MAX_WORKERS
 )
 @DATA_RETRY
 @UNTIL_IDLE
+@metrics_option
 @quiet_option
 def fleet(
     stream: str,
@@ -60,6 +62,7 @@ def fleet(
     session_timeout: float,
     data_retry: float,
     until_idle: bool,
+    metrics_port: tuple[str, int] | None,
     quiet: bool,
 ) -> None:
     """Keep as many `distillog teach` workers of MODEL on this machine as STREAM needs, and replace those that die.
@@ -71,6 +74,7 @@ def fleet(
 
     from pipeline.progress import Progress
     from pipeline.stop_signals import on_stop
+    from teacher_service.fleet.metrics import METRICS
     from teacher_service.fleet.supervisor import Fleet, FleetOptions
 
     options = FleetOptions(
@@ -89,13 +93,19 @@ def fleet(
     )
     if name:
         options = replace(options, name=name)
-    settings = kafka_settings()
-    with Progress(title=f"fleet {stream}", quiet=quiet) as progress:
+    with (
+        metrics_endpoint(metrics_port, "fleet", quiet) as show_metrics,
+        Progress(title=f"fleet {stream}", quiet=quiet) as progress,
+    ):
+        settings = kafka_settings()
         relay = (lambda line: click.echo(line, err=True)) if quiet else progress.message
         supervisor = Fleet(settings, stream, model, options, progress, relay, _main_options(settings.bootstrap_servers))
+        labels = {"stream": stream, "teacher": supervisor.teacher}
+        show_metrics(METRICS, supervisor.now, labels | ({"run": follow} if follow else {}))
         with on_stop(supervisor.stop):
             supervisor.run()
-        progress.message(f"workers started: {supervisor.started}, in the place of one that died: {supervisor.replaced}")
+        now = supervisor.now
+        progress.message(f"workers started: {now.started}, in the place of one that died: {now.replaced}")
 
 
 def _names(gpus: str | None) -> tuple[str, ...]:

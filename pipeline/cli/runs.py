@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from pipeline.cli.metrics_options import Show, metrics_endpoint, metrics_option
 from pipeline.cli.model_options import model_options
 from pipeline.cli.options import (
     confirm,
@@ -49,8 +50,15 @@ def runs() -> None:
 @click.argument("run_file", type=click.Path(dir_okay=False, path_type=Path))
 @click.option("--set", "assignments", metavar="NAME=VALUE", multiple=True, help="Override a setting: train.steps=100.")
 @FOLDER
+@metrics_option
 @quiet_option
-def start(run_file: Path, assignments: tuple[str, ...], folder: Path, quiet: bool) -> None:
+def start(
+    run_file: Path,
+    assignments: tuple[str, ...],
+    folder: Path,
+    metrics_port: tuple[str, int] | None,
+    quiet: bool,
+) -> None:
     """Train the student that RUN_FILE (TOML) describes."""
     from student_trainer.run.edits import origin_of
     from student_trainer.run.folder import RunFolder
@@ -58,24 +66,30 @@ def start(run_file: Path, assignments: tuple[str, ...], folder: Path, quiet: boo
 
     settings = load_run(run_file, assignments)
     origin, settings = origin_of(run_file, assignments, settings), settings.placed()
-    with RunFolder.create(folder / settings.name, settings, origin) as run:
-        _train(settings, run, quiet, resume=False)
+    with (
+        metrics_endpoint(metrics_port, "run", quiet) as show_metrics,
+        RunFolder.create(folder / settings.name, settings, origin) as run,
+    ):
+        _train(settings, run, show_metrics, quiet, resume=False)
 
 
 @runs.command()
 @NAME
 @click.option("--set", "assignments", metavar="NAME=VALUE", multiple=True, help="Override a setting: train.steps=100.")
 @FOLDER
+@metrics_option
 @quiet_option
-def resume(name: str, assignments: tuple[str, ...], folder: Path, quiet: bool) -> None:
+def resume(
+    name: str, assignments: tuple[str, ...], folder: Path, metrics_port: tuple[str, int] | None, quiet: bool
+) -> None:
     """Go on with run NAME from its newest checkpoint."""
     from student_trainer.run.edits import resumed_settings
     from student_trainer.run.folder import RunFolder
 
     _refuse_run_file(name)
     settings = resumed_settings(folder / name, assignments)
-    with RunFolder.open(folder / name) as run:
-        _train(settings, run, quiet, resume=True)
+    with metrics_endpoint(metrics_port, "run", quiet) as show_metrics, RunFolder.open(folder / name) as run:
+        _train(settings, run, show_metrics, quiet, resume=True)
 
 
 def _refuse_run_file(name: str) -> None:
@@ -90,13 +104,18 @@ def _refuse_run_file(name: str) -> None:
         )
 
 
-def _train(settings: RunSettings, run: RunFolder, quiet: bool, *, resume: bool) -> None:
+def _train(settings: RunSettings, run: RunFolder, show_metrics: Show, quiet: bool, *, resume: bool) -> None:
     from pipeline.progress import Progress
     from student_trainer.launch import launch
+    from student_trainer.metrics import METRICS, Training
 
+    training = Training(settings.train.batch_size)
+    labels = {"run": settings.name} | ({"stream": settings.data.stream} if settings.source == "stream" else {})
+    show_metrics(METRICS, training, labels)
     with Progress(title=f"run {settings.name}", quiet=quiet) as progress:
 
         def show(line: dict[str, Any]) -> None:
+            training.wrote(line)
             if "evaluation" in line:
                 progress.message(f"step {line['step']}: {_scores(line['evaluation'])}")
                 return
@@ -111,7 +130,7 @@ def _train(settings: RunSettings, run: RunFolder, quiet: bool, *, resume: bool) 
         def say(text: str) -> None:
             progress.message(f"{run.path}: {text}")
 
-        result = launch(settings, run, kafka_settings, show, resume=resume, say=say)
+        result = launch(settings, run, kafka_settings, show, resume=resume, say=say, training=training)
     click.echo(_conclusion(run.path, result))
 
 

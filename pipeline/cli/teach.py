@@ -8,6 +8,7 @@ import click
 
 from pipeline.cli import SUPERVISED
 from pipeline.cli.labelling import DATA_RETRY, DATASET, MODEL, PROVIDER, TEACHER, UNTIL_IDLE
+from pipeline.cli.metrics_options import metrics_endpoint, metrics_option
 from pipeline.cli.options import STREAM, Seconds, kafka_settings, quiet_option
 from pipeline.limits import MAX_SESSION_SECONDS, MAX_THREADS
 
@@ -36,6 +37,7 @@ from pipeline.limits import MAX_SESSION_SECONDS, MAX_THREADS
 @DATA_RETRY
 @UNTIL_IDLE
 @click.option("--supervised", is_flag=True, help="No figures, and an exit code that says whether to try again.")
+@metrics_option
 @quiet_option
 def teach(
     stream: str,
@@ -49,6 +51,7 @@ def teach(
     data_retry: float,
     until_idle: bool,
     supervised: bool,
+    metrics_port: tuple[str, int] | None,
     quiet: bool,
 ) -> None:
     """Label the work orders of STREAM with MODEL, an ONNX file that was added to it as a teacher.
@@ -63,15 +66,19 @@ def teach(
     from pipeline.progress import Progress, Rate
     from pipeline.stop_signals import on_stop
     from schemas.names import check_label
+    from teacher_service.metrics import METRICS, WorkerReport
     from teacher_service.serve import TeachOptions, prepare_worker
-    from teacher_service.worker import WorkerOptions, WorkerReport
+    from teacher_service.worker import WorkerOptions
 
     click.get_current_context().meta[SUPERVISED] = supervised
     behaviour = WorkerOptions(session_timeout=session_timeout, until_idle=until_idle, data_retry=data_retry)
     if worker:
         behaviour = replace(behaviour, name=check_label("worker", worker))
     after = math.inf if supervised else 0.0
-    with Progress(title=f"teach {stream}", quiet=quiet, after=after) as progress:
+    with (
+        metrics_endpoint(metrics_port, "teach", quiet) as show_metrics,
+        Progress(title=f"teach {stream}", quiet=quiet, after=after) as progress,
+    ):
         rate = Rate()
 
         def show(report: WorkerReport, partitions: int) -> None:
@@ -91,6 +98,7 @@ def teach(
             progress.message,
             show,
         )
+        show_metrics(METRICS, loop.now, {"stream": stream, "teacher": loop.teacher})
         began, rate = time.monotonic(), Rate()
         with on_stop(loop.stop, hangup=supervised):
             report = loop.run()

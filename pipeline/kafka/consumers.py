@@ -56,6 +56,11 @@ class _Positioned:
         state = self._consumer._subscription.assignment.get(partition)
         return None if state is None or state.position is None else int(state.position.offset)
 
+    def known_end(self, partition: TopicPartition) -> int | None:
+        """Offset behind its last record; see `Positioned`."""
+        state = self._consumer._subscription.assignment.get(partition)
+        return None if state is None else state.highwater
+
     def poll(self, timeout: float) -> Polled:
         """Return records that follow the positions; see `Positioned`."""
         with kafka_errors("reading", self._settings), needing(*self._reading):

@@ -129,6 +129,9 @@ class Positioned(Protocol):
     def position(self, partition: TopicPartition) -> int | None:
         """The offset that is read next, behind whatever is never handed out, too; None if not known yet."""
 
+    def known_end(self, partition: TopicPartition) -> int | None:
+        """Offset behind its last record, as the last poll that heard of it told; None if none did. Asks nobody."""
+
     def poll(self, timeout: float) -> Polled:
         """Return records that follow the positions, after `timeout` seconds at most; nothing is no end of the log.
 

@@ -24,6 +24,7 @@ from pipeline.streams import open_stream
 from schemas.errors import ConfigError, DistillogError
 from schemas.names import check_label
 from schemas.records import Teacher
+from teacher_service.fleet.metrics import Supervising
 from teacher_service.fleet.places import Place, find_places
 from teacher_service.fleet.readings import Figures, Watch, size_reading
 from teacher_service.fleet.size import FleetSize, Patience
@@ -140,9 +141,12 @@ class Fleet:
         self._worked = False
         self._missed_run = False
         self._idle = False
-        self.started = 0
-        """workers, in all"""
-        self.replaced = 0
+        self.now = Supervising()
+
+    @property
+    def teacher(self) -> str:
+        """Name of the teacher whose workers they are."""
+        return self._teacher.name
 
     def stop(self) -> None:
         """Let all workers finish the order in hand and leave, then end."""
@@ -166,14 +170,16 @@ class Fleet:
                     return
                 self._resize()
                 self._staff()
+                self._note()
                 self._stop.wait(TICK)
         finally:
             self._drain()
             self._watch.close()
             self._admin.close()
+            self.now.end()
 
     def _launch(self, name: str, place: Place) -> HeardProcess:
-        self.started += 1
+        self.now.started += 1
         process = HeardProcess(
             name,
             [*self._command, "--worker", name, "--threads", str(place.threads)],
@@ -203,7 +209,7 @@ class Fleet:
             else:
                 labelled = self._figures.teacher.labelled if self._figures else 0
                 how = slot.again(ended, now, self._worked, joined, labelled)
-                self.replaced += 1
+                self.now.replaced += 1
                 self._progress.message(f"{slot.name} {how}")
         self._hear()
 
@@ -290,7 +296,17 @@ class Fleet:
             slot.dismiss(time.monotonic())
         while any(slot.process is not None for slot in self._slots):
             self._look()
+            self._note()
             time.sleep(TICK)
+
+    def _note(self) -> None:
+        """Take down how things stand."""
+        now = self.now
+        now.heart.beat()
+        running = [slot for slot in self._slots if slot.process is not None]
+        now.running, now.wanted = len(running), sum(slot.wanted for slot in self._slots)
+        now.joined = sum(slot.ready_at is not None for slot in running)
+        now.figures, now.pace = self._figures, self._size.pace if self._options.run else None
 
     def _show(self, figures: Figures) -> None:
         running = sum(slot.process is not None for slot in self._slots)

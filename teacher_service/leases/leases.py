@@ -84,6 +84,12 @@ class Leases:
         return sum(chain.in_hand for chain in list(self.chains.values()))
 
     @property
+    def lag(self) -> int:
+        """Work orders of these partitions that are not acknowledged, as far as the last polls told."""
+        ends = {number: self._member.known_end(TopicPartition(self._orders, number)) for number in self.chains}
+        return sum(max(0, (ends[number] or 0) - chain.done.offset) for number, chain in self.chains.items())
+
+    @property
     def member_id(self) -> str | None:
         """Of the member whose chains are those of its partitions; None while it is none."""
         return self._membership.member_id if self._in_place and self._membership else None

@@ -210,6 +210,22 @@ def test_reading_begins_where_it_was_told_to(ground: Ground, topic: str, reader:
     assert values(read(reader, at, 1)) == [b"d"]
 
 
+def test_the_end_of_a_log_is_known_from_polls_alone(ground: Ground, topic: str, reader: Reader) -> None:
+    write(ground, topic, b"a", b"b", b"c")
+    at, other = TopicPartition(topic, 0), TopicPartition(topic, 1)
+    reader.assign([at])
+    reader.seek(at, 1)
+    assert reader.known_end(at) is None
+    read(reader, at, 2)
+    assert reader.known_end(at) == 3
+    write(ground, topic, b"d")
+    assert reader.known_end(at) == 3
+    read(reader, at, 1)
+    assert (reader.known_end(at), reader.known_end(other)) == (4, None)
+    reader.assign([other])
+    assert reader.known_end(at) is None
+
+
 def test_what_is_not_assigned_cannot_be_sought_and_has_no_position(ground: Ground, topic: str, reader: Reader) -> None:
     first, second = TopicPartition(topic, 0), TopicPartition(topic, 1)
     reader.assign([first])

@@ -309,6 +309,8 @@ class _Positioned:
         self._cluster = cluster
         self._positions: dict[TopicPartition, int | None] = {}
         """of what is assigned"""
+        self._ends: dict[TopicPartition, int] = {}
+        """as the last poll found them"""
         self._paused: set[TopicPartition] = set()
         self._closed = False
 
@@ -327,6 +329,10 @@ class _Positioned:
     def position(self, partition: TopicPartition) -> int | None:
         """The offset that is read next."""
         return self._positions.get(partition)
+
+    def known_end(self, partition: TopicPartition) -> int | None:
+        """Offset behind its last record."""
+        return self._ends.get(partition) if partition in self._positions else None
 
     def poll(self, timeout: float) -> dict[TopicPartition, list[MemoryRecord]]:
         """Return records that follow the positions."""
@@ -361,6 +367,7 @@ class _Positioned:
             if not log.begin <= position <= log.end:
                 where = f"{partition.topic}/{partition.partition}@{position}"
                 raise PositionOutOfRange(f"no such offset in the log (any more): {where}")
+            self._ends[partition] = log.end
             if records := log.records[position - log.begin :][: self._cluster.max_poll_records]:
                 found[partition] = records
         for partition, records in found.items():

@@ -21,9 +21,10 @@ from pipeline.status import lag
 from pipeline.streams import Stream
 from schemas.errors import WorkerHung
 from teacher_service import watchdog
+from teacher_service.metrics import WorkerReport
 from teacher_service.models.session import Inputs, OnnxTeacher
 from teacher_service.shares import asking
-from teacher_service.worker import Worker, WorkerOptions, WorkerReport
+from teacher_service.worker import Worker, WorkerOptions
 
 pytestmark = pytest.mark.kafka
 

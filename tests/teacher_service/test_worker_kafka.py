@@ -40,10 +40,11 @@ from pipeline.streams import Stream
 from schemas.codecs import Dense
 from schemas.errors import BadSamples, ManifestMismatch, SequenceGap, TeacherRejected
 from schemas.records import SoftTargets, WorkOrder
+from teacher_service.metrics import WorkerReport
 from teacher_service.models.declared import Scaling
 from teacher_service.models.session import OnnxTeacher
 from teacher_service.serve import TeachOptions, prepare_worker
-from teacher_service.worker import Worker, WorkerOptions, WorkerReport
+from teacher_service.worker import Worker, WorkerOptions
 
 pytestmark = pytest.mark.kafka
 
