@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import re
+import subprocess
+import sys
+import threading
 import tomllib
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -51,6 +55,37 @@ def test_what_may_fail_by_accident_is_started_again_and_not_for_ever() -> None:
 
 def test_kafka_does_not_drown_what_the_others_say() -> None:
     assert [name for name in SERVICES if SERVICES[name].get("attach") is False] == ["kafka"]
+
+
+def test_whoever_works_for_long_is_asked_for_its_health_inside_of_its_container() -> None:
+    assert [name for name in OURS if "healthcheck" in SERVICES[name]] == ["feed", "teacher", "student"]
+    for name in ("feed", "teacher", "student"):
+        known = {key: value for key, value in SERVICES[name]["environment"].items() if key.endswith("_METRICS_PORT")}
+        assert set(known.values()) == {9400}
+
+
+@pytest.mark.parametrize(("status", "code"), [(200, 0), (503, 1), (None, 1)])
+def test_the_health_check_succeeds_only_where_a_loop_goes_round(status: int | None, code: int) -> None:
+    _, _, _, program = SERVICES["teacher"]["healthcheck"]["test"]
+
+    class Answers(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            self.send_response(status if self.path == "/livez" else 404)
+            self.end_headers()
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Answers) as server:
+        program = program.replace("9400", str(server.server_port))
+        if status:
+            threading.Thread(target=server.serve_forever, daemon=True).start()
+        else:
+            server.socket.close()
+        checked = subprocess.run([sys.executable, "-c", program], capture_output=True, timeout=30)
+        if status:
+            server.shutdown()
+    assert checked.returncode == code
 
 
 def test_the_large_layers_do_not_depend_on_the_user_whose_number_an_image_has() -> None:

@@ -12,6 +12,7 @@ import click
 import pytest
 from support.kustomize import build, pod_templates
 
+from pipeline import metrics_server
 from pipeline.cli import main
 from pipeline.names import work_orders_topic
 from schemas.names import check_label, check_name
@@ -110,11 +111,37 @@ def test_the_environment_reaches_the_commands(monkeypatch: pytest.MonkeyPatch) -
 
 
 @pytest.mark.parametrize("kind", ["cpu", "gpu"])
-def test_a_worker_is_given_longer_than_its_longest_order_and_no_probe_ends_it(kind: str) -> None:
+def test_a_worker_is_given_longer_than_its_longest_order(kind: str) -> None:
     pod = PODS[f"Deployment/teacher-{kind}"]
     longest = watchdog.FIRST_DEADLINE + watchdog.LEAVE
     assert pod["terminationGracePeriodSeconds"] > longest
-    assert not {"livenessProbe", "startupProbe"} & set(pod["containers"][0])
+
+
+SERVING = [name for name in PODS if name != "Job/topics"]
+
+
+@pytest.mark.parametrize("name", SERVING)
+def test_probes_ask_the_port_that_the_pods_commands_serve(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    (container,) = PODS[name]["containers"]
+    (port,) = container["ports"]
+    probes = {key: container[key] for key in container if key.endswith("Probe")}
+    wanted = {"livenessProbe": "/livez"} | ({"readinessProbe": "/readyz"} if "teacher" in name else {})
+    assert {key: probe["httpGet"] for key, probe in probes.items()} == {
+        key: {"path": path, "port": port["name"]} for key, path in wanted.items()
+    }
+    for key, value in environment(PODS[name]).items():
+        monkeypatch.setenv(key, value)
+    assert [parsed(line)["metrics_port"] for line in command_lines(PODS[name])] == [
+        ("0.0.0.0", port["containerPort"]) for _ in command_lines(PODS[name])
+    ]
+
+
+@pytest.mark.parametrize("name", SERVING)
+def test_a_probe_ends_only_what_has_been_silent_for_minutes(name: str) -> None:
+    (container,) = PODS[name]["containers"]
+    probe = container["livenessProbe"]
+    assert probe["periodSeconds"] * probe["failureThreshold"] >= 180
+    assert probe["timeoutSeconds"] > metrics_server.DEADLINE
 
 
 def test_both_kinds_of_workers_differ_only_in_what_they_run_on() -> None:
