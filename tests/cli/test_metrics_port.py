@@ -80,7 +80,7 @@ def test_a_worker_that_leaves_says_so_while_it_is_still_there(
     (steering / "hold").touch()
     publish(distillog.settings, stream, range(4))
     eventually((steering / "held").exists, 60, "an order in hand")
-    eventually(lambda: asked.values().get("teach_orders_in_hand", 0) > 0, 10, "an order in hand")
+    eventually(lambda: shows(asked, teach_orders_in_hand=4, teach_lag_orders=4, teach_partitions=4), 10, "a lag")
     worker.terminate()
     assert asked.answers("/livez")
     (steering / "held").unlink()

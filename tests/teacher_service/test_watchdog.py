@@ -12,6 +12,7 @@ import pytest
 from support.models import classifier
 from support.streams import fetcher, teacher_record
 
+from pipeline.metrics import Heart
 from schemas.errors import WorkerHung
 from teacher_service import watchdog as watchdog_module
 from teacher_service.models.session import OnnxTeacher
@@ -39,6 +40,21 @@ def test_an_idle_stage_never_hangs_and_a_busy_one_does_at_ten_times_its_usual_ti
     with pytest.raises(WorkerHung, match=r"inference of one order takes longer than 50 s"):
         dog.check()
     dog.release()
+
+
+def test_the_heart_beats_while_a_worker_is_watched_and_rests_while_it_is_not(stages: Stages) -> None:
+    heart = Heart(0.05)
+    dog = Watchdog(stages, heart)
+    dog.check()
+    assert heart.silent > 0
+    with dog.disarmed():  # reading a log to its end
+        time.sleep(0.1)
+        assert (heart.silent, heart.alive) == (0.0, True)
+    dog.check()
+    time.sleep(0.1)
+    assert not heart.alive
+    dog.release()
+    assert heart.alive
 
 
 def test_a_first_order_may_take_minutes(stages: Stages) -> None:
