@@ -15,18 +15,18 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol, Self
 
 import numpy as np
 import numpy.typing as npt
 
-from schemas.columns import Array, Columns, FloatArray
+from schemas.columns import Array, Columns, FloatArray, IntArray
 from schemas.errors import ConfigError, EncodeError
 from schemas.finite import all_finite, bad_rows, to_float16
 from schemas.names import did_you_mean
 from schemas.topk import TopK, bytes_per_row, check_topk, decode_topk, encode_topk
 
-__all__ = ["CODECS", "Codec", "CodecSpec", "Dense", "TopK", "encode_values", "storable"]
+__all__ = ["CODECS", "Codec", "CodecSpec", "Dense", "SoftRows", "TopK", "encode_values", "storable"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,6 +82,21 @@ class CodecSpec:
         return f"topk:k={self.k},temperatures={'|'.join(repr(float(t)).removesuffix('.0') for t in self.temperatures)}"
 
 
+class SoftRows(Protocol):
+    """M rows of a teacher's output as `Codec.decode` gives them; whoever hands them on knows no more of them."""
+
+    @property
+    def columns(self) -> Columns:
+        """Name -> array whose first dimension is M; equal names in an equal order for all rows of a stream."""
+
+    @property
+    def temperatures(self) -> tuple[float, ...] | None:
+        """The temperatures at which they can be softened, rising; None: any."""
+
+    def take(self, rows: IntArray) -> Self:
+        """Return the rows at [K] places."""
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class Dense:
     """All of a teacher's outputs."""
@@ -90,6 +105,19 @@ class Dense:
     """[M, C] float32, or float16 with each row's maximum at 0, as stored: a read-only view of the record's bytes.
     Widening it is left to whoever computes with it: PyTorch does it twenty times as fast as NumPy, and on a GPU half
     the bytes cross the bus."""
+
+    @property
+    def columns(self) -> Columns:
+        """The logits."""
+        return {"logits": self.logits}
+
+    @property
+    def temperatures(self) -> None:
+        """All classes are there: any temperature will do."""
+
+    def take(self, rows: IntArray) -> Dense:
+        """Return the rows at [K] places."""
+        return Dense(self.logits[rows])
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -100,8 +128,8 @@ class Codec:
     """([M, C] float32, spec) -> columns; values that do not fit raise EncodeError."""
     check: Callable[[Columns, int, int], None]
     """(columns, num_classes, num_rows): raises ValueError where `decode` could not be trusted with the columns."""
-    decode: Callable[[Columns, int], Dense | TopK]
-    """(columns, num_classes) -> values."""
+    decode: Callable[[Columns, int], SoftRows]
+    """(columns, num_classes) -> rows."""
     bytes_per_row: Callable[[CodecSpec, int], int]
     """(spec, num_classes) -> bytes of one row on the wire, without headers."""
 

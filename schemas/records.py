@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import Any, Self
 
 from schemas.avro import NEWEST, REGISTRY, Datum
-from schemas.codecs import CODECS, CodecSpec, Dense, TopK, encode_values
+from schemas.codecs import CODECS, CodecSpec, SoftRows, encode_values
 from schemas.columns import (
     Columns,
     FloatArray,
@@ -86,7 +86,7 @@ class Output:
         columns = encode_values(values, spec)
         return cls(name, spec.name, values.shape[1], columns)
 
-    def values(self) -> Dense | TopK:
+    def values(self) -> SoftRows:
         """Return the M rows, decoded; arrays may be read-only views of the record's bytes."""
         return CODECS[self.codec].decode(self.columns, self.num_classes)
 

@@ -35,6 +35,24 @@ class TopK:
     """Temperature -> [M] float32: log of the teacher's exact mass outside the k; -inf where k == C."""
     num_classes: int
 
+    @property
+    def columns(self) -> Columns:
+        """Classes, log-probabilities, and a tail for each temperature, rising."""
+        columns: Columns = {"indices": self.indices, "log_probs": self.log_probs}
+        for temperature in self.temperatures:
+            columns[_TAIL + repr(float(temperature))] = self.log_tails[temperature]
+        return columns
+
+    @property
+    def temperatures(self) -> tuple[float, ...]:
+        """Those of the tails, rising."""
+        return tuple(sorted(self.log_tails))
+
+    def take(self, rows: IntArray) -> TopK:
+        """Return the rows at [K] places."""
+        tails = {temperature: tail[rows] for temperature, tail in self.log_tails.items()}
+        return TopK(self.indices[rows], self.log_probs[rows], tails, self.num_classes)
+
     def log_probs_at(self, temperature: float) -> FloatArray:
         """Return [M, k] float32: log p at T = `temperature`, which must be declared (else ConfigError).
 

@@ -15,8 +15,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from schemas.codecs import Dense, TopK
-from student_trainer.learning.losses import DenseTarget, Target, TopKTarget
+from student_trainer.learning.targets import Target, target_of
 from student_trainer.sources.base import Cursor, ReadyOrder
 
 
@@ -111,10 +110,7 @@ def _columns(order: ReadyOrder) -> list[NDArray[Any]]:
     """All arrays of an order, in a fixed sequence: sample IDs, labels, inputs, then each teacher's."""
     columns: list[NDArray[Any]] = [order.sample_ids, order.labels, *order.inputs.values()]
     for target in order.targets:
-        if isinstance(target, Dense):
-            columns.append(target.logits)
-        else:
-            columns += [target.indices, target.log_probs, *target.log_tails.values()]
+        columns += target.columns.values()
     return columns
 
 
@@ -134,12 +130,5 @@ def _batch(order: ReadyOrder, buffers: list[_Rows], cuts: list[Cut]) -> Batch:
     tensors = iter([rows.tensor for rows in buffers])
     sample_ids, labels = next(tensors), next(tensors)
     inputs = {field: next(tensors) for field in order.inputs}
-    targets: list[Target] = []
-    for target in order.targets:
-        if isinstance(target, TopK):
-            indices, log_probs = next(tensors), next(tensors)
-            tails = {temperature: next(tensors) for temperature in target.log_tails}
-            targets.append(TopKTarget(indices, log_probs, tails, target.num_classes))
-        else:
-            targets.append(DenseTarget(next(tensors)))
+    targets = [target_of(each, {name: next(tensors) for name in each.columns}) for each in order.targets]
     return Batch(sample_ids, inputs, labels, tuple(targets), tuple(cuts))

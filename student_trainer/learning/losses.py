@@ -10,80 +10,21 @@ from __future__ import annotations
 
 import functools
 import inspect
-import math
 from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-import torch
 from torch import Tensor
 from torch.nn import functional
 
 from pipeline.user_code import said
 from schemas.errors import ConfigError, DistillogError
+from student_trainer.learning.targets import Target, times_log
 from student_trainer.run.choices import choose
 from student_trainer.run.toml_tables import unknown
 
 if TYPE_CHECKING:
     from student_trainer.run.settings import RunSettings
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class DenseTarget:
-    """A teacher's logits for a batch."""
-
-    logits: Tensor
-    """[B, C] float32 for a loss; as stored, perhaps float16, until `total_loss` widens them."""
-
-    def to(self, device: torch.device) -> DenseTarget:
-        """Return it on a device, as narrow as it is; copies from pinned memory do not wait."""
-        return DenseTarget(self.logits.to(device, non_blocking=True))
-
-    def widened(self) -> DenseTarget:
-        """Return it in float32."""
-        return DenseTarget(self.logits.float())
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class TopKTarget:
-    """A teacher's k likeliest classes for a batch, and the exact mass of all others."""
-
-    indices: Tensor
-    """[B, k] int64, by descending probability."""
-    log_probs: Tensor
-    """[B, k] float32, log p at T = 1."""
-    log_tails: dict[float, Tensor]
-    """Declared T -> [B] float32 log of the teacher's mass outside the k; -inf where that is 0."""
-    num_classes: int
-
-    def to(self, device: torch.device) -> TopKTarget:
-        """Return it on a device; copies from pinned memory do not wait."""
-        tails = {temperature: tail.to(device, non_blocking=True) for temperature, tail in self.log_tails.items()}
-        indices, log_probs = (each.to(device, non_blocking=True) for each in (self.indices, self.log_probs))
-        return TopKTarget(indices, log_probs, tails, self.num_classes)
-
-    def widened(self) -> TopKTarget:
-        """Return it in float32."""
-        tails = {temperature: tail.float() for temperature, tail in self.log_tails.items()}
-        return TopKTarget(self.indices, self.log_probs.float(), tails, self.num_classes)
-
-    def log_probs_at(self, temperature: float) -> Tensor:
-        """Return [B, k] float32 log probabilities at T: the kept ones share exactly what the tail leaves."""
-        if temperature not in self.log_tails:
-            declared = ", ".join(str(each) for each in sorted(self.log_tails))
-            raise ConfigError(f"temperature {temperature} has no stored tail mass; the stream declares {declared}")
-        softened = self.log_probs / temperature
-        kept_mass = torch.log(-torch.expm1(self.log_tails[temperature]))[:, None]
-        return softened - torch.logsumexp(softened, dim=1, keepdim=True) + kept_mass
-
-
-Target = DenseTarget | TopKTarget
-
-
-def _times_log(probability: Tensor, log_ratio: Tensor) -> Tensor:
-    """p * x, and 0 (with gradient 0) where p is 0, whatever x is there."""
-    positive = probability > 0
-    return torch.where(positive, probability * torch.where(positive, log_ratio, 0.0), 0.0)
 
 
 def forward_kl(logits: Tensor, target: Target | None, labels: Tensor, temperature: float) -> Tensor:
@@ -94,25 +35,15 @@ def forward_kl(logits: Tensor, target: Target | None, labels: Tensor, temperatur
     equal to it where k = C. Ignores the labels.
     """
     assert target is not None
-    student = functional.log_softmax(logits / temperature, dim=1)
-    if isinstance(target, DenseTarget):
-        teacher = functional.log_softmax(target.logits / temperature, dim=1)
-        return temperature**2 * _times_log(teacher.exp(), teacher - student).sum(dim=1)
-    teacher = target.log_probs_at(temperature)
-    kept = _times_log(teacher.exp(), teacher - student.gather(1, target.indices)).sum(dim=1)
-    if target.indices.shape[1] == target.num_classes:
-        return temperature**2 * kept
-    teacher_tail = target.log_tails[temperature]
-    student_tail = torch.logsumexp(student.scatter(1, target.indices, -math.inf), dim=1)
-    return temperature**2 * (kept + _times_log(teacher_tail.exp(), teacher_tail - student_tail))
+    return temperature**2 * target.divergence(functional.log_softmax(logits / temperature, dim=1), temperature)
 
 
 def reverse_kl(logits: Tensor, target: Target | None, labels: Tensor, temperature: float) -> Tensor:
     """T^2 * KL(p_s || p_t), natural log, summed over classes: it seeks the teacher's modes. Ignores the labels."""
-    assert isinstance(target, DenseTarget)
+    assert target is not None
     student = functional.log_softmax(logits / temperature, dim=1)
     teacher = functional.log_softmax(target.logits / temperature, dim=1)
-    return temperature**2 * _times_log(student.exp(), student - teacher).sum(dim=1)
+    return temperature**2 * times_log(student.exp(), student - teacher).sum(dim=1)
 
 
 def logit_mse(logits: Tensor, target: Target | None, labels: Tensor, temperature: float) -> Tensor:
@@ -120,7 +51,7 @@ def logit_mse(logits: Tensor, target: Target | None, labels: Tensor, temperature
 
     Ignores temperature (no T, so no T^2) and labels.
     """
-    assert isinstance(target, DenseTarget)
+    assert target is not None
     difference = logits - target.logits
     return (difference - difference.mean(dim=1, keepdim=True)).square().mean(dim=1)
 
@@ -141,8 +72,7 @@ def cross_entropy(
 def teacher_argmax(logits: Tensor, target: Target | None, labels: Tensor, temperature: float) -> Tensor:
     """-log p_s(the teacher's likeliest class) at T = 1. Ignores temperature and labels."""
     assert target is not None
-    best = target.logits.argmax(dim=1) if isinstance(target, DenseTarget) else target.indices[:, 0]
-    return functional.cross_entropy(logits, best, reduction="none")
+    return functional.cross_entropy(logits, target.likeliest(), reduction="none")
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 if TYPE_CHECKING:
     from pipeline.sequence import Sequence
     from pipeline.views.fetch import Fetcher
-    from schemas.codecs import Dense, TopK
+    from schemas.codecs import SoftRows
 
 BRING_BACK = "bring it back and resume the run"
 """What to do about storage that is away once a run has begun: it stays, while a start that fails leaves nothing."""
@@ -68,7 +68,7 @@ class ReadyOrder:
     """Field -> [M, ...]."""
     labels: NDArray[np.int64]
     """[M] int64 true labels; -1 = unlabelled, or outside the run's label budget."""
-    targets: tuple[Dense | TopK, ...]
+    targets: tuple[SoftRows, ...]
     """One per teacher, of M rows, in the order of [[teachers]]; () for source = "dataset"."""
     next_offsets: tuple[int, ...]
     """Per teacher: the log offset after this order's record; () for source = "dataset"."""

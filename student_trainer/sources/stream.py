@@ -21,7 +21,7 @@ from pipeline.sequence import Sequence as OrderSequence
 from pipeline.streams import open_stream
 from pipeline.views.check import check_data
 from pipeline.views.patience import fetch_patiently
-from schemas.codecs import Dense, TopK
+from schemas.codecs import SoftRows
 from schemas.errors import ConfigError, ManifestMismatch
 from student_trainer.learning.losses import need_labels
 from student_trainer.run.settings import RunSettings
@@ -170,7 +170,7 @@ class StreamSource:
             return ReadyOrder(pass_number, first.sequence, none, {}, none, (), next_offsets)
         if any(len(each) != len(rows) for each in kept):
             # A row that one teacher could not decode is no row of the zip.
-            targets = [_take(target, np.searchsorted(each, rows)) for target, each in zip(targets, kept, strict=True)]
+            targets = [target.take(np.searchsorted(each, rows)) for target, each in zip(targets, kept, strict=True)]
         sample_ids = first.sample_ids[rows]
         fetched = fetch_patiently(
             self.fetcher, sample_ids, first.view_seed, self._size, self._stop, advice=BRING_BACK, readable=True
@@ -191,7 +191,7 @@ class StreamSource:
             )
         return ReadyOrder(pass_number, first.sequence, sample_ids, fetched.inputs, labels, tuple(targets), next_offsets)
 
-    def _values(self, held: Held) -> Dense | TopK:
+    def _values(self, held: Held) -> SoftRows:
         output = held.value.output(OUTPUT)
         codec = self.stream.manifest.codec
         if (output.codec, output.num_classes) != (codec.name, self.num_classes):
@@ -200,8 +200,8 @@ class StreamSource:
                 f"{self.num_classes} as {codec}; it is not trained on"
             )
         values = output.values()
-        if isinstance(values, TopK) and not set(codec.temperatures) <= set(values.log_tails):
-            raise ManifestMismatch(f"{held.address}: tails of {sorted(values.log_tails)}, the manifest says {codec}")
+        if values.temperatures is not None and not set(codec.temperatures) <= set(values.temperatures):
+            raise ManifestMismatch(f"{held.address}: tails of {values.temperatures}, the manifest says {codec}")
         return values
 
 
@@ -209,11 +209,3 @@ def _kept_rows(held: Held) -> NDArray[np.int64]:
     """[M] int64"""
     kept = held.value.kept_rows
     return np.arange(len(held.value.sample_ids)) if kept is None else kept
-
-
-def _take(target: Dense | TopK, places: NDArray[np.int64]) -> Dense | TopK:
-    """Return the rows of a target at [M] places."""
-    if isinstance(target, Dense):
-        return Dense(target.logits[places])
-    tails = {temperature: tail[places] for temperature, tail in target.log_tails.items()}
-    return TopK(target.indices[places], target.log_probs[places], tails, target.num_classes)

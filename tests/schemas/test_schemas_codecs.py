@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from schemas_examples import SPECS, float_arrays, logits
 
-from schemas.codecs import CODECS, CodecSpec, Dense, TopK, storable
+from schemas.codecs import CODECS, CodecSpec, Dense, SoftRows, TopK, storable
 from schemas.errors import ConfigError, EncodeError
 from schemas.records import Output, SoftTargets
 
@@ -18,7 +18,7 @@ SPEC_OF = {spec.partition(":")[0]: CodecSpec.parse(spec) for spec in SPECS}
 """One spec for each codec: a new codec is tested the day it is named."""
 
 
-def over_the_wire(values: Any, spec: CodecSpec) -> Dense | TopK:
+def over_the_wire(values: Any, spec: CodecSpec) -> SoftRows:
     """The values as a reader gets them."""
     output = Output.of("logits", values, spec)
     record = SoftTargets("id", 0, 0, np.arange(len(values)), 0, None, "t", "00" * 32, (output,))
@@ -48,6 +48,18 @@ def tail_of(values: Any, indices: Any, temperature: float) -> Any:
 
 def test_there_is_an_example_of_every_codec() -> None:
     assert set(SPEC_OF) == set(CODECS)
+
+
+@pytest.mark.parametrize("name", CODECS)
+def test_rows_that_are_taken_are_those_of_every_column(name: str) -> None:
+    rows = over_the_wire(logits(7, 10), SPEC_OF[name])
+    places = np.array([5, 0, 6])
+    taken = rows.take(places)
+    assert list(taken.columns) == list(rows.columns)
+    assert taken.temperatures == rows.temperatures
+    for column, kept in zip(rows.columns.values(), taken.columns.values(), strict=True):
+        assert len(column) == 7
+        np.testing.assert_array_equal(kept, column[places])
 
 
 @pytest.mark.parametrize("name", CODECS)

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from schemas.codecs import CodecSpec, Dense
 from schemas.records import Output
 from student_trainer.batches import Batch, batches
-from student_trainer.learning.losses import DenseTarget, TopKTarget
+from student_trainer.learning.targets import DenseTarget, TopKTarget
 from student_trainer.sources.base import Cursor, ReadyOrder
 
 C = 5

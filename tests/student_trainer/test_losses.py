@@ -13,7 +13,8 @@ from torch.nn import functional
 from schemas.codecs import CodecSpec, Dense, TopK
 from schemas.errors import ConfigError
 from schemas.records import Output
-from student_trainer.learning.losses import LOSSES, DenseTarget, Target, TopKTarget, check_losses, total_loss
+from student_trainer.learning.losses import LOSSES, check_losses, total_loss
+from student_trainer.learning.targets import DenseTarget, Target, TopKTarget, target_of
 from student_trainer.run.settings import RunSettings, run_settings
 
 B, C = 6, 11
@@ -114,6 +115,22 @@ def test_gradients_are_finite_when_the_tail_is_empty_or_everything(tail: float) 
     assert torch.isfinite(rows).all()
     assert student.grad is not None
     assert torch.isfinite(student.grad).all()
+
+
+@pytest.mark.parametrize("codec", [CodecSpec("float32"), CodecSpec("float16"), CodecSpec("topk", 4, (2.0, 4.0))])
+def test_a_target_is_made_of_the_columns_of_any_codec(codec: CodecSpec) -> None:
+    teacher = logits(3)
+    rows = Output.of("logits", teacher.numpy(), codec).values()
+    columns = {name: torch.tensor(column) for name, column in rows.columns.items()}
+    target = target_of(rows, columns).to(torch.device("cpu")).widened()
+    assert torch.equal(target.likeliest(), teacher.argmax(dim=1))
+    cost = target.divergence(functional.log_softmax(teacher / 2, dim=1), 2.0)
+    torch.testing.assert_close(cost, torch.zeros(B), atol=1e-3, rtol=0)
+
+
+def test_a_target_of_some_classes_says_that_it_has_no_logits() -> None:
+    with pytest.raises(ConfigError, match="keeps 3 of 11 classes"):
+        _ = top_k(logits(3), 3, 1.0).logits
 
 
 def test_log_probabilities_at_a_temperature_are_those_of_the_schemas() -> None:

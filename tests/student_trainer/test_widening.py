@@ -14,8 +14,9 @@ from train_runs import digits_run
 from schemas.codecs import CODECS, CodecSpec
 from schemas.records import Output
 from student_trainer.batches import Batch, batches
-from student_trainer.learning.losses import LOSSES, Loss, Target, TopKTarget, total_loss
+from student_trainer.learning.losses import LOSSES, Loss, total_loss
 from student_trainer.learning.students import Network
+from student_trainer.learning.targets import Target, TopKTarget
 from student_trainer.learning.trainee import Trainee
 from student_trainer.run.settings import RunSettings, run_settings
 from student_trainer.sources.base import Cursor, ReadyOrder

@@ -1,0 +1,144 @@
+"""Targets: what a codec's soft targets are to a loss, as tensors of a batch.
+
+Letters: B rows of a batch, C classes, k kept classes, T temperature.
+A variation is one class here and one line in `TARGETS`; losses ask a target by its methods, never what it is.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Protocol, Self
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from schemas.codecs import Dense, SoftRows, TopK
+from schemas.errors import ConfigError
+
+
+class Target(Protocol):
+    """A teacher's soft targets for a batch."""
+
+    @property
+    def logits(self) -> Tensor:
+        """[B, C], float32 for a loss. Raises ConfigError where only some classes were kept."""
+
+    def to(self, device: torch.device) -> Self:
+        """Return it on a device, as narrow as it is; copies from pinned memory do not wait."""
+
+    def widened(self) -> Self:
+        """Return it in float32."""
+
+    def divergence(self, student: Tensor, temperature: float) -> Tensor:
+        """Return [B] KL(teacher || student) at T of the student's [B, C] log-probabilities at T."""
+
+    def likeliest(self) -> Tensor:
+        """Return [B] int64: the teacher's likeliest class."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class DenseTarget:
+    """A teacher's logits for a batch."""
+
+    logits: Tensor
+    """[B, C] float32 for a loss; as stored, perhaps float16, until `total_loss` widens them."""
+
+    @classmethod
+    def of(cls, rows: Dense, columns: dict[str, Tensor]) -> DenseTarget:
+        """Return the target that B such rows are, of their columns as tensors."""
+        return cls(columns["logits"])
+
+    def to(self, device: torch.device) -> DenseTarget:
+        """Return it on a device, as narrow as it is; copies from pinned memory do not wait."""
+        return DenseTarget(self.logits.to(device, non_blocking=True))
+
+    def widened(self) -> DenseTarget:
+        """Return it in float32."""
+        return DenseTarget(self.logits.float())
+
+    def divergence(self, student: Tensor, temperature: float) -> Tensor:
+        """Return [B] KL(teacher || student) at T."""
+        teacher = functional.log_softmax(self.logits / temperature, dim=1)
+        return times_log(teacher.exp(), teacher - student).sum(dim=1)
+
+    def likeliest(self) -> Tensor:
+        """Return [B] int64: the teacher's likeliest class."""
+        return self.logits.argmax(dim=1)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class TopKTarget:
+    """A teacher's k likeliest classes for a batch, and the exact mass of all others."""
+
+    indices: Tensor
+    """[B, k] int64, by descending probability."""
+    log_probs: Tensor
+    """[B, k] float32, log p at T = 1."""
+    log_tails: dict[float, Tensor]
+    """Declared T -> [B] float32 log of the teacher's mass outside the k; -inf where that is 0."""
+    num_classes: int
+
+    @classmethod
+    def of(cls, rows: TopK, columns: dict[str, Tensor]) -> TopKTarget:
+        """Return the target that B such rows are, of their columns as tensors."""
+        indices, log_probs, *tails = columns.values()
+        return cls(indices, log_probs, dict(zip(rows.temperatures, tails, strict=True)), rows.num_classes)
+
+    @property
+    def logits(self) -> Tensor:
+        """Raise ConfigError."""
+        raise ConfigError(
+            f"the codec keeps {self.indices.shape[1]} of {self.num_classes} classes, so there are no logits"
+        )
+
+    def to(self, device: torch.device) -> TopKTarget:
+        """Return it on a device; copies from pinned memory do not wait."""
+        tails = {temperature: tail.to(device, non_blocking=True) for temperature, tail in self.log_tails.items()}
+        indices, log_probs = (each.to(device, non_blocking=True) for each in (self.indices, self.log_probs))
+        return TopKTarget(indices, log_probs, tails, self.num_classes)
+
+    def widened(self) -> TopKTarget:
+        """Return it in float32."""
+        tails = {temperature: tail.float() for temperature, tail in self.log_tails.items()}
+        return TopKTarget(self.indices, self.log_probs.float(), tails, self.num_classes)
+
+    def log_probs_at(self, temperature: float) -> Tensor:
+        """Return [B, k] float32 log probabilities at T: the kept ones share exactly what the tail leaves."""
+        if temperature not in self.log_tails:
+            declared = ", ".join(str(each) for each in sorted(self.log_tails))
+            raise ConfigError(f"temperature {temperature} has no stored tail mass; the stream declares {declared}")
+        softened = self.log_probs / temperature
+        kept_mass = torch.log(-torch.expm1(self.log_tails[temperature]))[:, None]
+        return softened - torch.logsumexp(softened, dim=1, keepdim=True) + kept_mass
+
+    def divergence(self, student: Tensor, temperature: float) -> Tensor:
+        """Return [B] KL(teacher || student) at T, the classes outside the k taken for one: a lower bound."""
+        teacher = self.log_probs_at(temperature)
+        kept = times_log(teacher.exp(), teacher - student.gather(1, self.indices)).sum(dim=1)
+        if self.indices.shape[1] == self.num_classes:
+            return kept
+        teacher_tail = self.log_tails[temperature]
+        student_tail = torch.logsumexp(student.scatter(1, self.indices, -math.inf), dim=1)
+        return kept + times_log(teacher_tail.exp(), teacher_tail - student_tail)
+
+    def likeliest(self) -> Tensor:
+        """Return [B] int64: the teacher's likeliest class."""
+        return self.indices[:, 0]
+
+
+TARGETS: dict[type[Any], Callable[[Any, dict[str, Tensor]], Target]] = {Dense: DenseTarget.of, TopK: TopKTarget.of}
+"""What a codec's `decode` gives -> (such rows, their columns of B rows each, in their order) -> target."""
+
+
+def target_of(rows: SoftRows, columns: dict[str, Tensor]) -> Target:
+    """Return the target of a batch that is made of such rows."""
+    return TARGETS[type(rows)](rows, columns)
+
+
+def times_log(probability: Tensor, log_ratio: Tensor) -> Tensor:
+    """p * x, and 0 (with gradient 0) where p is 0, whatever x is there."""
+    positive = probability > 0
+    return torch.where(positive, probability * torch.where(positive, log_ratio, 0.0), 0.0)
