@@ -42,6 +42,8 @@ class TeachOptions:
     provider: str = "auto"
     threads: int = 0
     """threads of one inference; 0 = as many as there are cores"""
+    loaders: int = 1
+    """threads that share the samples of an order"""
     worker: WorkerOptions = field(default_factory=WorkerOptions)
 
 
@@ -63,7 +65,7 @@ def prepare_worker(
     """
     stream = open_stream(settings, stream_name)
     teacher = find_teacher(stream, model_path, options.teacher)
-    fetcher = check_data(stream.manifest, options.dataset)
+    fetcher = check_data(stream.manifest, options.dataset, options.loaders)
     model = open_model(model_path, teacher, options.provider, options.threads)
     notice, measured = _check_on_first_orders(stream, fetcher, model)
     message(f"teacher {teacher.name!r} of stream {stream_name!r} on {model.provider}; worker {options.worker.name}")

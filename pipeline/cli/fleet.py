@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from pipeline.cli.labelling import DATA_RETRY, DATASET, MODEL, PROVIDER, TEACHER, UNTIL_IDLE
+from pipeline.cli.labelling import DATA_RETRY, DATASET, LOADERS, MODEL, PROVIDER, TEACHER, UNTIL_IDLE
 from pipeline.cli.metrics_options import metrics_endpoint, metrics_option
 from pipeline.cli.options import STREAM, Seconds, kafka_settings, quiet_option
 from pipeline.limits import MAX_SESSION_SECONDS, MAX_THREADS, MAX_WORKERS
@@ -36,6 +36,7 @@ from pipeline.limits import MAX_SESSION_SECONDS, MAX_THREADS, MAX_WORKERS
     show_default=True,
     help="Of one inference; 0: a worker's share of the cores.",
 )
+@LOADERS
 @click.option(
     "--session-timeout",
     type=Seconds(1.0, MAX_SESSION_SECONDS),
@@ -59,6 +60,7 @@ def fleet(
     dataset: str | None,
     provider: str,
     threads: int,
+    loaders: int,
     session_timeout: float,
     data_retry: float,
     until_idle: bool,
@@ -86,6 +88,7 @@ def fleet(
         dataset=dataset,
         provider=provider,
         threads=threads,
+        loaders=loaders,
         session_timeout=session_timeout,
         data_retry=data_retry,
         until_idle=until_idle,

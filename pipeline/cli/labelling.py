@@ -7,6 +7,7 @@ from pathlib import Path
 import click
 
 from pipeline.cli.options import Seconds
+from pipeline.limits import MAX_THREADS
 
 MODEL = click.argument("model", type=click.Path(dir_okay=False, path_type=Path))
 TEACHER = click.option(
@@ -15,6 +16,13 @@ TEACHER = click.option(
 DATASET = click.option("--dataset", metavar="URI", help="The stream's dataset at another place than the manifest says.")
 PROVIDER = click.option(
     "--provider", default="auto", show_default=True, help="ONNX execution provider: auto, cpu, cuda, ..."
+)
+LOADERS = click.option(
+    "--loaders",
+    type=click.IntRange(1, MAX_THREADS),
+    default=1,
+    show_default=True,
+    help="Threads that read and view the samples of an order; more pay off where that takes longer than the model.",
 )
 DATA_RETRY = click.option(
     "--data-retry",

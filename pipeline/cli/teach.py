@@ -7,7 +7,7 @@ from pathlib import Path
 import click
 
 from pipeline.cli import SUPERVISED
-from pipeline.cli.labelling import DATA_RETRY, DATASET, MODEL, PROVIDER, TEACHER, UNTIL_IDLE
+from pipeline.cli.labelling import DATA_RETRY, DATASET, LOADERS, MODEL, PROVIDER, TEACHER, UNTIL_IDLE
 from pipeline.cli.metrics_options import metrics_endpoint, metrics_option
 from pipeline.cli.options import STREAM, Seconds, kafka_settings, quiet_option
 from pipeline.limits import MAX_SESSION_SECONDS, MAX_THREADS
@@ -26,6 +26,7 @@ from pipeline.limits import MAX_SESSION_SECONDS, MAX_THREADS
     show_default=True,
     help="Of one inference; 0: all cores.",
 )
+@LOADERS
 @click.option("--worker", metavar="NAME", help="Name of this worker; host and process ID if not said.")
 @click.option(
     "--session-timeout",
@@ -46,6 +47,7 @@ def teach(
     dataset: str | None,
     provider: str,
     threads: int,
+    loaders: int,
     worker: str | None,
     session_timeout: float,
     data_retry: float,
@@ -94,7 +96,7 @@ def teach(
             kafka_settings(),
             stream,
             model,
-            TeachOptions(teacher, dataset, provider, threads, behaviour),
+            TeachOptions(teacher, dataset, provider, threads, loaders, behaviour),
             progress.message,
             show,
         )

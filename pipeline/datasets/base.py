@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any, Protocol, runtime_checkable
+from typing import Any, ClassVar, Protocol, runtime_checkable
 
 import numpy as np
 import numpy.typing as npt
@@ -97,6 +97,11 @@ class CountsClasses(Protocol):
         """Whether it counted them."""
 
 
+def is_thread_safe(dataset: Dataset) -> bool:
+    """Whether several threads may read a dataset at once: it says so in its attribute `thread_safe`."""
+    return getattr(dataset, "thread_safe", False) is True
+
+
 def may_have(dataset: Dataset, num_classes: int) -> bool:
     """Whether so many classes agree with what a dataset knows of its own."""
     if isinstance(dataset, CountsClasses) and dataset.counted:
@@ -115,6 +120,7 @@ class ArrayDataset:
     """[n] whole numbers"""
     class_names: tuple[str, ...] = ()
     num_classes: int = 0
+    thread_safe: ClassVar[bool] = True
 
     @property
     def num_samples(self) -> int:

@@ -9,7 +9,7 @@ import io
 import os
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import numpy.typing as npt
@@ -35,6 +35,7 @@ class ImageFolder:
     class_names: tuple[str, ...]
     size: int
     channels: int
+    thread_safe: ClassVar[bool] = True
 
     @property
     def num_samples(self) -> int:

@@ -7,6 +7,7 @@ number comes from the hash, so sample `i` is the same whenever and wherever it i
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 import numpy as np
 import numpy.typing as npt
@@ -45,6 +46,7 @@ class Mnist1d:
     key: int
     num_classes: int = 10
     class_names: tuple[str, ...] = tuple("0123456789")
+    thread_safe: ClassVar[bool] = True
 
     @property
     def fields(self) -> dict[str, Field]:

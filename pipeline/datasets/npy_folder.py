@@ -6,7 +6,7 @@ import errno
 import os
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import numpy.typing as npt
@@ -24,6 +24,7 @@ class NpyFolder:
     inner: ArrayDataset
     files: dict[Path, tuple[int, int]]
     """path -> (inode, size in bytes) when opened"""
+    thread_safe: ClassVar[bool] = True
 
     @property
     def uri(self) -> str:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import operator
+import threading
 from functools import partial
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from pipeline.datasets.base import Arrays, Field, Ints, Samples
+from pipeline.datasets.base import Arrays, Field, Ints, Samples, is_thread_safe
 from pipeline.datasets.user_classes import classes_of
 from pipeline.second_look import SecondLook
 from pipeline.user_code import blames_sample, calling, said
@@ -35,6 +36,8 @@ class ItemDataset:
         self.uri = uri
         self.num_samples = len(items)
         self._items = items
+        self.thread_safe = is_thread_safe(items)
+        self._learning = threading.Lock()
         if self.num_samples < 1:
             raise ConfigError(f"dataset {uri} is empty")
         self.num_classes, self.class_names = classes_of(uri, items)
@@ -60,7 +63,7 @@ class ItemDataset:
         look = SecondLook()
         for row, sample_id in enumerate(sample_ids.tolist()):
             try:
-                item = look.at(partial(self._item, sample_id))
+                item, _ = look.at(partial(self._item, sample_id))
                 got = {name: Field(array.shape, array.dtype.name) for name, array in item.items()}
                 if got != self.fields:
                     raise ValueError(
@@ -82,40 +85,50 @@ class ItemDataset:
         """[N] int64; reads the items whose labels are not known (-1 where that fails)."""
         if self._given is not None:
             return self._given[sample_ids].astype(np.int64)
-        slots = sample_ids % len(self._slot_ids)
-        labels = np.where(self._slot_ids[slots] == sample_ids, self._slot_labels[slots], _UNKNOWN)
-        look = SecondLook()
+        labels, look = self._known(sample_ids), SecondLook()
         for place in np.flatnonzero(labels == _UNKNOWN).tolist():
             labels[place] = self._learnt(int(sample_ids[place]), look)
         return labels
 
     def _learnt(self, sample_id: int, look: SecondLook) -> int:
-        slot = sample_id % len(self._slot_ids)
-        if self._slot_ids[slot] != sample_id:
+        label = int(self._known(np.array(sample_id)))
+        if label == _UNKNOWN:
             try:
-                look.at(partial(self._item, sample_id))
+                _, label = look.at(partial(self._item, sample_id))
             except Exception as error:
                 if not blames_sample(error):
                     raise
-                self._slot_ids[slot], self._slot_labels[slot] = sample_id, -1
-        return int(self._slot_labels[slot])
+                label = -1
+                self._learn(sample_id, label)
+        return label
+
+    def _known(self, sample_ids: Ints) -> Ints:
+        slots = sample_ids % len(self._slot_ids)
+        with self._learning:
+            return np.where(self._slot_ids[slots] == sample_ids, self._slot_labels[slots], _UNKNOWN)
+
+    def _learn(self, sample_id: int, label: int) -> None:
+        slot = sample_id % len(self._slot_ids)
+        with self._learning:
+            self._slot_ids[slot], self._slot_labels[slot] = sample_id, label
 
     def _first(self) -> Arrays:
         reason, look = "", SecondLook()
         for sample_id in range(min(self.num_samples, 100)):
             try:
-                return look.at(partial(self._item, sample_id))
+                return look.at(partial(self._item, sample_id))[0]
             except Exception as error:
                 if not blames_sample(error):
                     raise
                 reason = reason or said(error)
         raise ConfigError(f"dataset {self.uri}: none of the first samples can be read: {reason}")
 
-    def _item(self, sample_id: int) -> Arrays:
+    def _item(self, sample_id: int) -> tuple[Arrays, int]:
         with calling(f"dataset {self.uri}: __getitem__({sample_id})"):
-            return self._arrays(sample_id)
+            return self._parts(sample_id)
 
-    def _arrays(self, sample_id: int) -> Arrays:
+    def _parts(self, sample_id: int) -> tuple[Arrays, int]:
+        """Its fields and its label"""
         item = self._items[sample_id]
         label = -1
         if isinstance(item, tuple):
@@ -131,9 +144,8 @@ class ItemDataset:
         if not arrays:
             raise ValueError("an item without fields")
         if self._given is None:
-            slot = sample_id % len(self._slot_ids)
-            self._slot_ids[slot], self._slot_labels[slot] = sample_id, label
-        return arrays
+            self._learn(sample_id, label)
+        return arrays, label
 
     def _checked_label(self, label: Any) -> int:
         try:

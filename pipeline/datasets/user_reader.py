@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from pipeline.datasets.base import Arrays, Dataset, Faults, Field, HasRaw, Ints, Samples
+from pipeline.datasets.base import Arrays, Dataset, Faults, Field, HasRaw, Ints, Samples, is_thread_safe
 from pipeline.datasets.user_classes import classes_of
 from pipeline.second_look import SecondLook
 from pipeline.user_code import blames_sample, calling, said
@@ -27,6 +27,7 @@ class _Reader:
     def __init__(self, uri: str, dataset: Any) -> None:
         self.uri = uri
         self._dataset = dataset
+        self.thread_safe = is_thread_safe(dataset)
         self.num_samples = operator.index(dataset.num_samples)
         if self.num_samples < 1:
             raise ConfigError(f"dataset {uri} is empty")

@@ -47,6 +47,8 @@ class View:
     """Parameters of a user's view under which it augments nothing: an evaluation sets them. None: it does not say."""
     open_ended: bool = False
     """Takes parameters that `defaults` does not name (a user's function with **params)."""
+    thread_safe: bool = True
+    """Whether several threads may call it at once; a user's own says so, or not."""
 
 
 VIEWS: dict[str, View] = {
@@ -80,7 +82,14 @@ def find_view(name: str) -> View:
         raise ConfigError(f"no view {name!r}: {did_you_mean(name, VIEWS)}, or my_package.my_module:function")
     own = user.load(name)
     apply = user.per_sample(name, own.function)
-    return View(apply, own.defaults, own.version, open_ended=own.open_ended, evaluation=own.evaluation)
+    return View(
+        apply,
+        own.defaults,
+        own.version,
+        open_ended=own.open_ended,
+        evaluation=own.evaluation,
+        thread_safe=own.thread_safe,
+    )
 
 
 def view_spec(name: str, params: Mapping[str, Any]) -> ViewSpec:

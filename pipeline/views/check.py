@@ -14,7 +14,7 @@ from schemas.errors import ManifestMismatch
 from schemas.records import Manifest
 
 
-def check_data(manifest: Manifest, dataset_uri: str | None = None) -> Fetcher:
+def check_data(manifest: Manifest, dataset_uri: str | None = None, loaders: int = 1) -> Fetcher:
     """Opens the stream's dataset, or the same data at another place, and proves that it is the same.
 
     Raises ManifestMismatch, naming what differs and both values: samples, classes, a parameter of the dataset, content,
@@ -35,7 +35,7 @@ def check_data(manifest: Manifest, dataset_uri: str | None = None) -> Fetcher:
         for name, there, here in _other_params(manifest.dataset, uri):
             _compare(manifest, uri, name, there, here)
         _compare(manifest, uri, "samples, fields or labels differ: the fingerprint", pinned, found)
-    fetcher = Fetcher(dataset, manifest.view)
+    fetcher = Fetcher(dataset, manifest.view, loaders)
     with once_readable(uri):
         check_probe(fetcher, manifest.view_probe)
     return fetcher

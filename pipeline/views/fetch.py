@@ -5,15 +5,24 @@ N: samples asked for; M: those that could be read.
 
 from __future__ import annotations
 
+import logging
+from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 
-from pipeline.datasets.base import Arrays, Dataset, Faults, Ints
+from pipeline.datasets.base import Arrays, Dataset, Faults, Ints, is_thread_safe
 from pipeline.views import find_view
+from pipeline.views.loaders import Loaders
 from pipeline.views.user import BadRows
 from schemas.errors import ManifestMismatch
 from schemas.records import ViewSpec
+
+log = logging.getLogger(__name__)
+
+_PARTS = 4
+"""Of a request, for each loader: the slowest part is then no more than a fraction of what each of them does."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -31,12 +40,14 @@ class Fetched:
 
 
 class Fetcher:
-    """A dataset under a view. The result for an ID is the same in any batch.
+    """A dataset under a view. The result for an ID is the same in any batch, and with any number of loaders.
+
+    `loaders` threads share the samples of each request, where both dataset and view say that they are `thread_safe`.
 
     Raises ConfigError for an unknown view, ManifestMismatch for one of another version than this code's.
     """
 
-    def __init__(self, dataset: Dataset, view: ViewSpec) -> None:
+    def __init__(self, dataset: Dataset, view: ViewSpec, loaders: int = 1) -> None:
         self.dataset = dataset
         self.view = view
         found = find_view(view.name)
@@ -46,13 +57,37 @@ class Fetcher:
                 "use the Distillog (or the view's own code) that the stream was created with"
             )
         self._apply = found.apply
+        unsafe = [] if is_thread_safe(dataset) else [f"dataset {dataset.uri}"]
+        unsafe += [] if found.thread_safe else [f"view {view.name}"]
+        if loaders > 1 and unsafe:
+            log.warning("%s: no `thread_safe = True`, so one loader reads, not %d", " and ".join(unsafe), loaders)
+            loaders = 1
+        self._loaders = Loaders(loaders)
+        self._begun = False
+
+    @property
+    def busy(self) -> float:
+        """CPU seconds of the loaders' threads, but for those of who calls `fetch`."""
+        return self._loaders.busy
 
     def fetch(self, sample_ids: Ints, view_seed: int, size: tuple[int, ...] | None = None) -> Fetched:
         """The views of [N] int64 IDs, at the spatial `size` if one is given.
 
         An ID outside the dataset is a fault of its row, as is a sample that cannot be decoded, or for which a user's
         view raises or gives another shape than for others. Raises OSError when the data cannot be read now.
+
+        To be called by one thread at a time.
         """
+        fetch = partial(self._fetch, view_seed=view_seed, size=size)
+        # The first request is never shared out: by it a user's view is known.
+        begun, self._begun = self._begun, True
+        if not begun or self._loaders.count == 1 or len(sample_ids) < 2:
+            return fetch(sample_ids)
+        size_of_part = -(-len(sample_ids) // (_PARTS * self._loaders.count))
+        starts = range(0, len(sample_ids), size_of_part)
+        return _joined(starts, self._loaders.map(fetch, [sample_ids[at : at + size_of_part] for at in starts]))
+
+    def _fetch(self, sample_ids: Ints, view_seed: int, size: tuple[int, ...] | None) -> Fetched:
         known = np.flatnonzero((sample_ids >= 0) & (sample_ids < self.dataset.num_samples))
         samples = self.dataset.read(sample_ids if len(known) == len(sample_ids) else sample_ids[known])
         fields, kept_rows = samples.fields, known[samples.kept_rows]
@@ -68,3 +103,13 @@ class Fetcher:
             inputs, kept_rows = bad.inputs, np.delete(kept_rows, list(bad.reasons))
         labels = self.dataset.labels(sample_ids[kept_rows])
         return Fetched(inputs, labels, kept_rows, tuple(sorted(reasons.items())))
+
+
+def _joined(starts: Sequence[int], parts: Sequence[Fetched]) -> Fetched:
+    """Return the parts of a request, which begin at these rows of it, as one."""
+    # A part without a row may have no view's shape.
+    whole = [part.inputs for part in parts if len(part.kept_rows)] or [parts[0].inputs]
+    inputs = {name: np.concatenate([each[name] for each in whole]) for name in whole[0]}
+    kept_rows = np.concatenate([start + part.kept_rows for start, part in zip(starts, parts, strict=True)])
+    faults = tuple((start + row, why) for start, part in zip(starts, parts, strict=True) for row, why in part.faults)
+    return Fetched(inputs, np.concatenate([part.labels for part in parts]), kept_rows, faults)

@@ -35,6 +35,8 @@ class UserView:
     """It takes **params."""
     evaluation: Mapping[str, Any] | None
     """Its attribute `evaluation`: the parameters under which it augments nothing; None where it does not say."""
+    thread_safe: bool = False
+    """Its attribute `thread_safe`: whether several threads may call it at once."""
 
 
 class BadRows(Exception):
@@ -69,7 +71,8 @@ def load(name: str) -> UserView:
         ) from error
     defaults = {p.name: p.default for p in parameters if p.default is not p.empty}
     open_ended = any(p.kind is p.VAR_KEYWORD for p in parameters)
-    return UserView(function, defaults, version, open_ended, evaluation)
+    thread_safe = getattr(function, "thread_safe", False) is True
+    return UserView(function, defaults, version, open_ended, evaluation, thread_safe)
 
 
 def per_sample(name: str, function: Callable[..., Any]) -> Callable[..., Arrays]:
