@@ -25,9 +25,10 @@ from benchmarks.streams import ORDER_SIZE, ORDERS_PER_EPOCH, VIEW, Bench
 from benchmarks.worker import label
 from pipeline.kafka.cluster import KafkaCluster
 from pipeline.views.fetch import Fetched, Fetcher
-from student_trainer.batches import batches
+from student_trainer.batches import cut
 from student_trainer.learning.trainee import Trainee
-from student_trainer.preparation import inspect_network, plan, set_threads
+from student_trainer.loading import Loader
+from student_trainer.preparation import first_ids, inspect_network, plan, set_threads
 from student_trainer.reporter import RunReporter
 from student_trainer.run.folder import RunFolder
 from student_trainer.run.settings import RunSettings, run_settings
@@ -47,13 +48,14 @@ STREAM = "student"
 
 
 class CachedFetcher:
-    """A `Fetcher` that keeps every order that it fetched: views cost nothing the second time."""
+    """A `Fetcher` that keeps every request's views: they cost nothing the second time."""
 
     def __init__(self, fetcher: Fetcher) -> None:
         self.dataset = fetcher.dataset
         self.view = fetcher.view
         self._fetcher = fetcher
         self._kept: dict[tuple[int, int, int], Fetched] = {}
+        self.busy = 0.0
 
     def fetch(self, sample_ids: NDArray[np.int64], view_seed: int, size: tuple[int, ...] | None = None) -> Fetched:
         """As `Fetcher.fetch`."""
@@ -165,10 +167,10 @@ def measure_tiny(bench: Bench, runs: Runs) -> tuple[Pairs, Pairs]:
     source = StreamSource(bench.kafka, settings)
     source.fetcher = cache  # type: ignore[assignment]
     set_threads(1)
-    start = Cursor.start(1, source.sequence.partitions)
-    num_orders = source.sequence.num_orders
-    orders = source.orders(start)
-    ready = [batch for batch, _ in batches(orders, ORDER_SIZE, start, source.sequence.partitions, num_orders)]
+    start = Cursor.start()
+    rows = cut(source.orders(start), ORDER_SIZE, start, source.sequence.num_orders)
+    loader = Loader(source.fetcher, (), first_ids(source))
+    ready = [batch for batch, _ in loader.batches(rows)]
     source.close()
     total_steps, _ = plan(settings, source)
     network = inspect_network(settings, source)

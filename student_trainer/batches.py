@@ -1,13 +1,13 @@
-"""Full batches cut from consecutive orders, each with the cursor where the next one starts.
+"""Full batches of rows cut from consecutive orders, each with the cursor where the next one starts.
 
-Letters: B rows of a batch, M kept rows of an order, P partitions. Rows are copied into tensors that torch allocated,
-never wrapped: a matrix product's last bits may depend on how its memory is aligned.
+Letters: B rows of a batch, M rows of an order. Columns are copied into tensors that torch allocated, never wrapped: a
+matrix product's last bits may depend on how its memory is aligned.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -15,8 +15,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from schemas.columns import Columns
 from student_trainer.learning.targets import Target, target_of
-from student_trainer.sources.base import Cursor, ReadyOrder
+from student_trainer.sources.base import Cursor, LabelledOrder
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,8 +27,25 @@ class Cut:
     pass_number: int
     sequence: int
     row: int
-    """The first of them among the order's kept rows, from 0."""
+    """The first of them among the order's rows, from 0."""
     num_rows: int
+    view_seed: int = 0
+    address: str = ""
+    """Where the labels lie of a teacher that has seen these samples; "" where none has."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class RowBatch:
+    """B rows to train on, whose views nobody has fetched yet."""
+
+    sample_ids: Tensor
+    """[B] int64."""
+    labels: Tensor
+    """[B] int64, -1 = no label."""
+    targets: dict[str, Target]
+    """"TEACHER.OUTPUT" -> soft targets of B rows."""
+    cuts: tuple[Cut, ...]
+    """What it was put together from, in this order."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -40,95 +58,104 @@ class Batch:
     """Field -> [B, ...]."""
     labels: Tensor
     """[B] int64, -1 = no label."""
-    targets: tuple[Target, ...]
-    """One per teacher."""
+    targets: dict[str, Target] = field(default_factory=dict)
+    """"TEACHER.OUTPUT" -> soft targets of B rows."""
     cuts: tuple[Cut, ...] = ()
     """What it was put together from, in this order."""
+    weights: Tensor | None = None
+    """[B] float32, each row's factor on its losses: 0 where the sample cannot be decoded. None: 1 for all."""
 
     def to(self, device: torch.device) -> Batch:
         """Return the batch on a device; copies from pinned memory do not wait."""
-        inputs = {field: values.to(device, non_blocking=True) for field, values in self.inputs.items()}
-        labels = self.labels.to(device, non_blocking=True)
-        return Batch(self.sample_ids, inputs, labels, tuple(target.to(device) for target in self.targets), self.cuts)
+        return Batch(
+            self.sample_ids,
+            {name: values.to(device, non_blocking=True) for name, values in self.inputs.items()},
+            self.labels.to(device, non_blocking=True),
+            {name: target.to(device) for name, target in self.targets.items()},
+            self.cuts,
+            None if self.weights is None else self.weights.to(device, non_blocking=True),
+        )
 
 
-def batches(
-    orders: Iterable[ReadyOrder], batch_size: int, start: Cursor, partitions: int, num_orders: int, pin: bool = False
-) -> Iterator[tuple[Batch, Cursor]]:
+class Buffer:
+    """[B, ...] of one column in torch's memory, filled piece by piece through NumPy."""
+
+    def __init__(self, like: NDArray[Any], batch_size: int, pin: bool) -> None:
+        dtype = torch.from_numpy(np.empty(0, like.dtype)).dtype
+        self.tensor = torch.empty((batch_size, *like.shape[1:]), dtype=dtype, pin_memory=pin)
+        self.array: NDArray[Any] = self.tensor.numpy()
+
+
+def cut(
+    orders: Iterable[LabelledOrder],
+    batch_size: int,
+    start: Cursor,
+    num_orders: int,
+    together: int = 1,
+    pin: bool = False,
+) -> Iterator[list[tuple[RowBatch, Cursor]]]:
     """Cut the rows of consecutive orders, from the cursor on, into full batches across orders, epochs and passes.
 
     Args:
         orders: begins with the cursor's order, whole.
         batch_size: B.
         start: the next row to train on.
-        partitions: P, by which a sequence finds its offset.
-        num_orders: of a pass; after its last one a cursor says pass + 1, sequence 0, offsets 0.
+        num_orders: of a pass; after its last one a cursor says pass + 1, sequence 0.
+        together: how many batches are given at once, at most; none waits for an order that it needs no row of.
         pin: allocate page-locked memory, which a CUDA copy need not wait for.
 
     Yields:
-        A batch and the cursor where the next one starts. Rows that are left at the end are dropped.
+        Batches, each with the cursor where the next one starts. Rows that are left at the end are dropped.
     """
-    offsets = [list(each) for each in start.offsets]
-    skip = start.row
-    buffers: list[_Rows] = []
+    skip, place = start.row, start.place
+    buffers: dict[str, Buffer] = {}
     cuts: list[Cut] = []
+    done: list[tuple[RowBatch, Cursor]] = []
     filled = 0
     for order in orders:
+        columns = _columns(order)
         num_rows = len(order.labels)
         row, skip = min(skip, num_rows), 0
         while row < num_rows:
             if not filled:
-                buffers, cuts = [_Rows(columns, batch_size, pin) for columns in _columns(order)], []
+                buffers, cuts = {name: Buffer(each, batch_size, pin) for name, each in columns.items()}, []
             taken = min(batch_size - filled, num_rows - row)
-            for rows, columns in zip(buffers, _columns(order), strict=True):
-                rows.copy(columns, filled, row, taken)
-            cuts.append(Cut(order.pass_number, order.sequence, row, taken))
+            for name, each in columns.items():
+                buffers[name].array[filled : filled + taken] = each[row : row + taken]
+            cuts.append(Cut(order.pass_number, order.sequence, row, taken, order.view_seed, order.address))
             row += taken
             filled += taken
             if filled == batch_size:
                 filled = 0
-                if row == num_rows:
-                    yield _batch(order, buffers, cuts), _behind(order, offsets, partitions, num_orders)
-                else:
-                    place = tuple(tuple(each) for each in offsets)
-                    yield _batch(order, buffers, cuts), Cursor(order.pass_number, order.sequence, row, place)
-        _behind(order, offsets, partitions, num_orders)
+                after = Cursor(order.pass_number, order.sequence, row, place)
+                done.append((_batch(order, buffers, cuts), _behind(order, num_orders) if row == num_rows else after))
+                if len(done) == together:
+                    yield done
+                    done = []
+        place = order.place
+        if done:
+            yield done
+            done = []
 
 
-def _behind(order: ReadyOrder, offsets: list[list[int]], partitions: int, num_orders: int) -> Cursor:
-    """Move the offsets behind an order that was trained on to its end, and return the cursor there."""
-    for teacher, offset in enumerate(order.next_offsets):
-        offsets[teacher][order.sequence % partitions] = offset
+def _behind(order: LabelledOrder, num_orders: int) -> Cursor:
+    """Return the cursor behind an order."""
     if order.sequence + 1 < num_orders:
-        return Cursor(order.pass_number, order.sequence + 1, 0, tuple(tuple(each) for each in offsets))
-    for each in offsets:
-        each[:] = [0] * partitions
-    return Cursor(order.pass_number + 1, 0, 0, tuple(tuple(each) for each in offsets))
+        return Cursor(order.pass_number, order.sequence + 1, 0, order.place)
+    return Cursor(order.pass_number + 1, 0, 0, order.place)
 
 
-def _columns(order: ReadyOrder) -> list[NDArray[Any]]:
-    """All arrays of an order, in a fixed sequence: sample IDs, labels, inputs, then each teacher's."""
-    columns: list[NDArray[Any]] = [order.sample_ids, order.labels, *order.inputs.values()]
-    for target in order.targets:
-        columns += target.columns.values()
+def _columns(order: LabelledOrder) -> Columns:
+    """All arrays of an order: sample IDs, labels, and each target's, under the target's name and their own."""
+    columns: Columns = {"sample_ids": order.sample_ids, "labels": order.labels}
+    for name, rows in order.targets.items():
+        columns |= {f"{name}/{column}": values for column, values in rows.columns.items()}
     return columns
 
 
-class _Rows:
-    """[B, ...] of one column, filled piece by piece through NumPy."""
-
-    def __init__(self, columns: NDArray[Any], batch_size: int, pin: bool) -> None:
-        dtype = torch.from_numpy(np.empty(0, columns.dtype)).dtype
-        self.tensor = torch.empty((batch_size, *columns.shape[1:]), dtype=dtype, pin_memory=pin)
-        self._array = self.tensor.numpy()
-
-    def copy(self, columns: NDArray[Any], at: int, row: int, count: int) -> None:
-        self._array[at : at + count] = columns[row : row + count]
-
-
-def _batch(order: ReadyOrder, buffers: list[_Rows], cuts: list[Cut]) -> Batch:
-    tensors = iter([rows.tensor for rows in buffers])
-    sample_ids, labels = next(tensors), next(tensors)
-    inputs = {field: next(tensors) for field in order.inputs}
-    targets = [target_of(each, {name: next(tensors) for name in each.columns}) for each in order.targets]
-    return Batch(sample_ids, inputs, labels, tuple(targets), tuple(cuts))
+def _batch(order: LabelledOrder, buffers: dict[str, Buffer], cuts: list[Cut]) -> RowBatch:
+    targets = {
+        name: target_of(rows, {column: buffers[f"{name}/{column}"].tensor for column in rows.columns})
+        for name, rows in order.targets.items()
+    }
+    return RowBatch(buffers["sample_ids"].tensor, buffers["labels"].tensor, targets, tuple(cuts))

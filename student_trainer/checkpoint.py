@@ -29,6 +29,9 @@ from student_trainer.sources.base import Cursor
 
 logger = logging.getLogger(__name__)
 
+FORMAT = 2
+"""Raised when runs of before cannot be gone on with to the same bits."""
+
 _DAMAGED = (ValueError, KeyError, TypeError, RuntimeError, EOFError)
 """What reading a damaged checkpoint may raise; storage that fails says nothing of the checkpoint."""
 
@@ -54,6 +57,10 @@ class Checkpoint:
     """`machine()`: what may change the bits of a result."""
     trace_bytes: int = 0
     """Length of trace.jsonl, as metrics_bytes; 0 where none is written."""
+    undecodable_rows: int = 0
+    """Rows that had weight 0 so far, since their samples cannot be decoded."""
+    format: int = FORMAT
+    """Of who wrote it."""
 
     def at(self) -> Cursor:
         """Return the cursor."""
@@ -184,6 +191,11 @@ def load_checkpoint(folder: Path) -> tuple[Checkpoint, dict[str, Any]]:
 
 def _read(place: Path) -> tuple[Checkpoint, dict[str, Any]]:
     body, content = _read_bytes(place)
+    if (found := body.get("format", 1)) != FORMAT:
+        raise CheckpointError(
+            f"{place}: was written by {'an older' if found < FORMAT else 'a newer'} Distillog (checkpoints of form "
+            f"{found}, {FORMAT} here): go on with that version, or start the run anew"
+        )
     state = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
     return Checkpoint(**body), state
 

@@ -81,8 +81,9 @@ def _report(settings: RunSettings, result: TrainResult) -> dict[str, Any]:
         "steps": result.step,
         "parameters": num_parameters(result.model),
         "weights_sha256": result.weights_sha256,
-        "cursor": {key: value for key, value in result.cursor.as_dict().items() if key != "offsets"},
+        "cursor": {key: value for key, value in result.cursor.as_dict().items() if key != "place"},
         "dropped_rows": result.dropped_rows,
+        "undecodable_rows": result.undecodable_rows,
         "evaluation": result.metrics,
         "timing": {
             "seconds": result.seconds,

@@ -21,7 +21,14 @@ class Prefetcher(Generic[T]):
     Use as a context manager: leaving it calls `stop`, which must end a wait inside the iterator, and joins the thread.
     """
 
-    def __init__(self, make: Callable[[], Iterator[T]], depth: int, stop: Callable[[], None]) -> None:
+    def __init__(
+        self,
+        make: Callable[[], Iterator[T]],
+        depth: int,
+        stop: Callable[[], None],
+        others: Callable[[], float] = lambda: 0.0,
+    ) -> None:
+        """`others`: CPU seconds of threads that the thread has work for it."""
         self.waited = 0.0
         """Seconds that `get` waited in all."""
         self.first_wait = 0.0
@@ -31,13 +38,14 @@ class Prefetcher(Generic[T]):
         self.produced = 0
         """How many items the thread has made."""
         self.busy = 0.0
-        """CPU seconds that the thread spent on them: its waits for labels or for room do not count."""
+        """CPU seconds that went into them: the thread's waits for labels or for room do not count."""
         self._make = make
         self._depth = depth
         # A full queue is refilled once half of it is taken: a thread that wakes for every item fights the training
         # thread for the interpreter at every step.
         self._low = depth // 2
         self._stop = stop
+        self._others = others
         self._items: deque[T] = deque()
         self._changed = threading.Condition()
         self._closed = False
@@ -103,7 +111,7 @@ class Prefetcher(Generic[T]):
     def _run(self) -> None:
         try:
             for item in self._make():
-                self.busy = time.thread_time()
+                self.busy = time.thread_time() + self._others()
                 self.produced += 1
                 with self._changed:
                     if len(self._items) >= self._depth:

@@ -8,6 +8,7 @@ from itertools import zip_longest
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from pipeline.user_code import said
 from pipeline.views.fetch import Fetched, Fetcher
@@ -48,6 +49,11 @@ def _passes(count: int) -> str:
     return "1 pass" if count == 1 else f"{count} passes"
 
 
+def first_ids(source: OrderSource) -> NDArray[np.int64]:
+    """Return [N] int64 IDs of a few samples, the same on every machine."""
+    return source.sequence.sample_ids(0)[:_PROBED] % source.fetcher.dataset.num_samples
+
+
 def inspect_network(settings: RunSettings, source: OrderSource) -> Network:
     """Look at a few samples and return what the student has to take and give.
 
@@ -55,9 +61,7 @@ def inspect_network(settings: RunSettings, source: OrderSource) -> Network:
         ConfigError: no such field, samples of differing shape, integers for a student of ours, or no class count.
         DataUnavailable: the dataset cannot be read.
     """
-    num_samples = source.fetcher.dataset.num_samples
-    ids = source.sequence.sample_ids(0)[:_PROBED] % num_samples
-    fetched = fetch_patiently(source.fetcher, ids, 0, settings.student.size)
+    fetched = fetch_patiently(source.fetcher, first_ids(source), 0, settings.student.size)
     inputs = fetched.inputs
     if not len(fetched.kept_rows):
         raise ConfigError(

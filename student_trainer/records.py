@@ -48,6 +48,8 @@ class _Taken:
     sample_ids: Tensor
     """[B] int64"""
     cuts: tuple[Cut, ...]
+    undecodable_rows: int
+    """Rows of weight 0."""
     result: Step
 
 
@@ -81,6 +83,8 @@ class Records:
         self._trace = JsonLines(folder.trace, checkpoint.trace_bytes) if settings.train.trace else None
         self._last = (checkpoint.step, time.perf_counter())
         self._taken: list[_Taken] = []
+        self.undecodable_rows = checkpoint.undecodable_rows
+        """Rows of weight 0 that the run has come by so far."""
 
     def say(self, state: str) -> None:
         """Tell the reporter what the run does."""
@@ -90,7 +94,8 @@ class Records:
     def took(self, step: int, cursor: Cursor, behind: Cursor, batch: Batch, result: Step) -> None:
         """Take note of a step, the batch of which lies between two cursors."""
         self._folder.keep()
-        self._taken.append(_Taken(step, cursor, behind, batch.sample_ids, batch.cuts, result))
+        undecodable = 0 if batch.weights is None else int((batch.weights == 0).sum())
+        self._taken.append(_Taken(step, cursor, behind, batch.sample_ids, batch.cuts, undecodable, result))
         if looks_at_once(result.loss.device):
             self._look()
 
@@ -109,6 +114,7 @@ class Records:
             if refused and each.step >= refused[0].step and not self._trainee.scaler.is_enabled():
                 break  # nothing was learned from there on; under fp16 steps are skipped alone, and count
             self._write_trace(each)
+            self.undecodable_rows += each.undecodable_rows
         if not refused:
             return
         bad, step, cursor, cause = refused[0], refused[0].step, refused[0].cursor, ""
@@ -161,6 +167,7 @@ class Records:
             cursor=cursor.as_dict(),
             metrics_bytes=self._metrics.sync(),
             trace_bytes=self._trace.sync() if self._trace else self._checkpoint.trace_bytes,
+            undecodable_rows=self.undecodable_rows,
         )
         saved = save_checkpoint(self._folder.checkpoints, checkpoint, self._trainee.state(), keep)
         self._folder.keep()

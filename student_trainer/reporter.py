@@ -1,7 +1,8 @@
 """The run's report to others: once a second, whatever the training thread is doing.
 
-P partitions. Commits to the run's group, which has no members: offsets of the soft targets, and beside one of them a
-`RunReport`. Never read back by the run: the checkpoint is the truth.
+P partitions. Commits to the run's group, which has no members: how many orders of each partition lie behind it, as
+offsets of the soft targets, and beside one of them a `RunReport`. Never read back by the run: the checkpoint is the
+truth.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ import secrets
 import socket
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable
 from types import TracebackType
 from typing import Self
 
@@ -19,6 +20,7 @@ from kafka import TopicPartition
 
 from pipeline.kafka.log import Admin, Cluster, Commit
 from pipeline.names import run_group, soft_targets_topic
+from pipeline.sequence import Sequence
 from pipeline.streams import Stream
 from schemas.commits import RUN_STATES, STATES_OVER, RunReport
 from schemas.errors import NotAuthorized, RunLocked
@@ -58,7 +60,7 @@ class RunReporter:
         cluster: Cluster,
         stream: Stream,
         run: str,
-        teachers: Sequence[str],
+        teachers: Iterable[str],
         starving: Callable[[], bool] = lambda: False,
         run_id: str | None = None,
         passes: int | None = None,
@@ -67,6 +69,7 @@ class RunReporter:
         self.run_id = run_id or secrets.token_hex(8)
         """Random for each process."""
         self._manifest = stream.manifest
+        self._sequence = Sequence.of(stream.manifest)
         self._run = run
         self._group = run_group(stream.manifest, run)
         self._topics = [soft_targets_topic(stream.manifest.stream, teacher) for teacher in teachers]
@@ -179,12 +182,15 @@ class RunReporter:
             state = "starving"
         at, place = time.time(), (cursor.pass_number, cursor.sequence, self._checkpointed)
         report = RunReport(*place, at, self.run_id, self._host, state, self._passes)
+        partitions = self._manifest.partitions
+        # Records that lie in the log twice are counted once: where the run reads is its source's own business.
+        orders = [(self._sequence.next_in(p, cursor.sequence) - p) // partitions for p in range(partitions)]
         commits: dict[TopicPartition, Commit] = {}
-        for topic, each in zip(self._topics, cursor.offsets, strict=True):
-            for number, offset in enumerate(each):
+        for topic in self._topics:
+            for number, offset in enumerate(orders):
                 partition = TopicPartition(topic, number)
                 if self._committed.get(partition) != offset:
                     commits[partition] = Commit(offset)
-        commits[self._first] = Commit(cursor.offsets[0][0], report.encode())
+        commits[self._first] = Commit(orders[0], report.encode())
         self._admin.commit(self._group, commits)
         self._committed |= {partition: commit.offset for partition, commit in commits.items()}

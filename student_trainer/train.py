@@ -12,16 +12,18 @@ from torch import nn
 
 from pipeline.stop_signals import on_stop
 from schemas.errors import CheckpointError, ConfigError, DataUnavailable, RunLocked, SequenceGap, Starved
-from student_trainer.batches import Batch, batches
+from student_trainer.batches import Batch, cut
 from student_trainer.checkpoint import Checkpoint, check_resume, has_checkpoints, load_checkpoint, machine
 from student_trainer.learning.losses import check_losses, need_labels
 from student_trainer.learning.students import num_parameters
 from student_trainer.learning.trainee import Trainee, weights_sha256
+from student_trainer.loading import ROWS_TOGETHER, Loader
 from student_trainer.prefetch import Prefetcher
 from student_trainer.preparation import (
     choose_device,
     enough_memory,
     evaluation_fetcher,
+    first_ids,
     inspect_network,
     plan,
     set_threads,
@@ -51,6 +53,8 @@ class TrainResult:
     """The last evaluation (`evaluate`); {} without [evaluation]."""
     dropped_rows: int
     """Rows left at the end of the last pass that fill no batch."""
+    undecodable_rows: int
+    """Rows that counted for nothing, since their samples cannot be decoded; those before a resume counted."""
     first_wait_s: float
     """Seconds until the first batch came."""
     longest_wait_s: float
@@ -60,7 +64,7 @@ class TrainResult:
     seconds: float
     """From this process's first batch to its last, evaluations and checkpoints counted."""
     views_per_s: float
-    """Rows made ready per CPU second of the background thread."""
+    """Rows made ready per CPU second of the background threads."""
     model: nn.Module
 
 
@@ -109,7 +113,7 @@ def train(
             found = load_checkpoint(folder.checkpoints)
         checkpoint = Checkpoint(
             step=0,
-            cursor=Cursor.start(source.num_teachers, source.sequence.partitions).as_dict(),
+            cursor=Cursor.start().as_dict(),
             metrics_bytes=0,
             settings=settings.as_dict(),
             settings_sha256=settings.sha256(),
@@ -132,6 +136,7 @@ def train(
                 cursor=saved.cursor,
                 metrics_bytes=saved.metrics_bytes,
                 trace_bytes=saved.trace_bytes,
+                undecodable_rows=saved.undecodable_rows,
             )
         elif resume:
             folder.refuse_emptied()
@@ -146,12 +151,17 @@ def train(
         raise
 
     step, cursor = checkpoint.step, checkpoint.at()
-    start = cursor
+    start, pin = cursor, device.type == "cuda"
+    loader = Loader(source.fetcher, settings.student.size, first_ids(source), pin)
 
     def make() -> Iterator[tuple[Batch, Cursor]]:
-        sequence, pin = source.sequence, device.type == "cuda"
-        orders = source.orders(start)
-        return batches(orders, settings.train.batch_size, start, sequence.partitions, sequence.num_orders, pin)
+        size = settings.train.batch_size
+        rows = cut(source.orders(start), size, start, source.sequence.num_orders, max(1, ROWS_TOGETHER // size), pin)
+        return loader.batches(rows)
+
+    def stop_reading() -> None:
+        source.close()
+        loader.close()
 
     def interrupted() -> bool:
         """Asked while no batch lies ready: a starving run, too, hears that its folder or its name is another's."""
@@ -166,7 +176,10 @@ def train(
     state = "failed"
     stop = threading.Event()
     stopping = stop.is_set
-    with Prefetcher(make, settings.train.prefetch, source.close) as ready, on_stop(stop.set):
+    with (
+        Prefetcher(make, settings.train.prefetch, stop_reading, lambda: loader.busy) as ready,
+        on_stop(stop.set),
+    ):
         begun = time.perf_counter()
         try:
             while step < total_steps and not stopping():
@@ -212,7 +225,7 @@ def train(
     seconds = time.perf_counter() - begun - ready.first_wait
     views_per_s = ready.produced * settings.train.batch_size / ready.busy if ready.busy else 0.0
     return TrainResult(
-        step, finished, weights_sha256(trainee.model), cursor, scores, dropped_rows,
+        step, finished, weights_sha256(trainee.model), cursor, scores, dropped_rows, records.undecodable_rows,
         ready.first_wait, ready.longest_wait, ready.waited, seconds, views_per_s, trainee.model,
     )  # fmt: skip
 

@@ -1,4 +1,4 @@
-"""Fetching views with patience: storage that is away for a moment ends neither a worker nor a run."""
+"""Reading with patience: storage that is away for a moment ends neither a worker nor a run."""
 
 from __future__ import annotations
 
@@ -6,11 +6,14 @@ import logging
 import threading
 import time
 from collections.abc import Callable
+from typing import TypeVar
 
-from pipeline.datasets.base import Ints
+from pipeline.datasets.base import Dataset, Ints
 from pipeline.user_code import one_line
 from pipeline.views.fetch import Fetched, Fetcher
 from schemas.errors import DataUnavailable
+
+T = TypeVar("T")
 
 log = logging.getLogger(__name__)
 
@@ -46,15 +49,53 @@ def fetch_patiently(
     Raises:
         DataUnavailable: all tries failed, or one did and `stopped` is set.
     """
-    stopped = stopped or threading.Event()
+
+    def doubt(fetched: Fetched) -> str:
+        return fetched.faults[0][1] if readable and fetched.faults else ""
+
     place = f"dataset {fetcher.dataset.uri}"
+    return _patiently(
+        lambda: fetcher.fetch(sample_ids, view_seed, size), place, stopped, seconds, what, advice, alive, doubt
+    )
+
+
+def labels_patiently(
+    dataset: Dataset,
+    sample_ids: Ints,
+    stopped: threading.Event | None = None,
+    *,
+    seconds: float = 10.0,
+    advice: str = "bring it back and try again",
+) -> Ints:
+    """Return [N] int64 labels as `Dataset.labels`, trying again as `fetch_patiently` does.
+
+    Raises:
+        DataUnavailable: as `fetch_patiently`.
+    """
+    return _patiently(
+        lambda: dataset.labels(sample_ids), f"dataset {dataset.uri}", stopped, seconds, "its labels", advice
+    )
+
+
+def _patiently(
+    read: Callable[[], T],
+    place: str,
+    stopped: threading.Event | None,
+    seconds: float,
+    what: str,
+    advice: str,
+    alive: Callable[[], None] = lambda: None,
+    doubt: Callable[[T], str] = lambda got: "",
+) -> T:
+    """`doubt` says why what was read is to be read again, if time is left; "" where it need not."""
+    stopped = stopped or threading.Event()
     first, pause = time.monotonic(), 0.1
     while True:
         try:
-            fetched = fetcher.fetch(sample_ids, view_seed, size)
-            if not (readable and fetched.faults) or time.monotonic() - first + pause > seconds or stopped.is_set():
-                return fetched
-            reason = fetched.faults[0][1]
+            got = read()
+            reason = doubt(got)
+            if not reason or time.monotonic() - first + pause > seconds or stopped.is_set():
+                return got
         except OSError as error:
             reason = one_line(error)
             if time.monotonic() - first + pause > seconds or stopped.is_set():

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import functools
 import inspect
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -19,7 +19,7 @@ from torch.nn import functional
 
 from pipeline.user_code import said
 from schemas.errors import ConfigError, DistillogError
-from student_trainer.learning.targets import Target, times_log
+from student_trainer.learning.targets import Target, target_name, times_log
 from student_trainer.run.choices import choose
 from student_trainer.run.toml_tables import unknown
 
@@ -170,17 +170,19 @@ def need_labels(settings: RunSettings) -> bool:
 
 _LOSS_KEYS = {"name", "weight", "temperature"}
 
-Total = Callable[[Tensor, tuple[Target, ...], Tensor], tuple[Tensor, dict[str, Tensor]]]
+Total = Callable[..., tuple[Tensor, dict[str, Tensor]]]
+"""(logits [B, C], targets by name, labels [B], weights [B] or None) -> (scalar, each entry's rows [B])"""
 
 
 def total_loss(settings: RunSettings, labelled_fraction: float) -> Total:
-    """Return the run's loss: (logits [B, C], targets, labels [B]) -> (scalar, each entry's rows [B], unweighted).
+    """Return the run's loss; the rows that it gives have their own weights, but not the entry's.
 
+    A row's weight is a factor on each of its losses; the mean is over all B, whatever their weights.
     A soft loss is the mean over the teachers, weighted by their weights. Whatever the codec, the device and autocast,
     a loss sees float32: softened in float16, most of a confident teacher's probabilities would be 0.
     """
-    weights = [teacher.weight for teacher in settings.teachers]
-    shares = [weight / sum(weights) for weight in weights]
+    of_all = sum(teacher.weight for teacher in settings.teachers)
+    shares = {target_name(teacher.name): teacher.weight / of_all for teacher in settings.teachers}
     terms: list[tuple[str, Callable[..., Tensor], float, float, bool, dict[str, Any]]] = []
     for entry in settings.losses:
         loss = find_loss(entry.name)
@@ -191,18 +193,23 @@ def total_loss(settings: RunSettings, labelled_fraction: float) -> Total:
         key = entry.name if entry.name not in {term[0] for term in terms} else f"{entry.name}@{entry.temperature}"
         terms.append((key, loss.function, entry.weight, entry.temperature, "teacher" in loss.needs, params))
 
-    def total(logits: Tensor, targets: tuple[Target, ...], labels: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+    def total(
+        logits: Tensor, targets: Mapping[str, Target], labels: Tensor, row_weights: Tensor | None = None
+    ) -> tuple[Tensor, dict[str, Tensor]]:
         # Here and nowhere else: rows travel as narrow as they were stored, and widening a whole batch costs little.
-        logits, targets = logits.float(), tuple(target.widened() for target in targets)
+        logits, widened = logits.float(), [(targets[name].widened(), share) for name, share in shares.items()]
         result: Tensor | None = None
         parts: dict[str, Tensor] = {}
         for key, function, weight, temperature, soft, params in terms:
             if soft:
-                rows = function(logits, targets[0], labels, temperature, **params) * shares[0]
-                for share, target in zip(shares[1:], targets[1:], strict=True):
+                (target, share), *others = widened
+                rows = function(logits, target, labels, temperature, **params) * share
+                for target, share in others:
                     rows = rows + share * function(logits, target, labels, temperature, **params)
             else:
                 rows = function(logits, None, labels, temperature, **params)
+            if row_weights is not None:
+                rows = rows * row_weights
             mean = rows.mean()
             parts[key] = rows.detach()
             weighted = mean if weight == 1 else weight * mean  # a product costs microseconds, forward and backward

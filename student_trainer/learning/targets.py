@@ -18,6 +18,14 @@ from torch.nn import functional
 from schemas.codecs import Dense, SoftRows, TopK
 from schemas.errors import ConfigError
 
+OUTPUT = "logits"
+"""The output of a teacher that losses work on."""
+
+
+def target_name(teacher: str, output: str = OUTPUT) -> str:
+    """Return the name under which an output's soft targets are handed on."""
+    return f"{teacher}.{output}"
+
 
 class Target(Protocol):
     """A teacher's soft targets for a batch."""

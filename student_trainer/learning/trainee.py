@@ -35,7 +35,7 @@ class Step:
     loss: Tensor
     """Scalar float32: the total."""
     rows: dict[str, Tensor]
-    """Loss -> [B] float32, unweighted."""
+    """Loss -> [B] float32, times the rows' weights, without the loss's own."""
     refused: Tensor
     """Scalar float32: 1 where the loss or the gradient was not finite and the step was not taken."""
 
@@ -100,7 +100,7 @@ class Trainee:
         else:
             with torch.autocast(self.device.type, self._half):
                 logits = self.model(batch.inputs[self.field])
-        loss, rows = self._loss(logits, batch.targets, batch.labels)
+        loss, rows = self._loss(logits, batch.targets, batch.labels, batch.weights)
         self.scaler.scale(loss).backward()  # type: ignore[no-untyped-call]
         self._guard.check(loss, self._gradients())
         if not self._asks or not self._guard.refused:

@@ -165,16 +165,20 @@ class TrainSettings:
     """Steps between two lines of metrics."""
     prefetch: int = 8
     """Batches that lie ready for the training thread."""
+    loaders: int = 1
+    """Threads that read and view samples; no result depends on it."""
     trace: bool = False
     """Write what each step trained on to trace.jsonl."""
 
     def __post_init__(self) -> None:
-        for key in ("batch_size", "passes", "threads", "log_every", "prefetch"):
+        for key in ("batch_size", "passes", "threads", "log_every", "prefetch", "loaders"):
             value = getattr(self, key)
             _check(value >= 1, f"{key} must be at least 1, is {value}")
         _check(self.steps >= 0, f"steps must not be negative, is {self.steps}")
         _check(0 <= self.seed < 1 << 63, f"seed must be in [0, 2^63), is {self.seed}")
-        _check(self.threads <= MAX_THREADS, f"threads must be at most {MAX_THREADS} here, is {self.threads}")
+        for key in ("threads", "loaders"):
+            value = getattr(self, key)
+            _check(value <= MAX_THREADS, f"{key} must be at most {MAX_THREADS} here, is {value}")
         _one_of("precision", self.precision, PRECISIONS)
         _one_of("device", self.device, DEVICES)
 

@@ -1,12 +1,12 @@
 """The seam between reading and training: what an order source gives, and what a run tells while it trains.
 
-Letters: M kept rows of an order, P partitions.
+Letters: M rows of an order. A source gives rows with their labels; views are nobody's business here (`loading.py`).
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
@@ -23,55 +23,49 @@ BRING_BACK = "bring it back and resume the run"
 
 @dataclass(frozen=True, slots=True)
 class Cursor:
-    """The next row to train on, and where in the logs its record is looked for."""
+    """The next row to train on."""
 
     pass_number: int
     """How often the stream was gone over before, from 0."""
     sequence: int
     """The order that the next row is of."""
     row: int
-    """Its place among the order's kept rows, from 0."""
-    offsets: tuple[tuple[int, ...], ...] = ()
-    """Per teacher and partition: the log offset after the last record that was trained on to its end, 0 at the start
-    of a pass. Never a read-ahead position: what lies between was not trained on. () without teachers."""
+    """Its place among the order's rows, from 0."""
+    place: Any = field(default=None, compare=False)
+    """JSON values: a hint where the order is found, which none but the source that gave it reads. None: it has none."""
 
     @classmethod
-    def start(cls, num_teachers: int = 0, partitions: int = 0) -> Cursor:
+    def start(cls) -> Cursor:
         """Return the cursor of a run that has not begun."""
-        return cls(0, 0, 0, ((0,) * partitions,) * num_teachers)
+        return cls(0, 0, 0)
 
     def as_dict(self) -> dict[str, Any]:
         """Return plain values for JSON."""
-        return {
-            "pass_number": self.pass_number,
-            "sequence": self.sequence,
-            "row": self.row,
-            "offsets": [list(each) for each in self.offsets],
-        }
+        return {"pass_number": self.pass_number, "sequence": self.sequence, "row": self.row, "place": self.place}
 
     @classmethod
-    def from_dict(cls, values: dict[str, Any]) -> Cursor:
+    def from_dict(cls, values: Mapping[str, Any]) -> Cursor:
         """Undo `as_dict`."""
-        offsets = tuple(tuple(int(offset) for offset in each) for each in values["offsets"])
-        return cls(int(values["pass_number"]), int(values["sequence"]), int(values["row"]), offsets)
+        return cls(int(values["pass_number"]), int(values["sequence"]), int(values["row"]), values.get("place"))
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class ReadyOrder:
-    """An order whose samples were fetched and whose labels, of every teacher, lie ready."""
+class LabelledOrder:
+    """The rows of an order that a run trains on, with all that is said of them."""
 
     pass_number: int
     sequence: int
+    view_seed: int
     sample_ids: NDArray[np.int64]
     """[M] int64."""
-    inputs: dict[str, NDArray[Any]]
-    """Field -> [M, ...]."""
     labels: NDArray[np.int64]
     """[M] int64 true labels; -1 = unlabelled, or outside the run's label budget."""
-    targets: tuple[SoftRows, ...]
-    """One per teacher, of M rows, in the order of [[teachers]]; () for source = "dataset"."""
-    next_offsets: tuple[int, ...]
-    """Per teacher: the log offset after this order's record; () for source = "dataset"."""
+    targets: Mapping[str, SoftRows] = field(default_factory=dict)
+    """"TEACHER.OUTPUT" -> M rows; the same names in all orders that have rows. Empty without teachers."""
+    place: Any = None
+    """A cursor's `place` behind this order."""
+    address: str = ""
+    """Where the labels of a teacher lie, which has seen each of these samples; "" where none has."""
 
 
 class OrderSource(Protocol):
@@ -83,7 +77,6 @@ class OrderSource(Protocol):
     """The dataset under its view."""
     num_classes: int
     """C, the number of the student's logits."""
-    num_teachers: int
     available: frozenset[str]
     """What losses may need of it: "teacher" (soft targets), "dense", "logits" (true ones), "labels"."""
     temperatures: tuple[float, ...] | None
@@ -93,17 +86,19 @@ class OrderSource(Protocol):
     def labelled_fraction(self) -> float:
         """Samples that show a label / all samples of the sequence; the first to ask may wait until they are counted."""
 
-    def orders(self, cursor: Cursor) -> Iterator[ReadyOrder]:
+    def orders(self, cursor: Cursor) -> Iterator[LabelledOrder]:
         """Yield the orders from the cursor's on, whole, in sequence, pass after pass, until the last pass ends.
 
-        Called once, and consumed by one background thread. `close` from another thread ends a wait at once.
+        Called once, and consumed by one background thread. `close` from another thread ends a wait at once. The
+        cursor's `place` saves a search; without it, or with one that another source gave, the same orders come.
         """
 
     def describe(self, like: Mapping[str, Any] | None = None) -> dict[str, Any]:
         """Return what it reads as JSON values: a run resumes only where this is equal.
 
-        Content, not places: stream_id, manifest and teachers' hashes, fingerprints; no paths or addresses. `like` is
-        a description to compare with: what an older algorithm made of the content is made by that one again.
+        Content, neither places nor the kind of source: stream_id, manifest and teachers' hashes, fingerprints; no paths
+        or addresses. `like` is a description to compare with: what an older algorithm made of the content is made by
+        that one again.
         """
 
     def close(self) -> None:

@@ -1,4 +1,4 @@
-"""source = "dataset": the same sequence and views as a stream's, without any teacher.
+"""source = "dataset": the same sequence as a stream's, without any teacher.
 
 This is how a teacher is trained, how the hard-label baseline is, and the in-memory loop that benchmarks compare with.
 """
@@ -12,14 +12,12 @@ from typing import Any
 
 from pipeline.datasets import open_dataset
 from pipeline.datasets.fingerprint import fingerprint
-from pipeline.fault_limit import FaultLimit
 from pipeline.sequence import Sequence
 from pipeline.views import view_spec
 from pipeline.views.fetch import Fetcher
-from pipeline.views.patience import fetch_patiently
 from schemas.errors import ConfigError
 from student_trainer.run.settings import RunSettings
-from student_trainer.sources.base import BRING_BACK, Cursor, ReadyOrder
+from student_trainer.sources.base import Cursor, LabelledOrder
 from student_trainer.sources.hard_labels import HardLabels, labelled_ids
 
 
@@ -30,7 +28,6 @@ class DatasetSource:
         ConfigError: a dataset, view or label budget that does not fit, or a dataset without classes.
     """
 
-    num_teachers = 0
     available = frozenset({"labels"})
     temperatures: tuple[float, ...] | None = None
 
@@ -42,9 +39,8 @@ class DatasetSource:
                 f"[data] dataset {data.dataset} has no labels, or does not say how many classes (num_classes); without "
                 "a teacher there is nothing to learn"
             )
-        self.fetcher = Fetcher(dataset, view_spec(data.view.name, data.view.params))
+        self.fetcher = Fetcher(dataset, view_spec(data.view.name, data.view.params), settings.train.loaders)
         self.num_classes = dataset.num_classes
-        self._size = settings.student.size
         self._passes = settings.train.passes
         self._labels = HardLabels.of(dataset, data.labelled, data.label_seed)
         if not self._labels.any:
@@ -63,10 +59,9 @@ class DatasetSource:
         """Samples that show a label / all samples of the sequence."""
         return 1.0 if self._only_labelled else self._labels.fraction
 
-    def orders(self, cursor: Cursor) -> Iterator[ReadyOrder]:
+    def orders(self, cursor: Cursor) -> Iterator[LabelledOrder]:
         """Yield every order from the cursor's on, pass after pass."""
         sequence = self.sequence
-        uri, faults = self.fetcher.dataset.uri, FaultLimit("decoded")
         first = cursor.sequence
         for pass_number in range(cursor.pass_number, self._passes):
             for number in range(first, sequence.num_orders):
@@ -76,13 +71,8 @@ class DatasetSource:
                 if self._ids is not None:
                     sample_ids = self._ids[sample_ids]
                 view_seed = sequence.view_seed(sequence.epoch_of(number))
-                fetched = fetch_patiently(
-                    self.fetcher, sample_ids, view_seed, self._size, self._closed, advice=BRING_BACK
-                )
-                faults.leave_out(uri, number, sample_ids, fetched.faults)
-                sample_ids = sample_ids[fetched.kept_rows]
-                labels = self._labels.hide(sample_ids, fetched.labels)
-                yield ReadyOrder(pass_number, number, sample_ids, fetched.inputs, labels, (), ())
+                labels = self._labels.read(sample_ids, self._closed)
+                yield LabelledOrder(pass_number, number, view_seed, sample_ids, labels)
             first = 0
 
     def describe(self, like: Mapping[str, Any] | None = None) -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterator
 from functools import cached_property
 
@@ -12,7 +13,9 @@ from pipeline.datasets import Dataset
 from pipeline.datasets.base import once_readable
 from pipeline.datasets.labels import label_budget
 from pipeline.progress import Progress
+from pipeline.views.patience import labels_patiently
 from schemas.errors import ConfigError
+from student_trainer.sources.base import BRING_BACK
 
 _CHUNK = 1 << 20
 
@@ -58,14 +61,20 @@ class HardLabels:
             return len(self.shown) > 0
         return any((labels >= 0).any() for labels in _labels(self._dataset))
 
-    def hide(self, sample_ids: NDArray[np.int64], labels: NDArray[np.int64]) -> NDArray[np.int64]:
-        """Return [N] labels with -1 where a sample is outside the budget."""
+    def read(self, sample_ids: NDArray[np.int64], stopped: threading.Event | None = None) -> NDArray[np.int64]:
+        """Return [N] int64 labels with -1 where a sample is unlabelled or outside the budget.
+
+        Raises:
+            DataUnavailable: the dataset cannot be read, or `stopped` is set meanwhile.
+        """
         if self.shown is None:
-            return labels
-        if not len(self.shown):
-            return np.full_like(labels, -1)
-        places = np.searchsorted(self.shown, sample_ids).clip(max=len(self.shown) - 1)
-        return np.where(self.shown[places] == sample_ids, labels, -1)
+            return labels_patiently(self._dataset, sample_ids, stopped, advice=BRING_BACK)
+        labels = np.full(len(sample_ids), -1, np.int64)
+        if len(self.shown):
+            places = np.searchsorted(self.shown, sample_ids).clip(max=len(self.shown) - 1)
+            rows = np.flatnonzero(self.shown[places] == sample_ids)
+            labels[rows] = labels_patiently(self._dataset, sample_ids[rows], stopped, advice=BRING_BACK)
+        return labels
 
 
 def labelled_ids(dataset: Dataset, labels: HardLabels) -> NDArray[np.int64] | None:

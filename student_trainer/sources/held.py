@@ -45,16 +45,29 @@ class Wait:
     """what is said of records that were dropped for an unknown schema; empty if none was"""
 
 
+@dataclass(frozen=True, slots=True)
+class Trimmed:
+    """What retention had removed of a log when a reader's place was not in it any more."""
+
+    sought: int
+    """the offset to read on from"""
+    begin: int
+    """of what was left"""
+    end: int
+
+
 class PartitionLog:
     """One partition of one teacher's soft targets."""
 
-    __slots__ = ("held", "partition", "rule", "teacher")
+    __slots__ = ("held", "partition", "rule", "teacher", "trimmed")
 
     def __init__(self, teacher: str, partition: TopicPartition, rule: ReadersRule) -> None:
         self.teacher = teacher
         self.partition = partition
         self.rule = rule
         self.held: deque[Held] = deque()
+        self.trimmed: Trimmed | None = None
+        """Until the record that is looked for was found in what is left."""
 
     @property
     def teacher_partition(self) -> TeacherPartition:

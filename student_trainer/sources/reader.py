@@ -18,7 +18,6 @@ from pipeline.sequence import Sequence as OrderSequence
 from pipeline.streams import Stream
 from schemas.errors import (
     BrokerUnavailable,
-    CheckpointError,
     DecodeError,
     LogTrimmed,
     PositionOutOfRange,
@@ -26,7 +25,7 @@ from schemas.errors import (
     UnknownSchema,
 )
 from schemas.records import SoftTargets
-from student_trainer.sources.held import Held, PartitionLog, Wait, check_identity
+from student_trainer.sources.held import Held, PartitionLog, Trimmed, Wait, check_identity
 from student_trainer.sources.lookout import LOOK_EVERY, Lookout
 from student_trainer.sources.rule import ReadersRule
 
@@ -92,31 +91,26 @@ class SoftTargetReader:
             self._lookout.close()
             raise
 
-    def seek(self, sequence: int, offsets: Sequence[Sequence[int]]) -> None:
+    def seek(self, sequence: int, offsets: Sequence[Sequence[int]] = ()) -> None:
         """Go to an order.
+
+        Order s of partition p lies at or behind offset (s - p) / P, since all before it do: that is where it is looked
+        for.
 
         Args:
             sequence: what `next` is asked for next.
-            offsets: per teacher, [P] log offsets at or before that order's records; () begins at offset 0.
-
-        Raises:
-            CheckpointError: the offsets do not fit the teachers or partitions.
+            offsets: per teacher, [P] log offsets at or before that order's records, which save a part of the way.
         """
         partitions = self._stream.manifest.partitions
         offsets = offsets or [[0] * partitions for _ in self._teachers]
-        if [len(each) for each in offsets] != [partitions] * len(self._teachers):
-            raise CheckpointError(
-                f"the cursor has offsets of {len(offsets)} teachers and {sorted({len(each) for each in offsets})} "
-                f"partitions; the run reads {len(self._teachers)} teachers over {partitions} partitions"
-            )
         self._count()
         self._logs.clear()
         self._held_bytes = 0
         for teacher, starts in zip(self._teachers, offsets, strict=True):
             topic = soft_targets_topic(self._stream.manifest.stream, teacher)
             for number, start in enumerate(starts):
-                partition = TopicPartition(topic, number)
-                rule = ReadersRule(self._sequence.next_in(number, sequence), start, partitions)
+                partition, expected = TopicPartition(topic, number), self._sequence.next_in(number, sequence)
+                rule = ReadersRule(expected, max(start, (expected - number) // partitions), partitions)
                 self._logs[partition] = PartitionLog(teacher, partition, rule)
         logs = list(self._logs.values())
         self._zip = [[each for each in logs if each.partition.partition == number] for number in range(partitions)]
@@ -124,10 +118,6 @@ class SoftTargetReader:
         self._resume()
         for partition, each in self._logs.items():
             self._log.seek(partition, each.rule.position)
-
-    def restart(self) -> None:
-        """Go back to order 0 for another pass."""
-        self.seek(0, ())
 
     def next(self, sequence: int, on_wait: Callable[[Wait], None] = lambda wait: None) -> tuple[Held, ...] | None:
         """Return the soft targets of the next order, one per teacher; None when told to stop.
@@ -184,6 +174,7 @@ class SoftTargetReader:
                 if self._stop.is_set():
                     return False
                 self._poll({each.partition for each in missing})
+                self._refuse_trimmed()
                 self._lookout.check()
                 if (seconds := time.monotonic() - since) >= LOOK_EVERY:
                     self._prove(missing)
@@ -296,14 +287,31 @@ class SoftTargetReader:
             self._stop.wait(_POLL)
             return  # the position is still out of range when the broker is back
         for partition, position in positions.items():
-            where = log_name(partition)
-            if position < begins[partition]:
-                raise LogTrimmed(
-                    f"{where}: the run reads on at offset {position}, but retention removed all records below "
-                    f"{begins[partition]}; train from the start on a new stream, or with a longer --retention-hours"
-                ) from error
             if position > ends[partition]:
                 raise LogTrimmed(
-                    f"{where}: the run reads on at offset {position}, but the log ends at {ends[partition]}: Kafka "
-                    "lost records (unclean leader election?), or the checkpoint is of another cluster"
+                    f"{log_name(partition)}: the run reads on at offset {position}, but the log ends at "
+                    f"{ends[partition]}: Kafka lost records (unclean leader election?), or the checkpoint is of "
+                    "another cluster"
                 ) from error
+            if position < begins[partition]:
+                # What was removed may have been repetitions: what is left says whether it was needed.
+                each = self._logs[partition]
+                each.trimmed = Trimmed(position, begins[partition], ends[partition])
+                each.rule.skip_to(begins[partition])
+                self._log.seek(partition, begins[partition])
+
+    def _refuse_trimmed(self) -> None:
+        """End the run where retention removed what it needs: what is left was read to its end then, without it."""
+        for partition, each in self._logs.items():
+            if each.trimmed is None:
+                continue
+            if each.held:
+                each.trimmed = None
+                continue
+            each.rule.skip_to(self._log.position(partition) or 0)
+            if each.rule.position >= each.trimmed.end:
+                raise LogTrimmed(
+                    f"{log_name(partition)}: the run reads on at offset {each.trimmed.sought}, but retention removed "
+                    f"all records below {each.trimmed.begin}, sequence {each.rule.expected} among them; train from "
+                    "the start on a new stream, or with a longer --retention-hours"
+                )

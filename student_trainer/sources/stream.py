@@ -20,12 +20,12 @@ from pipeline.kafka.settings import KafkaSettings
 from pipeline.sequence import Sequence as OrderSequence
 from pipeline.streams import open_stream
 from pipeline.views.check import check_data
-from pipeline.views.patience import fetch_patiently
 from schemas.codecs import SoftRows
 from schemas.errors import ConfigError, ManifestMismatch
 from student_trainer.learning.losses import need_labels
+from student_trainer.learning.targets import OUTPUT, target_name
 from student_trainer.run.settings import RunSettings
-from student_trainer.sources.base import BRING_BACK, Cursor, ReadyOrder
+from student_trainer.sources.base import Cursor, LabelledOrder
 from student_trainer.sources.hard_labels import HardLabels
 from student_trainer.sources.held import Held
 from student_trainer.sources.reader import SoftTargetReader
@@ -33,8 +33,7 @@ from student_trainer.sources.starvation import Starvation
 
 log = logging.getLogger(__name__)
 
-OUTPUT = "logits"
-"""The output of a teacher that losses work on."""
+Place = dict[str, dict[str, list[int]]]
 _STARVING = 1.0
 """Seconds of a wait from which on the run counts as starving."""
 
@@ -54,15 +53,13 @@ class StreamSource:
         self._kafka = kafka
         self._starve = settings.starve
         self._passes = settings.train.passes
-        self._size = settings.student.size
         self.stream = open_stream(kafka, settings.data.stream)
         """As its manifest topic describes it."""
         manifest = self.stream.manifest
         self.teachers = tuple(self.stream.teacher(each.name) for each in settings.teachers)
         """In the order of [[teachers]]."""
         self.sequence = OrderSequence.of(manifest)
-        self.fetcher = check_data(manifest, settings.data.dataset or None)
-        self.num_teachers = len(self.teachers)
+        self.fetcher = check_data(manifest, settings.data.dataset or None, settings.train.loaders)
         self.num_classes = self.teachers[0].output.num_classes
         for teacher in self.teachers:
             if teacher.output.num_classes != self.num_classes:
@@ -89,7 +86,7 @@ class StreamSource:
         """Whether the next label is missing for more than a second now; may be asked by any thread."""
         return self._reader is not None and self._reader.waiting > _STARVING
 
-    def orders(self, cursor: Cursor) -> Iterator[ReadyOrder]:
+    def orders(self, cursor: Cursor) -> Iterator[LabelledOrder]:
         """Yield every order from the cursor's on, pass after pass, as the labels come.
 
         Raises:
@@ -101,19 +98,36 @@ class StreamSource:
         reader = self._reader = SoftTargetReader(KafkaCluster(self._kafka), self.stream, names, self._stop)
         try:
             starvation = Starvation(self._starve, self.stream.manifest.stream)
-            sequence = cursor.sequence
-            reader.seek(sequence, cursor.offsets)
+            sequence, last = cursor.sequence, self.sequence.num_orders - 1
+            offsets = self._offsets(cursor.place)
+            reader.seek(sequence, offsets)
             for pass_number in range(cursor.pass_number, self._passes):
-                for number in range(sequence, self.sequence.num_orders):
+                for number in range(sequence, last + 1):
                     held = reader.next(number, starvation)
                     if held is None:
                         return
-                    yield self._ready(pass_number, held)
-                sequence = 0
+                    for each, starts in zip(held, offsets, strict=True):
+                        starts[self.sequence.partition(number)] = each.next_offset
+                    yield self._labelled(pass_number, held, self._place(offsets) if number < last else None)
+                sequence, offsets = 0, self._offsets(None)
                 if pass_number + 1 < self._passes:
-                    reader.restart()
+                    reader.seek(sequence, offsets)
         finally:
             reader.close()
+
+    def _place(self, offsets: list[list[int]]) -> Place:
+        """Per teacher and partition: the log offset behind the last record that is not needed any more."""
+        return {"offsets": {each.name: starts.copy() for each, starts in zip(self.teachers, offsets, strict=True)}}
+
+    def _offsets(self, place: Any) -> list[list[int]]:
+        """Undo `_place`; what it did not make, or for other teachers, says nothing: then all are 0."""
+        found = place.get("offsets") if isinstance(place, dict) else None
+        found = found if isinstance(found, dict) else {}
+        partitions = self.stream.manifest.partitions
+        starts = [found.get(teacher.name) for teacher in self.teachers]
+        return [
+            list(each) if isinstance(each, list) and len(each) == partitions else [0] * partitions for each in starts
+        ]
 
     def describe(self, like: Mapping[str, Any] | None = None) -> dict[str, Any]:
         """Return which stream and teachers, by content; `like` changes nothing here."""
@@ -156,40 +170,29 @@ class StreamSource:
             available.add("labels")
         return frozenset(available)
 
-    def _ready(self, pass_number: int, held: Sequence[Held]) -> ReadyOrder:
+    def _labelled(self, pass_number: int, held: Sequence[Held], place: Place | None) -> LabelledOrder:
         first = held[0].value
-        next_offsets = tuple(each.next_offset for each in held)
         targets = [self._values(each) for each in held]
         kept = [_kept_rows(each) for each in held]
         rows = kept[0]
         for other in kept[1:]:
             rows = np.intersect1d(rows, other, assume_unique=True)
         self._rows_left_out += len(first.sample_ids) - len(rows)
-        if not len(rows):
-            none = np.empty(0, np.int64)
-            return ReadyOrder(pass_number, first.sequence, none, {}, none, (), next_offsets)
         if any(len(each) != len(rows) for each in kept):
             # A row that one teacher could not decode is no row of the zip.
             targets = [target.take(np.searchsorted(each, rows)) for target, each in zip(targets, kept, strict=True)]
         sample_ids = first.sample_ids[rows]
-        fetched = fetch_patiently(
-            self.fetcher, sample_ids, first.view_seed, self._size, self._stop, advice=BRING_BACK, readable=True
-        )
-        if fetched.faults:
-            row, reason = fetched.faults[0]
-            raise ManifestMismatch(
-                f"{held[0].address}: the teacher has seen sample {sample_ids[row]}, which cannot be decoded here "
-                f"({reason}): the data of {self.fetcher.dataset.uri} are not the same on both machines, or their "
-                "storage fails; set it right and resume the run"
-            )
-        labels = self._labels.hide(sample_ids, fetched.labels)
-        if self._need_labels and labels.max() >= self.num_classes:
+        labels = self._labels.read(sample_ids, self._stop)
+        if self._need_labels and labels.max(initial=-1) >= self.num_classes:
             row = int(labels.argmax())
             raise ConfigError(
                 f"dataset {self.fetcher.dataset.uri}: sample {sample_ids[row]} has label {labels[row]}, the teacher "
                 f"gives {self.num_classes} classes; number the classes as the teacher does, or take no loss on labels"
             )
-        return ReadyOrder(pass_number, first.sequence, sample_ids, fetched.inputs, labels, tuple(targets), next_offsets)
+        named = {target_name(teacher.name): each for teacher, each in zip(self.teachers, targets, strict=True)}
+        return LabelledOrder(
+            pass_number, first.sequence, first.view_seed, sample_ids, labels, named, place, held[0].address
+        )
 
     def _values(self, held: Held) -> SoftRows:
         output = held.value.output(OUTPUT)

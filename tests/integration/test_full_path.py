@@ -38,7 +38,8 @@ def test_sample_ids_become_soft_targets_and_those_a_student(
     file = run_file(tmp_path, name, **sections, evaluation={"dataset": "digits?split=test"})
     student = distillog.start("runs", "start", file, "--folder", runs)
     feeder = distillog.start("feed", name, "--follow", "student", "--lead", "12:24", "--json")
-    workers = [distillog.start("teach", name, model, "--worker", worker, "--threads", 1) for worker in ("a", "b")]
+    teach = ("teach", name, model, "--threads", 1)
+    workers = [distillog.start(*teach, "--worker", f"w{loaders}", "--loaders", loaders) for loaders in (1, 2)]
     assert "finished at step 81" in student.succeed()
     fed = json.loads(feeder.succeed())
     assert (fed["next"], fed["orders"]) == (52, 52)
@@ -74,6 +75,7 @@ def test_sample_ids_become_soft_targets_and_those_a_student(
     exported = json.loads(distillog.succeed("runs", "export", "student", "--folder", runs, "--json"))
     assert exported["difference"] < 1e-4
 
+    sections["train"]["loaders"] = 3
     distillog.succeed("runs", "start", run_file(tmp_path, name, "replay", **sections), "--folder", runs)
     assert weights(runs, "replay") == weights(runs)
     # What was a student teaches in turn.

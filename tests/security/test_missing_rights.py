@@ -267,7 +267,7 @@ def test_a_student_says_once_what_it_cannot_do_and_goes_on(
             reader.seek(0, ())
             waiting = threading.Thread(target=reader.next, args=[0])
             waiting.start()
-            reporter.trained(Cursor.start(1, place.stream.manifest.partitions))
+            reporter.trained(Cursor.start())
             eventually(lambda: refusals(caplog), what="a warning")
             time.sleep(1.5)  # further looks and reports
             stop.set()
@@ -285,7 +285,7 @@ def test_a_report_is_hidden_from_whom_the_labels_beside_it_are(place: Place, eve
     """Why a feeder that follows has to see the soft targets: it would take the run for one that never came."""
     what, _ = rights(place, "feeder", "DESCRIBE", "soft-targets")
     with RunReporter(place.cluster("student"), place.stream, "r", ["t"]) as reporter:
-        reporter.trained(Cursor.start(1, place.stream.manifest.partitions))
+        reporter.trained(Cursor.start())
         with closing(place.cluster("feeder").admin()) as admin:
             eventually(lambda: read_report(admin, place.stream.manifest, "r"), what="a report")
             with place.without("feeder", "DESCRIBE", what):
@@ -396,7 +396,7 @@ def test_a_feeder_whose_right_to_see_its_run_is_withdrawn_ends(place: Place) -> 
     reporter = RunReporter(place.cluster("student"), place.stream, "r", ["t"])
     what, named = rights(place, "feeder", "DESCRIBE", "run")
     with reporter:
-        reporter.trained(Cursor.start(1, place.stream.manifest.partitions))
+        reporter.trained(Cursor.start())
         lead = (1, 2 * place.stream.manifest.partitions)
         stop = threading.Event()
         working = Working(lambda: feed(place.cluster("feeder"), place.stream, ("r",), lead, stop=stop))

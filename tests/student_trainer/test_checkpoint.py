@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import hashlib
+import json
 import logging
 import shutil
 from dataclasses import replace
@@ -30,7 +32,7 @@ SETTINGS: dict[str, Any] = {
     "train": {"batch_size": 8, "seed": 0, "threads": 1, "steps": 10},
     "checkpoint": {"every": 5},
 }
-CURSOR = Cursor(0, 3, 5, ((7, 8),))
+CURSOR = Cursor(0, 3, 5, {"offsets": {"t": [7, 8]}})
 CHECKPOINT = Checkpoint(
     10, CURSOR.as_dict(), 123, SETTINGS, "ab", {"fingerprint": "f"}, {"field": "image"}, machine(threads=1)
 )
@@ -51,7 +53,23 @@ def test_a_checkpoint_comes_back_as_it_was_saved(tmp_path: Path) -> None:
     loaded, tensors = load_checkpoint(tmp_path)
     assert loaded == CHECKPOINT
     assert loaded.at() == CURSOR
+    assert loaded.at().place == CURSOR.place
     assert torch.equal(tensors["model"]["w"], state(10)["model"]["w"])
+
+
+def test_a_checkpoint_of_an_older_form_is_refused_and_stays(tmp_path: Path) -> None:
+    save(tmp_path, 10, 20)
+    place = tmp_path / "step-00000020" / "checkpoint.json"
+    body = json.loads(place.read_text())["checkpoint"]
+    del body["format"], body["undecodable_rows"]
+    body["cursor"] = {"pass_number": 0, "sequence": 3, "row": 5, "offsets": [[7, 8]]}
+    digest = hashlib.sha256(json.dumps(body, sort_keys=True).encode()).hexdigest()
+    place.write_text(json.dumps({"checkpoint": body, "sha256": digest}))
+    with pytest.raises(
+        CheckpointError, match=r"step-00000020: was written by an older Distillog .*start the run anew$"
+    ):
+        load_checkpoint(tmp_path)
+    assert has_checkpoints(tmp_path)
 
 
 def test_the_newest_are_kept_and_nothing_else_lies_about(tmp_path: Path) -> None:

@@ -181,12 +181,30 @@ def test_the_total_weighs_the_entries_and_the_teachers() -> None:
         ),
         labelled_fraction=0.5,
     )
-    value, terms = total(logits(1), (dense(2), dense(3)), LABELS)
+    value, terms = total(logits(1), {"t0.logits": dense(2), "t1.logits": dense(3)}, LABELS)
     soft = [0.25 * kl(logits(2), logits(1), t) + 0.75 * kl(logits(3), logits(1), t) for t in (2.0, 1.0)]
     hard = LOSSES["cross_entropy"].function(logits(1), None, LABELS, 1.0, labelled_fraction=0.5).mean()
     expected = 0.75 * 4 * soft[0].mean() + 0.25 * hard + 0.5 * soft[1].mean()
     torch.testing.assert_close(value.double(), expected.double(), rtol=1e-4, atol=1e-5)
     assert set(terms) == {"forward_kl", "cross_entropy", "forward_kl@1.0"}
+
+
+def test_a_row_of_weight_0_counts_for_nothing_and_the_mean_is_over_all_rows() -> None:
+    run = settings([{"name": "forward_kl", "weight": 0.75}, {"name": "cross_entropy"}])
+    weights = torch.tensor([1.0, 1.0, 0.0, 1.0, 1.0, 0.0])
+    student, targets = logits(1).requires_grad_(), {"t0.logits": dense(2)}
+    value, rows = total_loss(run, 1.0)(student, targets, LABELS, weights)
+    whole, _ = total_loss(run, 1.0)(logits(1), targets, LABELS)
+    soft, hard = kl(logits(2), logits(1), 1.0), LOSSES["cross_entropy"].function(logits(1), None, LABELS, 1.0)
+    expected = ((0.75 * soft + hard) * weights).sum() / B
+    torch.testing.assert_close(value.double(), expected.double(), rtol=1e-4, atol=1e-5)
+    assert value < whole
+    assert all((each[[2, 5]] == 0).all() for each in rows.values())
+    value.backward()
+    assert student.grad is not None
+    assert student.grad.abs().sum(dim=1).gt(0).tolist() == weights.gt(0).tolist()
+    ones, _ = total_loss(run, 1.0)(logits(1), targets, LABELS, torch.ones(B))
+    assert torch.equal(ones, whole)
 
 
 ALL = {"teacher", "dense", "logits", "labels"}
@@ -241,7 +259,7 @@ def test_a_loss_of_ones_own_is_imported_and_held_to_its_needs() -> None:
         check_losses(run, {"teacher"})
     with pytest.raises(ConfigError, match="key 'bye' is unknown"):
         check_losses(settings([{"name": f"{__name__}:shifted", "bye": 2.0}]), ALL)
-    value, _ = total_loss(run, 1.0)(logits(1), (DenseTarget(logits(1)),), LABELS)
+    value, _ = total_loss(run, 1.0)(logits(1), {"t0.logits": DenseTarget(logits(1))}, LABELS)
     assert value.item() == 2.0
 
 
@@ -255,7 +273,7 @@ def test_a_loss_of_ones_own_is_imported_and_held_to_its_needs() -> None:
 )
 def test_a_loss_of_ones_own_that_is_none_is_one_line(name: str, says: str) -> None:
     with pytest.raises(ConfigError, match=f"test_losses:{name}.* {says}"):
-        total_loss(settings([{"name": f"{__name__}:{name}"}]), 1.0)(logits(1), (dense(2),), LABELS)
+        total_loss(settings([{"name": f"{__name__}:{name}"}]), 1.0)(logits(1), {"t0.logits": dense(2)}, LABELS)
 
 
 @pytest.mark.parametrize("name", LOSSES)

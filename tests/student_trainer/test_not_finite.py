@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 import json
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -14,9 +13,10 @@ import pytest
 import torch
 from click.testing import CliRunner, Result
 from torch import Tensor, nn
-from train_runs import digits_run, run
+from train_runs import Spoilt, digits_run, run
 
 from pipeline.cli import main
+from pipeline.datasets.base import Arrays, Ints
 from schemas.errors import NotFinite
 from student_trainer.batches import Batch
 from student_trainer.checkpoint import load_checkpoint
@@ -27,7 +27,7 @@ from student_trainer.learning.students import Network
 from student_trainer.learning.trainee import Trainee
 from student_trainer.run.folder import read_run
 from student_trainer.run.json_lines import JsonLines
-from student_trainer.sources.base import Cursor, ReadyOrder
+from student_trainer.run.settings import RunSettings
 from student_trainer.sources.dataset import DatasetSource
 
 BAD_STEP = 8
@@ -37,13 +37,12 @@ BATCH = 50
 class Poisoned(DatasetSource):
     """One sample is NaN: the 20th row of the eighth batch of 50."""
 
-    def orders(self, cursor: Cursor) -> Iterator[ReadyOrder]:
-        size = self.sequence.order_size
-        for order in super().orders(cursor):
-            row = (BAD_STEP - 1) * BATCH + 19 - order.sequence * size
-            if 0 <= row < len(order.labels):
-                order.inputs["image"][row] = np.nan
-            yield order
+    def __init__(self, settings: RunSettings) -> None:
+        super().__init__(settings)
+        self.fetcher = Spoilt(self.fetcher, self._spoil)
+
+    def _spoil(self, sample_ids: Ints, inputs: Arrays) -> None:
+        inputs["image"][sample_ids == bad_sample(self)] = np.nan
 
 
 def bad_sample(source: DatasetSource) -> int:
@@ -100,16 +99,11 @@ def test_a_loss_that_is_nan_stops_the_run_with_the_weights_of_before(tmp_path: P
     assert [line["step"] for line in lines(tmp_path / "r")] == [5]
 
 
-class Huge(DatasetSource):
-    """One pixel of the eighth batch is so large that its square is none of float32."""
+class Huge(Poisoned):
+    """One pixel of that sample is so large that its square is none of float32."""
 
-    def orders(self, cursor: Cursor) -> Iterator[ReadyOrder]:
-        size = self.sequence.order_size
-        for order in super().orders(cursor):
-            row = (BAD_STEP - 1) * BATCH + 19 - order.sequence * size
-            if 0 <= row < len(order.labels):
-                order.inputs["image"][row].flat[0] = 1e25
-            yield order
+    def _spoil(self, sample_ids: Ints, inputs: Arrays) -> None:
+        inputs["image"][sample_ids == bad_sample(self), 0, 0, 0] = 1e25
 
 
 def normalised_first(input_shape: tuple[int, ...], num_classes: int) -> nn.Module:
@@ -240,7 +234,7 @@ def batch(step: int, poison: bool = False) -> Batch:
     inputs = torch.randn(BATCH, 1, 8, 8, generator=generator)
     if poison:
         inputs[3] = torch.nan
-    return Batch(torch.arange(BATCH), {"image": inputs}, torch.randint(10, (BATCH,), generator=generator), ())
+    return Batch(torch.arange(BATCH), {"image": inputs}, torch.randint(10, (BATCH,), generator=generator))
 
 
 def copied(trainee: Trainee) -> dict[str, Any]:
@@ -265,12 +259,10 @@ def test_under_fp16_an_overflow_is_skipped_alone() -> None:
 
 
 def test_under_fp16_overflows_without_end_stop_the_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    class Broken(DatasetSource):
-        def orders(self, cursor: Cursor) -> Iterator[ReadyOrder]:
-            for order in super().orders(cursor):
-                if order.sequence >= 4:
-                    order.inputs["image"][::7] = np.nan
-                yield order
+    class Broken(Poisoned):
+        def _spoil(self, sample_ids: Ints, inputs: Arrays) -> None:
+            bad = np.concatenate([self.sequence.sample_ids(number)[::7] for number in range(4, 20)])
+            inputs["image"][np.isin(sample_ids, bad)] = np.nan
 
     monkeypatch.setattr("student_trainer.train.choose_device", lambda settings: torch.device("cpu"))
     settings = digits_run(train={"precision": "fp16", "steps": 100, "log_every": 1}, checkpoint={"every": 0})

@@ -1,32 +1,36 @@
-"""source = "stream": orders with the dataset's views, on a real log written by hand."""
+"""source = "stream": orders with their labels, on a real log written by hand."""
 
 from __future__ import annotations
 
+import hashlib
+import json
 import secrets
 import threading
 from collections.abc import Callable, Iterator
 from dataclasses import replace
-from functools import partial
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from kafka import TopicPartition
 from reader_logs import Logs, label
+from train_runs import run as train_run
 
 from pipeline.create import StreamOptions, add_teacher, create_stream
 from pipeline.datasets import open_dataset
-from pipeline.datasets.base import ArrayDataset, Ints, Samples
+from pipeline.datasets.base import ArrayDataset
 from pipeline.kafka.clients import new_admin, new_producer
 from pipeline.kafka.settings import KafkaSettings
+from pipeline.names import soft_targets_topic
 from pipeline.streams import Stream, delete_stream, open_stream
 from pipeline.views import view_spec
 from pipeline.views.fetch import Fetcher
-from pipeline.views.patience import fetch_patiently
 from schemas.codecs import CodecSpec, Dense, TopK
-from schemas.errors import ConfigError, ManifestMismatch, SequenceGap, Starved
+from schemas.errors import ConfigError, LogTrimmed, ManifestMismatch, SequenceGap, Starved
 from schemas.records import Output, Teacher, TeacherInput, TeacherOutput
 from student_trainer.run.settings import RunSettings, run_settings
-from student_trainer.sources.base import Cursor, ReadyOrder
+from student_trainer.sources.base import Cursor, LabelledOrder
 from student_trainer.sources.stream import StreamSource
 
 pytestmark = pytest.mark.kafka
@@ -92,18 +96,18 @@ def labelled(logs: Logs, teacher: str, sequence: int, kept: list[int] | None = N
     return replace(targets, kept_rows=None if kept is None else rows, outputs=(output,))
 
 
-def orders(source: StreamSource, cursor: Cursor | None = None) -> list[ReadyOrder]:
+def orders(source: StreamSource, cursor: Cursor | None = None) -> list[LabelledOrder]:
     try:
-        return list(source.orders(cursor or Cursor.start(source.num_teachers, 2)))
+        return list(source.orders(cursor or Cursor.start()))
     finally:
         source.close()
 
 
-def test_orders_come_with_the_views_the_teacher_saw(make_logs: Callable[..., Logs]) -> None:
+def test_orders_come_with_the_samples_and_the_view_seed_that_the_teacher_saw(make_logs: Callable[..., Logs]) -> None:
     logs = make_logs()
     logs.write("cnn", *(labelled(logs, "cnn", sequence) for sequence in range(NUM_ORDERS)))
     source = StreamSource(logs.settings, run(logs, train={"passes": 2}))
-    assert (source.num_classes, source.num_teachers, source.labelled_fraction) == (CLASSES, 1, 1.0)
+    assert (source.num_classes, source.labelled_fraction) == (CLASSES, 1.0)
     assert source.available == {"teacher", "dense", "logits", "labels"}
     assert source.temperatures is None
     ready = orders(source)
@@ -111,12 +115,16 @@ def test_orders_come_with_the_views_the_teacher_saw(make_logs: Callable[..., Log
     for one in ready:
         ids = source.sequence.sample_ids(one.sequence)
         seed = source.sequence.view_seed(source.sequence.epoch_of(one.sequence))
-        assert np.array_equal(one.inputs["signal"], source.fetcher.fetch(ids, seed).inputs["signal"])
+        assert np.array_equal(one.sample_ids, ids)
+        assert one.view_seed == seed
         assert np.array_equal(one.labels, source.fetcher.dataset.labels(ids))
-        (target,) = one.targets
+        (target,) = one.targets.values()
+        assert list(one.targets) == ["cnn.logits"]
         assert isinstance(target, Dense)
         assert np.array_equal(target.logits[:, 0], ids)
-        assert one.next_offsets == (one.sequence // 2 + 1,)
+        assert one.address == f"{logs.stream.manifest.stream}.soft-targets.cnn/{one.sequence % 2}@{one.sequence // 2}"
+        read = [(one.sequence - partition) // 2 + 1 for partition in (0, 1)]
+        assert one.place == (None if one.sequence == NUM_ORDERS - 1 else {"offsets": {"cnn": read}})
     statistics = source.statistics()
     assert (statistics["records"], statistics["duplicates"], statistics["early"]) == (2 * NUM_ORDERS, 0, 0)
 
@@ -128,58 +136,25 @@ def test_a_label_beyond_the_teachers_classes_is_refused_where_a_loss_looks_at_la
     logs.write("cnn", *(labelled(logs, "cnn", sequence) for sequence in range(NUM_ORDERS)))
     data, ids = open_dataset(URI), np.arange(100)
     other = Fetcher(ArrayDataset(URI, data.read(ids).fields, data.labels(ids) + CLASSES), logs.stream.manifest.view)
-    monkeypatch.setattr("student_trainer.sources.stream.check_data", lambda manifest, uri: other)
+    monkeypatch.setattr("student_trainer.sources.stream.check_data", lambda manifest, uri, loaders: other)
     with pytest.raises(ConfigError, match=f"has label .*, the teacher gives {CLASSES} classes"):
         orders(StreamSource(logs.settings, run(logs, losses=[{"name": "cross_entropy"}])))
     assert orders(StreamSource(logs.settings, run(logs)))
 
 
-class Hiccup:
-    """The dataset, but the first row of its first reads is a fault."""
-
-    def __init__(self, bad_reads: int) -> None:
-        self.inner, self.bad_reads = open_dataset(URI), bad_reads
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self.inner, name)
-
-    def read(self, sample_ids: Ints) -> Samples:
-        samples = self.inner.read(sample_ids)
-        self.bad_reads -= 1
-        if self.bad_reads < 0:
-            return samples
-        fields = {name: array[1:] for name, array in samples.fields.items()}
-        return Samples(fields, samples.kept_rows[1:], ((0, "cut short"),))
-
-
-def test_a_fault_that_the_teacher_did_not_have_is_tried_again_and_then_has_two_causes(
-    make_logs: Callable[..., Logs], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    logs = make_logs()
-    logs.write("cnn", *(labelled(logs, "cnn", sequence) for sequence in range(NUM_ORDERS)))
-
-    def source(bad_reads: int) -> StreamSource:
-        other = Fetcher(Hiccup(bad_reads), logs.stream.manifest.view)
-        monkeypatch.setattr("student_trainer.sources.stream.check_data", lambda manifest, uri: other)
-        return StreamSource(logs.settings, run(logs))
-
-    whole = orders(source(0))
-    for one, other in zip(orders(source(2)), whole, strict=True):
-        assert one.inputs["signal"].tobytes() == other.inputs["signal"].tobytes()
-    patiently = partial(fetch_patiently, seconds=0.5)
-    monkeypatch.setattr("student_trainer.sources.stream.fetch_patiently", patiently)
-    both = r"cannot be decoded here \(cut short\): .* not the same on both machines, or their storage fails"
-    with pytest.raises(ManifestMismatch, match=both):
-        orders(source(10**9))
-
-
 def test_a_resumed_source_goes_on_at_the_cursor(make_logs: Callable[..., Logs]) -> None:
     logs = make_logs()
     logs.write("cnn", *(labelled(logs, "cnn", sequence) for sequence in (0, 2, 0, 2, 1, 4, 6, 3, 5, 7, 9, 11, 8, 10)))
-    cursor = Cursor(0, 4, 7, ((2, 2),))
-    ready = orders(StreamSource(logs.settings, run(logs)), cursor)
-    assert [one.sequence for one in ready] == list(range(4, NUM_ORDERS))
-    assert ready[0].next_offsets == (5,)
+    for place in (
+        {"offsets": {"cnn": [2, 2]}},
+        None,
+        {"offsets": {"vit": [9, 9]}},
+        {"offsets": {"cnn": [9]}},
+        "file 3",
+    ):
+        ready = orders(StreamSource(logs.settings, run(logs)), Cursor(0, 4, 7, place))
+        assert [one.sequence for one in ready] == list(range(4, NUM_ORDERS))
+        assert ready[0].place["offsets"]["cnn"][0] == 5
 
 
 def test_only_kept_rows_are_fetched_and_teachers_are_zipped(make_logs: Callable[..., Logs]) -> None:
@@ -194,10 +169,9 @@ def test_only_kept_rows_are_fetched_and_teachers_are_zipped(make_logs: Callable[
     assert [len(one.labels) for one in ready] == [0 if s == 3 else 2 for s in range(NUM_ORDERS)]
     one = ready[0]
     ids = source.sequence.sample_ids(0)[[2, 5]]
-    assert np.array_equal(
-        one.inputs["signal"], source.fetcher.fetch(ids, source.sequence.view_seed(0)).inputs["signal"]
-    )
-    assert all(isinstance(target, TopK) and target.indices.shape == (2, 2) for target in one.targets)
+    assert np.array_equal(one.sample_ids, ids)
+    assert list(one.targets) == ["cnn.logits", "vit.logits"]
+    assert all(isinstance(target, TopK) and target.indices.shape == (2, 2) for target in one.targets.values())
     sizes = [len(source.sequence.sample_ids(sequence)) for sequence in range(NUM_ORDERS)]
     assert source.statistics()["rows_left_out"] == sum(sizes) - 2 * (NUM_ORDERS - 1)
 
@@ -214,7 +188,7 @@ def test_starving_ends_the_orders_and_is_measured(make_logs: Callable[..., Logs]
 
 def test_a_close_ends_a_wait_in_another_thread(make_logs: Callable[..., Logs], eventually: Any) -> None:
     source = StreamSource(make_logs().settings, run(make_logs(), starve={"timeout": 60.0}))
-    taken: list[list[ReadyOrder]] = []
+    taken: list[list[LabelledOrder]] = []
     thread = threading.Thread(target=lambda: taken.append(orders(source)))
     thread.start()
     eventually(lambda: source.starving)
@@ -248,3 +222,53 @@ def test_a_run_is_known_by_content(make_logs: Callable[..., Logs]) -> None:
     described = StreamSource(logs.settings, run(logs)).describe()
     assert described["stream_id"] == logs.stream.manifest.stream_id
     assert described["teachers"] == {"cnn": logs.stream.teachers["cnn"].sha256}
+
+
+def repeated(logs: Logs) -> None:
+    """Write all labels, each partition's first two orders twice: what follows lies two places further on."""
+    for partition in (0, 1):
+        numbers = list(range(partition, NUM_ORDERS, 2))
+        logs.write("cnn", *(labelled(logs, "cnn", number) for number in (*numbers[:2], *numbers)))
+
+
+def forget_the_place(folder: Path) -> None:
+    """Leave the newest checkpoint without its source's hint."""
+    place = sorted((folder / "checkpoints").iterdir())[-1] / "checkpoint.json"
+    body = json.loads(place.read_text())["checkpoint"]
+    assert body["cursor"]["place"]["offsets"]["cnn"]
+    body["cursor"]["place"] = None
+    digest = hashlib.sha256(json.dumps(body, sort_keys=True).encode()).hexdigest()
+    place.write_text(json.dumps({"checkpoint": body, "sha256": digest}))
+
+
+@pytest.mark.parametrize("trimmed", [False, True], ids=["whole log", "log trimmed by retention"])
+def test_a_run_resumed_without_its_sources_hint_ends_in_the_same_bits(
+    make_logs: Callable[..., Logs], tmp_path: Path, trimmed: bool
+) -> None:
+    logs = make_logs()
+    repeated(logs)
+
+    def trained(name: str, **settings: Any) -> str:
+        found = run(logs, losses=[{"name": "forward_kl"}, {"name": "cross_entropy"}], train=settings)
+        return train_run(tmp_path / name, found, StreamSource(logs.settings, found)).weights_sha256
+
+    whole = trained("whole")
+    assert trained("loaders", loaders=3) == whole
+    assert trained("r", steps=12) != whole
+    forget_the_place(tmp_path / "r")
+    if trimmed:
+        # 96 rows end in order 5, and order 6 lies at 5: what is looked for begins at 3, and the log now at 4.
+        topic = soft_targets_topic(logs.stream.manifest.stream, "cnn")
+        logs.admin.delete_records({TopicPartition(topic, 0): 4, TopicPartition(topic, 1): 4})
+    assert trained("r", steps=0) == whole
+
+
+def test_a_run_whose_labels_retention_removed_says_so_with_or_without_the_hint(make_logs: Callable[..., Logs]) -> None:
+    logs = make_logs()
+    repeated(logs)
+    topic = soft_targets_topic(logs.stream.manifest.stream, "cnn")
+    logs.admin.delete_records({TopicPartition(topic, 0): 6})
+    for place, sought in ((None, 3), ({"offsets": {"cnn": [5, 4]}}, 5)):
+        cursor = Cursor(0, 5, 6, place)
+        with pytest.raises(LogTrimmed, match=rf"offset {sought}, .* all records below 6, sequence 6 among them"):
+            orders(StreamSource(logs.settings, run(logs)), cursor)

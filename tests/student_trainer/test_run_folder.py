@@ -26,7 +26,7 @@ from pipeline.processes import DISTILLOG
 from schemas.errors import BadSamples, ConfigError, DataUnavailable, RunLocked, Starved
 from student_trainer.run.folder import RunFolder, read_run
 from student_trainer.run.settings import RunSettings
-from student_trainer.sources.base import Cursor, ReadyOrder
+from student_trainer.sources.base import Cursor, LabelledOrder
 from student_trainer.sources.dataset import DatasetSource
 
 NOBODY = 65534
@@ -324,7 +324,7 @@ class Failing(DatasetSource):
         super().__init__(settings)
         self._error, self._num_orders = error, num_orders
 
-    def orders(self, cursor: Cursor) -> Iterator[ReadyOrder]:
+    def orders(self, cursor: Cursor) -> Iterator[LabelledOrder]:
         yield from islice(super().orders(cursor), self._num_orders)
         raise self._error
 

@@ -20,7 +20,7 @@ from schemas.errors import DataUnavailable, RunRemoved, Starved
 from student_trainer import checkpoint
 from student_trainer.checkpoint import has_checkpoints
 from student_trainer.run.folder import RunFolder, read_run
-from student_trainer.sources.base import BRING_BACK, Cursor, ReadyOrder
+from student_trainer.sources.base import BRING_BACK, Cursor, LabelledOrder
 from student_trainer.sources.dataset import DatasetSource
 
 SETTINGS = digits_run(train={"log_every": 1})
@@ -115,7 +115,7 @@ def test_a_removal_in_the_last_step_is_no_success(tmp_path: Path) -> None:
 class Waiting(DatasetSource):
     """Has one order, and no other until it is closed."""
 
-    def orders(self, cursor: Cursor) -> Iterator[ReadyOrder]:
+    def orders(self, cursor: Cursor) -> Iterator[LabelledOrder]:
         yield next(super().orders(cursor))
         self._closed.wait(60.0)
         raise Starved("no label came")

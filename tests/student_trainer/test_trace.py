@@ -4,17 +4,17 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-from train_runs import digits_run, run
+from train_runs import Spoilt, digits_run, run
 
+from pipeline.datasets.base import Arrays, Ints
 from schemas.errors import NotFinite, Starved
 from student_trainer.run.settings import RunSettings
-from student_trainer.sources.base import Cursor, ReadyOrder
+from student_trainer.sources.base import Cursor, LabelledOrder
 from student_trainer.sources.dataset import DatasetSource
 
 
@@ -25,7 +25,7 @@ class Ending(DatasetSource):
         super().__init__(settings)
         self._num_orders = num_orders
 
-    def orders(self, cursor: Cursor) -> Iterator[ReadyOrder]:
+    def orders(self, cursor: Cursor) -> Iterator[LabelledOrder]:
         for number, order in enumerate(super().orders(cursor)):
             if number == self._num_orders:
                 raise Starved("no label came")
@@ -35,10 +35,12 @@ class Ending(DatasetSource):
 class Poisoned(DatasetSource):
     """The fourth order's pixels are NaN."""
 
-    def orders(self, cursor: Cursor) -> Iterator[ReadyOrder]:
-        for order in super().orders(cursor):
-            bad = {name: values + np.float32("nan") for name, values in order.inputs.items()}
-            yield replace(order, inputs=bad) if order.sequence == 3 else order
+    def __init__(self, settings: RunSettings) -> None:
+        super().__init__(settings)
+        self.fetcher = Spoilt(self.fetcher, self._spoil)
+
+    def _spoil(self, sample_ids: Ints, inputs: Arrays) -> None:
+        inputs["image"][np.isin(sample_ids, self.sequence.sample_ids(3))] = np.nan
 
 
 def traced(**train: Any) -> RunSettings:

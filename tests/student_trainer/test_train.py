@@ -18,7 +18,7 @@ from schemas.codecs import Dense
 from schemas.errors import CheckpointError, ConfigError, RunLocked, Starved
 from student_trainer.run.folder import RunFolder, read_run, read_settings
 from student_trainer.run.settings import RunSettings, TeacherSettings
-from student_trainer.sources.base import Cursor, ReadyOrder
+from student_trainer.sources.base import Cursor, LabelledOrder
 from student_trainer.sources.dataset import DatasetSource
 
 
@@ -83,30 +83,23 @@ def test_a_damaged_checkpoint_costs_steps_but_no_bits(tmp_path: Path, whole: tup
 class Sliced(DatasetSource):
     """The rows of another source in orders of another size, with a teacher that knows the labels."""
 
-    num_teachers = 1
     available = frozenset({"teacher", "dense", "logits", "labels"})
 
     def __init__(self, settings: RunSettings, size: int) -> None:
         super().__init__(settings)
-        rows = list(super().orders(Cursor.start()))
-        self._inputs = np.concatenate([order.inputs["image"] for order in rows])
-        self._rows = np.concatenate([order.labels for order in rows])
+        orders = list(super().orders(Cursor.start()))
+        self._sample_ids = np.concatenate([order.sample_ids for order in orders])
+        self._rows = np.concatenate([order.labels for order in orders])
+        self._view_seed = orders[0].view_seed
         self._order_size = size
         self.sequence = replace(self.sequence, order_size=size, partitions=2)
 
-    def orders(self, cursor: Cursor) -> Iterator[ReadyOrder]:
+    def orders(self, cursor: Cursor) -> Iterator[LabelledOrder]:
         for sequence in range(cursor.sequence, self.sequence.num_orders):
             part = slice(sequence * self._order_size, (sequence + 1) * self._order_size)
-            logits = np.eye(10, dtype=np.float32)[self._rows[part]] * 5
-            yield ReadyOrder(
-                0,
-                sequence,
-                np.arange(part.start, part.start + len(logits)),
-                {"image": self._inputs[part]},
-                self._rows[part],
-                (Dense(logits),),
-                (sequence + 1,),
-            )
+            targets = {"t.logits": Dense(np.eye(10, dtype=np.float32)[self._rows[part]] * 5)}
+            ids, labels = self._sample_ids[part], self._rows[part]
+            yield LabelledOrder(0, sequence, self._view_seed, ids, labels, targets, place=sequence + 1)
 
 
 def test_the_size_of_orders_leaves_no_trace_in_the_weights(tmp_path: Path) -> None:
@@ -127,8 +120,40 @@ def test_the_size_of_orders_leaves_no_trace_in_the_weights(tmp_path: Path) -> No
     )
     sizes = {size: run(tmp_path / str(size), hinton, Sliced(hinton, size)) for size in (7, 50, 64, 1000)}
     assert len({result.weights_sha256 for result in sizes.values()}) == 1
-    assert sizes[64].cursor == Cursor(0, 9, 24, ((9, 8),))
+    assert sizes[64].cursor == Cursor(0, 9, 24)
+    assert sizes[64].cursor.place == 9
     assert set(lines(tmp_path / "7")[0]["losses"]) == {"cross_entropy", "forward_kl"}
+
+
+def broken_run(**train: Any) -> RunSettings:
+    """52 steps over 2 epochs of 1,300 samples, of which ten cannot be decoded."""
+    data = {"dataset": "support.user_data:bytes_0_to_255?count=1300&broken=131", "view": {"name": "none"}, "epochs": 2}
+    return digits_run(data=data, optimizer={"lr": 1e-5}, schedule={"name": "constant"}, train={"steps": 0} | train)
+
+
+def test_samples_that_cannot_be_decoded_leave_batches_full_and_are_counted_once(tmp_path: Path) -> None:
+    whole = run(tmp_path / "whole", broken_run())
+    assert (whole.step, whole.undecodable_rows, whole.dropped_rows) == (52, 20, 0)
+    assert run(tmp_path / "three", broken_run(loaders=3)).weights_sha256 == whole.weights_sha256
+    part = run(tmp_path / "r", broken_run(steps=31, trace=True))
+    assert 10 <= part.undecodable_rows < 20
+    rest = run(tmp_path / "r", broken_run(loaders=4, trace=True))
+    assert (rest.weights_sha256, rest.undecodable_rows) == (whole.weights_sha256, 20)
+    trace = [json.loads(line) for line in (tmp_path / "r/trace.jsonl").read_text().splitlines()]
+    assert all(len(line["samples"]) == 50 for line in trace)
+
+
+@pytest.mark.parametrize("student", [{"name": "mlp"}, {"name": "cnn", "batch_norm": True}])
+def test_no_number_of_loaders_changes_the_weights(tmp_path: Path, student: dict[str, Any]) -> None:
+    settings = digits_run()
+    settings = replace(settings, student=replace(settings.student, name=student.pop("name"), params=student))
+    evaluated = replace(settings, evaluation=replace(settings.evaluation, dataset="digits?split=test", every=5))
+    alone = run(tmp_path / "1", evaluated)
+    for loaders in (2, 5):
+        more = replace(evaluated, train=replace(evaluated.train, loaders=loaders))
+        result = run(tmp_path / str(loaders), more)
+        assert (result.weights_sha256, result.metrics) == (alone.weights_sha256, alone.metrics)
+        assert without_timing(tmp_path / str(loaders)) == without_timing(tmp_path / "1")
 
 
 class Listener:
@@ -197,7 +222,7 @@ def test_a_resumed_run_reports_its_checkpoint_before_anything_else(tmp_path: Pat
 
 
 class Starving(DatasetSource):
-    def orders(self, cursor: Cursor) -> Iterator[ReadyOrder]:
+    def orders(self, cursor: Cursor) -> Iterator[LabelledOrder]:
         yield from islice(super().orders(cursor), 5)
         raise Starved("no label came")
 

@@ -13,13 +13,13 @@ from train_runs import digits_run
 
 from schemas.codecs import CODECS, CodecSpec
 from schemas.records import Output
-from student_trainer.batches import Batch, batches
+from student_trainer.batches import Batch, cut
 from student_trainer.learning.losses import LOSSES, Loss, total_loss
 from student_trainer.learning.students import Network
 from student_trainer.learning.targets import Target, TopKTarget
 from student_trainer.learning.trainee import Trainee
 from student_trainer.run.settings import RunSettings, run_settings
-from student_trainer.sources.base import Cursor, ReadyOrder
+from student_trainer.sources.base import Cursor, LabelledOrder
 
 CUDA = pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
 DEVICES = ["cpu", pytest.param("cuda", marks=CUDA)]
@@ -33,9 +33,9 @@ def batch_of(logits: np.ndarray[Any, Any], codec: str) -> Batch:
     """One batch of a teacher's [B, C] logits as they come from a record, of samples 0, 1, 2, ..."""
     ids = np.arange(len(logits))
     target = Output.of("logits", logits, spec(codec)).values()
-    order = ReadyOrder(0, 0, ids, {"x": np.ones((len(ids), 3), np.float32)}, ids % 2, (target,), (1,))
-    ((batch, _),) = batches([order], len(ids), Cursor.start(1, 1), 1, 1)
-    return batch
+    order = LabelledOrder(0, 0, 7, ids, ids % 2, {"t.logits": target})
+    (((rows, _),),) = cut([order], len(ids), Cursor.start(), 1)
+    return Batch(rows.sample_ids, {"x": torch.ones(len(ids), 3)}, rows.labels, rows.targets)
 
 
 def distilled(loss: str, temperature: float = 1.0, **train: Any) -> RunSettings:

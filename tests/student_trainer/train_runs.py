@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from pipeline.datasets.base import Arrays, Ints
+from pipeline.views.fetch import Fetched, Fetcher
 from student_trainer.records import Progress
 from student_trainer.run.folder import RunFolder
 from student_trainer.run.settings import RunSettings, run_settings
@@ -29,6 +32,19 @@ def digits_run(**sections: dict[str, Any]) -> RunSettings:
     for section, values in sections.items():
         document[section] = document.get(section, {}) | values
     return run_settings(document)
+
+
+class Spoilt(Fetcher):
+    """A fetcher whose views are changed in place by `spoil`, which gets the IDs of the rows."""
+
+    def __init__(self, whole: Fetcher, spoil: Callable[[Ints, Arrays], None]) -> None:
+        super().__init__(whole.dataset, whole.view)
+        self._spoil = spoil
+
+    def fetch(self, sample_ids: Ints, view_seed: int, size: tuple[int, ...] | None = None) -> Fetched:
+        fetched = super().fetch(sample_ids, view_seed, size)
+        self._spoil(sample_ids[fetched.kept_rows], fetched.inputs)
+        return fetched
 
 
 def run(

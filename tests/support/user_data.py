@@ -18,6 +18,7 @@ class Items:
     """`__len__` and `__getitem__`, the torch way: [1, 8, 8] float32 whole numbers from 0 to 255, two fields."""
 
     num_classes = 10
+    thread_safe = True
 
     def __init__(self, count: int, broken: int) -> None:
         self._pixels = np.random.default_rng(7).integers(0, 256, (count, 1, 8, 8)).astype(np.float32)
