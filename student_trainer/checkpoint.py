@@ -245,7 +245,9 @@ def check_resume(saved: Checkpoint, now: Checkpoint, origin: Path) -> None:
     unlike = [key for key in sorted(was.keys() | is_now.keys()) if was.get(key) != is_now.get(key)]
     # Two hashes do not say what differs: where the data lie does, though that alone may change.
     moved = ["data.dataset"] if "fingerprint" in unlike else []
-    refused = [str(edit) for edit in found if not edit.allowed or edit.key in moved]
+    refused = [
+        str(edit) for edit in found if not edit.allowed or edit.key in moved or (edit.key == "source" and unlike)
+    ]
     ways = ways_on(origin)
     if moved and any(edit.key in moved for edit in found):
         unlike.remove("fingerprint")

@@ -30,6 +30,9 @@ _NAMED = 16
 """Samples that cannot be decoded and are named, at most."""
 
 
+_NONE = np.empty(0, bool)
+
+
 @dataclass(slots=True)
 class _Request:
     """Rows next to one another that are seen under one view seed."""
@@ -46,6 +49,25 @@ class _Request:
         """The cut that a row of the request is of."""
         ends = np.cumsum([cut.num_rows for cut in self.cuts])
         return self.cuts[int(np.searchsorted(ends, row, side="right"))]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Part:
+    """A request and what came of it."""
+
+    start: int
+    """Of the request's rows, among the R."""
+    num_rows: int
+    fetched: Fetched
+
+    def between(self, at: int, size: int) -> tuple[slice | NDArray[np.int64], slice]:
+        """Which rows of a batch, that begins at row `at` of the R, are fetched here, and which of `inputs` they are."""
+        if not self.fetched.faults:
+            low, high = max(at - self.start, 0), min(at + size - self.start, self.num_rows)
+            return slice(self.start + low - at, self.start + high - at), slice(low, high)
+        places = self.start + self.fetched.kept_rows - at
+        low, high = np.searchsorted(places, (0, size)).tolist()
+        return places[low:high], slice(low, high)
 
 
 class Loader:
@@ -93,14 +115,15 @@ class Loader:
         """
         for group in groups:
             batches = [rows for rows, _ in group]
-            parts = [(request, self._fetch(request, batches)) for request in _requests(batches)]
+            ids = np.concatenate([rows.sample_ids.numpy() for rows in batches])
+            parts = [self._fetch(request, ids) for request in _requests(batches)]
             at = 0
             for rows, cursor in group:
                 yield self._batch(rows, at, parts), cursor
                 at += len(rows.sample_ids)
 
-    def _fetch(self, request: _Request, batches: Sequence[RowBatch]) -> Fetched:
-        ids = np.concatenate([rows.sample_ids.numpy() for rows in batches])
+    def _fetch(self, request: _Request, ids: NDArray[np.int64]) -> _Part:
+        """Fetch the rows of a request, of the IDs [R]."""
         ids = ids[request.start : request.start + request.num_rows]
         first = request.cuts[0]
         fetched = fetch_patiently(
@@ -124,7 +147,7 @@ class Loader:
             self._name(int(ids[row]), f"dataset {uri}: sample {ids[row]} counts for nothing (weight 0): {reason}")
         last = fetched.faults[-1][1] if fetched.faults else ""
         self._limit.add(first.sequence, len(ids), len(fetched.faults), last)
-        return fetched
+        return _Part(request.start, len(ids), fetched)
 
     def _name(self, sample_id: int, text: str) -> None:
         if sample_id in self._named or len(self._named) == _NAMED:
@@ -132,24 +155,21 @@ class Loader:
         self._named.add(sample_id)
         log.warning("%s%s", text, "; further samples are not named" if len(self._named) == _NAMED else "")
 
-    def _batch(self, rows: RowBatch, at: int, parts: Sequence[tuple[_Request, Fetched]]) -> Batch:
+    def _batch(self, rows: RowBatch, at: int, parts: Sequence[_Part]) -> Batch:
         """The batch of B rows that begin at row `at` of the R."""
         size = len(rows.sample_ids)
-        missing = np.ones(size, bool)
+        missing = np.ones(size, bool) if any(part.fetched.faults for part in parts) else _NONE
         buffers: dict[str, Buffer] = {}
-        for request, fetched in parts:
-            places = request.start + fetched.kept_rows
-            low, high = np.searchsorted(places, (at, at + size))
-            if low == high:
+        for part in parts:
+            into, taken = part.between(at, size)
+            if taken.start >= taken.stop:
                 continue
-            into = places[low:high] - at
-            missing[into] = False
-            # A slice is copied at once, and by far most of them are.
-            whole = slice(int(into[0]), int(into[-1]) + 1) if into[-1] - into[0] == high - low - 1 else into
-            for name, values in fetched.inputs.items():
+            if len(missing):
+                missing[into] = False
+            for name, values in part.fetched.inputs.items():
                 if name not in buffers:
                     buffers[name] = Buffer(values, size, self._pin)
-                buffers[name].array[whole] = values[low:high]
+                buffers[name].array[into] = values[taken]
         weights = None
         if missing.any():
             weights = torch.empty(size, dtype=torch.float32, pin_memory=self._pin)

@@ -217,6 +217,15 @@ def test_another_dataset_or_teacher_is_refused() -> None:
         check_resume(CHECKPOINT, replace(CHECKPOINT, source={"fingerprint": "g"}), Path("run"))
 
 
+def test_another_kind_of_source_is_taken_where_it_holds_the_same(caplog: pytest.LogCaptureFixture) -> None:
+    other = replace(CHECKPOINT, settings={**SETTINGS, "source": "stream"})
+    with caplog.at_level(logging.WARNING):
+        check_resume(CHECKPOINT, other, Path("run"))
+    assert "resumes with another source was 'dataset', is 'stream'" in caplog.text
+    with pytest.raises(CheckpointError, match=r"source was 'dataset', is 'stream'; fingerprint was 'f', is None;"):
+        check_resume(CHECKPOINT, replace(other, source={"stream": "s", "stream_id": "ab"}), Path("run"))
+
+
 def test_where_other_data_lie_is_said_and_not_two_fingerprints() -> None:
     now = replace(CHECKPOINT, settings=changed("data", dataset="elsewhere"), source={"fingerprint": "g"})
     with pytest.raises(CheckpointError, match=r"data\.dataset was '.*', is 'elsewhere'; these are other data: set"):
@@ -238,7 +247,10 @@ def test_what_may_change_the_bits_only_warns(now: Checkpoint, says: str, caplog:
     assert says in caplog.text
 
 
-@pytest.mark.parametrize("settings", [changed("checkpoint", every=7), changed("data", dataset="elsewhere"), SETTINGS])
+@pytest.mark.parametrize(
+    "settings",
+    [changed("checkpoint", every=7), changed("data", dataset="elsewhere"), changed("train", loaders=7), SETTINGS],
+)
 def test_what_changes_nothing_says_nothing(settings: dict[str, Any], caplog: pytest.LogCaptureFixture) -> None:
     check_resume(CHECKPOINT, replace(CHECKPOINT, settings=settings), Path("run"))
     assert not caplog.text
