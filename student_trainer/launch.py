@@ -112,7 +112,11 @@ def trained_data(
     uri = dataset or settings.evaluation.dataset or settings.data.dataset
     if not uri:
         raise ConfigError(f"run {settings.name!r} has no [evaluation] dataset: give one with --dataset")
-    fetcher = Fetcher(open_dataset(uri), view) if view else evaluation_data(settings, trained.view, uri)
+    fetcher = (
+        Fetcher(open_dataset(uri), view, settings.train.loaders)
+        if view
+        else evaluation_data(settings, trained.view, uri)
+    )
     return fetcher, first_samples("dataset", fetcher, trained.network, settings.student.size, count)
 
 

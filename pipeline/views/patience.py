@@ -72,9 +72,8 @@ def labels_patiently(
     Raises:
         DataUnavailable: as `fetch_patiently`.
     """
-    return _patiently(
-        lambda: dataset.labels(sample_ids), f"dataset {dataset.uri}", stopped, seconds, "its labels", advice
-    )
+    place = f"the labels of dataset {dataset.uri}"
+    return _patiently(lambda: dataset.labels(sample_ids), place, stopped, seconds, "", advice)
 
 
 def _patiently(

@@ -170,8 +170,8 @@ def need_labels(settings: RunSettings) -> bool:
 
 _LOSS_KEYS = {"name", "weight", "temperature"}
 
-Total = Callable[..., tuple[Tensor, dict[str, Tensor]]]
-"""(logits [B, C], targets by name, labels [B], weights [B] or None) -> (scalar, each entry's rows [B])"""
+Total = Callable[[Tensor, Mapping[str, Target], Tensor, Tensor | None], tuple[Tensor, dict[str, Tensor]]]
+"""(logits [B, C], targets by name, labels [B], weights [B] or None for ones) -> (scalar, each entry's rows [B])"""
 
 
 def total_loss(settings: RunSettings, labelled_fraction: float) -> Total:

@@ -14,7 +14,7 @@ from pipeline.datasets.base import ArrayDataset, Samples
 from pipeline.fault_limit import FaultLimit
 from pipeline.views import view_spec
 from pipeline.views.fetch import Fetcher
-from pipeline.views.patience import fetch_patiently
+from pipeline.views.patience import fetch_patiently, labels_patiently
 from schemas.errors import BadSamples, DataUnavailable
 
 
@@ -63,6 +63,34 @@ def test_who_is_asked_to_stop_waits_no_longer():
     with pytest.raises(DataUnavailable, match=r"dataset mount cannot be read .*try again"):
         fetch_patiently(away(), np.arange(3), 0, stopped=stopped, seconds=60)
     assert time.monotonic() - began < 5
+
+
+class Unlabelled(ArrayDataset):
+    """Its labels' storage comes back when it was asked often enough."""
+
+    tries: list[float] = []  # noqa: RUF012
+    comes_back_at = 10**9
+
+    def labels(self, sample_ids):
+        self.tries.append(time.monotonic())
+        if len(self.tries) < self.comes_back_at:
+            raise OSError(errno.EIO, "Input/output error")
+        return super().labels(sample_ids)
+
+
+def test_labels_are_waited_for_as_views_are(caplog):
+    def unlabelled(comes_back_at):
+        kind = type("Unlabelled", (Unlabelled,), {"tries": [], "comes_back_at": comes_back_at})
+        return kind("mount", {"x": np.zeros((3, 1))}, np.arange(3))
+
+    assert labels_patiently(unlabelled(3), np.array([2, 0])).tolist() == [2, 0]
+    assert caplog.text.count("the labels of dataset mount cannot be read ([Errno 5] Input/output error); trying") == 2
+    with pytest.raises(DataUnavailable, match=r"labels of dataset mount cannot be read .* 1 s; bring it back and try"):
+        labels_patiently(unlabelled(10**9), np.arange(3), seconds=0.8)
+    stopped = threading.Event()
+    stopped.set()
+    with pytest.raises(DataUnavailable):
+        labels_patiently(unlabelled(10**9), np.arange(3), stopped, seconds=60)
 
 
 class Hiccup(ArrayDataset):
