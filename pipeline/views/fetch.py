@@ -79,13 +79,14 @@ class Fetcher:
         To be called by one thread at a time.
         """
         fetch = partial(self._fetch, view_seed=view_seed, size=size)
-        # The first request is never shared out: by it a user's view is known.
-        begun, self._begun = self._begun, True
-        if not begun or self._loaders.count == 1 or len(sample_ids) < 2:
-            return fetch(sample_ids)
-        size_of_part = -(-len(sample_ids) // (_PARTS * self._loaders.count))
-        starts = range(0, len(sample_ids), size_of_part)
-        return _joined(starts, self._loaders.map(fetch, [sample_ids[at : at + size_of_part] for at in starts]))
+        if not self._begun or self._loaders.count == 1 or len(sample_ids) < 2:
+            fetched = fetch(sample_ids)
+            # What all samples of a user's view are held to is the first that came of it: no matter for a race.
+            self._begun = self._begun or len(fetched.kept_rows) > 0
+            return fetched
+        rows = -(-len(sample_ids) // (_PARTS * self._loaders.count))
+        starts = range(0, len(sample_ids), rows)
+        return _joined(starts, self._loaders.map(fetch, [sample_ids[start : start + rows] for start in starts]))
 
     def _fetch(self, sample_ids: Ints, view_seed: int, size: tuple[int, ...] | None) -> Fetched:
         known = np.flatnonzero((sample_ids >= 0) & (sample_ids < self.dataset.num_samples))

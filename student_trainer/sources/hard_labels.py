@@ -67,14 +67,19 @@ class HardLabels:
         Raises:
             DataUnavailable: the dataset cannot be read, or `stopped` is set meanwhile.
         """
-        if self.shown is None:
-            return labels_patiently(self._dataset, sample_ids, stopped, advice=BRING_BACK)
         labels = np.full(len(sample_ids), -1, np.int64)
-        if len(self.shown):
-            places = np.searchsorted(self.shown, sample_ids).clip(max=len(self.shown) - 1)
-            rows = np.flatnonzero(self.shown[places] == sample_ids)
+        rows = np.flatnonzero(self._shows(sample_ids))
+        if len(rows):
             labels[rows] = labels_patiently(self._dataset, sample_ids[rows], stopped, advice=BRING_BACK)
         return labels
+
+    def _shows(self, sample_ids: NDArray[np.int64]) -> NDArray[np.bool_]:
+        """[N]: which of the samples may show a label, if they have one."""
+        if self.shown is None or not len(self.shown):
+            return np.full(len(sample_ids), self.shown is None)
+        places = np.searchsorted(self.shown, sample_ids).clip(max=len(self.shown) - 1)
+        shows: NDArray[np.bool_] = self.shown[places] == sample_ids
+        return shows
 
 
 def labelled_ids(dataset: Dataset, labels: HardLabels) -> NDArray[np.int64] | None:
