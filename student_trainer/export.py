@@ -37,13 +37,13 @@ class Exported:
 
 
 def export_student(
-    model: nn.Module, inputs: NDArray[np.float32], field: str, path: Path, metadata: Mapping[str, str] | None = None
+    model: nn.Module, inputs: NDArray[Any], field: str, path: Path, metadata: Mapping[str, str] | None = None
 ) -> Exported:
     """Write a student to ONNX, in one file, after checking it against PyTorch.
 
     Args:
         model: on any device; exported in evaluation mode.
-        inputs: [N, ...] real samples, N >= 2, to compare on.
+        inputs: [N, ...] real samples, N >= 2, to compare on; the ONNX input has their dtype.
         field: the dataset's field: the ONNX input's name. The output is `logits`, the batch is dynamic.
         path: replaced only by a file that passed.
         metadata: what the file is to say of itself beside that (ONNX's `metadata_props`).

@@ -123,9 +123,14 @@ def trained_data(
 def _metadata(trained: Trained, view: ViewSpec) -> dict[str, str]:
     """What an exported student says of its classes and its input: no names of runs, no paths, no times."""
     network = trained.network
+    taken: dict[str, Any] = {"field": network.field, "dtype": network.dtype, "shape": network.input_shape}
+    if len(network.input_shape) == 3:
+        taken |= {"layout": "nchw"}
+    if network.dtype == "uint8":
+        taken |= {"scale": 1.0}  # the graph brings bytes to [0, 1] itself
     return {
         "distillog.class_names": json.dumps(network.class_names),
-        "distillog.input": json.dumps({"field": network.field, "dtype": network.dtype, "shape": network.input_shape}),
+        "distillog.input": json.dumps(taken),
         "distillog.view": json.dumps({"name": view.name, "params": view.params}, sort_keys=True),
     }
 

@@ -73,10 +73,11 @@ def inspect_network(settings: RunSettings, source: OrderSource) -> Network:
             f"[student] input {field!r} is no field of the dataset, which has {', '.join(sorted(inputs))}"
         )
     values = inputs[field]
-    if settings.student.name in STUDENTS and values.dtype.kind != "f":
+    images_of_bytes = values.dtype == np.uint8 and values.ndim == 4
+    if settings.student.name in STUDENTS and values.dtype.kind != "f" and not images_of_bytes:
         raise ConfigError(
-            f"[student] {settings.student.name} takes floats, but field {field!r} is {values.dtype}; "
-            "take a view that makes floats of it"
+            f"[student] {settings.student.name} takes floats, or images of bytes, but field {field!r} is "
+            f"{values.dtype} {list(values.shape[1:])}; take a view that makes floats of it"
         )
     if settings.student.name in STUDENTS and values.ndim < 2:
         raise ConfigError(f"[student] {settings.student.name} takes arrays, but field {field!r} is one number a sample")

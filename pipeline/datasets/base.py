@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from pipeline.user_code import one_line
-from schemas.errors import DataUnavailable
+from schemas.errors import ConfigError, DataUnavailable
 
 Ints = npt.NDArray[np.int64]
 Arrays = dict[str, npt.NDArray[Any]]
@@ -41,6 +41,21 @@ class Samples:
     """[M] int64, rising: which rows of the request could be read."""
     faults: Faults = ()
     """(row, reason) of each row left out: data that cannot be decoded, now or later."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Parts:
+    """What of each image is looked at."""
+
+    box: npt.NDArray[np.float64]
+    """[4, N]: top, left, height, width, as fractions of the image."""
+    flip: npt.NDArray[np.bool_]
+    """[N]: mirrored left to right."""
+
+    @classmethod
+    def whole(cls, count: int) -> Parts:
+        """All of N images, as they are."""
+        return cls(np.repeat([[0.0], [0.0], [1.0], [1.0]], count, axis=1), np.zeros(count, bool))
 
 
 class Dataset(Protocol):
@@ -86,6 +101,17 @@ class HasRaw(Protocol):
 
     def raw(self, sample_id: int) -> bytes:
         """The stored bytes of a sample. Raises OSError; BadSamples where they can never be had."""
+
+
+@runtime_checkable
+class HasPictures(Protocol):
+    """A dataset of images that lie there encoded: which part of one is looked at decides what is decoded."""
+
+    def read_parts(self, sample_ids: Ints, parts: Parts, size: tuple[int, ...] | None) -> Samples:
+        """As `read`, of a part of each image only, at `size` (height, width); None: at that of the whole.
+
+        Raises ConfigError for another kind of size.
+        """
 
 
 @runtime_checkable
@@ -149,3 +175,10 @@ def once_readable(uri: str) -> Iterator[None]:
     except OSError as error:
         text = f"dataset {uri} cannot be read: {one_line(error)}; bring it back and start again"
         raise DataUnavailable(text) from error
+
+
+def image_size(size: tuple[int, ...]) -> tuple[int, int]:
+    """The size as (height, width). Raises ConfigError where it is none."""
+    if len(size) != 2 or min(size) < 1:
+        raise ConfigError(f"images need a size of (height, width), got {size}")
+    return size[0], size[1]

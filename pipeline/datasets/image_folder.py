@@ -1,22 +1,22 @@
 """A folder of images: one subfolder a class, sorted by name; images directly in the folder are unlabelled.
 
-S: the side in pixels that every image is brought to.
+S: the side in pixels of an image where no other size is asked for.
 """
 
 from __future__ import annotations
 
-import io
 import os
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import numpy as np
-import numpy.typing as npt
 
-from pipeline.datasets.base import Dataset, Field, Ints, Samples
+from pipeline.datasets.base import Dataset, Field, Ints, Parts, Samples, image_size
 from pipeline.datasets.folder import open_folder, refuse_outside
 from pipeline.datasets.params import Params
+from pipeline.datasets.pictures import cut_out, need_pillow
+from pipeline.user_code import said
 from schemas.errors import ConfigError
 
 SUFFIXES = (".bmp", ".gif", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp")
@@ -24,7 +24,7 @@ SUFFIXES = (".bmp", ".gif", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp")
 
 @dataclass(frozen=True, slots=True, eq=False)
 class ImageFolder:
-    """Images decoded as they are read: the shorter side is resized to S, the middle square kept."""
+    """Images decoded as they are read: an image is the middle square of its picture."""
 
     uri: str
     folder: Path
@@ -57,60 +57,43 @@ class ImageFolder:
         return (self.folder / self.files[sample_id]).read_bytes()
 
     def read(self, sample_ids: Ints) -> Samples:
+        """The whole square of each image, at its S."""
+        return self.read_parts(sample_ids, Parts.whole(len(sample_ids)), None)
+
+    def read_parts(self, sample_ids: Ints, parts: Parts, size: tuple[int, ...] | None) -> Samples:
         """Reads, then decodes from memory: so a broken mount (OSError) is never taken for a broken image (a fault)."""
-        images: list[npt.NDArray[np.uint8]] = []
+        need_pillow("dataset images")
+        images = np.empty((len(sample_ids), self.channels, *image_size(size or (self.size, self.size))), np.uint8)
         rows: list[int] = []
         faults: list[tuple[int, str]] = []
-        for row, sample_id in enumerate(sample_ids.tolist()):
+        asked = zip(sample_ids.tolist(), parts.box.T.tolist(), parts.flip.tolist(), strict=True)
+        for row, (sample_id, box, flip) in enumerate(asked):
             raw = self.raw(sample_id)
             try:
-                images.append(_decoded(raw, self.size, self.channels))
+                cut_out(images[len(rows)], raw, box, flip)
                 rows.append(row)
             except MemoryError:
                 raise  # the machine's fault, not the image's
             except Exception as error:  # decoders raise whatever they like on broken bytes
-                faults.append((row, f"{self.files[sample_id]}: {type(error).__name__}: {error}"))
-        shape = (0, self.channels, self.size, self.size)
-        stacked = np.stack(images) if images else np.empty(shape, np.uint8)
-        return Samples({"image": stacked}, np.array(rows, np.int64), tuple(faults))
+                faults.append((row, f"{self.files[sample_id]}: {said(error)}"))
+        return Samples({"image": images[: len(rows)]}, np.array(rows, np.int64), tuple(faults))
 
     def labels(self, sample_ids: Ints) -> Ints:
         """[N] int64"""
         return self.label_array[sample_ids]
 
 
-def _decoded(raw: bytes, size: int, channels: int) -> npt.NDArray[np.uint8]:
-    """[channels, size, size] uint8"""
-    from PIL import Image, ImageOps
-
-    with Image.open(io.BytesIO(raw)) as opened:
-        if opened.width * opened.height > (Image.MAX_IMAGE_PIXELS or 1 << 27):
-            raise ValueError(f"{opened.width}x{opened.height} pixels are too many")
-        # Lets the JPEG decoder skip resolution that the resize would throw away.
-        opened.draft(None, (2 * size, 2 * size))
-        image: Image.Image = ImageOps.exif_transpose(opened)
-        if image.mode == "P" and "transparency" in image.info:
-            image = image.convert("RGBA")
-        image = image.convert("RGB" if channels == 3 else "L")
-        square = ImageOps.fit(image, (size, size), Image.Resampling.BILINEAR)
-        pixels: npt.NDArray[Any] = np.asarray(square, np.uint8)
-    return np.ascontiguousarray(pixels.reshape(size, size, channels).transpose(2, 0, 1))
-
-
 def image_folder(path: str, params: dict[str, str]) -> Dataset:
     """`images:/data/birds?split=train&size=256&channels=3`, from `/data/birds/train/<class>/<file>`.
 
-    Raises ConfigError for a missing or empty folder, a link that leads out of it, and without Pillow.
+    Raises ConfigError for a missing or empty folder, a link that leads out of it, and as `need_pillow`.
     """
     taken = Params("images", params)
     split = taken.text("split", "")
     size = taken.number("size", 256, 1, 4096)
     channels = int(taken.text("channels", "3", ("1", "3")))
     taken.done()
-    try:
-        import PIL.Image  # noqa: F401
-    except ImportError as error:
-        raise ConfigError("dataset images needs Pillow: pip install 'distillog[data]'") from error
+    need_pillow("dataset images")
     root, folder = open_folder("images", path, split)
     files, subfolders = _listed(root, folder)
     labels = [-1] * len(files)

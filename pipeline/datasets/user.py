@@ -1,7 +1,7 @@
 """A user's own dataset: `my_package.my_module:factory?size=3` calls `factory(size="3")`.
 
-What it returns is a `Dataset`, or anything with `__len__` and `__getitem__(id)`, the torch way. An item is an array, a
-dict of arrays, or a pair of one of these and a label.
+What it returns is a `Dataset`, or anything with `__len__` and `__getitem__(id)`, the torch way. An item is an array or
+a Pillow image, a dict of them, or a pair of one of these and a label.
 """
 
 from __future__ import annotations

@@ -11,6 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from pipeline.datasets.base import Arrays, Field, Ints, Samples, is_thread_safe
+from pipeline.datasets.pictures import array_of
 from pipeline.datasets.user_classes import classes_of
 from pipeline.second_look import SecondLook
 from pipeline.user_code import blames_sample, calling, said
@@ -136,7 +137,7 @@ class ItemDataset:
                 raise ValueError(f"an item is a tuple of {len(item)}; give (sample, label)")
             item, label = item[0], self._checked_label(item[1])
         fields = item if isinstance(item, dict) else {"input": item}
-        arrays = {name: np.asarray(array) for name, array in fields.items()}
+        arrays = {name: array_of(value) for name, value in fields.items()}
         for name, array in arrays.items():
             if not isinstance(name, str) or array.dtype.kind not in "biuf":
                 given = type(fields[name]).__name__

@@ -10,11 +10,11 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from pipeline.datasets.base import Arrays, Ints
+from pipeline.datasets.base import Arrays, Ints, Parts
 from pipeline.views import user
 from pipeline.views.affine import affine
-from pipeline.views.crop_flip import crop_flip
-from pipeline.views.plain import plain
+from pipeline.views.crop_flip import crop_flip, drawn
+from pipeline.views.plain import plain, whole
 from pipeline.views.signal import signal
 from schemas.errors import ConfigError
 from schemas.names import did_you_mean
@@ -24,6 +24,9 @@ __all__ = ["VIEWS", "View", "evaluation_view", "find_view", "view_spec"]
 
 Apply = Callable[[Arrays, Ints, int, dict[str, Any], tuple[int, ...] | None], Arrays]
 """(samples name -> [N, ...], sample IDs [N], view seed, params, spatial size or None) -> views name -> [N, ...]"""
+
+Draw = Callable[[Ints, int, dict[str, Any]], Parts]
+"""(sample IDs [N], view seed, params) -> what is looked at of N images"""
 
 Value = float | int | str | bool
 
@@ -41,8 +44,8 @@ class View:
     """Name and count of its draws a sample, which a probe pins exactly."""
     limits: Mapping[str, tuple[float, float]] = field(default_factory=dict)
     """Lowest and highest value of numbers; 0 to infinity where not said."""
-    formatting: tuple[str, ...] = ()
-    """Parameters of a built-in view that say how a network wants its input: an evaluation keeps them."""
+    parts: Draw | None = None
+    """Of a view that shows a part of each image and does nothing else to it: which, drawn without any pixel."""
     evaluation: Mapping[str, Value] | None = None
     """Parameters of a user's view under which it augments nothing: an evaluation sets them. None: it does not say."""
     open_ended: bool = False
@@ -52,7 +55,7 @@ class View:
 
 
 VIEWS: dict[str, View] = {
-    "none": View(plain, {}, 1),
+    "none": View(plain, {}, 2, parts=whole),
     "affine": View(
         affine,
         {"intensity": 0.0, "scale": 0.0, "shear": 0.0, "rotation": 0.0, "shift": 0.0, "noise": 0.0},
@@ -62,11 +65,11 @@ VIEWS: dict[str, View] = {
     ),
     "crop_flip": View(
         crop_flip,
-        {"min_area": 1.0, "ratio": 0.0, "flip": 0.0, "mean": "", "std": ""},
-        1,
+        {"min_area": 1.0, "ratio": 0.0, "flip": 0.0},
+        2,
         {"crop_flip": 6},
         {"min_area": (1e-4, 1), "flip": (0, 1)},
-        ("mean", "std"),
+        drawn,
     ),
     "signal": View(
         signal, {"shift": 0.0, "scale": 0.0, "noise": 0.0}, 1, {"signal": 2}, {"shift": (0, 1), "scale": (0, 1)}
@@ -112,13 +115,13 @@ def view_spec(name: str, params: Mapping[str, Any]) -> ViewSpec:
 
 
 def evaluation_view(spec: ViewSpec) -> ViewSpec:
-    """The view without its randomness: the same normalisation, no augmentation.
+    """The view without its randomness: no augmentation.
 
     Raises ConfigError for a user's view that does not say how it looks then.
     """
     view = find_view(spec.name)
     if spec.name in VIEWS:
-        return view_spec(spec.name, {key: value for key, value in spec.params.items() if key in view.formatting})
+        return view_spec(spec.name, {})
     if view.evaluation is None:
         function = spec.name.partition(":")[2]
         raise ConfigError(

@@ -9,10 +9,11 @@ import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
+from typing import Any
 
 import numpy as np
 
-from pipeline.datasets.base import Arrays, Dataset, Faults, Ints, is_thread_safe
+from pipeline.datasets.base import Arrays, Dataset, Faults, HasPictures, Ints, Samples, is_thread_safe
 from pipeline.views import find_view
 from pipeline.views.loaders import Loaders
 from pipeline.views.user import BadRows
@@ -57,6 +58,7 @@ class Fetcher:
                 "use the Distillog (or the view's own code) that the stream was created with"
             )
         self._apply = found.apply
+        self._parts = found.parts
         unsafe = [] if is_thread_safe(dataset) else [f"dataset {dataset.uri}"]
         unsafe += [] if found.thread_safe else [f"view {view.name}"]
         if loaders > 1 and unsafe:
@@ -90,20 +92,30 @@ class Fetcher:
 
     def _fetch(self, sample_ids: Ints, view_seed: int, size: tuple[int, ...] | None) -> Fetched:
         known = np.flatnonzero((sample_ids >= 0) & (sample_ids < self.dataset.num_samples))
-        samples = self.dataset.read(sample_ids if len(known) == len(sample_ids) else sample_ids[known])
+        params, size = dict(self.view.params), size or None
+        ids = sample_ids if len(known) == len(sample_ids) else sample_ids[known]
+        in_parts = self._read_parts(ids, view_seed, params, size)
+        samples = in_parts or self.dataset.read(ids)
         fields, kept_rows = samples.fields, known[samples.kept_rows]
         reasons = {int(known[row]): reason for row, reason in samples.faults}
         if len(known) < len(sample_ids):
             outside = np.setdiff1d(np.arange(len(sample_ids)), known).tolist()
             reasons |= {row: f"no sample {sample_ids[row]} in {self.dataset.uri}" for row in outside}
-        params, size = dict(self.view.params), size or None
         try:
-            inputs = self._apply(fields, sample_ids[kept_rows], view_seed, params, size)
+            inputs = fields if in_parts else self._apply(fields, sample_ids[kept_rows], view_seed, params, size)
         except BadRows as bad:
             reasons |= {int(kept_rows[row]): reason for row, reason in bad.reasons.items()}
             inputs, kept_rows = bad.inputs, np.delete(kept_rows, list(bad.reasons))
         labels = self.dataset.labels(sample_ids[kept_rows])
         return Fetched(inputs, labels, kept_rows, tuple(sorted(reasons.items())))
+
+    def _read_parts(
+        self, sample_ids: Ints, view_seed: int, params: dict[str, Any], size: tuple[int, ...] | None
+    ) -> Samples | None:
+        """The view itself, where it is a part of a picture that lies encoded: no more of it is decoded than is seen."""
+        if not (self._parts and isinstance(self.dataset, HasPictures)):
+            return None
+        return self.dataset.read_parts(sample_ids, self._parts(sample_ids, view_seed, params), size)
 
 
 def _joined(starts: Sequence[int], parts: Sequence[Fetched]) -> Fetched:

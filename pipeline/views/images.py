@@ -1,4 +1,6 @@
-"""Resampling of images by plain arithmetic: no BLAS, whose bits depend on the number of rows.
+"""Resampling of images: of bytes by Pillow's whole numbers, of floats by plain arithmetic.
+
+No BLAS, whose bits depend on the number of rows.
 
 N: images; C: channels; [H, W]: source size; [h, w]: size asked for; T: taps of the filter.
 """
@@ -10,7 +12,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from pipeline.datasets.base import Arrays
+from pipeline.datasets.base import Arrays, Parts, image_size
+from pipeline.datasets.pictures import need_pillow, resampled
 from schemas.errors import ConfigError
 
 Floats = npt.NDArray[np.float32]
@@ -36,13 +39,29 @@ def as_float(images: npt.NDArray[Any]) -> Floats:
     return images.astype(np.float32, copy=False)
 
 
+def seen(images: npt.NDArray[Any], parts: Parts, size: tuple[int, ...] | None) -> npt.NDArray[Any]:
+    """[N, C, h, w]: parts of the images [N, C, H, W] at `size` (h, w), or at their own; bytes stay bytes.
+
+    Raises ConfigError for another kind of size, and as `need_pillow` where bytes are resampled.
+    """
+    height, width = image_size(size or images.shape[2:])
+    if images.dtype != np.uint8:
+        return cropped(as_float(images), parts.box, parts.flip, (height, width))
+    if (height, width) == images.shape[2:] and (parts.box.T == (0.0, 0.0, 1.0, 1.0)).all():
+        return np.where(parts.flip[:, None, None, None], images[:, :, :, ::-1], images)
+    need_pillow("resampling of bytes")
+    out = np.empty((*images.shape[:2], height, width), np.uint8)
+    for row, (box, flip) in enumerate(zip(parts.box.T.tolist(), parts.flip.tolist(), strict=True)):
+        resampled(out[row], images[row], box, flip)
+    return out
+
+
 def resized(images: Floats, size: tuple[int, ...] | None) -> Floats:
     """[N, C, h, w]: the whole images at `size` (h, w), or as they are. Raises ConfigError for another kind of size."""
     if not size or tuple(size) == images.shape[2:]:
         return images
-    n = len(images)
-    box = np.broadcast_to(np.array([[0.0], [0.0], [1.0], [1.0]]), (4, n))
-    return cropped(images, box, np.zeros(n, bool), size)
+    parts = Parts.whole(len(images))
+    return cropped(images, parts.box, parts.flip, size)
 
 
 def cropped(images: Floats, box: Doubles, flip: npt.NDArray[np.bool_], size: tuple[int, ...]) -> Floats:
@@ -51,8 +70,7 @@ def cropped(images: Floats, box: Doubles, flip: npt.NDArray[np.bool_], size: tup
     `box` is [4, N]: top, left, height, width as fractions of the source. A triangle filter as wide as a target pixel
     (Pillow's "bilinear"), so that shrinking does not alias. Raises ConfigError when `size` is not (h, w).
     """
-    if len(size) != 2 or min(size) < 1:
-        raise ConfigError(f"images need a size of (height, width), got {size}")
+    image_size(size)
     n, channels, height, width = images.shape
     out = np.empty((n, channels, *size), np.float32)
     step = max(1, _CHUNK_PIXELS // max(1, channels * height * width))

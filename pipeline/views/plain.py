@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from pipeline.datasets.base import Arrays, Ints
-from pipeline.views.images import as_float, resized
+from pipeline.datasets.base import Arrays, Ints, Parts
+from pipeline.views.images import seen
 
 
 def plain(
@@ -13,11 +13,17 @@ def plain(
 ) -> Arrays:
     """Unchanged, whatever the seed; where a size is asked for that they do not have, images [N, C, H, W] are resized.
 
-    Bytes then become float32 in [0, 1]. Draws nothing, takes no parameters.
+    Draws nothing, takes no parameters.
     """
     if not size:
         return samples
+    parts = Parts.whole(len(sample_ids))
     return {
-        name: resized(as_float(array), size) if array.ndim == 4 and array.shape[2:] != tuple(size) else array
+        name: seen(array, parts, size) if array.ndim == 4 and array.shape[2:] != tuple(size) else array
         for name, array in samples.items()
     }
+
+
+def whole(sample_ids: Ints, view_seed: int, params: dict[str, Any]) -> Parts:
+    """All of [N] images, whatever the seed."""
+    return Parts.whole(len(sample_ids))

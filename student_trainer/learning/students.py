@@ -14,12 +14,15 @@ from torch import nn
 
 from pipeline.user_code import said
 from schemas.errors import ConfigError
+from student_trainer.learning.pixels import Pixels
 from student_trainer.run.choices import choose
 from student_trainer.run.settings import StudentSettings
 from student_trainer.run.toml_tables import unknown
 
 Build = Callable[..., nn.Module]
-"""(input_shape without the batch, num_classes, **params) -> a module: [B, *input_shape] float32 -> [B, C] logits."""
+"""(input_shape without the batch, num_classes, **params) -> a module: [B, *input_shape] float32 -> [B, C] logits.
+
+Images of bytes are floats in [0, 1] when they come to it (pixels.py); of other fields it gets what they hold."""
 
 
 def linear(input_shape: tuple[int, ...], num_classes: int) -> nn.Module:
@@ -140,8 +143,10 @@ def build_student(settings: StudentSettings, network: Network, seed: int) -> nn.
     """Build a student whose initial weights depend on the seed alone.
 
     Raises:
-        ConfigError: no such student, or one that does not take these parameters or this shape.
+        ConfigError: no such student, or one that does not take these parameters or this shape; a mean or deviation
+            that does not fit.
     """
+    pixels = Pixels(network.input_shape, network.dtype, settings.mean, settings.std)
     function = choose("[student]", "student", settings.name, STUDENTS, lambda found: found)
     check_parameters(function, 2, settings.params, f"[student] {settings.name}")
     torch.manual_seed(seed)
@@ -154,6 +159,7 @@ def build_student(settings: StudentSettings, network: Network, seed: int) -> nn.
         raise ConfigError(f"[student] {settings.name} cannot be built for samples of {shape}: {said(error)}") from error
     if not isinstance(student, nn.Module):
         raise ConfigError(f"[student] {settings.name} gave a {type(student).__name__}, not a torch.nn.Module")
+    pixels.before(student)
     return student
 
 

@@ -89,12 +89,18 @@ class StudentSettings:
     """The dataset's field it takes; left out: the only one."""
     size: tuple[int, ...] = ()
     """The spatial size it asks of the view, e.g. [160, 160]; left out: as the samples come."""
+    mean: tuple[float, ...] = ()
+    """Taken off its images, bytes as [0, 1]: one number, or one for each channel; left out: 0."""
+    std: tuple[float, ...] = ()
+    """What they are then divided by; left out: 1."""
     params: dict[str, Any] = field(default_factory=dict)
     """All other keys: the student's own parameters."""
 
     def __post_init__(self) -> None:
         for side in self.size:
             _check(1 <= side <= MAX_SIDE, f"size must be of sides from 1 to {MAX_SIDE}, has {side}")
+        for deviation in self.std:
+            _check(deviation > 0, f"std must be positive, has {deviation}")
 
 
 @dataclass(frozen=True, slots=True)

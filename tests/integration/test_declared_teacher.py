@@ -232,6 +232,8 @@ def test_an_evaluation_compares_with_a_teacher_that_is_declared_alike(
     distillog.succeed("runs", "start", file, "--folder", tmp_path / "runs", "--quiet")
     evaluate = ("runs", "evaluate", "student", "--folder", tmp_path / "runs", "--teacher", model)
     distillog.refuse(*evaluate, words=("give --layout nchw or --layout nhwc",))
-    scores = json.loads(distillog.succeed(*evaluate, "--layout", "nhwc", *NORMALISATION, "--json"))
+    distillog.refuse(*evaluate, "--layout", "nhwc", words=("takes float32, field 'image' gives uint8", "--scale 1/255"))
+    scaled = ("--scale", "1/255", *NORMALISATION)
+    scores = json.loads(distillog.succeed(*evaluate, "--layout", "nhwc", *scaled, "--json"))
     assert scores["teacher_accuracy"] == 1.0
     assert scores["num_samples"] == 20 * len(CLASSES)
