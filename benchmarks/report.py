@@ -13,6 +13,9 @@ from rich.markup import escape
 from rich.table import Table
 
 BARS = {
+    "images_160": 0.9,
+    "images_224": 0.9,
+    "images_two_loaders": 0.9,
     "worker_heavy": 0.95,
     "student": 0.97,
     "data_plane": 0.8,

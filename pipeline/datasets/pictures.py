@@ -110,9 +110,8 @@ def as_bytes(image: Image.Image, channels: int) -> Image.Image:
         return Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))  # as Pillow reads colours of 16 bits
     if image.mode in ("I", "F"):
         raise ValueError(f"its pixels are numbers of 32 bits ({image.mode}), which say no range; give 8 or 16 bits")
-    if image.mode in ("1", "L", "LA"):
-        return image.convert("L")
-    return image.convert("RGB" if channels == 3 else "L")
+    mode = "L" if channels == 1 or image.mode in ("1", "L", "LA") else "RGB"
+    return image if image.mode == mode else image.convert(mode)  # which would copy it
 
 
 def planes(image: Image.Image) -> Bytes:

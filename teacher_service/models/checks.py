@@ -103,10 +103,15 @@ def check_independence(model: Model, inputs: Inputs) -> str:
 
 
 def _other_neighbours(values: npt.NDArray[np.generic]) -> npt.NDArray[np.generic]:
-    """Every second row replaced: by another sample rescaled, or, as whole numbers may be IDs, by values that occur."""
+    """Every second row replaced: by another sample rescaled, by white images of bytes, or by values that occur.
+
+    Other whole numbers may be IDs, of which others than those that occur may not exist.
+    """
     others = values.copy()
     if values.dtype.kind == "f":
         others[1::2] = np.roll(values[1::2], 1, axis=0) * values.dtype.type(_RESCALE)
+    elif values.dtype == np.uint8 and values.ndim == 4:
+        others[1::2] = 255
     else:
         others[1::2] = values.max(axis=0)
     return others

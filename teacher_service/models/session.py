@@ -50,12 +50,14 @@ def prepare_input(values: npt.NDArray[Any], spec: TeacherInput) -> npt.NDArray[A
 
 def _prepare_input(values: npt.NDArray[Any], spec: TeacherInput) -> npt.NDArray[Any]:
     working = np.result_type(values.dtype, np.float32)
+    if spec.scale != 1.0 or spec.mean or spec.std:
+        values = values.astype(working)  # the only copy
     if spec.scale != 1.0:
-        values = values * np.asarray(spec.scale, working)
+        values *= np.asarray(spec.scale, working)
     if spec.mean:
-        values = values - _by_channel(spec.mean, values.ndim, working)
+        values -= _by_channel(spec.mean, values.ndim, working)
     if spec.std:
-        values = values / _by_channel(spec.std, values.ndim, working)
+        values /= _by_channel(spec.std, values.ndim, working)
     if spec.channel_order == "bgr":
         values = values[:, ::-1]
     if spec.layout == "nhwc":

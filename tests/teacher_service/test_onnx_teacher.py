@@ -140,6 +140,14 @@ def test_labels_that_depend_on_chance_or_on_their_neighbours_are_refused(
     assert "\n" not in str(caught.value)
 
 
+def test_dark_images_of_bytes_hide_no_weights_that_are_quantised_dynamically(tmp_path: Path) -> None:
+    dark = {"image": np.random.default_rng(0).integers(0, 100, (64, 3, 64, 64)).astype(np.uint8)}
+    path = quantised_dynamically(classifier(tmp_path / "m.onnx", (3, 64, 64)), tmp_path / "q.onnx")
+    scaled = (TeacherInput("x", "image", "float32", "nchw", 1 / 255, ()),)
+    with pytest.raises(TeacherRejected, match="quantised dynamically"):
+        check_model(teacher(path, inputs=scaled, inference_batch=64), dark)
+
+
 def test_a_whole_number_input_of_an_honest_model_is_accepted(tmp_path: Path) -> None:
     check_model(teacher(classifier(tmp_path / "m.onnx", dtype="uint8"), inputs=UINT8), WHOLE_ROWS)
 
