@@ -13,6 +13,7 @@ from typing import Any
 from pipeline.datasets.base import Arrays, Ints, Parts
 from pipeline.views import user
 from pipeline.views.affine import affine
+from pipeline.views.composed import JOINT, flat, in_a_row, joint_version, params_of, stages_of
 from pipeline.views.crop_flip import crop_flip, drawn
 from pipeline.views.plain import plain, whole
 from pipeline.views.signal import signal
@@ -46,6 +47,8 @@ class View:
     """Lowest and highest value of numbers; 0 to infinity where not said."""
     parts: Draw | None = None
     """Of a view that shows a part of each image and does nothing else to it: which, drawn without any pixel."""
+    after: Apply | None = None
+    """What follows those parts, where views stand in a row."""
     evaluation: Mapping[str, Value] | None = None
     """Parameters of a user's view under which it augments nothing: an evaluation sets them. None: it does not say."""
     open_ended: bool = False
@@ -78,9 +81,11 @@ VIEWS: dict[str, View] = {
 
 
 def find_view(name: str) -> View:
-    """A built-in view, or the user's own at `module:function`. Raises ConfigError."""
+    """A built-in view, the user's own at `module:function`, or several joined by "+". Raises ConfigError."""
     if name in VIEWS:
         return VIEWS[name]
+    if JOINT in name:
+        return _composed(name)
     if ":" not in name:
         raise ConfigError(f"no view {name!r}: {did_you_mean(name, VIEWS)}, or my_package.my_module:function")
     own = user.load(name)
@@ -102,6 +107,11 @@ def view_spec(name: str, params: Mapping[str, Any]) -> ViewSpec:
     infinite.
     """
     view = find_view(name)
+    if JOINT in name:
+        stages = stages_of(name)
+        given = flat(name, stages, params)
+        specs = {label: view_spec(stage, params_of(label, given)) for label, stage in stages.items()}
+        return _joined(name, specs, view.version)
     full: dict[str, Value] = dict(view.defaults)
     for key, value in {**full, **params}.items():
         # A text of a user's own view may be anything: norm="inf".
@@ -120,6 +130,12 @@ def evaluation_view(spec: ViewSpec) -> ViewSpec:
     Raises ConfigError for a user's view that does not say how it looks then.
     """
     view = find_view(spec.name)
+    if JOINT in spec.name:
+        stages = {
+            label: evaluation_view(ViewSpec(stage, params_of(label, spec.params), find_view(stage).version))
+            for label, stage in stages_of(spec.name).items()
+        }
+        return _joined(spec.name, stages, view.version)
     if spec.name in VIEWS:
         return view_spec(spec.name, {})
     if view.evaluation is None:
@@ -130,6 +146,34 @@ def evaluation_view(spec: ViewSpec) -> ViewSpec:
             "augments nothing"
         )
     return view_spec(spec.name, {**spec.params, **view.evaluation})
+
+
+def _composed(name: str) -> View:
+    """Views in a row as one; only its `view_spec` knows the limits of parameters."""
+    names = stages_of(name)
+    stages = {label: find_view(stage) for label, stage in names.items()}
+    in_turn = {label: (view.apply, names[label] not in VIEWS) for label, view in stages.items()}
+    first = next(iter(stages))
+    rest = {label: stage for label, stage in in_turn.items() if label != first}
+    return View(
+        in_a_row(in_turn),
+        {f"{label}.{key}": value for label, view in stages.items() for key, value in view.defaults.items()},
+        joint_version(name, {label: view.version for label, view in stages.items()}),
+        {draw: count for view in stages.values() for draw, count in view.draws.items()},
+        parts=_parts_of(first, stages[first]),
+        after=in_a_row(rest),
+        thread_safe=all(view.thread_safe for view in stages.values()),
+    )
+
+
+def _parts_of(label: str, view: View) -> Draw | None:
+    draw = view.parts
+    return None if draw is None else lambda ids, seed, params: draw(ids, seed, params_of(label, params))
+
+
+def _joined(name: str, specs: Mapping[str, ViewSpec], version: int) -> ViewSpec:
+    params = {f"{label}.{key}": value for label, spec in specs.items() for key, value in spec.params.items()}
+    return ViewSpec(name=name, params=params, version=version)
 
 
 def _checked(view: str, key: str, value: Any, default: Value, limits: Mapping[str, tuple[float, float]]) -> Value:

@@ -59,6 +59,7 @@ class Fetcher:
             )
         self._apply = found.apply
         self._parts = found.parts
+        self._after = found.after
         unsafe = [] if is_thread_safe(dataset) else [f"dataset {dataset.uri}"]
         unsafe += [] if found.thread_safe else [f"view {view.name}"]
         if loaders > 1 and unsafe:
@@ -102,7 +103,8 @@ class Fetcher:
             outside = np.setdiff1d(np.arange(len(sample_ids)), known).tolist()
             reasons |= {row: f"no sample {sample_ids[row]} in {self.dataset.uri}" for row in outside}
         try:
-            inputs = fields if in_parts else self._apply(fields, sample_ids[kept_rows], view_seed, params, size)
+            apply = self._after if in_parts else self._apply
+            inputs = apply(fields, sample_ids[kept_rows], view_seed, params, size) if apply else fields
         except BadRows as bad:
             reasons |= {int(kept_rows[row]): reason for row, reason in bad.reasons.items()}
             inputs, kept_rows = bad.inputs, np.delete(kept_rows, list(bad.reasons))
@@ -112,10 +114,11 @@ class Fetcher:
     def _read_parts(
         self, sample_ids: Ints, view_seed: int, params: dict[str, Any], size: tuple[int, ...] | None
     ) -> Samples | None:
-        """The view itself, where it is a part of a picture that lies encoded: no more of it is decoded than is seen."""
+        """What the view begins with, where that is a part of a picture that lies encoded: no more of it is decoded."""
         if not (self._parts and isinstance(self.dataset, HasPictures)):
             return None
-        return self.dataset.read_parts(sample_ids, self._parts(sample_ids, view_seed, params), size)
+        parts = self._parts(sample_ids, view_seed, params)
+        return self.dataset.read_parts(sample_ids, parts, None if self._after else size)
 
 
 def _joined(starts: Sequence[int], parts: Sequence[Fetched]) -> Fetched:
