@@ -6,6 +6,7 @@ import logging
 import threading
 import time
 from collections.abc import Callable, Iterator
+from contextlib import closing
 from dataclasses import dataclass, replace
 
 from torch import nn
@@ -156,8 +157,10 @@ def train(
 
     def make() -> Iterator[tuple[Batch, Cursor]]:
         size = settings.train.batch_size
-        rows = cut(source.orders(start), size, start, source.sequence.num_orders, max(1, ROWS_TOGETHER // size), pin)
-        return loader.batches(rows)
+        # Closed by hand: an error of the loader's own leaves the source in the middle of its orders, with its clients.
+        with closing(source.orders(start)) as orders:
+            rows = cut(orders, size, start, source.sequence.num_orders, max(1, ROWS_TOGETHER // size), pin)
+            yield from loader.batches(rows)
 
     def stop_reading() -> None:
         source.close()

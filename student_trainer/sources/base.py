@@ -5,7 +5,7 @@ Letters: M rows of an order. A source gives rows with their labels; views are no
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Generator, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -86,10 +86,10 @@ class OrderSource(Protocol):
     def labelled_fraction(self) -> float:
         """Samples that show a label / all samples of the sequence; the first to ask may wait until they are counted."""
 
-    def orders(self, cursor: Cursor) -> Iterator[LabelledOrder]:
+    def orders(self, cursor: Cursor) -> Generator[LabelledOrder]:
         """Yield the orders from the cursor's on, whole, in sequence, pass after pass, until the last pass ends.
 
-        Called once, and consumed by one background thread. `close` from another thread ends a wait at once. The
+        Called once, consumed and closed by one background thread. `close` from another thread ends a wait at once. The
         cursor's `place` saves a search; without it, or with one that another source gave, the same orders come.
         """
 

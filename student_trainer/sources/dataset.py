@@ -6,7 +6,7 @@ This is how a teacher is trained, how the hard-label baseline is, and the in-mem
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Generator, Mapping
 from dataclasses import asdict
 from typing import Any
 
@@ -59,7 +59,7 @@ class DatasetSource:
         """Samples that show a label / all samples of the sequence."""
         return 1.0 if self._only_labelled else self._labels.fraction
 
-    def orders(self, cursor: Cursor) -> Iterator[LabelledOrder]:
+    def orders(self, cursor: Cursor) -> Generator[LabelledOrder]:
         """Yield every order from the cursor's on, pass after pass."""
         sequence = self.sequence
         first = cursor.sequence

@@ -8,7 +8,7 @@ from __future__ import annotations
 import hashlib
 import logging
 import threading
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Generator, Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 
@@ -86,7 +86,7 @@ class StreamSource:
         """Whether the next label is missing for more than a second now; may be asked by any thread."""
         return self._reader is not None and self._reader.waiting > _STARVING
 
-    def orders(self, cursor: Cursor) -> Iterator[LabelledOrder]:
+    def orders(self, cursor: Cursor) -> Generator[LabelledOrder]:
         """Yield every order from the cursor's on, pass after pass, as the labels come.
 
         Raises:

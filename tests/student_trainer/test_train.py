@@ -4,6 +4,7 @@ import json
 import os
 import shutil
 import signal
+import threading
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from itertools import islice
@@ -12,10 +13,11 @@ from typing import Any
 
 import numpy as np
 import pytest
-from train_runs import digits_run, run
+from train_runs import Spoilt, digits_run, run
 
+from pipeline.datasets.base import Arrays, Ints
 from schemas.codecs import Dense
-from schemas.errors import CheckpointError, ConfigError, RunLocked, Starved
+from schemas.errors import CheckpointError, ConfigError, DataUnavailable, RunLocked, Starved
 from student_trainer.run.folder import RunFolder, read_run, read_settings
 from student_trainer.run.settings import RunSettings, TeacherSettings
 from student_trainer.sources.base import Cursor, LabelledOrder
@@ -234,6 +236,37 @@ def test_a_run_that_starves_writes_a_checkpoint_first(tmp_path: Path, whole: tup
     assert read_run(tmp_path / "r")["state"] == "starved"
     assert (tmp_path / "r/checkpoints/step-00000006").exists()  # 5 orders of 64 hold 6 batches of 50
     assert run(tmp_path / "r", settings).weights_sha256 == whole[1]
+
+
+class Open(DatasetSource):
+    """Says where its orders are left, and by which thread."""
+
+    left: str = ""
+
+    def orders(self, cursor: Cursor) -> Iterator[LabelledOrder]:
+        try:
+            yield from super().orders(cursor)
+        finally:
+            self.left = threading.current_thread().name
+
+
+@pytest.mark.parametrize("ends", ["in an error of the loader's", "after its steps"])
+def test_a_source_is_left_when_the_run_ends_and_not_when_memory_is_tidied(tmp_path: Path, ends: str) -> None:
+    settings = digits_run()
+    source = Open(settings)
+
+    def spoil(sample_ids: Ints, inputs: Arrays) -> None:
+        if threading.current_thread().name == "prefetch":
+            raise DataUnavailable("gone")
+
+    if ends == "after its steps":
+        run(tmp_path / "r", settings, source)
+    else:
+        source.fetcher = Spoilt(source.fetcher, spoil)
+        with pytest.raises(DataUnavailable) as held:  # an error holds the frames that it went through
+            run(tmp_path / "r", settings, source)
+        assert held.value.__traceback__ is not None
+    assert source.left == "prefetch"
 
 
 def test_a_run_killed_before_its_first_checkpoint_begins_anew(tmp_path: Path, whole: tuple[Path, str]) -> None:
