@@ -77,13 +77,13 @@ def bare_loops(
     def alone() -> float:
         began = time.perf_counter()
         for values in ready:
-            session.run([teacher.output.output], {spec.input: values})
+            session.run([teacher.outputs[0].output], {spec.input: values})
         return num_orders * ORDER_SIZE / (time.perf_counter() - began)
 
     def with_fetch() -> float:
         began = time.perf_counter()
         for number in range(num_orders):
-            session.run([teacher.output.output], {spec.input: fetched(number)})
+            session.run([teacher.outputs[0].output], {spec.input: fetched(number)})
         return num_orders * ORDER_SIZE / (time.perf_counter() - began)
 
     return alone, with_fetch

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import secrets
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, fields, replace
+from dataclasses import dataclass, field, fields, replace
 
 from kafka import KafkaAdminClient
 
@@ -16,6 +16,7 @@ from pipeline.kafka.errors import kafka_errors
 from pipeline.kafka.settings import KafkaSettings
 from pipeline.manifest_log import MANIFEST_KEY, append, read_manifest_log, teacher_key
 from pipeline.names import dead_letters_topic, manifest_topic, soft_targets_topic, work_orders_topic
+from pipeline.record_size import RECORD_OVERHEAD, orders_that_fit, record_bytes, refuse_large_records
 from pipeline.sequence import Sequence
 from pipeline.streams import Stream, open_stream
 from pipeline.topic_settings import (
@@ -30,7 +31,7 @@ from pipeline.topic_settings import (
 from pipeline.views.fetch import Fetcher
 from pipeline.views.probe import make_probe
 from schemas.avro import REGISTRY
-from schemas.codecs import CODECS, CodecSpec
+from schemas.codecs import CodecSpec
 from schemas.errors import ConfigError, RecordTooLarge, StreamConflict
 from schemas.names import check_name
 from schemas.records import Manifest, Teacher
@@ -38,9 +39,6 @@ from schemas.records import Manifest, Teacher
 DEFAULT_PARTITIONS = 64
 MAX_PARTITIONS = 256
 """Each costs the broker files and every commit an entry; more unequal workers than this serves, no group has."""
-
-_RECORD_OVERHEAD = 2_048
-"""bytes of a soft-target record beside IDs and outputs: names, shapes, headers, the batch's own fields"""
 
 _UNKNOWN_BYTES = 1 << 20
 """of the largest record of a stream whose class count is not known: some 2,000 classes of 256 samples as float16"""
@@ -64,12 +62,6 @@ class StreamOptions:
     retention_ms: int = KEEP_FOR_EVER
     replication_factor: int = -1
     """-1: the cluster's default"""
-
-
-def soft_target_bytes(codec: CodecSpec, order_size: int, num_classes: int) -> int:
-    """Upper bound of one soft-target record in bytes, from output shape, codec and order size."""
-    row = CODECS[codec.name].bytes_per_row(codec, num_classes)
-    return _RECORD_OVERHEAD + order_size * (row + 8 + 8)  # IDs and kept rows are at most 8 bytes each
 
 
 def create_stream(
@@ -133,7 +125,7 @@ def is_new(stream: Stream, teacher: Teacher) -> bool:
         NeedsNewer: a newer Distillog added one of that name.
         StreamConflict, ConfigError, RecordTooLarge: as `add_teacher`.
     """
-    manifest, num_classes = stream.manifest, teacher.output.num_classes
+    manifest = stream.manifest
     if teacher.name in stream.removed:
         raise StreamConflict(
             f"a teacher {teacher.name!r} was removed from stream {manifest.stream!r}: its name is not used again, so "
@@ -141,22 +133,19 @@ def is_new(stream: Stream, teacher: Teacher) -> bool:
         )
     if teacher.name in stream.unread:
         raise stream.unread[teacher.name]
-    if manifest.num_classes and num_classes != manifest.num_classes:
+    num_classes = teacher.class_output.num_classes if teacher.class_output else 0
+    if manifest.num_classes and num_classes not in (0, manifest.num_classes):
         raise StreamConflict(
             f"teacher {teacher.name!r} has {num_classes} classes, "
             f"stream {manifest.stream!r} has {manifest.num_classes}; if these were counted from labels, and there are "
             f"more, create a stream with --classes {num_classes}"
         )
-    manifest.codec.refuse_classes(num_classes)
+    for output in teacher.outputs:
+        output.stored_as(manifest.codec).refuse_classes(output.num_classes)
     if teacher.name in stream.teachers:
         _refuse_teacher(teacher, stream.teachers[teacher.name])
         return False
-    if soft_target_bytes(manifest.codec, manifest.order_size, num_classes) > manifest.max_record_bytes:
-        raise RecordTooLarge(
-            f"teacher {teacher.name!r}: {num_classes} classes x {manifest.order_size} samples as "
-            f"{manifest.codec} are more than the stream's records hold ({manifest.max_record_bytes} bytes); "
-            f"create the stream with --classes {num_classes}, a smaller --order-size or a topk codec"
-        )
+    refuse_large_records(manifest, teacher)
     teacher.encode(manifest.schema_fingerprints)  # refuses what an older stream cannot hold
     return True
 
@@ -201,7 +190,8 @@ def _manifest(name: str, fetcher: Fetcher, dataset_uri: str, options: StreamOpti
     with once_readable(dataset_uri):
         probe = make_probe(fetcher)
     # Where the classes are not known, room for as many as a topic takes anyway.
-    least_bytes = 4 * _RECORD_OVERHEAD if num_classes else _UNKNOWN_BYTES
+    of_classes = [(options.codec, (num_classes,), num_classes)]
+    least_bytes = 4 * RECORD_OVERHEAD if num_classes else _UNKNOWN_BYTES
     manifest = Manifest(
         stream=name,
         stream_id=secrets.token_hex(8),
@@ -217,7 +207,7 @@ def _manifest(name: str, fetcher: Fetcher, dataset_uri: str, options: StreamOpti
         seed=options.seed,
         partitions=options.partitions,
         codec=options.codec,
-        max_record_bytes=max(soft_target_bytes(options.codec, options.order_size, num_classes), least_bytes),
+        max_record_bytes=max(record_bytes(options.order_size, of_classes), least_bytes),
         schema_fingerprints=REGISTRY.fingerprints(),
     )
     Sequence.of(manifest)  # refuses what no sequence can be made of
@@ -232,9 +222,7 @@ def _check_record_size(manifest: Manifest, limit: int) -> None:
             "--classes, so that they can be sized"
         )
     if manifest.max_record_bytes > limit:
-        overhead = soft_target_bytes(manifest.codec, 0, manifest.num_classes)
-        per_sample = soft_target_bytes(manifest.codec, 1, manifest.num_classes) - overhead
-        fitting = (limit - overhead) // per_sample
+        fitting = orders_that_fit(limit, [(manifest.codec, (manifest.num_classes,), manifest.num_classes)])
         if fitting < 1:
             raise RecordTooLarge(
                 f"one sample of {manifest.num_classes} classes as {manifest.codec} is over this cluster's "
@@ -273,8 +261,9 @@ def _refuse_teacher(asked: Teacher, there: Teacher) -> None:
 
 
 def _said_of(teacher: Teacher) -> dict[str, object]:
-    own = {f.name: getattr(teacher, f.name) for f in fields(Teacher) if f.name != "outputs"}
-    return {**asdict(teacher.output), **own, "inputs": "; ".join(map(str, teacher.inputs))}
+    own = {f.name: getattr(teacher, f.name) for f in fields(Teacher)}
+    texts = {"inputs": "; ".join(map(str, teacher.inputs)), "outputs": "; ".join(map(str, teacher.outputs))}
+    return {**own, **texts}
 
 
 def _chosen(manifest: Manifest) -> dict[str, object]:

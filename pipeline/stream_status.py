@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
+from schemas.codecs import CodecSpec
 from schemas.commits import RunReport
 from schemas.records import Manifest, Teacher
 
@@ -148,7 +149,8 @@ class StreamDescription:
     def as_dict(self) -> dict[str, Any]:
         """What `topics describe --json` prints: all that lag does, and more."""
         now = self.status.as_dict()
-        teachers = [{**_teacher_as_dict(self.teachers[each["name"]]), **each} for each in now["teachers"]]
+        declared = {name: _teacher_as_dict(teacher, self.manifest.codec) for name, teacher in self.teachers.items()}
+        teachers = [{**declared[each["name"]], **each} for each in now["teachers"]]
         return {**_manifest_as_dict(self.manifest), **now, "teachers": teachers}
 
 
@@ -209,13 +211,22 @@ def _manifest_as_dict(manifest: Manifest) -> dict[str, Any]:
     }
 
 
-def _teacher_as_dict(teacher: Teacher) -> dict[str, Any]:
+def _teacher_as_dict(teacher: Teacher, codec: CodecSpec) -> dict[str, Any]:
     return {
         "model_file": teacher.model_file,
         "sha256": teacher.sha256,
-        "output": teacher.output.output,
-        "kind": teacher.output.kind,
-        "classes": teacher.output.num_classes,
+        "outputs": [
+            {
+                "name": one.name,
+                "output": one.output,
+                "kind": one.kind,
+                "shape": list(one.shape),
+                "classes": one.num_classes,
+                "codec": str(one.stored_as(codec)),
+                "text": str(one),
+            }
+            for one in teacher.outputs
+        ],
         "inference_batch": teacher.inference_batch,
         "inputs": [{**asdict(one), "text": str(one)} for one in teacher.inputs],
     }

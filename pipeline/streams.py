@@ -23,6 +23,7 @@ from pipeline.names import (
     stream_of_manifest_topic,
     teacher_of,
 )
+from pipeline.record_size import teacher_record_bytes
 from pipeline.wait import Deadline
 from schemas.errors import BrokerUnavailable, NeedsNewer, StreamChanged, StreamNotFound
 from schemas.names import did_you_mean
@@ -91,7 +92,8 @@ def open_stream(settings: KafkaSettings, name: str) -> Stream:
     log = read_manifest_log(settings, name)
     if log.manifest is None:
         raise StreamNotFound(f"stream {name!r} has no manifest: its creation was cut short; run the same create again")
-    exploding_batches.leave_room(log.manifest.max_record_bytes)
+    of_teachers = (teacher_record_bytes(log.manifest, teacher) for teacher in log.teachers.values())
+    exploding_batches.leave_room(max([log.manifest.max_record_bytes, *of_teachers]))
     return Stream(log.manifest, log.teachers, log.removed, log.unread)
 
 

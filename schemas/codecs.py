@@ -1,32 +1,30 @@
-"""Codecs: how a teacher's output [M, C] travels. Letters: M rows, C classes, k kept classes, T temperature.
+"""Codecs: how a teacher's output travels. Letters: M rows, C classes, k kept classes, T temperature.
 
-| name | columns | bytes a row |
-|---|---|---|
-| float32 | values [M, C] float32 | 4 C |
-| float16 | values [M, C] float16, each row less its maximum | 2 C |
-| topk | see topk.py | k * (2 + width of a class ID) + 4 for each T |
+| name | of classes [M, ..., C] | of anything else [M, ...] | in |
+|---|---|---|---|
+| float32 | as they are | as it is | plain.py |
+| float16 | less the maximum over C | as it is | plain.py |
+| topk | the k likeliest of C, and the exact mass of the others | - | topk.py |
 
-float16 ends at 65,504, and logits may not: each row is stored less its maximum, which no softmax and no centred loss
-can see, and what is still below -65,504 becomes that. The first dimension of every column is M. A variation is one
-`Codec` and one line in `CODECS`.
+The first dimension of every column is M. A variation is one class and one line in `CODECS`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Protocol, Self
 
 import numpy as np
 import numpy.typing as npt
 
-from schemas.columns import Array, Columns, FloatArray, IntArray
+from schemas.columns import Columns, FloatArray, IntArray
 from schemas.errors import ConfigError, EncodeError
-from schemas.finite import all_finite, bad_rows, to_float16
+from schemas.finite import all_finite, bad_rows, finite_rows
 from schemas.names import did_you_mean
-from schemas.topk import TopK, bytes_per_row, check_topk, decode_topk, encode_topk
+from schemas.plain import Dense, Features, Plain
+from schemas.topk import TopK, TopKCodec
 
-__all__ = ["CODECS", "Codec", "CodecSpec", "Dense", "SoftRows", "TopK", "encode_values", "storable"]
+__all__ = ["CODECS", "Codec", "CodecSpec", "Dense", "Features", "SoftRows", "TopK", "encode_values", "storable"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,7 +70,9 @@ class CodecSpec:
         return cls(name, **values)
 
     def refuse_classes(self, num_classes: int) -> None:
-        """Raise ConfigError where outputs of so many classes cannot travel by it."""
+        """Raise ConfigError where outputs of so many classes, 0 for those of none, cannot travel by it."""
+        if self.k and not num_classes:
+            raise ConfigError(f"codec {self} keeps classes, and this output has none: use float16 or float32")
         if self.k > num_classes:
             raise ConfigError(f"codec {self} keeps k={self.k} of only {num_classes} classes: use k <= {num_classes}")
 
@@ -97,99 +97,51 @@ class SoftRows(Protocol):
         """Return the rows at [K] places."""
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class Dense:
-    """All of a teacher's outputs."""
+class Codec(Protocol):
+    """One way for outputs to travel; all of it is pure.
 
-    logits: Array
-    """[M, C] float32, or float16 with each row's maximum at 0, as stored: a read-only view of the record's bytes.
-    Widening it is left to whoever computes with it: PyTorch does it twenty times as fast as NumPy, and on a GPU half
-    the bytes cross the bus."""
+    Values are [M, ...] float32. `num_classes` is C, the last axis of the values, or 0 where none counts classes.
+    """
 
-    @property
-    def columns(self) -> Columns:
-        """The logits."""
-        return {"logits": self.logits}
+    def storable(self, values: FloatArray, num_classes: int) -> npt.NDArray[np.bool_]:
+        """Return [M] bool: which rows, all of them finite, it can hold."""
 
-    @property
-    def temperatures(self) -> None:
-        """All classes are there: any temperature will do."""
+    def encode(self, values: FloatArray, spec: CodecSpec, num_classes: int) -> Columns:
+        """Return the columns of rows that are `storable`; a setting that does not fit C raises EncodeError."""
 
-    def take(self, rows: IntArray) -> Dense:
-        """Return the rows at [K] places."""
-        return Dense(self.logits[rows])
+    def check(self, columns: Columns, num_classes: int, num_rows: int) -> None:
+        """Raise ValueError where `decode` could not be trusted with the columns."""
 
+    def row_shape(self, columns: Columns, num_classes: int) -> tuple[int, ...]:
+        """Return the shape of a row of the values, with C last, of columns that passed `check`."""
 
-@dataclass(frozen=True, slots=True, eq=False)
-class Codec:
-    """One way for outputs to travel; all functions are pure."""
+    def decode(self, columns: Columns, num_classes: int) -> SoftRows:
+        """Return the rows of columns that passed `check`."""
 
-    encode: Callable[[FloatArray, CodecSpec], Columns]
-    """([M, C] float32, spec) -> columns; values that do not fit raise EncodeError."""
-    check: Callable[[Columns, int, int], None]
-    """(columns, num_classes, num_rows): raises ValueError where `decode` could not be trusted with the columns."""
-    decode: Callable[[Columns, int], SoftRows]
-    """(columns, num_classes) -> rows."""
-    bytes_per_row: Callable[[CodecSpec, int], int]
-    """(spec, num_classes) -> bytes of one row on the wire, without headers."""
+    def bytes_per_row(self, spec: CodecSpec, shape: tuple[int, ...], num_classes: int) -> int:
+        """Return the bytes on the wire, without headers, of one row of a shape with C last."""
 
 
-def storable(values: FloatArray) -> npt.NDArray[np.bool_]:
-    """Return [M] bool: the rows of [M, C] float32 that every codec stores, which are those without NaN and infinity."""
-    finite: npt.NDArray[np.bool_] = np.asarray(np.isfinite(values).all(axis=1))
-    return finite
+def storable(values: FloatArray, spec: CodecSpec, num_classes: int) -> npt.NDArray[np.bool_]:
+    """Return [M] bool: the rows of [M, ...] float32 that a codec stores; never those with NaN or infinity."""
+    return finite_rows(values) & CODECS[spec.name].storable(values, num_classes)
 
 
-def encode_values(values: FloatArray, spec: CodecSpec) -> Columns:
-    """Return the columns of [M, C] float32.
+def encode_values(values: FloatArray, spec: CodecSpec, num_classes: int) -> Columns:
+    """Return the columns of [M, ...] float32, whose last axis is C classes unless `num_classes` is 0.
 
     Raises EncodeError for rows that are not `storable`, and for what is no fault of a row: another shape or dtype, or a
     codec that does not fit C classes.
     """
-    if values.ndim != 2 or values.dtype != np.float32 or not values.shape[1]:
-        raise EncodeError(f"outputs must be float32 of shape [M, C], not {values.dtype} of shape {values.shape}")
+    wanted = "[M, ..., C]" if num_classes else "[M, ...]"
+    fits = values.ndim >= 1 and all(values.shape[1:]) and (not num_classes or values.shape[1:][-1:] == (num_classes,))
+    if values.dtype != np.float32 or not fits:
+        raise EncodeError(f"outputs must be float32 of shape {wanted}, not {values.dtype} of shape {values.shape}")
     if not all_finite(values):
         raise EncodeError(f"the outputs hold NaN or infinity in {bad_rows(values)}")
-    return CODECS[spec.name].encode(values, spec)
+    if not (held := CODECS[spec.name].storable(values, num_classes)).all():
+        raise EncodeError(f"the outputs are beyond what {spec} holds in row {np.flatnonzero(~held)[0]}: use float32")
+    return CODECS[spec.name].encode(values, spec, num_classes)
 
 
-def _encode_float32(values: FloatArray, spec: CodecSpec) -> Columns:
-    return {"values": values}
-
-
-def _encode_float16(values: FloatArray, spec: CodecSpec) -> Columns:
-    with np.errstate(over="ignore"):  # a row may reach from one end of float32 to the other
-        return {"values": to_float16(values - values.max(axis=1, keepdims=True))}
-
-
-def _check_dense(dtype: str) -> Callable[[Columns, int, int], None]:
-    expected = np.dtype(dtype)
-
-    def check(columns: Columns, num_classes: int, num_rows: int) -> None:
-        if columns.keys() != {"values"}:
-            raise ValueError(f"columns {sorted(columns)}, not only 'values'")
-        values = columns["values"]
-        if values.dtype != expected or values.shape != (num_rows, num_classes):
-            raise ValueError(
-                f"values are {values.dtype} of shape {values.shape}, not {dtype} of {(num_rows, num_classes)}"
-            )
-        if not all_finite(values):
-            raise ValueError("values hold NaN or infinity")
-
-    return check
-
-
-def _decode_dense(columns: Columns, num_classes: int) -> Dense:
-    return Dense(columns["values"])
-
-
-CODECS: dict[str, Codec] = {
-    "float32": Codec(_encode_float32, _check_dense("float32"), _decode_dense, lambda spec, classes: 4 * classes),
-    "float16": Codec(_encode_float16, _check_dense("float16"), _decode_dense, lambda spec, classes: 2 * classes),
-    "topk": Codec(
-        lambda values, spec: encode_topk(values, spec.k, spec.temperatures),
-        check_topk,
-        decode_topk,
-        lambda spec, classes: bytes_per_row(spec.k, len(spec.temperatures), classes),
-    ),
-}
+CODECS: dict[str, Codec] = {"float32": Plain("float32"), "float16": Plain("float16"), "topk": TopKCodec()}

@@ -45,7 +45,10 @@ def _teacher_1_up(datum: _Datum) -> _Datum:
 
 def _teacher_1_down(datum: _Datum) -> _Datum:
     first = datum["outputs"][0]
-    return {**datum, **{name: first[name] for name in ("output", "kind", "num_classes")}}
+    held = {name: first[name] for name in ("output", "kind", "num_classes")}
+    if first["class_axis"] is None:
+        held["kind"] = "logits"  # it knows no kind but those of classes: the writer sees that this one is lost
+    return {**datum, **held}
 
 
 LIFTS: dict[tuple[str, int], Lift] = {("teacher", 1): Lift(_teacher_1_up, _teacher_1_down)}

@@ -1,4 +1,4 @@
-"""Records of the log: work orders, soft targets, dead letters. Letters: N samples in an order, M kept rows, C classes.
+"""Records of the log: work orders, soft targets, dead letters. Letters: N samples of an order, M kept rows, C classes.
 
 Each knows its bytes: `encode(manifest.schema_fingerprints)` writes the versions that its stream pins and refuses wrong
 values with EncodeError, `decode(raw, address)` reads every version and refuses with DecodeError. Equal values are equal
@@ -27,7 +27,8 @@ from schemas.columns import (
 from schemas.errors import ConfigError, EncodeError
 from schemas.manifest import Manifest, Probe, ViewSpec
 from schemas.names import did_you_mean
-from schemas.teacher import Teacher, TeacherInput, TeacherOutput
+from schemas.teacher import Teacher, TeacherInput
+from schemas.teacher_output import TeacherOutput
 
 __all__ = [
     "DeadLetter",
@@ -78,13 +79,26 @@ class Output:
     name: str
     codec: str
     num_classes: int
+    """C; 0 where it has no classes."""
     columns: Columns
 
     @classmethod
-    def of(cls, name: str, values: FloatArray, spec: CodecSpec) -> Self:
-        """Return the output that stores [M, C] float32 by `spec`; unfit values raise EncodeError."""
-        columns = encode_values(values, spec)
-        return cls(name, spec.name, values.shape[1], columns)
+    def of(cls, name: str, values: FloatArray, spec: CodecSpec, *, classes: bool = True) -> Self:
+        """Return the output that stores [M, ..., C] float32, or without classes [M, ...], by `spec`.
+
+        Unfit values raise EncodeError.
+        """
+        num_classes = values.shape[-1] if classes and values.shape else 0
+        try:
+            columns = encode_values(values, spec, num_classes)
+        except EncodeError as error:
+            raise EncodeError(f"output {name!r}: {error}") from None
+        return cls(name, spec.name, num_classes, columns)
+
+    @property
+    def row_shape(self) -> tuple[int, ...]:
+        """Of a row; classes are its last axis."""
+        return CODECS[self.codec].row_shape(self.columns, self.num_classes)
 
     def values(self) -> SoftRows:
         """Return the M rows, decoded; arrays may be read-only views of the record's bytes."""
@@ -182,7 +196,7 @@ class SoftTargets:
             codec = CODECS.get(output.codec)
             if codec is None:
                 return f"output {output.name!r} has the unknown codec {output.codec!r}"
-            if output.num_classes < 1:
+            if output.num_classes < 0:
                 return f"output {output.name!r} has {output.num_classes} classes"
             try:
                 codec.check(output.columns, output.num_classes, self.num_kept)

@@ -20,9 +20,9 @@ def log_softmax(logits: FloatArray) -> npt.NDArray[np.float64]:
 
 
 def logsumexp(logits: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
-    """Return [M] of [M, C]; -inf for a row of -inf."""
-    peak = logits.max(axis=1)
+    """Return [...] of [..., C]; -inf for a row of -inf."""
+    peak = logits.max(axis=-1)
     finite = np.where(np.isneginf(peak), 0.0, peak)
     with np.errstate(divide="ignore"):
-        total: npt.NDArray[np.float64] = finite + np.log(np.exp(logits - finite[:, None]).sum(axis=1))
+        total: npt.NDArray[np.float64] = finite + np.log(np.exp(logits - finite[..., None]).sum(axis=-1))
     return total

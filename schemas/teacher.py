@@ -1,7 +1,7 @@
 """A teacher of a stream: which ONNX file, how its inputs are fed, and what its outputs hold.
 
-The record has room for more than is built today: several outputs, features, positions, heads. What it says of that is
-refused as a newer Distillog's, whichever way it goes.
+The record has room for more than is built today: positions, class maps, reductions, heads, generations. What it says of
+that is refused as a newer Distillog's, whichever way it goes.
 """
 
 from __future__ import annotations
@@ -12,13 +12,11 @@ from dataclasses import asdict, dataclass
 from typing import Self
 
 from schemas.avro import NEWEST, REGISTRY, Datum
-from schemas.codecs import CodecSpec
 from schemas.columns import pack_sha256
-from schemas.errors import EncodeError, NeedsNewer
-from schemas.names import check_name
+from schemas.errors import ConfigError, EncodeError, NeedsNewer
+from schemas.names import check_name, did_you_mean
+from schemas.teacher_output import TeacherOutput, not_built, tuples
 
-KINDS = ("logits", "probabilities", "log_probabilities")
-"""What a teacher's output may be."""
 LAYOUTS = ("", "nchw", "nhwc")
 """How an ONNX input wants images; "" for everything that is no image."""
 CHANNEL_ORDERS = ("", "bgr")
@@ -62,42 +60,6 @@ class TeacherInput:
         return f"{self.field} -> {self.input}: {', '.join(filter(None, facts))}"
 
 
-@dataclass(frozen=True, slots=True)
-class TeacherOutput:
-    """One output of a teacher's ONNX graph and what is published of it."""
-
-    name: str
-    """Its name in the soft targets."""
-    output: str
-    """The ONNX graph's name of it."""
-    kind: str
-    """One of KINDS."""
-    shape: tuple[int, ...]
-    """Of a row."""
-    class_axis: int | None
-    """Which dimension of a row counts classes."""
-    num_classes: int
-    codec: CodecSpec | None = None
-    """How it is stored; None = as the manifest says."""
-    per: str = "sample"
-    """What a row is of: `sample` or `position`."""
-    positions: str = ""
-    """The view's field that chooses which positions are stored."""
-    class_map: tuple[int, ...] = ()
-    """The dataset's class of each of its classes; () = the same."""
-    reduction: str = ""
-    """What is done to it before it is stored."""
-    cut: str = "numpy"
-    """Where labels are made of it: `numpy` or `graph`."""
-    head_sha256: str | None = None
-    """Of a head that is applied to it."""
-
-    @classmethod
-    def of_classes(cls, output: str, kind: str, num_classes: int) -> Self:
-        """Return the one output that a teacher has today: a row of classes for each sample."""
-        return cls("logits", output, kind, (num_classes,), 0, num_classes)
-
-
 @dataclass(frozen=True, slots=True, eq=False)
 class Teacher:
     """A teacher of a stream: which ONNX file, and how it is fed and read."""
@@ -110,17 +72,24 @@ class Teacher:
     """Base name."""
     inputs: tuple[TeacherInput, ...]
     outputs: tuple[TeacherOutput, ...]
-    """One today; see `output`."""
+    """One or more, each of a name of its own."""
     inference_batch: int
     """Rows in each call of the model."""
     generation: int = 0
     """Which of several teachers under this name, one after the other."""
 
     @property
-    def output(self) -> TeacherOutput:
-        """The only output."""
-        (output,) = self.outputs
-        return output
+    def class_output(self) -> TeacherOutput | None:
+        """The first output that gives a sample one row of classes, which labels are compared with; None: no such."""
+        return next((output for output in self.outputs if output.class_axis == 0 and len(output.shape) == 1), None)
+
+    def output(self, name: str) -> TeacherOutput:
+        """Return the output of that name; a missing one raises ConfigError."""
+        for output in self.outputs:
+            if output.name == name:
+                return output
+        known = [output.name for output in self.outputs]
+        raise ConfigError(f"teacher {self.name!r} has no output {name!r}: {did_you_mean(name, known)}")
 
     def encode(self, pinned: Mapping[str, str] = NEWEST) -> bytes:
         """Return the record's bytes in the schema version `pinned`; EncodeError where a value does not fit."""
@@ -143,8 +112,8 @@ class Teacher:
                 "it, or a later one",
                 raw,
             )
-        inputs = tuple(TeacherInput(**_tuples(one)) for one in datum["inputs"])
-        outputs = tuple(TeacherOutput(**_tuples(one)) for one in datum["outputs"])
+        inputs = tuple(TeacherInput(**tuples(one)) for one in datum["inputs"])
+        outputs = tuple(map(TeacherOutput.of_datum, datum["outputs"]))
         teacher = cls(**{**datum, "inputs": inputs, "outputs": outputs, "sha256": datum["sha256"].hex()})
         if problem := teacher._problem():
             raise ValueError(problem)
@@ -154,8 +123,15 @@ class Teacher:
         check_name("teacher", self.name)
         if not self.model_file or self.model_file in (".", "..") or {"/", "\\", "\0"} & set(self.model_file):
             return f"model file {self.model_file!r} is no base name"
-        if not self.inputs or self.output.num_classes < 1 or self.inference_batch < 1:
-            return "it needs inputs, classes and an inference batch, each at least 1"
+        if not self.inputs or not self.outputs or self.inference_batch < 1:
+            return "it needs inputs, outputs and an inference batch, each at least 1"
+        names = [output.name for output in self.outputs]
+        for output in self.outputs:
+            check_name("output", output.name)
+            if names.count(output.name) > 1:
+                return f"it has two outputs {output.name!r}"
+            if problem := output.problem():
+                return f"output {output.name!r} {problem}"
         for one in self.inputs:
             if one.layout not in LAYOUTS or not math.isfinite(one.scale) or any(size < 1 for size in one.size):
                 return f"input {one.input!r} has layout {one.layout!r}, scale {one.scale}, size {one.size}"
@@ -166,38 +142,11 @@ class Teacher:
         return ""
 
 
-_BUILT = {
-    "name": "logits",
-    "class_axis": 0,
-    "codec": None,
-    "per": "sample",
-    "positions": "",
-    "class_map": [],
-    "reduction": "",
-    "cut": "numpy",
-    "head_sha256": None,
-}
-"""What each output says today."""
-
-
 def _not_built(datum: Datum) -> str:
     """Return what of a record is not built yet, "" if nothing."""
     if datum["generation"] != 0:
         return f"it has generation {datum['generation']}"
-    if len(datum["outputs"]) != 1:
-        return f"it has {len(datum['outputs'])} outputs"
-    (output,) = datum["outputs"]
-    if output["kind"] not in KINDS:
-        return f"its output {output['name']!r} holds {output['kind']}, not one of {', '.join(KINDS)}"
-    found = {field: list(value) if isinstance(value, tuple) else value for field, value in output.items()}
-    for field, value in {**_BUILT, "shape": [output["num_classes"]]}.items():
-        if found[field] != value:
-            return f"its output {output['name']!r} has {field} {found[field]!r}"
-    return ""
-
-
-def _tuples(datum: Datum) -> Datum:
-    return {field: tuple(value) if isinstance(value, list) else value for field, value in datum.items()}
+    return next(filter(None, map(not_built, datum["outputs"])), "")
 
 
 def number_text(number: float) -> str:

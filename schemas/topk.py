@@ -1,22 +1,27 @@
 """The topk codec. Letters: M rows, C classes, k kept classes, T temperature.
 
-Columns: indices [M, k] in the narrowest width that holds C - 1, log_probs [M, k] float16 at T = 1, and a log_tail@T [M]
-float32 for each declared T. The tails are exact, from all C logits in float64, because neither 1 - sum(exp(stored)) nor
-the tail of another temperature gives them: the first is wrong by percent to orders of magnitude. A log p below -65,504
-is stored as that.
+Columns: indices [M, ..., k] in the narrowest width that holds C - 1, log_probs [M, ..., k] float16 at T = 1, and a
+log_tail@T [M, ...] float32 for each declared T, where "..." are the axes of a row before its last, the classes. The
+tails are exact, from all C logits in float64, because neither 1 - sum(exp(stored)) nor the tail of another temperature
+gives them: the first is wrong by percent to orders of magnitude. A log p below -65,504 is stored as that.
 """
 
 from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
+import numpy.typing as npt
 
 from schemas.columns import Columns, FloatArray, IntArray, narrowest
 from schemas.errors import ConfigError, EncodeError
 from schemas.finite import all_finite, to_float16
 from schemas.softmax import logsumexp
+
+if TYPE_CHECKING:
+    from schemas.codecs import CodecSpec
 
 _TAIL = "log_tail@"
 _CHUNK = 2**15
@@ -28,11 +33,11 @@ class TopK:
     """The k most probable classes of each row, and what the teacher gave to all the others together."""
 
     indices: IntArray
-    """[M, k] int64, most probable first, the lower class first where two are equal."""
+    """[M, ..., k] int64, most probable first, the lower class first where two are equal."""
     log_probs: FloatArray
-    """[M, k] float32: log p at T = 1, rounded to float16 by the wire."""
+    """[M, ..., k] float32: log p at T = 1, rounded to float16 by the wire."""
     log_tails: dict[float, FloatArray]
-    """Temperature -> [M] float32: log of the teacher's exact mass outside the k; -inf where k == C."""
+    """Temperature -> [M, ...] float32: log of the teacher's exact mass outside the k; -inf where k == C."""
     num_classes: int
 
     @property
@@ -54,7 +59,7 @@ class TopK:
         return TopK(self.indices[rows], self.log_probs[rows], tails, self.num_classes)
 
     def log_probs_at(self, temperature: float) -> FloatArray:
-        """Return [M, k] float32: log p at T = `temperature`, which must be declared (else ConfigError).
+        """Return [M, ..., k] float32: log p at T = `temperature`, which must be declared (else ConfigError).
 
         a - logsumexp(a) + log(1 - r_T) with a = log_probs / T: the kept classes share what the tail r_T leaves.
         """
@@ -65,16 +70,70 @@ class TopK:
         scaled = self.log_probs.astype(np.float64) / temperature
         # expm1, since 1 - exp(tail) loses digits where the tail holds nearly everything.
         kept = np.log(-np.expm1(tail.astype(np.float64)))
-        return (scaled + (kept - logsumexp(scaled))[:, None]).astype(np.float32)
+        return (scaled + (kept - logsumexp(scaled))[..., None]).astype(np.float32)
 
 
-def encode_topk(values: FloatArray, k: int, temperatures: tuple[float, ...]) -> Columns:
-    """Return the columns of finite [M, C] float32; k > C raises EncodeError."""
+class TopKCodec:
+    """The codec: along the last axis, all rows alike."""
+
+    def storable(self, values: FloatArray, num_classes: int) -> npt.NDArray[np.bool_]:
+        """Return [M] bool: all rows."""
+        return np.ones(len(values), np.bool_)
+
+    def encode(self, values: FloatArray, spec: CodecSpec, num_classes: int) -> Columns:
+        """Return the columns of finite [M, ..., C] float32; k > C raises EncodeError."""
+        try:
+            spec.refuse_classes(num_classes)
+        except ConfigError as error:
+            raise EncodeError(str(error)) from None
+        leading = values.shape[:-1]
+        columns = _encode(values.reshape(-1, num_classes), spec.k, spec.temperatures)
+        return {name: column.reshape(*leading, *column.shape[1:]) for name, column in columns.items()}
+
+    def check(self, columns: Columns, num_classes: int, num_rows: int) -> None:
+        """Raise ValueError with the reason where the columns are not such as `encode` makes."""
+        temperatures = [name.removeprefix(_TAIL) for name in columns if name.startswith(_TAIL)]
+        if not temperatures or len(columns) != len(temperatures) + 2 or not columns.keys() >= {"indices", "log_probs"}:
+            raise ValueError(f"columns {sorted(columns)} are not those of topk")
+        indices, log_probs = columns["indices"], columns["log_probs"]
+        if indices.ndim < 2 or indices.shape != log_probs.shape or indices.shape[0] != num_rows:
+            raise ValueError(f"indices {indices.shape} and log_probs {log_probs.shape} do not fit {num_rows} rows")
+        if not 1 <= indices.shape[-1] <= num_classes or not all(indices.shape[1:]):
+            raise ValueError(f"{indices.shape[-1]} kept of {num_classes} classes")
+        if indices.dtype != narrowest(num_classes - 1) or log_probs.dtype != np.float16:
+            raise ValueError(f"indices are {indices.dtype} and log_probs {log_probs.dtype}")
+        if indices.size and (indices.max() >= num_classes or indices.min() < 0):
+            raise ValueError(f"a class ID is not below {num_classes}")
+        if not all_finite(log_probs) or (log_probs > 0).any():
+            raise ValueError("a log-probability is above 0 or not finite")
+        for text in temperatures:
+            tail = columns[_TAIL + text]
+            if repr(float(text)) != text or not 0 < float(text) < math.inf:
+                raise ValueError(f"{text!r} is no temperature")
+            if tail.dtype != np.float32 or tail.shape != indices.shape[:-1] or not (tail <= 0).all():
+                raise ValueError(f"the log tail at temperature {text} is damaged")
+
+    def row_shape(self, columns: Columns, num_classes: int) -> tuple[int, ...]:
+        """Return the shape of a row of all C classes."""
+        return (*columns["indices"].shape[1:-1], num_classes)
+
+    def decode(self, columns: Columns, num_classes: int) -> TopK:
+        """Return the rows of columns that passed `check`."""
+        tails = {float(name.removeprefix(_TAIL)): tail for name, tail in columns.items() if name.startswith(_TAIL)}
+        indices, log_probs = columns["indices"], columns["log_probs"]
+        return TopK(indices.astype(np.int64), log_probs.astype(np.float32), tails, num_classes)
+
+    def bytes_per_row(self, spec: CodecSpec, shape: tuple[int, ...], num_classes: int) -> int:
+        """Return the bytes of one row on the wire, without headers."""
+        of_one = spec.k * (narrowest(num_classes - 1).itemsize + 2) + 4 * len(spec.temperatures)
+        return math.prod(shape[:-1]) * of_one
+
+
+def _encode(values: FloatArray, k: int, temperatures: tuple[float, ...]) -> Columns:
+    """Return the columns of finite [M, C] float32."""
     num_rows, num_classes = values.shape
-    if k > num_classes:
-        raise EncodeError(f"codec topk keeps k={k} of only {num_classes} classes: use k <= {num_classes}")
     indices = np.empty((num_rows, k), narrowest(num_classes - 1))
-    log_probs = np.empty((num_rows, k), np.float64)
+    log_probs = np.empty((num_rows, k), np.float16)
     tails = {temperature: np.empty(num_rows, np.float32) for temperature in temperatures}
     # A tail of exactly nothing is said only where nothing was left out.
     least = -math.inf if k == num_classes else float(np.finfo(np.float32).min)
@@ -86,12 +145,11 @@ def encode_topk(values: FloatArray, k: int, temperatures: tuple[float, ...]) -> 
         logits = values[part].astype(np.float64)
         head = np.take_along_axis(logits, kept, axis=1)
         np.put_along_axis(logits, kept, -np.inf, axis=1)
-        log_probs[part] = head - np.logaddexp(logsumexp(head), logsumexp(logits))[:, None]
+        log_probs[part] = to_float16(head - np.logaddexp(logsumexp(head), logsumexp(logits))[:, None])
         for temperature, tail in tails.items():
             outside = logsumexp(logits / temperature)
             tail[part] = np.maximum(outside - np.logaddexp(logsumexp(head / temperature), outside), least)
-    columns: Columns = {"indices": indices}
-    columns["log_probs"] = to_float16(log_probs)
+    columns: Columns = {"indices": indices, "log_probs": log_probs}
     return columns | {_TAIL + repr(float(temperature)): tail for temperature, tail in tails.items()}
 
 
@@ -110,39 +168,3 @@ def _most_probable(values: FloatArray, k: int) -> IntArray:
     keys = np.sort(keys, axis=1)[:, ::-1]
     classes: IntArray = num_classes - 1 - (keys & np.uint64(0xFFFFFFFF)).astype(np.int64)
     return classes
-
-
-def check_topk(columns: Columns, num_classes: int, num_rows: int) -> None:
-    """Raise ValueError with the reason where the columns are not such as `encode_topk` makes."""
-    temperatures = [name.removeprefix(_TAIL) for name in columns if name.startswith(_TAIL)]
-    if not temperatures or len(columns) != len(temperatures) + 2 or not columns.keys() >= {"indices", "log_probs"}:
-        raise ValueError(f"columns {sorted(columns)} are not those of topk")
-    indices, log_probs = columns["indices"], columns["log_probs"]
-    if indices.ndim != 2 or indices.shape != log_probs.shape or indices.shape[0] != num_rows:
-        raise ValueError(f"indices {indices.shape} and log_probs {log_probs.shape} do not fit {num_rows} rows")
-    if not 1 <= indices.shape[1] <= num_classes:
-        raise ValueError(f"{indices.shape[1]} kept of {num_classes} classes")
-    if indices.dtype != narrowest(num_classes - 1) or log_probs.dtype != np.float16:
-        raise ValueError(f"indices are {indices.dtype} and log_probs {log_probs.dtype}")
-    if indices.size and (indices.max() >= num_classes or indices.min() < 0):
-        raise ValueError(f"a class ID is not below {num_classes}")
-    if not all_finite(log_probs) or (log_probs > 0).any():
-        raise ValueError("a log-probability is above 0 or not finite")
-    for text in temperatures:
-        tail = columns[_TAIL + text]
-        if repr(float(text)) != text or not 0 < float(text) < math.inf:
-            raise ValueError(f"{text!r} is no temperature")
-        if tail.dtype != np.float32 or tail.shape != (num_rows,) or not (tail <= 0).all():
-            raise ValueError(f"the log tail at temperature {text} is damaged")
-
-
-def decode_topk(columns: Columns, num_classes: int) -> TopK:
-    """Return the rows of columns that passed `check_topk`."""
-    tails = {float(name.removeprefix(_TAIL)): tail for name, tail in columns.items() if name.startswith(_TAIL)}
-    indices, log_probs = columns["indices"], columns["log_probs"]
-    return TopK(indices.astype(np.int64), log_probs.astype(np.float32), tails, num_classes)
-
-
-def bytes_per_row(k: int, num_temperatures: int, num_classes: int) -> int:
-    """Return the bytes of one row on the wire, without headers."""
-    return k * (narrowest(num_classes - 1).itemsize + 2) + 4 * num_temperatures

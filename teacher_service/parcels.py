@@ -6,7 +6,6 @@ from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
 from pipeline.datasets.base import Faults, Ints
 from schemas.avro import NEWEST
@@ -14,6 +13,7 @@ from schemas.codecs import CodecSpec, storable
 from schemas.errors import DecodeError
 from schemas.records import DeadLetter, Output, SoftTargets, Teacher, WorkOrder
 from teacher_service.leases.chain import Job, Parcel
+from teacher_service.models.session import Outputs
 
 _MAX_RAW = 65_536
 """Bytes of a record that is no work order which its dead letter carries."""
@@ -44,7 +44,7 @@ class Parcels:
         order: WorkOrder,
         kept: Ints,
         faults: Faults,
-        logits: npt.NDArray[np.float32],
+        outputs: Outputs,
         num_deadly: int = 0,
     ) -> Parcel:
         """Encode the labels of an order of N samples.
@@ -54,13 +54,11 @@ class Parcels:
             order: what was to be labelled.
             kept: [M] int64, rising rows that were labelled.
             faults: (row, reason) of the others.
-            logits: [M, C] of the kept rows; one that is not finite makes its row a fault.
+            outputs: the model's, [M, ...] of the kept rows; one that cannot be stored makes its row a fault.
             num_deadly: how many of the faults ended the process that labelled them.
         """
-        finite, left_out = storable(logits), list(faults)
-        if not finite.all():
-            left_out += [(int(row), "the teacher's output is not finite") for row in kept[~finite]]
-            kept, logits = kept[finite], logits[finite]
+        kept, outputs, unfit = self._fitting(kept, outputs)
+        left_out = [*faults, *unfit]
         letters = tuple(self._letter(job, row, int(order.sample_ids[row]), reason, None) for row, reason in left_out)
         value = SoftTargets(
             stream_id=order.stream_id,
@@ -71,10 +69,28 @@ class Parcels:
             kept_rows=None if len(kept) == len(order.sample_ids) else kept,
             teacher=self._teacher.name,
             teacher_sha256=self._teacher.sha256,
-            outputs=(Output.of("logits", logits, self._codec),),
+            outputs=tuple(
+                Output.of(one.name, outputs[one.name], one.stored_as(self._codec), classes=one.class_axis is not None)
+                for one in self._teacher.outputs
+            ),
         ).encode(self._pinned)
         reason = left_out[-1][1] if left_out else ""
         return Parcel(job, letters, value, len(order.sample_ids), len(left_out), reason, num_deadly)
+
+    def _fitting(self, kept: Ints, outputs: Outputs) -> tuple[Ints, Outputs, list[tuple[int, str]]]:
+        """Leave out the rows that cannot be stored; the last are those, with the first reason of each."""
+        reasons: dict[int, str] = {}
+        for one in self._teacher.outputs:
+            values, codec = outputs[one.name], one.stored_as(self._codec)
+            for row in np.flatnonzero(~storable(values, codec, one.num_classes)):
+                why = f"is beyond what {codec} holds" if np.isfinite(values[row]).all() else "is not finite"
+                reasons.setdefault(int(row), f"the teacher's output {one.name!r} {why}")
+        if not reasons:
+            return kept, outputs, []
+        fits = np.ones(len(kept), np.bool_)
+        fits[list(reasons)] = False
+        unfit = [(int(kept[row]), why) for row, why in sorted(reasons.items())]
+        return kept[fits], {name: values[fits] for name, values in outputs.items()}, unfit
 
     def _letter(self, job: Job, row: int | None, sample_id: int | None, reason: Any, raw: bytes | None) -> bytes:
         return DeadLetter(

@@ -18,7 +18,7 @@ from pipeline.views.fetch import Fetcher
 from schemas.errors import DataUnavailable, DistillogError, ManifestMismatch, TeacherRejected
 from schemas.records import Teacher
 from teacher_service.metrics import WorkerReport
-from teacher_service.models.checks import accuracy_notice, check_model
+from teacher_service.models.checks import NO_CLASSES, accuracy_notice, check_model
 from teacher_service.models.files import model_sha256, refuse_another
 from teacher_service.models.session import OnnxTeacher
 from teacher_service.worker import Worker, WorkerOptions
@@ -117,7 +117,7 @@ def _check_on_first_orders(stream: Stream, fetcher: Fetcher, model: OnnxTeacher)
         raise DataUnavailable(f"dataset {fetcher.dataset.uri}: no sample of the first order can be decoded: {reason}")
     try:
         check_model(model, fetched.inputs)
-        inference, logits = _timed(lambda: model.logits(fetched.inputs))
+        inference, outputs = _timed(lambda: model.label(fetched.inputs))
     except (DistillogError, MemoryError):
         raise
     except Exception as error:  # ONNX Runtime's exceptions have no common base
@@ -125,7 +125,9 @@ def _check_on_first_orders(stream: Stream, fetcher: Fetcher, model: OnnxTeacher)
             f"{model.path}: fails on samples of the first order ({' '.join(str(error).split())[:300]}); a teacher has "
             "to label every sample, on a machine whose memory and device it fits"
         ) from error
-    return accuracy_notice(logits, fetched.labels), (loading / len(second), inference / len(logits))
+    classes = model.teacher.class_output
+    notice = NO_CLASSES if classes is None else accuracy_notice(outputs[classes.name], fetched.labels)
+    return notice, (loading / len(second), inference / len(fetched.kept_rows))
 
 
 def _timed(work: Callable[[], T]) -> tuple[float, T]:

@@ -15,9 +15,6 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
-import numpy as np
-import numpy.typing as npt
-
 from pipeline.datasets.base import Ints
 from pipeline.sequence import Sequence
 from pipeline.views.fetch import Fetched, Fetcher
@@ -26,7 +23,7 @@ from schemas.errors import DecodeError, ModelFailed
 from schemas.records import Manifest, Teacher, WorkOrder
 from teacher_service.clock import Clock
 from teacher_service.leases.chain import Job, Parcel
-from teacher_service.models.session import Inputs, OnnxTeacher
+from teacher_service.models.session import Inputs, OnnxTeacher, Outputs
 from teacher_service.parcels import Parcels
 
 log = logging.getLogger(__name__)
@@ -220,8 +217,8 @@ class Stages:
                 assert fetched is not None  # an order was fetched
                 self._infers = job
                 self.inferring.start(len(job.order.sample_ids))
-                logits = patient_logits(self._model, fetched.inputs, job.sequence)
-                parcel = self._parcels.of_labels(job, job.order, fetched.kept_rows, fetched.faults, logits)
+                outputs = patient_labels(self._model, fetched.inputs, job.sequence)
+                parcel = self._parcels.of_labels(job, job.order, fetched.kept_rows, fetched.faults, outputs)
                 self.inferring.stop()
                 self._infers = None
             self._publish(parcel)
@@ -231,25 +228,25 @@ class Stages:
         began = time.monotonic()
         self.inferring.start(len(fetched.kept_rows))
         try:
-            self._model.logits(fetched.inputs)
+            self._model.label(fetched.inputs)
         except Exception as error:
             log.debug("measuring: %s", error)
         self.inferring.stop(whole_order=False)
         self._measure_at += (time.monotonic() - began) / MEASURE_SHARE
 
 
-def patient_logits(model: OnnxTeacher, inputs: Inputs, sequence: int) -> npt.NDArray[np.float32]:
-    """Run the model, [M, C] float32; a failure is no fault of the data (memory, a device), so it is tried once more.
+def patient_labels(model: OnnxTeacher, inputs: Inputs, sequence: int) -> Outputs:
+    """Run the model; a failure is no fault of the data (memory, a device), so it is tried once more.
 
     Raises:
         ModelFailed: it failed twice.
     """
     try:
-        return model.logits(inputs)
+        return model.label(inputs)
     except Exception as error:  # ONNX Runtime's exceptions have no common base
         log.warning("order %d: the model failed (%s); trying again", sequence, error)
     try:
-        return model.logits(inputs)
+        return model.label(inputs)
     except Exception as error:
         raise ModelFailed(
             f"{model.path}: fails on order {sequence} ({' '.join(str(error).split())[:300]}); nothing "

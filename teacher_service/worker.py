@@ -21,6 +21,7 @@ from pipeline.fault_limit import FaultLimit
 from pipeline.feed import batch_bytes
 from pipeline.kafka.log import Cluster
 from pipeline.names import dead_letters_topic, manifest_topic, soft_targets_topic, teacher_group, work_orders_topic
+from pipeline.record_size import teacher_record_bytes
 from pipeline.sequence import Sequence
 from pipeline.streams import Stream, TopicGuard
 from pipeline.views.fetch import Fetcher
@@ -109,6 +110,7 @@ class Worker:
         self._stop = threading.Event()
         self._faults = FaultLimit()
         self._counting = threading.Lock()
+        record_bytes = teacher_record_bytes(manifest, model.teacher)
         parcels = Parcels(model.teacher, manifest.codec, self._orders, manifest.schema_fingerprints)
         self._stages = Stages(
             fetcher, model, parcels, self._publish, options.data_retry, Sample.of(manifest, model.teacher)
@@ -117,7 +119,7 @@ class Worker:
         self._suspects = Suspects(
             # The first order is known to be well here: the model was checked with it.
             lambda: encode_task(fetcher, model, options.data_retry, sequence.sample_ids(0), sequence.view_seed(0)),
-            model.teacher.output.num_classes,
+            model.teacher,
             manifest.num_samples,
             parcels,
             self._publish,
@@ -125,12 +127,12 @@ class Worker:
         for clock, seconds in zip((self._stages.loading, self._stages.inferring), measured, strict=True):
             clock.measured(seconds, 1)
         self._publisher = Publisher(
-            lambda: cluster.appender(max_record_bytes=manifest.max_record_bytes),
+            lambda: cluster.appender(max_record_bytes=record_bytes),
             self._targets,
             self._letters,
             [("worker", options.name.encode())],
-            manifest.max_record_bytes,
-            max(2, min(32, BYTES_IN_FLIGHT // manifest.max_record_bytes)),
+            record_bytes,
+            max(2, min(32, BYTES_IN_FLIGHT // record_bytes)),
             self._count,
         )
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import click
 
 if TYPE_CHECKING:
-    from teacher_service.models.declared import Scaling
+    from teacher_service.models.declared import Declared, DeclaredOutput, Scaling
 
 T = TypeVar("T")
 
@@ -18,6 +18,13 @@ _NUMBER = r"[+-]?(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d+)?"
 _NUMBERS = rf"{_NUMBER}(?:,{_NUMBER})*"
 _FORMULA = re.compile(rf"(?P<scale>{_NUMBER}(?:/{_NUMBER})?)(?:-(?P<mean>{_NUMBERS}))?(?:/(?P<std>{_NUMBERS}))?")
 """SCALE[-MEAN[/STD]]"""
+
+_KINDS = ("logits", "probabilities", "log_probabilities", "features", "values")
+
+_OUTPUT = re.compile(
+    rf"(?:(?P<name>[^=]*)=)?(?P<output>.+?)(?::(?P<kind>{'|'.join(_KINDS)})(?:@(?P<axis>[1-9]\d?))?)?", re.DOTALL
+)
+"""An ONNX output may have colons in its name: only a kind behind the last one is none of it."""
 
 _LEAST, _MOST = 2.0**-126, (2.0 - 2.0**-23) * 2.0**127
 """What a 32-bit float, as which inputs are computed, holds in full."""
@@ -55,12 +62,14 @@ def _as_divisors(ctx: click.Context, param: click.Parameter, value: str | None) 
 
 
 _OPTIONS = [
-    click.option("--output", metavar="NAME", help="ONNX output to take.  [default: the only one]"),
     click.option(
-        "--kind",
-        type=click.Choice(["logits", "probabilities", "log_probabilities"]),
-        help="What the output holds.  [default: logits]",
+        "--output",
+        "outputs",
+        metavar="[NAME=]ONNX_OUTPUT[:KIND[@AXIS]]",
+        multiple=True,
+        help="ONNX output to take, under a name (repeatable).  [default: the only one]",
     ),
+    click.option("--kind", type=click.Choice(_KINDS), help="What the only output holds.  [default: logits]"),
     click.option(
         "--input",
         "inputs",
@@ -83,7 +92,7 @@ def model_options(command: Callable[..., T]) -> Callable[..., T]:
     @wraps(command)
     def called(
         *args: Any,
-        output: str | None,
+        outputs: tuple[str, ...],
         kind: str | None,
         inputs: tuple[str, ...],
         scale: float | None,
@@ -98,12 +107,44 @@ def model_options(command: Callable[..., T]) -> Callable[..., T]:
 
         names, scaling = _inputs(inputs)
         general = Scaling(scale, mean, std)
-        declared = Declared(output, kind, names, scaling, general, layout, channel_order or "", batch)
+        asked = tuple(map(_output, outputs))
+        declared = Declared(asked, kind, names, scaling, general, layout, channel_order or "", batch)
         return command(*args, declared=declared, **others)
 
     for option in reversed(_OPTIONS):
         called = option(called)
     return called
+
+
+def stored_as(declared: Declared, codecs: tuple[str, ...]) -> Declared:
+    """Return a declaration with the codecs of its outputs, each `NAME=CODEC`; raises UsageError and ConfigError."""
+    from dataclasses import replace
+
+    from schemas.codecs import CodecSpec
+
+    outputs = list(declared.outputs)
+    names = [output.name for output in outputs]
+    for text in codecs:
+        name, _, codec = text.partition("=")
+        if not name or name not in names:
+            known = ", ".join(filter(None, names)) or "none has a name: say --output NAME=ONNX_OUTPUT"
+            raise click.UsageError(f"--codec {text!r}: write NAME=CODEC, of an output that --output names ({known})")
+        at = names.index(name)
+        if outputs[at].codec is not None:
+            raise click.UsageError(f"--codec {text!r}: output {name} is given two")
+        outputs[at] = replace(outputs[at], codec=CodecSpec.parse(codec))
+    return replace(declared, outputs=tuple(outputs))
+
+
+def _output(text: str) -> DeclaredOutput:
+    """Parse `[NAME=]ONNX_OUTPUT[:KIND[@AXIS]]`."""
+    from teacher_service.models.declared import DeclaredOutput
+
+    found = _OUTPUT.fullmatch(text)
+    if found is None or found["name"] == "":
+        raise click.UsageError(f"--output {text!r}: write NAME=ONNX_OUTPUT or NAME=ONNX_OUTPUT:KIND")
+    axis = found["axis"] and int(found["axis"])
+    return DeclaredOutput(found["output"], found["name"] or "", found["kind"] or "", axis or None)
 
 
 def _inputs(texts: tuple[str, ...]) -> tuple[dict[str, str], dict[str, Scaling]]:

@@ -239,6 +239,7 @@ def evaluate(
     """Evaluate the newest checkpoint of run NAME, and compare it with a teacher."""
     import numpy as np
 
+    from schemas.errors import ConfigError
     from student_trainer.evaluate import chance_level
     from student_trainer.evaluate import evaluate as evaluate_student
     from student_trainer.launch import trained_data
@@ -255,7 +256,11 @@ def evaluate(
 
         ids = np.arange(min(64, fetcher.dataset.num_samples))
         model = OnnxTeacher(teacher, describe_on(teacher, "teacher", fetcher, ids, 0, 256, "", declared))
-        teacher_logits, teacher_size = model.logits, model.size or ()
+        classes = model.teacher.class_output
+        if classes is None:
+            raise ConfigError(f"{teacher}: no output gives a sample one row of classes, which the student's is held to")
+        of_classes, teacher_size = classes.name, model.size or ()
+        teacher_logits = lambda inputs: model.label(inputs)[of_classes]  # noqa: E731
     scores = evaluate_student(
         trained.model,
         fetcher,

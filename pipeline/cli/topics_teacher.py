@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from pipeline.cli.model_options import model_options
+from pipeline.cli.model_options import model_options, stored_as
 from pipeline.cli.options import STREAM, json_option, kafka_settings, print_json
 
 if TYPE_CHECKING:
@@ -22,6 +22,13 @@ if TYPE_CHECKING:
 @click.argument("name")
 @click.argument("model", type=click.Path(dir_okay=False, path_type=Path))
 @model_options
+@click.option(
+    "--codec",
+    "codecs",
+    metavar="NAME=CODEC",
+    multiple=True,
+    help="How an output is stored, such as hidden=float32 (repeatable).  [default: the stream's; float16 of features]",
+)
 @click.option("--classes", type=click.IntRange(min=1), help="Refuse a teacher of another number of classes.")
 @click.option(
     "--as-declared",
@@ -35,6 +42,7 @@ def add_teacher(
     name: str,
     model: Path,
     declared: Declared,
+    codecs: tuple[str, ...],
     classes: int | None,
     as_declared: bool,
     dataset: str | None,
@@ -52,15 +60,18 @@ def add_teacher(
     from teacher_service.models.describe import describe_model
     from teacher_service.models.session import OnnxTeacher
 
+    declared = stored_as(declared, codecs)
     settings = kafka_settings()
     opened = open_stream(settings, stream)
     fetcher = check_data(opened.manifest, dataset)
     teacher = describe_model(model, name, opened.manifest, fetcher, declared)
-    if classes not in (None, teacher.output.num_classes):
-        raise StreamConflict(f"--classes {classes}: {model} gives {teacher.output.num_classes} classes")
+    there = teacher.class_output.num_classes if teacher.class_output else 0
+    if classes not in (None, there):
+        raise StreamConflict(f"--classes {classes}: {model} gives {there} classes")
     found = None
     if create.is_new(opened, teacher):
-        found = assess(OnnxTeacher(model, teacher), fetcher, Sequence.of(opened.manifest).view_seed(0))
+        view_seed = Sequence.of(opened.manifest).view_seed(0)
+        found = assess(OnnxTeacher(model, teacher), opened.manifest.codec, fetcher, view_seed)
         if found.better is not None and not as_declared:
             options = _options(declared, teacher, found.better)
             command = ["distillog", "topics", "add-teacher", stream, name, str(model), *options]
@@ -71,8 +82,8 @@ def add_teacher(
             raise TeacherRejected(_refusal(model, found, found.better, how))
         if found.has_holes and not as_declared:
             raise TeacherRejected(
-                f"{model}: {_holes(found)}; workers stop where more than 1 % of the samples cannot be labelled "
-                "(--as-declared takes it as declared)"
+                f"{model}: {_holes(found, teacher)}; workers stop where more than 1 % of the samples cannot be "
+                "labelled (--as-declared takes it as declared)"
             )
     new = create.add_teacher(settings, opened, teacher)
     if as_json:
@@ -84,8 +95,8 @@ def add_teacher(
     guessed = declared.layout is None and any(one.layout for one in teacher.inputs)
     click.echo(
         f"{teacher.model_file} (sha256 {teacher.sha256[:12]}): {'; '.join(map(str, teacher.inputs))}"
-        f"{' (layout guessed by the shape)' if guessed else ''}; output {teacher.output.output}, "
-        f"{teacher.output.kind}, {teacher.output.num_classes} classes, batches of {teacher.inference_batch}"
+        f"{' (layout guessed by the shape)' if guessed else ''}; {'; '.join(map(str, teacher.outputs))}; "
+        f"batches of {teacher.inference_batch}"
     )
     if found:
         _print(found, declared, teacher)
@@ -118,13 +129,20 @@ def _refusal(model: Path, found: Assessment, better: Way, how: str) -> str:
     )
 
 
-def _holes(found: Assessment) -> str:
+def _holes(found: Assessment, teacher: Teacher) -> str:
     way = found.declared
-    return f"outputs are not finite (NaN or infinity) for {way.num_not_finite} of {way.num_samples} samples"
+    halves = [one.name for one in teacher.outputs if one.class_axis is None and str(one.codec) == "float16"]
+    why = f", or beyond float16 (else --codec {halves[0]}=float32)" if halves else ""
+    return f"outputs are not finite (NaN or infinity{why}) for {way.num_unfit} of {way.num_samples} samples"
 
 
 def _print(found: Assessment, declared: Declared, teacher: Teacher) -> None:
     """Print how the declared way did and, where nobody but the user can judge, how the others did."""
+    from teacher_service.models.checks import NO_CLASSES
+
+    if not found.has_classes:
+        click.echo(NO_CLASSES)
+        return
     shown = [("as declared", found.declared)]
     if found.declared.accuracy is not None:
         count = found.declared.num_samples
@@ -143,13 +161,13 @@ def _warn(found: Assessment | None, teacher: Teacher) -> None:
 
     if found is None:
         return
-    if found.declared.num_not_finite:
-        click.echo(f"warning: as declared, {teacher.model_file}'s {_holes(found)}", err=True)
+    if found.declared.num_unfit:
+        click.echo(f"warning: as declared, {teacher.model_file}'s {_holes(found, teacher)}", err=True)
     text = ""
     if found.degenerate:
         text = "gives nearly all samples the same class: is it fed as in its training?"
-    elif found.declared.accuracy is not None:
-        text = chance_level(found.declared.accuracy, found.declared.labels, teacher.output.num_classes)
+    elif found.declared.accuracy is not None and teacher.class_output is not None:
+        text = chance_level(found.declared.accuracy, found.declared.labels, teacher.class_output.num_classes)
         text = f"is {text}; {CHANCE_QUESTION}" if text else ""
     if text:
         click.echo(f"warning: as declared, {teacher.model_file} {text}", err=True)
@@ -168,8 +186,9 @@ def _worth_a_word(found: Assessment, way: Way) -> bool:
 def _figures(way: Way, teacher: Teacher) -> str:
     if way.accuracy is not None:
         return f"{way.accuracy:.1%} of {way.num_samples}"
+    num_classes = teacher.class_output.num_classes if teacher.class_output else 0
     _, share = way.commonest
     return (
-        f"{way.num_classes_used} of {teacher.output.num_classes} classes on {way.num_samples} samples, the commonest "
+        f"{way.num_classes_used} of {num_classes} classes on {way.num_samples} samples, the commonest "
         f"for {share:.1%}; mean confidence {way.confidence.mean():.2f}"
     )

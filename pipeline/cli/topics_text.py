@@ -31,13 +31,9 @@ def print_description(described: StreamDescription) -> None:
     for teacher in status.teachers:
         declared = described.teachers[teacher.name]
         click.echo(f"\nteacher      {teacher.name}: {declared.model_file} (sha256 {declared.sha256})")
-        for one in declared.inputs:
-            click.echo(f"{'':12} {one}")
-        output = declared.output
-        click.echo(
-            f"{'':12} output {output.output}, {output.kind}, {output.num_classes} classes, "
-            f"batches of {declared.inference_batch}"
-        )
+        for fact in (*declared.inputs, *declared.outputs):
+            click.echo(f"{'':12} {fact}")
+        click.echo(f"{'':12} batches of {declared.inference_batch}")
         click.echo(f"{'':12} consumer group {teacher.group}")
     click.echo()
     print_lag(status, partitions=False)

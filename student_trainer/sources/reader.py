@@ -14,6 +14,7 @@ from kafka import TopicPartition
 
 from pipeline.kafka.log import Cluster, Record
 from pipeline.names import address_of, log_name, soft_targets_topic
+from pipeline.record_size import teacher_record_bytes
 from pipeline.sequence import Sequence as OrderSequence
 from pipeline.streams import Stream
 from schemas.errors import (
@@ -81,9 +82,10 @@ class SoftTargetReader:
         self._dropped = [0, 0]
         self._logs: dict[TopicPartition, PartitionLog] = {}
         self._zip: list[list[PartitionLog]] = []
-        fetch = max(_MIN_FETCH_BYTES, _RECORDS_IN_A_FETCH * stream.manifest.max_record_bytes)
+        record_bytes = max(teacher_record_bytes(stream.manifest, each) for each in self._teachers.values())
+        fetch = max(_MIN_FETCH_BYTES, _RECORDS_IN_A_FETCH * record_bytes)
         num_logs = len(self._teachers) * stream.manifest.partitions
-        self._held_limit = max(_HELD_BYTES, 2 * num_logs * stream.manifest.max_record_bytes)
+        self._held_limit = max(_HELD_BYTES, 2 * num_logs * record_bytes)
         self._lookout = Lookout(cluster, stream, teachers)
         try:
             self._log = cluster.reader(fetch_bytes=fetch)

@@ -60,12 +60,12 @@ class StreamSource:
         """In the order of [[teachers]]."""
         self.sequence = OrderSequence.of(manifest)
         self.fetcher = check_data(manifest, settings.data.dataset or None, settings.train.loaders)
-        self.num_classes = self.teachers[0].output.num_classes
+        self.num_classes = self.teachers[0].output(OUTPUT).num_classes
         for teacher in self.teachers:
-            if teacher.output.num_classes != self.num_classes:
+            if teacher.output(OUTPUT).num_classes != self.num_classes:
                 raise ConfigError(
                     f"[[teachers]] {self.teachers[0].name!r} has {self.num_classes} classes, {teacher.name!r} has "
-                    f"{teacher.output.num_classes}: one student cannot learn from both"
+                    f"{teacher.output(OUTPUT).num_classes}: one student cannot learn from both"
                 )
         self._labels = HardLabels.of(self.fetcher.dataset, settings.data.labelled, settings.data.label_seed)
         self.available = self._available()
@@ -164,7 +164,7 @@ class StreamSource:
         available = {"teacher"}
         if self.stream.manifest.codec.name != "topk":
             available.add("dense")
-        if all(teacher.output.kind == "logits" for teacher in self.teachers):
+        if all(teacher.output(OUTPUT).kind == "logits" for teacher in self.teachers):
             available.add("logits")
         if self._labels.any:
             available.add("labels")
@@ -196,11 +196,16 @@ class StreamSource:
 
     def _values(self, held: Held) -> SoftRows:
         output = held.value.output(OUTPUT)
-        codec = self.stream.manifest.codec
-        if (output.codec, output.num_classes) != (codec.name, self.num_classes):
+        declared = self.stream.teacher(held.value.teacher).output(OUTPUT)
+        codec = declared.stored_as(self.stream.manifest.codec)
+        if (output.codec, output.num_classes, output.row_shape) != (
+            codec.name,
+            declared.num_classes,
+            declared.stored_shape,
+        ):
             raise ManifestMismatch(
                 f"{held.address}: {output.num_classes} classes as {output.codec}, the manifest says "
-                f"{self.num_classes} as {codec}; it is not trained on"
+                f"{declared.num_classes} as {codec}; it is not trained on"
             )
         values = output.values()
         if values.temperatures is not None and not set(codec.temperatures) <= set(values.temperatures):

@@ -4,7 +4,7 @@
 (JSON) and a body (bytes). The first says what to open; the answer is `ready`, after one order that is known to be well,
 so that all that comes later is warm. Each later one asks for rows; the answers to it are any number of `alive`, then
 `labels`, or the error that ends the child. Whatever else writes to stdout writes to stderr. Letters: N rows asked for,
-M of them labelled, C classes.
+M of them labelled.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ from pipeline.views.patience import fetch_patiently
 from schemas.errors import DistillogError
 from schemas.records import Teacher, ViewSpec
 from teacher_service.models.session import OnnxTeacher
-from teacher_service.stages import DATA_ADVICE, patient_logits
+from teacher_service.stages import DATA_ADVICE, patient_labels
 
 Frame = tuple[dict[str, Any], bytes]
 
@@ -97,10 +97,11 @@ class _Labeller:
             advice=DATA_ADVICE,
             alive=lambda: write_frame(self._answers, {"kind": "alive"}),
         )
-        logits = patient_logits(self._model, fetched.inputs, sequence)
+        outputs = patient_labels(self._model, fetched.inputs, sequence)
         faults = [(int(row), str(reason)) for row, reason in fetched.faults]
-        header = {"kind": "labels", "kept": fetched.kept_rows.tolist(), "faults": faults, "shape": logits.shape}
-        return header, logits.astype("<f4").tobytes()
+        shapes = {name: values.shape for name, values in outputs.items()}
+        header = {"kind": "labels", "kept": fetched.kept_rows.tolist(), "faults": faults, "shapes": shapes}
+        return header, b"".join(values.astype("<f4", copy=False).tobytes() for values in outputs.values())
 
 
 def main() -> None:

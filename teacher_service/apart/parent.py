@@ -2,12 +2,13 @@
 
 A child that a signal of a crash ends, or that gives no answer in time, says something of the rows that it was asked
 for. One that is killed, that runs out of memory, or that ends by itself does not: its machine is to blame, or its code.
-N: rows asked for, M: rows labelled, C: classes.
+N: rows asked for, M: rows labelled.
 """
 
 from __future__ import annotations
 
 import logging
+import math
 import os
 import queue
 import signal
@@ -21,12 +22,12 @@ from dataclasses import dataclass
 from typing import IO
 
 import numpy as np
-import numpy.typing as npt
 
 from pipeline.datasets.base import Faults, Ints
 from schemas.errors import ChildLost, DataUnavailable, DistillogError
 from teacher_service import watchdog
 from teacher_service.apart.child import Frame, read_frame, write_frame
+from teacher_service.models.session import Outputs
 
 log = logging.getLogger(__name__)
 
@@ -65,8 +66,8 @@ class Labels:
     kept: Ints
     """[M] int64, rising"""
     faults: Faults
-    logits: npt.NDArray[np.float32]
-    """[M, C]"""
+    outputs: Outputs
+    """output -> [M, ...]"""
 
 
 class Child:
@@ -101,9 +102,12 @@ class Child:
         if isinstance(answer, Death):
             return answer
         header, body = answer
-        logits = np.frombuffer(body, "<f4").reshape(header["shape"]).astype(np.float32)
+        outputs, at = {}, 0
+        for name, shape in header["shapes"].items():
+            outputs[name] = np.frombuffer(body, "<f4", math.prod(shape), at).reshape(shape).astype(np.float32)
+            at += outputs[name].nbytes
         faults = tuple((int(row), str(reason)) for row, reason in header["faults"])
-        return Labels(np.array(header["kept"], np.int64), faults, logits)
+        return Labels(np.array(header["kept"], np.int64), faults, outputs)
 
     def close(self) -> None:
         """End it."""

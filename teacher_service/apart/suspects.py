@@ -18,7 +18,7 @@ import numpy as np
 from pipeline.datasets.base import Ints
 from pipeline.wait import Deadline
 from schemas.errors import ChildLost, DecodeError
-from schemas.records import WorkOrder
+from schemas.records import Teacher, WorkOrder
 from teacher_service.apart.child import Frame
 from teacher_service.apart.parent import Child, Death, Labels, Stopped
 from teacher_service.leases.chain import Job, Parcel
@@ -44,7 +44,7 @@ class Suspects:
     def __init__(
         self,
         task: Callable[[], Frame],
-        num_classes: int,
+        teacher: Teacher,
         num_samples: int,
         parcels: Parcels,
         publish: Callable[[Parcel], None],
@@ -52,7 +52,7 @@ class Suspects:
         self.failure: BaseException | None = None
         self._task = task
         """what a child is to open; see child.py"""
-        self._num_classes = num_classes
+        self._teacher = teacher
         self._num_samples = num_samples
         """of the dataset"""
         self._parcels = parcels
@@ -123,22 +123,23 @@ class Suspects:
     def _label(self, child: Child, job: Job, order: WorkOrder) -> None:
         log.warning("order %d: begun before by workers that ended; labelled in a child process", order.sequence)
         try:
-            labels, deadly = _Search(child, job, order, self._num_classes, self._num_samples).label()
+            labels, deadly = _Search(child, job, order, self._teacher, self._num_samples).label()
         except _Over:
             return
         faults = tuple(sorted([*labels.faults, *deadly.items()]))
-        self._publish(self._parcels.of_labels(job, order, labels.kept, faults, labels.logits, len(deadly)))
+        self._publish(self._parcels.of_labels(job, order, labels.kept, faults, labels.outputs, len(deadly)))
 
 
 class _Search:
     """One order, and what became of its rows."""
 
-    def __init__(self, child: Child, job: Job, order: WorkOrder, num_classes: int, num_samples: int) -> None:
+    def __init__(self, child: Child, job: Job, order: WorkOrder, teacher: Teacher, num_samples: int) -> None:
         self._child = child
         self._num_samples = num_samples
         self._job = job
         self._order = order
-        self._nothing = Labels(np.empty(0, np.int64), (), np.empty((0, num_classes), np.float32))
+        empty = {output.name: np.empty((0, *output.stored_shape), np.float32) for output in teacher.outputs}
+        self._nothing = Labels(np.empty(0, np.int64), (), empty)
         self._suspected: dict[int, Death] = {}
         """row that ended a child, alone -> how"""
         self._deadly: dict[int, str] = {}
@@ -219,7 +220,7 @@ class _Search:
         answer = self._ask_for(self._order.sample_ids[rows])
         if isinstance(answer, Death):
             return answer
-        return Labels(rows[answer.kept], tuple((int(rows[row]), why) for row, why in answer.faults), answer.logits)
+        return Labels(rows[answer.kept], tuple((int(rows[row]), why) for row, why in answer.faults), answer.outputs)
 
 
 def _joined(pieces: list[Labels]) -> Labels:
@@ -228,5 +229,5 @@ def _joined(pieces: list[Labels]) -> Labels:
     return Labels(
         np.concatenate([piece.kept for piece in pieces]),
         tuple(fault for piece in pieces for fault in piece.faults),
-        np.concatenate([piece.logits for piece in pieces]),
+        {name: np.concatenate([piece.outputs[name] for piece in pieces]) for name in pieces[0].outputs},
     )

@@ -20,9 +20,9 @@ from pipeline.fault_limit import LIMIT
 from pipeline.hashing import hash64, tag
 from pipeline.user_code import one_line
 from pipeline.views.fetch import Fetched, Fetcher
-from schemas.codecs import storable
+from schemas.codecs import CodecSpec, storable
 from schemas.errors import BadSamples, StreamConflict, TeacherRejected
-from schemas.records import TeacherInput
+from schemas.records import TeacherInput, TeacherOutput
 from schemas.softmax import LEAST_LOG_PROB, log_softmax
 from teacher_service.models.alternatives import alternatives
 from teacher_service.models.session import OnnxTeacher
@@ -49,7 +49,7 @@ class Way:
 
     inputs: tuple[TeacherInput, ...]
     guesses: Ints
-    """[N] int64 likeliest class, -1 where an output is not finite: there is no label of that"""
+    """[N] int64 likeliest class, -1 where an output cannot be stored: there is no label of that"""
     confidence: npt.NDArray[np.float64]
     """[N] probability of that class"""
     likelihood: npt.NDArray[np.float64]
@@ -63,8 +63,8 @@ class Way:
         return len(self.labels)
 
     @property
-    def num_not_finite(self) -> int:
-        """Of the N."""
+    def num_unfit(self) -> int:
+        """Of the N, those that give no label."""
         return int((self.guesses < 0).sum())
 
     @property
@@ -116,6 +116,8 @@ class Assessment:
     """The other ways that were tried, on samples of their own number; none where the declared one leaves no room."""
     in_time: bool
     """Whether all samples were looked at in all ways."""
+    has_classes: bool = True
+    """Whether an output gives a sample one row of classes: without it no way is better than another."""
 
     @property
     def better(self) -> Way | None:
@@ -129,25 +131,35 @@ class Assessment:
 
     @property
     def has_holes(self) -> bool:
-        """Whether more outputs than workers put up with are not finite as declared."""
-        return self.declared.num_not_finite > LIMIT * self.declared.num_samples
+        """Whether more samples than workers put up with give no label as declared."""
+        return self.declared.num_unfit > LIMIT * self.declared.num_samples
 
     @property
     def degenerate(self) -> bool:
         """Whether the declared way gives one class to nearly all samples, which only labels could explain."""
         return (
-            self.declared.accuracy is None
+            self.has_classes
+            and self.declared.accuracy is None
             and self.declared.num_samples >= _FEW
             and self.declared.commonest[1] >= _NEARLY_ALL
         )
 
 
-def assess(model: OnnxTeacher, fetcher: Fetcher, view_seed: int, seconds: float = _SECONDS) -> Assessment:
+def assess(
+    model: OnnxTeacher, codec: CodecSpec, fetcher: Fetcher, view_seed: int, seconds: float = _SECONDS
+) -> Assessment:
     """Feed some samples of the dataset to the model as its record says, and in other ways.
 
-    Without labels all ways are shown; with them no other is tried where the declared one is right too often for
-    another to be clearly better, and oftener than always naming the commonest class would be. Only how many samples are
-    looked at depends on the clock.
+    A teacher without classes is only looked at for what cannot be stored. Without labels all ways are shown; with them
+    no other is tried where the declared one is right too often for another to be clearly better, and oftener than
+    always naming the commonest class would be. Only how many samples are looked at depends on the clock.
+
+    Args:
+        model: the teacher.
+        codec: the stream's.
+        fetcher: the dataset.
+        view_seed: of the views that it is fed.
+        seconds: for the declared way, and once more for all others.
 
     Raises:
         StreamConflict: a label beyond the teacher's classes.
@@ -159,10 +171,16 @@ def assess(model: OnnxTeacher, fetcher: Fetcher, view_seed: int, seconds: float 
     with once_readable(fetcher.dataset.uri):
         ids = some_samples(fetcher.dataset, NUM_SAMPLES)
         begun = time.monotonic()
-        (declared,), num_read = _feed(model, [inputs], fetcher, ids, view_seed, rows, seconds)
+        (declared,), num_read = _feed(model, codec, [inputs], fetcher, ids, view_seed, rows, seconds)
         per_sample = (time.monotonic() - begun) / num_read
-        _refuse_labels(model, fetcher.dataset, declared)
         in_time = num_read == len(ids)
+        if not declared.num_samples:
+            raise BadSamples(
+                f"dataset {fetcher.dataset.uri}: none of the samples that the teacher was tried on can be decoded"
+            )
+        if model.teacher.class_output is None:
+            return Assessment(declared, (), in_time, has_classes=False)
+        _refuse_labels(model, model.teacher.class_output, fetcher.dataset, declared)
         if declared.accuracy is not None and declared.accuracy > 1 - CLEAR_GAIN and not declared.at_chance:
             return Assessment(declared, (), in_time)
         ways = alternatives(inputs, fetcher.fetch(ids[:rows], view_seed, model.size).inputs)
@@ -173,7 +191,7 @@ def assess(model: OnnxTeacher, fetcher: Fetcher, view_seed: int, seconds: float 
             rows = max(1, min(rows, fitting))
         elif fitting < rows:
             return Assessment(declared, (), False)
-        others, num_tried = _feed(model, ways, fetcher, ids[:num_read], view_seed, rows, seconds)
+        others, num_tried = _feed(model, codec, ways, fetcher, ids[:num_read], view_seed, rows, seconds)
     return Assessment(declared, tuple(others), num_tried == len(ids))
 
 
@@ -211,6 +229,7 @@ def clearly_better(declared: Way, other: Way) -> bool:
 
 def _feed(
     model: OnnxTeacher,
+    codec: CodecSpec,
     ways: list[tuple[TeacherInput, ...]],
     fetcher: Fetcher,
     ids: Ints,
@@ -229,7 +248,7 @@ def _feed(
         num_read += rows
         for place in list(found):
             try:
-                found[place].append(_way(model.fed_as(ways[place], rows), fetched))
+                found[place].append(_way(model.fed_as(ways[place], rows), codec, fetched))
             except Exception as error:  # ONNX Runtime's exceptions have no common base
                 if ways[place] == model.teacher.inputs:
                     raise TeacherRejected(f"{model.path}: fails on some samples: {one_line(error)}") from None
@@ -250,12 +269,18 @@ def _batches(
         before = now
 
 
-def _way(model: OnnxTeacher, fetched: Fetched) -> Way:
-    given = model.logits(fetched.inputs)
-    sound = storable(given)
-    log_probs = log_softmax(np.where(sound[:, None], given, np.float32(0.0)))
-    rows, labels = np.arange(len(given)), fetched.labels
-    known = sound & (labels >= 0) & (labels < given.shape[1])
+def _way(model: OnnxTeacher, codec: CodecSpec, fetched: Fetched) -> Way:
+    teacher, given = model.teacher, model.label(fetched.inputs)
+    sound = np.ones(len(fetched.kept_rows), np.bool_)
+    for output in teacher.outputs:
+        sound &= storable(given[output.name], output.stored_as(codec), output.num_classes)
+    if teacher.class_output is None:
+        nothing = np.zeros(len(sound))
+        return Way(teacher.inputs, np.where(sound, 0, -1), nothing, nothing, np.full(len(sound), -1))
+    logits = given[teacher.class_output.name]
+    log_probs = log_softmax(np.where(sound[:, None], logits, np.float32(0.0)))
+    rows, labels = np.arange(len(logits)), fetched.labels
+    known = sound & (labels >= 0) & (labels < logits.shape[1])
     likelihood = log_probs[rows, np.where(known, labels, 0)]
     likelihood = np.where(known, likelihood, np.where(labels >= 0, LEAST_LOG_PROB, 0.0))
     best = log_probs.argmax(axis=1)
@@ -274,10 +299,8 @@ def _joined(parts: list[Way]) -> Way:
     )
 
 
-def _refuse_labels(model: OnnxTeacher, dataset: Dataset, way: Way) -> None:
-    if not way.num_samples:
-        raise BadSamples(f"dataset {dataset.uri}: none of the samples that the teacher was tried on can be decoded")
-    highest, num_classes = int(way.labels.max()), model.teacher.output.num_classes
+def _refuse_labels(model: OnnxTeacher, output: TeacherOutput, dataset: Dataset, way: Way) -> None:
+    highest, num_classes = int(way.labels.max()), output.num_classes
     if highest >= num_classes:
         raise StreamConflict(
             f"dataset {dataset.uri} has a sample of class {highest}, {model.path} gives {num_classes} classes; "

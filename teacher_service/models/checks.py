@@ -15,16 +15,19 @@ import numpy.typing as npt
 
 from pipeline import chance
 from schemas.errors import TeacherRejected
-from teacher_service.models.session import Inputs, OnnxTeacher
+from schemas.finite import finite_rows
+from schemas.records import TeacherOutput
+from teacher_service.models.session import Inputs, OnnxTeacher, Outputs, classes_last
 
 TOLERANCE = 1e-4
-"""largest change allowed, as a fraction of the range of the logits"""
+"""largest change allowed, as a fraction of the range of an output"""
 
 _RESCALE = 4.0
 _MIN_ROWS_FOR_ACCURACY = 50
+NO_CLASSES = "no accuracy: none of the teacher's outputs gives a sample one row of classes"
 CHANCE_QUESTION = "are the classes in the dataset's order, the inputs scaled as in its training?"
 
-Model = Callable[[Inputs], npt.NDArray[np.float32]]
+Model = Callable[[Inputs], Outputs]
 
 
 def check_model(model: OnnxTeacher, inputs: Inputs) -> None:
@@ -34,39 +37,47 @@ def check_model(model: OnnxTeacher, inputs: Inputs) -> None:
         TeacherRejected: labels depend on their neighbours or on chance, are no numbers, or are not of their kind.
     """
     values = model.raw(inputs)
-    if values.shape[1] != model.teacher.output.num_classes:
-        raise TeacherRejected(
-            f"{model.path}: gives {values.shape[1]} classes, its record says {model.teacher.output.num_classes}"
-        )
-    check_kind(values, model.teacher.output.kind)
-    problem = check_independence(model.logits, inputs)
+    for output in model.teacher.outputs:
+        check_kind(values[output.name], output)
+    problem = check_independence(model.label, inputs)
     if problem:
         raise TeacherRejected(f"{model.path}: {problem}")
 
 
-def check_kind(values: npt.NDArray[np.float32], kind: str) -> None:
-    """Compare outputs [M, C] with what they are declared to be.
+def check_kind(values: npt.NDArray[np.float32], output: TeacherOutput) -> None:
+    """Compare an output [M, *shape] with what it is declared to be.
 
     Raises:
         TeacherRejected: no finite row, rows that sum to 1 declared as logits, or rows that do not as probabilities.
     """
-    finite = values[np.isfinite(values).all(axis=1)].astype(np.float64)
+    what = f"output {output.output!r}"
+    finite = values[finite_rows(values)]
     if not len(finite):
-        raise TeacherRejected("the model's outputs are not finite (NaN or infinity) on the stream's first samples")
-    if values.shape[1] < 2:
-        raise TeacherRejected(f"the model's output has {values.shape[1]} class; soft targets need at least 2")
-    sums_to_one = bool((finite >= 0).all() and np.allclose(finite.sum(axis=1), 1.0, atol=1e-3))
-    if kind == "logits" and sums_to_one:
+        raise TeacherRejected(f"{what} is not finite (NaN or infinity) on the stream's first samples")
+    if output.class_axis is None:
+        return
+    if output.num_classes < 2:
+        raise TeacherRejected(f"{what} has {output.num_classes} class; soft targets of classes need at least 2")
+    rows = classes_last(finite, output).astype(np.float64)
+    sums_to_one = bool((rows >= 0).all() and np.allclose(rows.sum(axis=-1), 1.0, atol=1e-3))
+    if output.kind == "logits" and sums_to_one:
         raise TeacherRejected(
-            "declared as logits, but its rows are positive and sum to 1: they are probabilities; "
-            "add the teacher with --kind probabilities"
+            f"{what} is declared as logits, but its rows are positive and sum to 1: they are probabilities; "
+            f"{_instead(output, 'probabilities')}"
         )
-    if kind == "probabilities" and not sums_to_one:
-        raise TeacherRejected("declared as probabilities, but its rows do not sum to 1; add it with --kind logits")
-    if kind == "log_probabilities" and not np.allclose(np.exp(finite).sum(axis=1), 1.0, atol=1e-3):
+    if output.kind == "probabilities" and not sums_to_one:
         raise TeacherRejected(
-            "declared as log_probabilities, but its rows' exponentials do not sum to 1; add it with --kind logits"
+            f"{what} is declared as probabilities, but its rows do not sum to 1; {_instead(output, 'logits')}"
         )
+    if output.kind == "log_probabilities" and not np.allclose(np.exp(rows).sum(axis=-1), 1.0, atol=1e-3):
+        raise TeacherRejected(
+            f"{what} is declared as log_probabilities, but its rows' exponentials do not sum to 1; "
+            f"{_instead(output, 'logits')}"
+        )
+
+
+def _instead(output: TeacherOutput, kind: str) -> str:
+    return f"say --kind {kind}, or --output {output.name}={output.output}:{kind}"
 
 
 def check_independence(model: Model, inputs: Inputs) -> str:
@@ -76,30 +87,38 @@ def check_independence(model: Model, inputs: Inputs) -> str:
         What is wrong in words, or nothing.
     """
     first = model(inputs)
-    spread = float(np.ptp(first[np.isfinite(first)])) or 1.0
-    num_rows = len(first)
+    num_rows = len(next(iter(first.values())))
 
-    def changed(rows: npt.NDArray[np.float32], against: npt.NDArray[np.float32]) -> float:
-        with np.errstate(invalid="ignore"):  # rows that are not finite are left out of the labels anyway
-            return float(np.nanmax(np.abs(rows - against), initial=0.0)) / spread
+    def changed(given: Outputs, rows: slice) -> tuple[float, str]:
+        """The largest change of `rows` of the first answer, as a fraction of its output's range, and which output's."""
+        return max((_change(given[name], first[name], rows), name) for name in first)
 
-    change = changed(model(inputs), first)
+    change, name = changed(model(inputs), slice(None))
     if change > TOLERANCE:
         return (
-            f"the same rows give other labels each time ({change:.1e} of the logit range): is dropout left on? "
-            "Export the model in evaluation mode"
+            f"the same rows give other labels each time (output {name!r}, {change:.1e} of its range): is dropout left "
+            "on? Export the model in evaluation mode"
         )
-    reverse = np.arange(num_rows)[::-1]
-    change = changed(model({field: values[reverse] for field, values in inputs.items()}), first[reverse])
+    backwards = slice(None, None, -1)
+    change, name = changed(model({field: values[backwards] for field, values in inputs.items()}), backwards)
     if change <= TOLERANCE:
-        kept = np.arange(0, num_rows, 2)
-        change = changed(model({f: _other_neighbours(v) for f, v in inputs.items()})[kept], first[kept])
+        kept = slice(0, num_rows, 2)
+        beside = model({field: _other_neighbours(values) for field, values in inputs.items()})
+        change, name = changed({name: values[kept] for name, values in beside.items()}, kept)
     if change > TOLERANCE:
         return (
-            f"labels depend on their neighbours in the batch ({change:.1e} of the logit range): batch statistics left "
-            "on, or weights quantised dynamically? Export in evaluation mode, quantise statically"
+            f"labels depend on their neighbours in the batch (output {name!r}, {change:.1e} of its range): batch "
+            "statistics left on, or weights quantised dynamically? Export in evaluation mode, quantise statically"
         )
     return ""
+
+
+def _change(given: npt.NDArray[np.float32], first: npt.NDArray[np.float32], rows: slice) -> float:
+    """The largest change of some rows, as a fraction of the range of all."""
+    finite = first[np.isfinite(first)]
+    spread = float(np.ptp(finite)) if finite.size else 0.0
+    with np.errstate(invalid="ignore"):  # rows that are not finite are left out of the labels anyway
+        return float(np.nanmax(np.abs(given - first[rows]), initial=0.0)) / (spread or 1.0)
 
 
 def _other_neighbours(values: npt.NDArray[np.generic]) -> npt.NDArray[np.generic]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+from schemas.codecs import CodecSpec
 from schemas.records import Teacher, TeacherInput
 from schemas.teacher import number_text, numbers_text
 
@@ -26,13 +27,34 @@ class Scaling:
 
 
 @dataclass(frozen=True, slots=True)
+class DeclaredOutput:
+    """An output that is to be published, as it is written: `NAME=ONNX_OUTPUT:KIND@AXIS`."""
+
+    output: str
+    """The ONNX graph's name of it."""
+    name: str = ""
+    """In the soft targets; "": `logits`, or its kind where it holds no classes."""
+    kind: str = ""
+    """What it holds; "": `logits`, and refused where the rows say otherwise."""
+    axis: int | None = None
+    """The dimension that counts classes, 0 being the batch; None: the last."""
+    codec: CodecSpec | None = None
+    """How it is stored; None: as the stream says, and as float16 where it holds no classes."""
+
+    def __str__(self) -> str:
+        kind = f":{self.kind}" if self.kind else ""
+        axis = "" if self.axis is None else f"@{self.axis}"
+        return f"{self.name}={self.output}{kind}{axis}" if self.name else self.output
+
+
+@dataclass(frozen=True, slots=True)
 class Declared:
     """What is not said is found by itself, or refused where it cannot be found."""
 
-    output: str | None = None
-    """ONNX output; the only one if not said."""
+    outputs: tuple[DeclaredOutput, ...] = ()
+    """The model's only one if not said."""
     kind: str | None = None
-    """What it holds; `logits` if not said, and refused where the rows say otherwise."""
+    """What a single output holds of which nothing else is said."""
     inputs: Mapping[str, str] = field(default_factory=dict)
     """Field of the dataset -> ONNX input; found by itself where names or counts leave no choice."""
     scaling: Mapping[str, Scaling] = field(default_factory=dict)
@@ -44,7 +66,8 @@ class Declared:
     channel_order: str = ""
     """Of images of three channels: "" as the field has them, or `bgr`."""
     batch: int | None = None
-    """Rows of each call; the model's own where it is fixed, else the order size or 256."""
+    """Rows of each call; the model's own where it is fixed, else the order size, or as many as 256, or fewer of large
+    outputs."""
 
     def options(self, teacher: Teacher) -> list[str]:
         """Return the options of the command line that declare just this teacher, of which these declared some."""
@@ -60,7 +83,10 @@ class Declared:
             words += ["--layout", layout]
         if any(one.channel_order for one in teacher.inputs):
             words += ["--channel-order", "bgr"]
-        said = {"--output": self.output, "--kind": self.kind, "--batch": self.batch}
+        for output in self.outputs:
+            words += ["--output", str(output)]
+            words += ["--codec", f"{output.name}={output.codec}"] if output.codec else []
+        said = {"--kind": self.kind, "--batch": self.batch}
         return [*words, *(word for name, value in said.items() if value is not None for word in (name, str(value)))]
 
 

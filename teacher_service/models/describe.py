@@ -13,16 +13,23 @@ import numpy.typing as npt
 from pipeline.onnx_runtime import open_session
 from pipeline.sequence import Sequence
 from pipeline.views.fetch import Fetcher
+from schemas.codecs import CodecSpec
 from schemas.errors import ConfigError, DataUnavailable, TeacherRejected
 from schemas.names import check_name, did_you_mean
 from schemas.records import Manifest, Teacher, TeacherOutput
+from schemas.teacher_output import CLASS_KINDS
 from teacher_service.models.checks import check_kind
-from teacher_service.models.declared import NOTHING, Declared
-from teacher_service.models.feeding import channels_last, feed_inputs, show
+from teacher_service.models.declared import NOTHING, Declared, DeclaredOutput
+from teacher_service.models.feeding import channels_last, feed_inputs
 from teacher_service.models.files import model_sha256
-from teacher_service.models.session import OnnxTeacher, static_shape
+from teacher_service.models.session import OnnxTeacher, show, static_shape
 
 DEFAULT_BATCH = 256
+OUTPUT_BYTES = 256 << 20
+"""Of all outputs of one call, unless a batch is asked for."""
+
+_FIRST_ROWS = 16
+"""Of the first call, which tells how large the outputs are."""
 
 
 def describe_model(
@@ -56,25 +63,70 @@ def describe_on(
     session = open_session(path, refusal=TeacherRejected)
     there = {one.name: one for one in session.get_inputs()}
     pairs = _pair(path, dict(declared.inputs), list(fetcher.dataset.fields), list(there))
+    given = _outputs(path, [one.name for one in session.get_outputs()], declared)
     fixed = {static_shape(one.shape)[0] for one in there.values() if one.shape} - {None}
-    inference_batch = _batch(path, fixed, declared.batch, order_size)
-    ids = sample_ids[: max(inference_batch, 64)]
+    batch = _batch(path, fixed, declared.batch)
+    ids = sample_ids[: max(batch or min(order_size, DEFAULT_BATCH), 64)]
 
     sizes = {fed: static_shape(there[one].shape) for fed, one in pairs.items()}
     size = _spatial(fetcher, ids, view_seed, sizes, declared.layout)
     samples = _fetch(fetcher, ids, view_seed, size or None)
     inputs = feed_inputs(path, there, pairs, samples, declared, size)
-    names = [one.name for one in session.get_outputs()]
-    output = declared.output
-    if output is not None and output not in names:
-        raise ConfigError(f"{path} has no output {output!r}: {did_you_mean(output, names)}")
-    if output is None and len(names) > 1:
-        raise ConfigError(f"{path} has several outputs ({', '.join(names)}): say which with --output")
-    given = TeacherOutput.of_classes(output or names[0], declared.kind or "logits", 1)
-    teacher = Teacher(stream_id, name, sha256, path.name, inputs, (given,), inference_batch)
-    values = _first_answer(path, teacher, samples)
-    check_kind(values, given.kind)
-    return replace(teacher, outputs=(TeacherOutput.of_classes(given.output, given.kind, values.shape[1]),))
+    model = OnnxTeacher(path, Teacher(stream_id, name, sha256, path.name, inputs, given, batch or _FIRST_ROWS))
+    if batch is None:
+        first = _answers(model, {field: values[:_FIRST_ROWS] for field, values in samples.items()})
+        row_bytes = sum(values[0].nbytes for values in first.values())
+        batch = min(order_size, DEFAULT_BATCH, max(1, OUTPUT_BYTES // row_bytes))
+    answers = _answers(model.fed_as(inputs, batch), samples)
+    outputs = tuple(_described(path, output, answers[output.output]) for output in given)
+    return replace(model.teacher, outputs=outputs, inference_batch=batch)
+
+
+def _outputs(path: Path, there: list[str], declared: Declared) -> tuple[TeacherOutput, ...]:
+    """The outputs to publish, of which nothing is known but what was said; of no shape yet."""
+    asked = declared.outputs
+    if not asked and len(there) > 1:
+        raise ConfigError(f"{path} has several outputs ({', '.join(there)}): say which with --output")
+    asked = asked or (DeclaredOutput(there[0]),)
+    if declared.kind and (len(asked) > 1 or asked[0].kind):
+        raise ConfigError("--kind is for a teacher of one output; say it of each with --output NAME=ONNX_OUTPUT:KIND")
+    found: list[TeacherOutput] = []
+    for one in asked:
+        if one.output not in there:
+            raise ConfigError(f"{path} has no output {one.output!r}: {did_you_mean(one.output, there)}")
+        kind = one.kind or declared.kind or "logits"
+        classes = kind in CLASS_KINDS
+        if one.axis is not None and not classes:
+            raise ConfigError(f"--output {one}: {kind} have no axis of classes")
+        name = check_name("output", one.name or ("logits" if classes else kind))
+        if name in [other.name for other in found]:
+            raise ConfigError(f"--output {one}: there are two outputs {name!r}; give each a name of its own")
+        codec = one.codec or (None if classes else CodecSpec("float16"))
+        axis = one.axis if classes else None
+        found.append(TeacherOutput(name, one.output, kind, (), axis, int(classes), codec))
+    return tuple(found)
+
+
+def _described(path: Path, output: TeacherOutput, values: npt.NDArray[np.float32]) -> TeacherOutput:
+    """Add what the answer [M, ...] tells, which has to be of the declared kind."""
+    shape = values.shape[1:]
+    if not all(shape):
+        raise TeacherRejected(f"{path}: output {output.output!r} has shape {show(values.shape)}: nothing to store")
+    if not output.num_classes:
+        output = replace(output, shape=shape)
+    else:
+        axis = len(shape) if output.class_axis is None else output.class_axis
+        if not 1 <= axis <= len(shape):
+            raise TeacherRejected(
+                f"{path}: output {output.output!r} has shape {show(values.shape)}: it has no axis {axis} of classes, "
+                "of which the batch is 0"
+                if shape
+                else f"{path}: output {output.output!r} gives one number for each "
+                "sample, which are no classes; add it as values"
+            )
+        output = replace(output, shape=shape, class_axis=axis - 1, num_classes=shape[axis - 1])
+    check_kind(values, output)
+    return output
 
 
 def _pair(path: Path, declared: dict[str, str], fields: list[str], inputs: list[str]) -> dict[str, str]:
@@ -104,7 +156,8 @@ def _pair(path: Path, declared: dict[str, str], fields: list[str], inputs: list[
     return pairs
 
 
-def _batch(path: Path, fixed: set[int | None], asked: int | None, order_size: int) -> int:
+def _batch(path: Path, fixed: set[int | None], asked: int | None) -> int | None:
+    """Rows of each call where the model fixes them, or the user does; None: nobody."""
     if len(fixed) > 1:
         raise TeacherRejected(f"{path}: its inputs have different fixed batches: {sorted(map(str, fixed))}")
     own = next(iter(fixed), None)
@@ -112,7 +165,7 @@ def _batch(path: Path, fixed: set[int | None], asked: int | None, order_size: in
         raise TeacherRejected(f"{path} has a fixed batch of {own}; --batch {asked} cannot be had")
     if asked is not None and asked < 1:
         raise ConfigError(f"--batch must be at least 1, not {asked}")
-    return own or asked or min(order_size, DEFAULT_BATCH)
+    return own or asked
 
 
 def _spatial(
@@ -149,15 +202,11 @@ def _fetch(
     return fetched.inputs
 
 
-def _first_answer(path: Path, teacher: Teacher, samples: Mapping[str, npt.NDArray[Any]]) -> npt.NDArray[np.float32]:
+def _answers(model: OnnxTeacher, samples: Mapping[str, npt.NDArray[Any]]) -> dict[str, npt.NDArray[np.float32]]:
     try:
-        values = OnnxTeacher(path, teacher).raw(samples)
+        return model.answers(samples)
+    except TeacherRejected:
+        raise
     except Exception as error:  # ONNX Runtime's exceptions have no common base
-        raise TeacherRejected(f"{path}: fails on the stream's samples: {' '.join(str(error).split())[:300]}") from None
-    num_rows = len(samples[teacher.inputs[0].field])
-    if values.ndim != 2 or len(values) != num_rows:
-        raise TeacherRejected(
-            f"{path}: output {teacher.output.output!r} has shape {show(values.shape)}, "
-            f"wanted one row of classes for each of {num_rows} samples"
-        )
-    return values
+        reason = " ".join(str(error).split())[:300]
+        raise TeacherRejected(f"{model.path}: fails on the stream's samples: {reason}") from None

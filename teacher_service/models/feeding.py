@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +13,7 @@ from schemas.errors import ConfigError, TeacherRejected
 from schemas.finite import all_finite
 from schemas.records import TeacherInput
 from teacher_service.models.declared import Declared, Scaling
-from teacher_service.models.session import ONNX_DTYPES, prepare_input, static_shape
+from teacher_service.models.session import ONNX_DTYPES, prepare_input, show, static_shape
 
 _CHANNELS = (1, 3, 4)
 """Of images as cameras make them."""
@@ -152,8 +152,3 @@ def channels_last(shape: tuple[int, ...]) -> bool:
 
 def _fits(given: tuple[int, ...], wanted: Shape) -> bool:
     return len(given) == len(wanted) and all(w in (None, g) for g, w in zip(given, wanted, strict=True))
-
-
-def show(shape: Iterable[int | None]) -> str:
-    """Return a shape as text: 3x?x8."""
-    return "x".join("?" if size is None else str(size) for size in shape) or "scalar"

@@ -5,7 +5,7 @@ Letters: M rows asked for, C classes.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from copy import copy
 from dataclasses import replace
 from pathlib import Path
@@ -16,11 +16,14 @@ import numpy.typing as npt
 
 from pipeline.onnx_runtime import open_session
 from schemas.errors import TeacherRejected
-from schemas.records import Teacher, TeacherInput
+from schemas.records import Teacher, TeacherInput, TeacherOutput
 from teacher_service.models.files import refuse_another
 
 Inputs = Mapping[str, npt.NDArray[Any]]
 """field of the view -> [M, ...]"""
+
+Outputs = Mapping[str, npt.NDArray[np.float32]]
+"""output -> [M, ...] float32"""
 
 ONNX_DTYPES = {
     "tensor(float)": "float32",
@@ -76,7 +79,7 @@ def _by_channel(numbers: tuple[float, ...], ndim: int, dtype: np.dtype[Any]) -> 
 
 
 class OnnxTeacher:
-    """A teacher ready to label: fixed batches in, logits or log-probabilities out."""
+    """A teacher ready to label: fixed batches in, all of its outputs out."""
 
     def __init__(self, path: Path, teacher: Teacher, provider: str = "cpu", threads: int = 0) -> None:
         """Open the file.
@@ -114,34 +117,73 @@ class OnnxTeacher:
         """Spatial size that it asks of the view; None: as it comes."""
         return self.teacher.inputs[0].size or None
 
-    def raw(self, inputs: Inputs) -> npt.NDArray[np.float32]:
-        """Run the model as it is: [M, C] float32 of whatever kind the teacher declares.
+    def answers(self, inputs: Inputs) -> dict[str, npt.NDArray[np.float32]]:
+        """Run the model as it is: ONNX output -> [M, ...] float32, of every output that the teacher has; {} for M = 0.
 
         Every call of the session has `inference_batch` rows, the last padded with its own last row: another shape may
         give other bits.
+
+        Raises:
+            TeacherRejected: an output is not one row for each sample, each of one shape.
         """
         batch = self.teacher.inference_batch
         feeds = {spec.input: prepare_input(inputs[spec.field], spec) for spec in self.teacher.inputs}
         num_rows = len(next(iter(feeds.values())))
-        parts = []
+        names = list(dict.fromkeys(output.output for output in self.teacher.outputs))
+        parts: dict[str, list[npt.NDArray[np.float32]]] = {name: [] for name in names}
         for start in range(0, num_rows, batch):
             part = {name: _padded(values[start : start + batch], batch) for name, values in feeds.items()}
-            (answer,) = self._session.run([self.teacher.output.output], part)
-            parts.append(np.asarray(answer, dtype=np.float32)[: num_rows - start])
-        if not parts:
-            return np.empty((0, self.teacher.output.num_classes), dtype=np.float32)
-        return parts[0] if len(parts) == 1 else np.concatenate(parts)
+            for name, answer in zip(names, self._session.run(names, part), strict=True):
+                values = np.asarray(answer, dtype=np.float32)
+                there = parts[name][0].shape[1:] if parts[name] else values.shape[1:]
+                if not values.ndim or len(values) != batch or values.shape[1:] != there:
+                    raise TeacherRejected(
+                        f"{self.path}: output {name!r} has shape {show(values.shape)} for {batch} samples: it has to "
+                        "give each sample one row, all of one shape; what depends on the data, as detections after NMS "
+                        "do, cannot be stored: take an output before that"
+                    )
+                parts[name].append(values[: num_rows - start])
+        return {name: given[0] if len(given) == 1 else np.concatenate(given) for name, given in parts.items() if given}
 
-    def logits(self, inputs: Inputs) -> npt.NDArray[np.float32]:
-        """Label rows: [M, C] float32 logits, or log-probabilities where that is what the teacher has.
+    def raw(self, inputs: Inputs) -> dict[str, npt.NDArray[np.float32]]:
+        """Run the model as it is: output -> [M, *shape] float32, of whatever kind the teacher declares.
 
-        Probabilities become `log(max(p, 1e-12))`.
+        Raises:
+            TeacherRejected: as `answers`, and where an output has rows of another shape than its record says.
         """
-        return to_log_space(self.raw(inputs), self.teacher.output.kind)
+        answers = self.answers(inputs)
+        found = {}
+        for output in self.teacher.outputs:
+            values = answers.get(output.output, np.empty((0, *output.shape), np.float32))
+            if values.shape[1:] != output.shape:
+                raise TeacherRejected(
+                    f"{self.path}: output {output.output!r} gives rows of shape {show(values.shape[1:])}, its record "
+                    f"says {show(output.shape)}"
+                )
+            found[output.name] = values
+        return found
+
+    def label(self, inputs: Inputs) -> dict[str, npt.NDArray[np.float32]]:
+        """Label rows: output -> [M, ...] float32 as it is stored; classes are the last axis, and no probabilities.
+
+        Those become `log(max(p, 1e-12))`.
+        """
+        raw = self.raw(inputs)
+        return {
+            output.name: to_log_space(classes_last(raw[output.name], output), output.kind)
+            for output in self.teacher.outputs
+        }
+
+
+def classes_last(raw: npt.NDArray[np.float32], output: TeacherOutput) -> npt.NDArray[np.float32]:
+    """[M, *shape] -> [M, ..., C]; as it is where there are no classes."""
+    if output.class_axis is None or output.class_axis == len(output.shape) - 1:
+        return raw
+    return np.ascontiguousarray(np.moveaxis(raw, 1 + output.class_axis, -1))
 
 
 def to_log_space(raw: npt.NDArray[np.float32], kind: str) -> npt.NDArray[np.float32]:
-    """[M, C] float32 of a declared kind -> [M, C] float32 that a softmax turns into the teacher's probabilities."""
+    """[M, ..., C] float32 of a declared kind -> what a softmax over C turns into the teacher's probabilities."""
     if kind == "probabilities":
         return np.log(np.maximum(raw, np.float32(_MIN_PROBABILITY)))
     return raw
@@ -155,3 +197,8 @@ def _padded(values: npt.NDArray[Any], batch: int) -> npt.NDArray[Any]:
 def static_shape(shape: Sequence[Any]) -> tuple[int | None, ...]:
     """ONNX shape with None for every symbolic or unknown dimension."""
     return tuple(size if isinstance(size, int) and size > 0 else None for size in shape)
+
+
+def show(shape: Iterable[int | None]) -> str:
+    """Return a shape as text: 3x?x8."""
+    return "x".join("?" if size is None else str(size) for size in shape) or "scalar"

@@ -30,7 +30,7 @@ from schemas.avro import REGISTRY
 from schemas.codecs import CODECS, CodecSpec
 from schemas.columns import DTYPES
 from schemas.errors import ConfigError, DistillogError
-from schemas.teacher import KINDS
+from schemas.teacher_output import KINDS
 from student_trainer.learning.losses import LOSSES, check_losses
 from student_trainer.learning.optimizers import OPTIMIZERS, build_optimizer
 from student_trainer.learning.schedules import SCHEDULES, build_schedule

@@ -114,12 +114,13 @@ def test_describe_shows_how_a_teacher_is_fed(
     options = ("--scale", "1/255", *NORMALISATION, "--channel-order", "bgr")
     added = distillog.succeed("topics", "add-teacher", name, "t", model, *options)
     how = "*1/255-0.485,0.456,0.406/0.229,0.224,0.225, bgr"
-    assert f"image -> x: float32, nchw, {how} (layout guessed by the shape); output y, logits, 6 classes, " in added
+    assert f"image -> x: float32, nchw, {how} (layout guessed by the shape); logits = y: logits, 6 classes; " in added
     described = distillog.succeed("topics", "describe", name).splitlines()
     at = next(place for place, line in enumerate(described) if line.startswith("teacher"))
-    assert [line.strip() for line in described[at + 1 : at + 3]] == [
+    assert [line.strip() for line in described[at + 1 : at + 4]] == [
         f"image -> x: float32, nchw, {how}",
-        "output y, logits, 6 classes, batches of 20",
+        "logits = y: logits, 6 classes",
+        "batches of 20",
     ]
     (teacher,) = json.loads(distillog.succeed("topics", "describe", name, "--json"))["teachers"]
     (fed,) = teacher["inputs"]

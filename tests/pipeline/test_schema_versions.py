@@ -138,7 +138,7 @@ def test_a_teacher_that_needs_a_newer_program_is_in_nobodys_way_and_can_be_remov
 
     ours = stream.teacher("t").encode(stream.manifest.schema_fingerprints)
     two = REGISTRY.decode("teacher", ours, "") | {"name": "two"}
-    two["outputs"] = [two["outputs"][0], two["outputs"][0] | {"name": "hidden"}]
+    two["outputs"] = [two["outputs"][0], two["outputs"][0] | {"name": "masked", "per": "position"}]
     append(kafka_settings, name, teacher_key("two"), REGISTRY.encode("teacher", two))
     append(kafka_settings, name, teacher_key("far"), ours[:2] + b"\x07" * 8 + ours[10:])
     opened = open_stream(kafka_settings, name)
@@ -147,7 +147,10 @@ def test_a_teacher_that_needs_a_newer_program_is_in_nobodys_way_and_can_be_remov
     options = TeachOptions(threads=1, worker=WorkerOptions("w", until_idle=True))
     prepare_worker(kafka_settings, name, model, options).run()
 
-    refusals = {"two": "teacher 'two' was added by a newer Distillog: it has 2 outputs", "far": "unknown schema 0707"}
+    refusals = {
+        "two": "teacher 'two' was added by a newer Distillog: its output 'masked' has per 'position'",
+        "far": "unknown schema 0707",
+    }
     for teacher, said in refusals.items():
         with pytest.raises(NeedsNewer, match=rf"^{manifest_topic(name)}/0@\d+: {said}"):
             opened.teacher(teacher)

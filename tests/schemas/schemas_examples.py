@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -35,6 +36,18 @@ def soft_targets(spec: str = "float32", kept_rows: Any = None, values: Any = Non
     return SoftTargets(STREAM_ID, 7, 2, ids(5, 300, 0), 2**63 - 1, kept_rows, "vit", SHA256, (output,))
 
 
+def soft_targets_of_outputs() -> SoftTargets:
+    """Of outputs of several shapes, the last of one number a row."""
+    values = np.arange(24, dtype=np.float32)
+    outputs = (
+        Output.of("logits", values[:12].reshape(3, 4), CodecSpec("float16")),
+        Output.of("hidden", values.reshape(3, 2, 4) / 4, CodecSpec("float16"), classes=False),
+        Output.of("mask", np.zeros((3, 2, 2), np.float32), CodecSpec("topk", 1, (1.0, 2.0))),
+        Output.of("age", values[:3], CodecSpec("float32"), classes=False),
+    )
+    return replace(soft_targets(), outputs=outputs)
+
+
 def examples() -> dict[str, Any]:
     """A record of each kind whose bytes do not depend on the machine's floating point."""
     probe = Probe(
@@ -45,6 +58,7 @@ def examples() -> dict[str, Any]:
         "soft_targets float32": soft_targets(),
         "soft_targets float16": soft_targets("float16", kept_rows=ids(0, 2)),
         "soft_targets topk": soft_targets("topk:k=1,temperatures=1|2", values=np.zeros((3, 2), np.float32)),
+        "soft_targets outputs": soft_targets_of_outputs(),
         "dead_letter": DeadLetter(STREAM_ID, "vit", "digits.work-orders", 3, 12, 7, 1, 300, "cannot decode", None),
         "dead_letter of no order": DeadLetter(STREAM_ID, "vit", "t", 3, 12, None, None, None, "no Avro", b"\x00junk"),
         "teacher": Teacher(
@@ -67,6 +81,20 @@ def examples() -> dict[str, Any]:
             (TeacherInput("x", "image", "float32", "nchw", 1 / 255, (), (0.5, 0.25, 0.125), (0.25,), "bgr"),),
             (TeacherOutput.of_classes("scores", "logits", 10),),
             64,
+        ),
+        "teacher outputs": Teacher(
+            STREAM_ID,
+            "bert",
+            SHA256,
+            "model.onnx",
+            (TeacherInput("input_ids", "tokens", "int64", "", 1.0, ()),),
+            (
+                TeacherOutput.of_classes("scores", "logits", 10),
+                TeacherOutput("hidden", "last", "features", (4, 8), None, 0, CodecSpec("float16")),
+                TeacherOutput("mask", "mask", "probabilities", (3, 2, 2), 0, 3, CodecSpec("topk", 2, (1.0, 2.0))),
+                TeacherOutput("age", "age", "values", (), None, 0, CodecSpec("float32")),
+            ),
+            8,
         ),
         "manifest": Manifest(
             stream="digits",
@@ -135,7 +163,11 @@ def soft_target_records(draw: st.DrawFn) -> SoftTargets:
         num_classes = draw(st.integers(2, 5))
         # Log-probabilities of topk travel in float16 too: keep the logits of a row within its reach.
         values = draw(float_arrays(num_kept, num_classes, 30_000.0))
-        outputs.append(Output.of(name, values, CodecSpec.parse(draw(st.sampled_from(SPECS)))))
+        spec = CodecSpec.parse(draw(st.sampled_from(SPECS)))
+        shape = (num_kept, *draw(st.sampled_from(((), (1,), (2,), (1, 3)))), num_classes)
+        # Each row's numbers once more for each place before the classes.
+        values = np.broadcast_to(values.reshape(num_kept, *[1] * (len(shape) - 2), num_classes), shape).copy()
+        outputs.append(Output.of(name, values, spec, classes=spec.name == "topk" or draw(st.booleans())))
     return SoftTargets(
         draw(text), draw(longs), draw(longs), sample_ids, draw(longs), kept, draw(text), draw(sha256), tuple(outputs)
     )
@@ -166,9 +198,17 @@ teacher_inputs = st.builds(
     st.lists(finite.map(abs).filter(bool), max_size=3).map(tuple),
     st.sampled_from(("", "bgr")),
 )
-teacher_outputs = st.builds(
+class_outputs = st.builds(
     TeacherOutput.of_classes, text, st.sampled_from(("logits", "probabilities", "log_probabilities")), positive
 )
+feature_outputs = st.builds(
+    lambda output, kind, shape, codec: TeacherOutput("hidden", output, kind, shape, None, 0, CodecSpec(codec)),
+    text,
+    st.sampled_from(("features", "values")),
+    st.lists(positive, max_size=3).map(tuple),
+    st.sampled_from(("float16", "float32")),
+)
+teacher_outputs = st.tuples(class_outputs) | st.tuples(feature_outputs) | st.tuples(class_outputs, feature_outputs)
 teachers = st.builds(
     Teacher,
     text,
@@ -176,7 +216,7 @@ teachers = st.builds(
     sha256,
     st.from_regex(r"[a-z]{1,9}\.onnx", fullmatch=True),
     st.lists(teacher_inputs, min_size=1, max_size=3).map(tuple),
-    st.tuples(teacher_outputs),
+    teacher_outputs,
     positive,
 )
 

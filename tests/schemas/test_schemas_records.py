@@ -108,8 +108,8 @@ def assert_usable(record: Any) -> None:
         assert len(record.kept_sample_ids) == record.num_kept
         for output in record.outputs:
             values = output.values()
-            rows = values.logits if hasattr(values, "logits") else values.log_probs
-            assert len(rows) == record.num_kept
+            assert all(len(column) == record.num_kept for column in values.columns.values())
+            assert len(output.row_shape) >= bool(output.num_classes)
 
 
 @pytest.mark.parametrize("record_type", RECORDS)

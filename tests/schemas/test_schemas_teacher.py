@@ -1,4 +1,4 @@
-"""Two versions of the teacher's record, and what of the second is not built yet."""
+"""Two versions of the teacher's record, what of the second is not built yet, and what outputs it takes."""
 
 from __future__ import annotations
 
@@ -10,28 +10,25 @@ from schemas_examples import SHA256, examples, plain
 
 from schemas.avro import REGISTRY
 from schemas.codecs import CodecSpec
-from schemas.errors import DecodeError, EncodeError
-from schemas.teacher import Teacher, TeacherInput, TeacherOutput
+from schemas.errors import ConfigError, DecodeError, EncodeError
+from schemas.teacher import Teacher, TeacherInput
+from schemas.teacher_output import TeacherOutput
 
 FIRST = {"teacher": REGISTRY.fingerprint("teacher", 1).hex()}
 TEACHER: Teacher = examples()["teacher"]
-OUTPUT = TEACHER.output
+(OUTPUT,) = TEACHER.outputs
+HIDDEN = TeacherOutput("hidden", "h", "features", (4, 8), None, 0, CodecSpec("float16"))
 
 AHEAD: dict[str, tuple[dict[str, Any], str]] = {
-    "two outputs": ({"outputs": (OUTPUT, replace(OUTPUT, name="hidden"))}, "it has 2 outputs"),
     "a generation": ({"generation": 3}, "it has generation 3"),
-    "features": ({"outputs": (replace(OUTPUT, kind="features"),)}, "output 'logits' holds features"),
     "multilabel": ({"outputs": (replace(OUTPUT, kind="multilabel"),)}, "holds multilabel"),
-    "another name": ({"outputs": (replace(OUTPUT, name="scores"),)}, "output 'scores' has name 'scores'"),
-    "anchors": ({"outputs": (replace(OUTPUT, shape=(4, 10), class_axis=1),)}, "has class_axis 1"),
-    "another shape": ({"outputs": (replace(OUTPUT, shape=(10, 10)),)}, r"has shape \[10, 10\]"),
     "positions": ({"outputs": (replace(OUTPUT, per="position"),)}, "has per 'position'"),
     "chosen positions": ({"outputs": (replace(OUTPUT, positions="mask"),)}, "has positions 'mask'"),
     "a class map": ({"outputs": (replace(OUTPUT, class_map=(3, 1)),)}, r"has class_map \[3, 1\]"),
     "a reduction": ({"outputs": (replace(OUTPUT, reduction="mean"),)}, "has reduction 'mean'"),
     "a cut in the graph": ({"outputs": (replace(OUTPUT, cut="graph"),)}, "has cut 'graph'"),
     "a head": ({"outputs": (replace(OUTPUT, head_sha256=SHA256),)}, "has head_sha256"),
-    "a codec": ({"outputs": (replace(OUTPUT, codec=CodecSpec("float16")),)}, "has codec"),
+    "of the second output": ({"outputs": (OUTPUT, replace(HIDDEN, per="position"))}, "'hidden' has per 'position'"),
 }
 
 
@@ -46,12 +43,74 @@ def test_what_is_not_built_yet_is_refused_by_name_whichever_way_it_goes(name: st
     else:
         outputs = [{field: getattr(one, field) for field in TeacherOutput.__slots__} for one in changes["outputs"]]
         for one in outputs:
-            one["codec"] = one["codec"] and {"name": "brotli", "k": 0, "temperatures": [1.0]}
+            one["codec"] = one["codec"] and {"name": "float16", "k": 0, "temperatures": [1.0]}
             one["head_sha256"] = one["head_sha256"] and bytes.fromhex(one["head_sha256"])
         datum["outputs"] = outputs
     newer = REGISTRY.encode("teacher", datum)
     with pytest.raises(DecodeError, match=rf"^s.manifest/0@7: teacher 'vit' was added by a newer Distillog: .*{says}"):
         Teacher.decode(newer, "s.manifest/0@7")
+
+
+def test_a_codec_that_is_not_built_yet_is_refused_by_name() -> None:
+    datum = REGISTRY.decode("teacher", TEACHER.encode(), "")
+    datum["outputs"][0]["codec"] = {"name": "brotli", "k": 0, "temperatures": [1.0]}
+    with pytest.raises(DecodeError, match=r"by a newer Distillog: its output 'logits' has codec 'brotli'"):
+        Teacher.decode(REGISTRY.encode("teacher", datum), "here")
+
+
+TAKEN: dict[str, tuple[TeacherOutput, ...]] = {
+    "classes beside features": (OUTPUT, HIDDEN),
+    "features alone": (HIDDEN,),
+    "classes of a name and codec of their own": (replace(OUTPUT, name="scores", codec=CodecSpec("topk", 3)),),
+    "anchors": (replace(OUTPUT, shape=(4, 10), class_axis=1),),
+    "a map whose classes come first": (replace(OUTPUT, shape=(10, 6, 6), class_axis=0),),
+    "one number": (replace(HIDDEN, kind="values", shape=()),),
+}
+
+
+@pytest.mark.parametrize("name", TAKEN)
+def test_a_teacher_has_outputs_of_several_shapes(name: str) -> None:
+    teacher = replace(TEACHER, outputs=TAKEN[name])
+    assert Teacher.decode(teacher.encode(), "").outputs == TAKEN[name]
+
+
+def test_classes_are_stored_as_the_last_axis() -> None:
+    shapes = {"classes beside features": (10,), "anchors": (4, 10), "a map whose classes come first": (6, 6, 10)}
+    assert {name: TAKEN[name][0].stored_shape for name in shapes} == shapes
+    assert HIDDEN.stored_shape == (4, 8)
+
+
+def test_the_class_output_is_the_first_that_gives_a_sample_one_row_of_classes() -> None:
+    anchors = replace(OUTPUT, name="anchors", shape=(4, 10), class_axis=1)
+    assert replace(TEACHER, outputs=(HIDDEN, anchors, OUTPUT)).class_output is OUTPUT
+    assert replace(TEACHER, outputs=(HIDDEN, anchors)).class_output is None
+
+
+WRONG: dict[str, tuple[tuple[TeacherOutput, ...], str]] = {
+    "no output": ((), "it needs inputs, outputs"),
+    "one name twice": ((OUTPUT, replace(HIDDEN, name="logits")), "two outputs 'logits'"),
+    "a name with a dot": ((replace(HIDDEN, name="a.b"),), "output name 'a.b'"),
+    "features of classes": ((replace(HIDDEN, class_axis=1, num_classes=8),), "which are of no classes"),
+    "features as the stream says": ((replace(HIDDEN, codec=None),), "names no codec"),
+    "features by topk": ((replace(HIDDEN, codec=CodecSpec("topk", 2)),), "keeps classes, and this output has none"),
+    "classes without an axis": ((replace(OUTPUT, class_axis=None),), "None is no axis of 10 classes"),
+    "classes of another axis": ((replace(OUTPUT, shape=(4, 10), class_axis=0),), "0 is no axis of 10 classes"),
+    "a row of nothing": ((replace(HIDDEN, shape=(4, 0)),), r"rows of shape \(4, 0\)"),
+    "more kept classes than there are": ((replace(OUTPUT, codec=CodecSpec("topk", 11)),), "use k <= 10"),
+}
+
+
+@pytest.mark.parametrize("name", WRONG)
+def test_an_output_that_does_not_fit_together_is_not_encoded(name: str) -> None:
+    outputs, says = WRONG[name]
+    with pytest.raises((EncodeError, ConfigError), match=says):
+        replace(TEACHER, outputs=outputs).encode()
+
+
+def test_a_stream_of_the_first_version_takes_one_output_of_classes_alone() -> None:
+    for outputs in ((OUTPUT, HIDDEN), (HIDDEN,), (replace(OUTPUT, name="scores"),)):
+        with pytest.raises(EncodeError, match=r"version 1, which the stream pins, .* make it anew"):
+            replace(TEACHER, outputs=outputs).encode(FIRST)
 
 
 def test_the_first_version_holds_what_it_has_fields_for() -> None:

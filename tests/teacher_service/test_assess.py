@@ -13,6 +13,7 @@ from support.models import classifier
 from support.streams import fetcher, manifest
 
 from pipeline.views.fetch import Fetcher
+from schemas.codecs import CodecSpec
 from schemas.errors import StreamConflict, TeacherRejected
 from schemas.records import TeacherInput
 from teacher_service.models.alternatives import alternatives
@@ -28,7 +29,7 @@ NORMALISED = Scaling(1 / 255, IMAGENET_MEAN, IMAGENET_STD)
 
 def assessed(path: Path, source: Fetcher = COLOURS, seconds: float = 20.0, **declared: Any) -> Assessment:
     teacher = describe_model(path, "t", manifest(source), source, Declared(**declared))
-    return assess(OnnxTeacher(path, teacher, threads=1), source, 0, seconds)
+    return assess(OnnxTeacher(path, teacher, threads=1), CodecSpec("float16"), source, 0, seconds)
 
 
 MISTAKES: dict[str, tuple[dict[str, Any], dict[str, Any], dict[str, Any]]] = {
@@ -193,7 +194,7 @@ def test_outputs_that_are_not_finite_are_counted_and_more_than_a_hundredth_are_h
     for count, has_holes in ((0, False), (2, False), (3, True)):
         limit = float(means[-count - 1 :].max() if not count else (means[-count] + means[-count - 1]) / 2)
         found = assessed(classifier(tmp_path / "m.onnx", nan_above=limit), source)
-        assert (found.declared.num_not_finite, found.has_holes) == (count, has_holes)
+        assert (found.declared.num_unfit, found.has_holes) == (count, has_holes)
         assert found.declared.num_samples == NUM_SAMPLES
 
 

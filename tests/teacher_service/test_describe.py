@@ -13,9 +13,10 @@ from support.streams import fetcher, manifest
 from pipeline.datasets import Dataset
 from pipeline.views import view_spec
 from pipeline.views.fetch import Fetcher
+from schemas.codecs import CodecSpec
 from schemas.errors import ConfigError, DataUnavailable, DistillogError, TeacherRejected
 from schemas.records import Teacher, TeacherInput, TeacherOutput
-from teacher_service.models.declared import Declared, Scaling
+from teacher_service.models.declared import Declared, DeclaredOutput, Scaling
 from teacher_service.models.describe import describe_model
 from teacher_service.models.files import model_sha256
 
@@ -50,7 +51,7 @@ def test_a_whole_number_input_of_another_name_takes_a_factor(tmp_path: Path) -> 
     path = classifier(tmp_path / "m.onnx", dtype="int32", input_name="bytes", tail="probabilities")
     teacher = describe(path, kind="probabilities", inputs={"image": "bytes"}, scaling={"image": Scaling(255.0)})
     assert teacher.inputs == (TeacherInput("bytes", "image", "int32", "nchw", 255.0, ()),)
-    assert teacher.output.kind == "probabilities"
+    assert teacher.outputs[0].kind == "probabilities"
 
 
 def test_channels_last_are_seen_by_the_shape(tmp_path: Path) -> None:
@@ -65,13 +66,13 @@ def test_a_fixed_size_is_asked_of_the_view(tmp_path: Path) -> None:
 
 def test_one_of_two_outputs_is_chosen_by_name(tmp_path: Path) -> None:
     path = classifier(tmp_path / "m.onnx", second_output=True)
-    assert describe(path, output="y").output.num_classes == 10
-    assert describe(path, output="h2").output.num_classes == 32
+    assert describe(path, outputs=(DeclaredOutput("y"),)).outputs[0].num_classes == 10
+    assert describe(path, outputs=(DeclaredOutput("h2"),)).outputs[0].num_classes == 32
 
 
 REFUSALS: dict[str, tuple[dict[str, Any], dict[str, Any], type[DistillogError], str]] = {
     "two outputs": ({"second_output": True}, {}, ConfigError, r"several outputs \(y, h2\): say which with --output"),
-    "no such output": ({}, {"output": "yy"}, ConfigError, "no output 'yy': did you mean 'y'"),
+    "no such output": ({}, {"outputs": (DeclaredOutput("yy"),)}, ConfigError, "no output 'yy': did you mean 'y'"),
     "no such field": ({}, {"inputs": {"imag": "x"}}, ConfigError, "no field 'imag': did you mean 'image'"),
     "no such input": ({}, {"inputs": {"image": "xx"}}, ConfigError, "no input 'xx': did you mean 'x'"),
     "an input without a field": ({"second_input": True}, {}, ConfigError, "nothing says which field feeds input 'x'"),
@@ -168,6 +169,7 @@ def test_channels_that_the_data_have_last_are_not_resized_into_fitting(tmp_path:
     assert (one.layout, one.size) == ("", ())  # as they come
 
 
+ONLY_Y: dict[str, Any] = {"outputs": (DeclaredOutput("y"),)}
 OPTIONS: dict[str, tuple[dict[str, Any], str]] = {
     "a scale": ({"general": Scaling(1 / 255)}, "--scale 1/255"),
     "all of it": (
@@ -175,8 +177,15 @@ OPTIONS: dict[str, tuple[dict[str, Any], str]] = {
         "--scale 1/255 --mean 0.5 --std 0.25,0.5,1 --layout nchw --channel-order bgr --batch 8",
     ),
     "names": (
-        {"inputs": {"image": "x"}, "scaling": {"image": Scaling(2.0)}, "output": "y", "kind": "logits"},
+        {"inputs": {"image": "x"}, "scaling": {"image": Scaling(2.0)}, **ONLY_Y, "kind": "logits"},
         "--input image=x --scale 2 --output y --kind logits",
+    ),
+    "an output of a name": (
+        {
+            "general": Scaling(1 / 255),
+            "outputs": (DeclaredOutput("y", "scores", "logits", 1, CodecSpec("topk", 2)),),
+        },
+        "--scale 1/255 --output scores=y:logits@1 --codec scores=topk:k=2,temperatures=1",
     ),
 }
 

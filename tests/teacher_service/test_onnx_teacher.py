@@ -30,8 +30,8 @@ def teacher(path: Path, **changes: Any) -> OnnxTeacher:
 @pytest.mark.parametrize("num_rows", [1, 15, 16, 17, 50])
 def test_a_padded_batch_gives_the_same_bits_as_a_full_one(tmp_path: Path, batch: int | None, num_rows: int) -> None:
     model = teacher(classifier(tmp_path / "m.onnx", batch=batch, convolution=True))
-    whole = model.raw({"image": ROWS["image"][:48]})
-    some = model.raw({"image": ROWS["image"][:num_rows]})
+    whole = model.raw({"image": ROWS["image"][:48]})["logits"]
+    some = model.raw({"image": ROWS["image"][:num_rows]})["logits"]
     assert some.shape == (num_rows, 10)
     assert some.dtype == np.float32
     shared = min(num_rows, 48)
@@ -39,7 +39,8 @@ def test_a_padded_batch_gives_the_same_bits_as_a_full_one(tmp_path: Path, batch:
 
 
 def test_no_rows_give_no_labels(tmp_path: Path) -> None:
-    assert teacher(classifier(tmp_path / "m.onnx")).logits({"image": ROWS["image"][:0]}).shape == (0, 10)
+    none = teacher(classifier(tmp_path / "m.onnx")).label({"image": ROWS["image"][:0]})
+    assert none["logits"].shape == (0, 10)
 
 
 def test_probabilities_become_bounded_logarithms() -> None:
@@ -102,7 +103,7 @@ def test_channels_move_last_where_the_model_wants_them_there(tmp_path: Path) -> 
     spec = (TeacherInput("x", "image", "float32", "nhwc", 1.0, ()),)
     path = classifier(tmp_path / "m.onnx", (3, 8, 8), nhwc=True)
     bare = open_session(path).run(["y"], {"x": np.ascontiguousarray(image.transpose(0, 2, 3, 1))})[0]
-    assert np.array_equal(teacher(path, inputs=spec, inference_batch=5).raw({"image": image}), bare)
+    assert np.array_equal(teacher(path, inputs=spec, inference_batch=5).raw({"image": image})["logits"], bare)
 
 
 @pytest.mark.parametrize(
@@ -122,7 +123,7 @@ def test_a_model_is_accepted_as_what_it_is_declared(tmp_path: Path, kind: str) -
 def test_a_dropout_node_is_removed_by_onnx_runtime_so_its_labels_are_those_of_evaluation(tmp_path: Path) -> None:
     plain = teacher(classifier(tmp_path / "plain.onnx"))
     left_on = teacher(classifier(tmp_path / "dropout.onnx", flaw="dropout"))
-    assert np.array_equal(plain.raw(ROWS), left_on.raw(ROWS))
+    assert np.array_equal(plain.raw(ROWS)["logits"], left_on.raw(ROWS)["logits"])
 
 
 @pytest.mark.parametrize("inputs", [ROWS, WHOLE_ROWS], ids=["float32", "uint8"])
@@ -159,7 +160,7 @@ def test_a_whole_number_input_of_an_honest_model_is_accepted(tmp_path: Path) -> 
         ({}, {"kind": "probabilities"}, "declared as probabilities, .* do not sum to 1"),
         ({}, {"kind": "log_probabilities"}, "declared as log_probabilities"),
         ({"nan_above": -1.0}, {}, "not finite"),
-        ({"num_classes": 7}, {}, "gives 7 classes, its record says 10"),
+        ({"num_classes": 7}, {}, "gives rows of shape 7, its record says 10"),
         ({"num_classes": 1}, {"num_classes": 1}, "at least 2"),
     ],
     ids=lambda value: str(value),

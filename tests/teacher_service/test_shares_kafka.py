@@ -45,12 +45,12 @@ class Accelerator(OnnxTeacher):
         self.held = threading.Event()
         """an order waits for `free`"""
 
-    def logits(self, inputs: Inputs) -> npt.NDArray[np.float32]:
+    def label(self, inputs: Inputs) -> dict[str, npt.NDArray[np.float32]]:
         if not self.free.is_set():
             self.held.set()
             self.free.wait(60.0)
         threading.Event().wait(self.seconds)
-        return super().logits(inputs)
+        return super().label(inputs)
 
 
 def run(worker: Worker) -> None:

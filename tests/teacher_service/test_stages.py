@@ -97,7 +97,7 @@ def test_labels_are_those_of_the_model_for_the_orders_samples(tmp_path: Path) ->
     inputs = source.fetch(asked.sample_ids, asked.view_seed).inputs
     values = targets.output("logits").values()
     assert isinstance(values, Dense)
-    assert np.array_equal(values.logits, OnnxTeacher(path, teacher_record(path), threads=1).logits(inputs))
+    assert np.array_equal(values.logits, OnnxTeacher(path, teacher_record(path), threads=1).label(inputs)["logits"])
     assert targets.kept_rows is None
     assert (targets.sequence, targets.epoch, targets.view_seed) == (3, asked.epoch, asked.view_seed)
     assert np.array_equal(targets.sample_ids, asked.sample_ids)

@@ -56,7 +56,7 @@ class Bench:
         sequence = Sequence.of(self.manifest)
         self.suspects = Suspects(
             lambda: encode_task(self.source, self.model, 1.0, sequence.sample_ids(0), sequence.view_seed(0)),
-            10,
+            self.model.teacher,
             self.manifest.num_samples,
             self.parcels,
             self.done.put,

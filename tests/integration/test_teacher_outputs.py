@@ -1,0 +1,119 @@
+"""A teacher with logits and two feature outputs, from the ONNX file to the log, over a real Kafka."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from support.log_checker import assert_nothing_lost, check_labels
+from support.models import classifier
+from support.more_outputs import with_outputs
+from support.processes import Distillog
+from support.streams import fetcher
+
+from pipeline.streams import open_stream
+from teacher_service.models.session import OnnxTeacher
+
+pytestmark = [pytest.mark.kafka, pytest.mark.timeout(300)]
+
+OUTPUTS = (
+    *("--output", "logits=y", "--output", "hidden=hidden:features", "--output", "tokens=tokens:features"),
+    *("--codec", "hidden=float32"),
+)
+DATASET = "digits?split=train"
+
+
+@pytest.fixture
+def model(tmp_path: Path) -> Path:
+    return with_outputs(classifier(tmp_path / "m.onnx"), "hidden", "tokens", "area", "large")
+
+
+def make_stream(distillog: Distillog, name: str, *options: object) -> None:
+    create = ("topics", "create", name, "--dataset", DATASET, "--partitions", 8, "--order-size", 25)
+    distillog.succeed(*create, *options)
+
+
+def test_each_output_lies_in_the_log_as_the_model_gives_it_though_a_worker_is_killed(
+    distillog: Distillog, fresh_name: Callable[[str], str], model: Path, eventually: Callable[..., Any]
+) -> None:
+    name = fresh_name("outputs")
+    make_stream(distillog, name)
+    added = distillog.succeed("topics", "add-teacher", name, "t", model, *OUTPUTS)
+    texts = [
+        "logits = y: logits, 10 classes",
+        "hidden = hidden: features, [N, 32], as float32",
+        "tokens = tokens: features, [N, 4, 8], as float16",
+    ]
+    assert f"; {'; '.join(texts)}; batches of 25" in added
+    assert "already there, the same" in distillog.succeed("topics", "add-teacher", name, "t", model, *OUTPUTS)
+    other = ("topics", "add-teacher", name, "t", model, "--output", "logits=y")
+    distillog.refuse(*other, words=("exists and differs: outputs is ",))
+    described = [line.strip() for line in distillog.succeed("topics", "describe", name).splitlines()]
+    assert described[described.index(texts[0]) :][:4] == [*texts, "batches of 25"]
+    (teacher,) = json.loads(distillog.succeed("topics", "describe", name, "--json"))["teachers"]
+    assert [(one["name"], one["shape"], one["codec"]) for one in teacher["outputs"]] == [
+        ("logits", [10], "float16"),
+        ("hidden", [32], "float32"),
+        ("tokens", [4, 8], "float16"),
+    ]
+
+    teach = ("teach", name, model, "--threads", 1, "--until-idle", "--session-timeout", 6)
+    first = distillog.start(*teach, "--worker", "first")
+    distillog.succeed("feed", name)
+    stream = open_stream(distillog.settings, name)
+    source, teacher_model = fetcher(DATASET), OnnxTeacher(model, stream.teacher("t"), threads=1)
+    eventually(lambda: len(check_labels(distillog.settings, stream).accepted) >= 3, 60, "some labels")
+    first.kill()
+    distillog.start(*teach, "--worker", "second").succeed()
+    found = check_labels(distillog.settings, stream)
+    assert_nothing_lost(found)
+    for label in found.accepted.values():
+        record = label.record
+        expected = teacher_model.label(source.fetch(record.sample_ids, record.view_seed).inputs)
+        logits, hidden, tokens = (one.values() for one in record.outputs)
+        shifted = expected["logits"] - expected["logits"].max(axis=1, keepdims=True)
+        assert logits.columns["logits"].tobytes() == shifted.astype(np.float16).tobytes()
+        assert hidden.columns["values"].tobytes() == expected["hidden"].tobytes()
+        assert tokens.columns["values"].tobytes() == expected["tokens"].astype(np.float16).tobytes()
+
+
+def test_a_teacher_of_features_alone_says_that_it_has_no_accuracy(
+    distillog: Distillog, fresh_name: Callable[[str], str], model: Path
+) -> None:
+    name = fresh_name("features")
+    make_stream(distillog, name)
+    added = distillog.succeed("topics", "add-teacher", name, "t", model, "--output", "hidden=hidden:features")
+    assert "no accuracy: none of the teacher's outputs gives a sample one row of classes" in added
+    distillog.succeed("feed", name)
+    worker = distillog.start("teach", name, model, "--until-idle", "--threads", 1)
+    worker.succeed()
+    assert "no accuracy" in worker.stderr + worker.stdout
+    assert_nothing_lost(check_labels(distillog.settings, open_stream(distillog.settings, name)))
+
+
+def test_a_teacher_that_a_log_cannot_hold_is_refused_with_the_way_out(
+    distillog: Distillog, fresh_name: Callable[[str], str], model: Path
+) -> None:
+    name = fresh_name("refused")
+    make_stream(distillog, name)
+    add = ("topics", "add-teacher", name, "t", model, "--output", "logits=y")
+    refused = distillog.refuse(*add, "--output", "large=large:values", words=("beyond float16", "large=float32"))
+    assert "of 256 samples" in refused
+    distillog.refuse(*add, "--codec", "hidden=float16", words=("of an output that --output names (logits)",), code=2)
+    distillog.refuse(*add, "--codec", "logits=topk:k=11", words=("keeps k=11 of only 10 classes",))
+    distillog.refuse(
+        *add, "--output", "hidden=hidden:features", "--codec", "hidden=topk:k=3", words=("this output has none",)
+    )
+    wide = fresh_name("wide")
+    create = ("topics", "create", wide, "--dataset", DATASET, "--partitions", 2, "--order-size", 1_437)
+    distillog.succeed(*create)
+    texts = [("--output", f"f{number}=hidden:features", "--codec", f"f{number}=float32") for number in range(8)]
+    options = [word for text in texts for word in text]
+    refused = distillog.refuse(
+        "topics", "add-teacher", wide, "t", model, *options, words=("need records of", "--order-size 1002 or less")
+    )
+    assert "--codec f0=float16" in refused
