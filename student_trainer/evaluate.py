@@ -25,6 +25,7 @@ from pipeline.views.patience import fetch_patiently
 from schemas.errors import ConfigError, NotFinite
 from schemas.records import ViewSpec
 from schemas.softmax import log_softmax
+from student_trainer.learning.student_outputs import named, pick
 from student_trainer.run.settings import RunSettings
 
 Inputs = dict[str, NDArray[Any]]
@@ -48,8 +49,8 @@ def predictor(model: nn.Module | Path | Predict, field: str = "") -> Predict:
         def forward(inputs: Inputs) -> NDArray[np.float32]:
             values = inputs[field or sole_field(inputs)]
             with torch.inference_mode():
-                logits: NDArray[np.float32] = module(torch.tensor(values, device=device)).float().cpu().numpy()
-            return logits
+                logits = pick(named(module(torch.tensor(values, device=device))))
+            return logits.float().cpu().numpy()  # type: ignore[no-any-return]
 
         return forward
     if isinstance(model, Path):

@@ -17,6 +17,7 @@ from torch import nn
 
 from pipeline.onnx_runtime import open_session
 from schemas.errors import ConfigError
+from student_trainer.learning.student_outputs import named, pick
 from student_trainer.learning.students import num_parameters
 from student_trainer.run.whole_files import replace_file
 
@@ -44,7 +45,8 @@ def export_student(
     Args:
         model: on any device; exported in evaluation mode.
         inputs: [N, ...] real samples, N >= 2, to compare on; the ONNX input has their dtype.
-        field: the dataset's field: the ONNX input's name. The output is `logits`, the batch is dynamic.
+        field: the dataset's field: the ONNX input's name. The output is `logits`, or the student's only one under that
+            name; the batch is dynamic.
         path: replaced only by a file that passed.
         metadata: what the file is to say of itself beside that (ONNX's `metadata_props`).
 
@@ -53,14 +55,16 @@ def export_student(
     """
     was_training, device = model.training, next(model.parameters()).device
     model.eval().to("cpu")
-    samples = torch.tensor(inputs)
+    samples, exported = torch.tensor(inputs), model
     with torch.inference_mode():
-        expected = model(samples).numpy()
+        if not isinstance(given := model(samples), torch.Tensor):
+            exported = _OneOutput(model).eval()
+        expected = pick(named(given)).numpy()
     difference = 0.0
 
     def write(fresh: Path) -> None:
         nonlocal difference
-        _export(model, samples[:2], field, fresh)
+        _export(exported, samples[:2], field, fresh)
         _describe(fresh, metadata or {})
         session = open_session(fresh, threads=1)
         actual = session.run(["logits"], {field: inputs})[0]
@@ -79,6 +83,17 @@ def export_student(
         model.train(was_training).to(device)
     content = path.read_bytes()
     return Exported(path, hashlib.sha256(content).hexdigest(), len(content), num_parameters(model), difference)
+
+
+class _OneOutput(nn.Module):
+    """Of a student that gives several, the one that a file has."""
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, samples: torch.Tensor) -> torch.Tensor:
+        return pick(named(self.model(samples)))
 
 
 def _export(model: nn.Module, samples: torch.Tensor, field: str, path: Path) -> None:

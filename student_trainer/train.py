@@ -15,8 +15,9 @@ from pipeline.stop_signals import on_stop
 from schemas.errors import CheckpointError, ConfigError, DataUnavailable, RunLocked, SequenceGap, Starved
 from student_trainer.batches import Batch, cut
 from student_trainer.checkpoint import Checkpoint, check_resume, has_checkpoints, load_checkpoint, machine
-from student_trainer.learning.losses import check_losses, need_labels
+from student_trainer.learning.losses import need_labels
 from student_trainer.learning.students import num_parameters
+from student_trainer.learning.terms import resolve
 from student_trainer.learning.trainee import Trainee, weights_sha256
 from student_trainer.loading import ROWS_TOGETHER, Loader
 from student_trainer.prefetch import Prefetcher
@@ -101,12 +102,12 @@ def train(
         set_threads(settings.train.threads)
         device = choose_device(settings)
         total_steps, dropped_rows = plan(settings, source)
-        check_losses(settings, source.available, source.temperatures)
+        terms = resolve(settings, source.targets, source.has_labels)
         fraction = source.labelled_fraction if need_labels(settings) else 1.0
         with enough_memory(settings.student.name):
             network = inspect_network(settings, source)
             evaluation = evaluation_fetcher(settings, source, network)
-            trainee = Trainee(settings, network, total_steps, fraction, device)
+            trainee = Trainee(settings, network, total_steps, fraction, device, terms)
         found = None
         if has_checkpoints(folder.checkpoints):
             if not resume:

@@ -1,4 +1,4 @@
-"""Losses: what one batch of student logits costs against soft targets and hard labels.
+"""Losses: what one batch of a student's outputs costs against soft targets and hard labels.
 
 Letters: B rows of a batch, C classes, k kept classes, T temperature.
 Each returns [B], one number per row; the trainer weighs and averages. The factor T^2 of softened losses belongs to
@@ -9,8 +9,7 @@ the loss, so that a weight means the same at every temperature (Hinton et al. 20
 from __future__ import annotations
 
 import functools
-import inspect
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -19,9 +18,8 @@ from torch.nn import functional
 
 from pipeline.user_code import said
 from schemas.errors import ConfigError, DistillogError
-from student_trainer.learning.targets import Target, target_name, times_log
+from student_trainer.learning.targets import Target, times_log
 from student_trainer.run.choices import choose
-from student_trainer.run.toml_tables import unknown
 
 if TYPE_CHECKING:
     from student_trainer.run.settings import RunSettings
@@ -75,29 +73,51 @@ def teacher_argmax(logits: Tensor, target: Target | None, labels: Tensor, temper
     return functional.cross_entropy(logits, target.likeliest(), reduction="none")
 
 
+def mse(output: Tensor, target: Target | None, labels: Tensor, temperature: float) -> Tensor:
+    """Mean over all numbers of a row of the squared difference of features [B, ...]. Ignores temperature and labels."""
+    assert target is not None
+    return (output - target.features).square().reshape(len(output), -1).mean(dim=1)
+
+
+def cosine(output: Tensor, target: Target | None, labels: Tensor, temperature: float) -> Tensor:
+    """1 - cosine of features [B, ..., H] along their last axis, mean over all others (DistilBERT, Sanh et al. 2019).
+
+    Ignores temperature and labels.
+    """
+    assert target is not None
+    nearness = functional.cosine_similarity(output, target.features, dim=-1)
+    return (1 - nearness).reshape(len(output), -1).mean(dim=1)
+
+
+NEEDS = ("teacher", "classes", "dense", "logits", "features", "labels")
+"""What a loss may need: soft targets, of classes, of all of them, as true logits, or of no classes; and labels."""
+
+
 @dataclass(frozen=True, slots=True)
 class Loss:
     """A loss and what its targets must hold."""
 
     function: Callable[..., Tensor]
-    """(student logits [B, C] float32, target or None, labels [B] int64, temperature, **params) -> [B] float32."""
+    """(student's output [B, ...] float32, target or None, labels [B] int64, temperature, **params) -> [B] float32.
+
+    Classes are [B, C]: where a row has them at several places, each place is a row."""
     needs: frozenset[str]
-    """Of "teacher" (any soft targets), "dense" (all C), "logits" (not logs of probabilities), "labels"."""
+    """Some of NEEDS."""
+
+    @property
+    def holds(self) -> frozenset[str]:
+        """What it needs of soft targets; empty where it takes none."""
+        return self.needs - {"labels"}
 
 
 LOSSES: dict[str, Loss] = {
-    "forward_kl": Loss(forward_kl, frozenset({"teacher"})),
-    "reverse_kl": Loss(reverse_kl, frozenset({"teacher", "dense"})),
-    "logit_mse": Loss(logit_mse, frozenset({"teacher", "dense", "logits"})),
-    "teacher_argmax": Loss(teacher_argmax, frozenset({"teacher"})),
+    "forward_kl": Loss(forward_kl, frozenset({"teacher", "classes"})),
+    "reverse_kl": Loss(reverse_kl, frozenset({"teacher", "classes", "dense"})),
+    "logit_mse": Loss(logit_mse, frozenset({"teacher", "classes", "dense", "logits"})),
+    "teacher_argmax": Loss(teacher_argmax, frozenset({"teacher", "classes"})),
+    "mse": Loss(mse, frozenset({"teacher", "features"})),
+    "cosine": Loss(cosine, frozenset({"teacher", "features"})),
     "cross_entropy": Loss(cross_entropy, frozenset({"labels"})),
-}
-
-_LACKING = {
-    "teacher": 'a teacher\'s soft targets, but source = "dataset" has none',
-    "dense": "all classes' logits, but a teacher's codec keeps only some; make the stream with float32 or float16",
-    "logits": "true logits, but a teacher gives probabilities; use forward_kl",
-    "labels": "labels, but no sample shows one; raise data.labelled or take a labelled dataset",
 }
 
 
@@ -105,7 +125,7 @@ def find_loss(name: str) -> Loss:
     """Find a loss by its name, or a user's own by its import path.
 
     A user's function takes what `Loss.function` takes, and says in its attribute `needs` what its targets must hold;
-    without that it needs a teacher.
+    without that it needs a teacher of classes.
 
     Raises:
         ConfigError: nothing of that name, or needs that are none.
@@ -114,9 +134,11 @@ def find_loss(name: str) -> Loss:
 
 
 def _own(name: str, function: Callable[..., Any]) -> Loss:
-    needs = getattr(function, "needs", ("teacher",))
-    if isinstance(needs, str) or not isinstance(needs, Collection) or not set(needs) <= _LACKING.keys():
-        raise ConfigError(f"[[losses]] {name}: its needs are {needs!r}; they may be some of {', '.join(_LACKING)}")
+    needs = getattr(function, "needs", ("teacher", "classes"))
+    if isinstance(needs, str) or not isinstance(needs, Collection) or not set(needs) <= set(NEEDS):
+        raise ConfigError(f"[[losses]] {name}: its needs are {needs!r}; they may be some of {', '.join(NEEDS)}")
+    if {"dense", "logits"} & set(needs):
+        needs = {*needs, "classes"}
 
     @functools.wraps(function)
     def checked(*args: Any, **params: Any) -> Tensor:
@@ -134,87 +156,6 @@ def _own(name: str, function: Callable[..., Any]) -> Loss:
     return Loss(checked, frozenset(needs))
 
 
-def check_losses(
-    settings: RunSettings, available: Collection[str], temperatures: Collection[float] | None = None
-) -> None:
-    """Refuse losses that the source's targets cannot serve.
-
-    Args:
-        settings: the run's.
-        available: what the source has: of "teacher", "dense", "logits", "labels".
-        temperatures: the T whose tail mass top-k targets hold; None where any T will do.
-
-    Raises:
-        ConfigError: an unknown loss or parameter, or a need that is not met; names the loss.
-    """
-    for entry in settings.losses:
-        loss = find_loss(entry.name)
-        parameters = set(list(inspect.signature(loss.function).parameters)[4:]) - {"labelled_fraction"}
-        for key in entry.params:
-            if key not in parameters:
-                raise ConfigError(f"[[losses]] {entry.name}: {unknown('key', key, parameters | _LOSS_KEYS)}")
-        for need in sorted(loss.needs - set(available), key=list(_LACKING).index):
-            raise ConfigError(f"[[losses]] {entry.name} needs {_LACKING[need]}")
-        if temperatures is not None and entry.name == "forward_kl" and entry.temperature not in temperatures:
-            declared = ", ".join(str(each) for each in sorted(temperatures))
-            raise ConfigError(
-                f"[[losses]] {entry.name}: temperature {entry.temperature} has no stored tail mass; "
-                f"the stream's codec declares {declared}"
-            )
-
-
 def need_labels(settings: RunSettings) -> bool:
     """Whether a loss of the run looks at true labels."""
     return any("labels" in find_loss(entry.name).needs for entry in settings.losses)
-
-
-_LOSS_KEYS = {"name", "weight", "temperature"}
-
-Total = Callable[[Tensor, Mapping[str, Target], Tensor, Tensor | None], tuple[Tensor, dict[str, Tensor]]]
-"""(logits [B, C], targets by name, labels [B], weights [B] or None for ones) -> (scalar, each entry's rows [B])"""
-
-
-def total_loss(settings: RunSettings, labelled_fraction: float) -> Total:
-    """Return the run's loss; the rows that it gives have their own weights, but not the entry's.
-
-    A row's weight is a factor on each of its losses; the mean is over all B, whatever their weights.
-    A soft loss is the mean over the teachers, weighted by their weights. Whatever the codec, the device and autocast,
-    a loss sees float32: softened in float16, most of a confident teacher's probabilities would be 0.
-    """
-    of_all = sum(teacher.weight for teacher in settings.teachers)
-    shares = {target_name(teacher.name): teacher.weight / of_all for teacher in settings.teachers}
-    terms: list[tuple[str, Callable[..., Tensor], float, float, bool, dict[str, Any]]] = []
-    for entry in settings.losses:
-        loss = find_loss(entry.name)
-        params = dict(entry.params)
-        if "labels" in loss.needs and "labelled_fraction" in inspect.signature(loss.function).parameters:
-            params["labelled_fraction"] = labelled_fraction
-        # The same loss may stand twice, at two temperatures, so its name alone is no key.
-        key = entry.name if entry.name not in {term[0] for term in terms} else f"{entry.name}@{entry.temperature}"
-        terms.append((key, loss.function, entry.weight, entry.temperature, "teacher" in loss.needs, params))
-
-    def total(
-        logits: Tensor, targets: Mapping[str, Target], labels: Tensor, row_weights: Tensor | None = None
-    ) -> tuple[Tensor, dict[str, Tensor]]:
-        # Here and nowhere else: rows travel as narrow as they were stored, and widening a whole batch costs little.
-        logits, widened = logits.float(), [(targets[name].widened(), share) for name, share in shares.items()]
-        result: Tensor | None = None
-        parts: dict[str, Tensor] = {}
-        for key, function, weight, temperature, soft, params in terms:
-            if soft:
-                (target, share), *others = widened
-                rows = function(logits, target, labels, temperature, **params) * share
-                for target, share in others:
-                    rows = rows + share * function(logits, target, labels, temperature, **params)
-            else:
-                rows = function(logits, None, labels, temperature, **params)
-            if row_weights is not None:
-                rows = rows * row_weights
-            mean = rows.mean()
-            parts[key] = rows.detach()
-            weighted = mean if weight == 1 else weight * mean  # a product costs microseconds, forward and backward
-            result = weighted if result is None else result + weighted
-        assert result is not None
-        return result, parts
-
-    return total

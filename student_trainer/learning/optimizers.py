@@ -51,7 +51,7 @@ def adamw(
 OPTIMIZERS: dict[str, Callable[..., torch.optim.Optimizer]] = {"sgd": sgd, "adamw": adamw}
 
 
-def build_optimizer(settings: OptimizerSettings, model: nn.Module) -> torch.optim.Optimizer:
+def build_optimizer(settings: OptimizerSettings, *models: nn.Module) -> torch.optim.Optimizer:
     """Build the optimizer of all parameters that learn.
 
     Raises:
@@ -62,7 +62,8 @@ def build_optimizer(settings: OptimizerSettings, model: nn.Module) -> torch.opti
     check_parameters(function, 2, settings.params, what)
     params: dict[str, Any] = settings.params
     try:
-        optimizer = function([each for each in model.parameters() if each.requires_grad], lr=settings.lr, **params)
+        parameters = [each for model in models for each in model.parameters() if each.requires_grad]
+        optimizer = function(parameters, lr=settings.lr, **params)
     except Exception as error:  # one may be of the user's own
         raise ConfigError(f"{what}: {said(error)}") from error
     if not isinstance(optimizer, torch.optim.Optimizer):

@@ -15,16 +15,41 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from schemas.codecs import Dense, SoftRows, TopK
+from schemas.codecs import CodecSpec, Dense, Features, SoftRows, TopK
 from schemas.errors import ConfigError
-
-OUTPUT = "logits"
-"""The output of a teacher that losses work on."""
+from schemas.records import Teacher
 
 
-def target_name(teacher: str, output: str = OUTPUT) -> str:
+def target_name(teacher: str, output: str = "logits") -> str:
     """Return the name under which an output's soft targets are handed on."""
     return f"{teacher}.{output}"
+
+
+@dataclass(frozen=True, slots=True)
+class TargetSpec:
+    """What is known of an output's soft targets before any is read."""
+
+    kind: str
+    """What the teacher's record says that it holds."""
+    shape: tuple[int, ...]
+    """Of a row; classes are its last axis."""
+    num_classes: int
+    """C; 0 where it has no classes."""
+    codec: CodecSpec
+    default: bool = False
+    """Whether losses take it that name no output of its teacher."""
+
+
+def target_specs(teacher: Teacher, codec: CodecSpec) -> dict[str, TargetSpec]:
+    """Return what a teacher's outputs are, by `target_name`, in a stream of that codec."""
+    of_classes = (output for output in teacher.outputs if output.num_classes)
+    default = teacher.class_output or next(of_classes, None)
+    return {
+        target_name(teacher.name, output.name): TargetSpec(
+            output.kind, output.stored_shape, output.num_classes, output.stored_as(codec), output is default
+        )
+        for output in teacher.outputs
+    }
 
 
 class Target(Protocol):
@@ -32,7 +57,14 @@ class Target(Protocol):
 
     @property
     def logits(self) -> Tensor:
-        """[B, C], float32 for a loss. Raises ConfigError where only some classes were kept."""
+        """[B, ..., C], float32 for a loss. Raises ConfigError where there are none, or only some classes were kept."""
+
+    @property
+    def features(self) -> Tensor:
+        """[B, ...], float32 for a loss, of what has no classes; else raises ConfigError."""
+
+    def flat(self) -> Self:
+        """Return classes of several places, [B, ..., C], with each place as a row."""
 
     def to(self, device: torch.device) -> Self:
         """Return it on a device, as narrow as it is; copies from pinned memory do not wait."""
@@ -47,12 +79,23 @@ class Target(Protocol):
         """Return [B] int64: the teacher's likeliest class."""
 
 
+class _OfClasses:
+    """What targets of classes have in common."""
+
+    __slots__ = ()
+
+    @property
+    def features(self) -> Tensor:
+        """Raise ConfigError."""
+        raise ConfigError("the target is of classes, and no features")
+
+
 @dataclass(frozen=True, slots=True, eq=False)
-class DenseTarget:
+class DenseTarget(_OfClasses):
     """A teacher's logits for a batch."""
 
     logits: Tensor
-    """[B, C] float32 for a loss; as stored, perhaps float16, until `total_loss` widens them."""
+    """[B, ..., C] float32 for a loss; as stored, perhaps float16, until `total_loss` widens them."""
 
     @classmethod
     def of(cls, rows: Dense, columns: dict[str, Tensor]) -> DenseTarget:
@@ -67,6 +110,10 @@ class DenseTarget:
         """Return it in float32."""
         return DenseTarget(self.logits.float())
 
+    def flat(self) -> DenseTarget:
+        """Return it with each place as a row."""
+        return DenseTarget(self.logits.flatten(0, -2))
+
     def divergence(self, student: Tensor, temperature: float) -> Tensor:
         """Return [B] KL(teacher || student) at T."""
         teacher = functional.log_softmax(self.logits / temperature, dim=1)
@@ -78,15 +125,15 @@ class DenseTarget:
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class TopKTarget:
+class TopKTarget(_OfClasses):
     """A teacher's k likeliest classes for a batch, and the exact mass of all others."""
 
     indices: Tensor
-    """[B, k] int64, by descending probability."""
+    """[B, ..., k] int64, by descending probability."""
     log_probs: Tensor
-    """[B, k] float32, log p at T = 1."""
+    """[B, ..., k] float32, log p at T = 1."""
     log_tails: dict[float, Tensor]
-    """Declared T -> [B] float32 log of the teacher's mass outside the k; -inf where that is 0."""
+    """Declared T -> [B, ...] float32 log of the teacher's mass outside the k; -inf where that is 0."""
     num_classes: int
 
     @classmethod
@@ -113,6 +160,11 @@ class TopKTarget:
         tails = {temperature: tail.float() for temperature, tail in self.log_tails.items()}
         return TopKTarget(self.indices, self.log_probs.float(), tails, self.num_classes)
 
+    def flat(self) -> TopKTarget:
+        """Return it with each place as a row."""
+        tails = {temperature: tail.flatten() for temperature, tail in self.log_tails.items()}
+        return TopKTarget(self.indices.flatten(0, -2), self.log_probs.flatten(0, -2), tails, self.num_classes)
+
     def log_probs_at(self, temperature: float) -> Tensor:
         """Return [B, k] float32 log probabilities at T: the kept ones share exactly what the tail leaves."""
         if temperature not in self.log_tails:
@@ -137,7 +189,49 @@ class TopKTarget:
         return self.indices[:, 0]
 
 
-TARGETS: dict[type[Any], Callable[[Any, dict[str, Tensor]], Target]] = {Dense: DenseTarget.of, TopK: TopKTarget.of}
+@dataclass(frozen=True, slots=True, eq=False)
+class FeatureTarget:
+    """A teacher's output without classes for a batch."""
+
+    features: Tensor
+    """[B, ...] float32 for a loss; as stored, perhaps float16, until `total_loss` widens them."""
+
+    @classmethod
+    def of(cls, rows: Features, columns: dict[str, Tensor]) -> FeatureTarget:
+        """Return the target that B such rows are, of their columns as tensors."""
+        return cls(columns["values"])
+
+    @property
+    def logits(self) -> Tensor:
+        """Raise ConfigError."""
+        raise ConfigError("the target is of features, which have no classes")
+
+    def to(self, device: torch.device) -> FeatureTarget:
+        """Return it on a device, as narrow as it is; copies from pinned memory do not wait."""
+        return FeatureTarget(self.features.to(device, non_blocking=True))
+
+    def widened(self) -> FeatureTarget:
+        """Return it in float32."""
+        return FeatureTarget(self.features.float())
+
+    def flat(self) -> FeatureTarget:
+        """Raise ConfigError, as `logits` does."""
+        return FeatureTarget(self.logits)
+
+    def divergence(self, student: Tensor, temperature: float) -> Tensor:
+        """Raise ConfigError, as `logits` does."""
+        return self.logits
+
+    def likeliest(self) -> Tensor:
+        """Raise ConfigError, as `logits` does."""
+        return self.logits
+
+
+TARGETS: dict[type[Any], Callable[[Any, dict[str, Tensor]], Target]] = {
+    Dense: DenseTarget.of,
+    Features: FeatureTarget.of,
+    TopK: TopKTarget.of,
+}
 """What a codec's `decode` gives -> (such rows, their columns of B rows each, in their order) -> target."""
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,12 +13,14 @@ from torch import Tensor, nn
 
 from pipeline.hashing import hash_int, tag
 from pipeline.user_code import said
+from schemas.errors import ConfigError
 from student_trainer.batches import Batch
 from student_trainer.learning.guard import Guard
-from student_trainer.learning.losses import total_loss
 from student_trainer.learning.optimizers import build_optimizer, heeds_found_inf
 from student_trainer.learning.schedules import build_schedule
+from student_trainer.learning.student_outputs import StudentOutputs, pick, probe
 from student_trainer.learning.students import Network, build_student
+from student_trainer.learning.terms import Term, fit, total_loss
 from student_trainer.learning.weights import load_weights, misfit
 from student_trainer.run.settings import RunSettings
 
@@ -35,7 +38,7 @@ class Step:
     loss: Tensor
     """Scalar float32: the total."""
     rows: dict[str, Tensor]
-    """Loss -> [B] float32, times the rows' weights, without the loss's own."""
+    """Key of the loss -> [B] float32, times the rows' weights, without the loss's own."""
     refused: Tensor
     """Scalar float32: 1 where the loss or the gradient was not finite and the step was not taken."""
 
@@ -54,14 +57,23 @@ class Trainee:
         total_steps: int,
         labelled_fraction: float,
         device: torch.device,
+        terms: Sequence[Term],
     ) -> None:
         train = settings.train
         self.field = network.field
         self._name = settings.student.name
         self.device = device
+        self._half = _HALVES.get(train.precision)
+        given = probe(settings.student, network, train.seed, device, self._half)
+        if settings.evaluation.dataset and len(pick(given)) != 1:
+            raise ConfigError("[evaluation] dataset: the student gives a sample no row of classes to evaluate")
+        projections = fit(terms, given, network.num_classes, train.seed)
         self.model: nn.Module = build_student(settings.student, network, train.seed).to(device).train()
-        self._learned = [each for each in self.model.parameters() if each.requires_grad]
-        self.optimizer = build_optimizer(settings.optimizer, self.model)
+        self._outputs = StudentOutputs(self.model, settings.student.outputs)
+        self._projections = {key: layer.to(device) for key, layer in projections.items()}
+        models = [self.model, *self._projections.values()]
+        self._learned = [each for model in models for each in model.parameters() if each.requires_grad]
+        self.optimizer = build_optimizer(settings.optimizer, *models)
         self.scaler = torch.amp.GradScaler(device.type, enabled=train.precision == "fp16")
         self._guard = Guard(self.model, device, skips=self.scaler.is_enabled())
         self._asks = not (self.scaler.is_enabled() or heeds_found_inf(self.optimizer))
@@ -69,8 +81,7 @@ class Trainee:
         if not self.scaler.is_enabled():
             self.optimizer.found_inf = self._guard.refused  # type: ignore[attr-defined]
         self._schedule = build_schedule(settings.schedule, total_steps)
-        self._loss = total_loss(settings, labelled_fraction)
-        self._half = _HALVES.get(train.precision)
+        self._loss = total_loss(terms, labelled_fraction, self._projections)
         self._lr = settings.optimizer.lr
         self._seeds = hash_int(train.seed, _STEP)
 
@@ -96,11 +107,11 @@ class Trainee:
         self.optimizer.zero_grad()
         self._guard.begin()
         if self._half is None:
-            logits = self.model(batch.inputs[self.field])
+            outputs = self._outputs(batch.inputs[self.field])
         else:
             with torch.autocast(self.device.type, self._half):
-                logits = self.model(batch.inputs[self.field])
-        loss, rows = self._loss(logits, batch.targets, batch.labels, batch.weights)
+                outputs = self._outputs(batch.inputs[self.field])
+        loss, rows = self._loss(outputs, batch.targets, batch.labels, batch.weights)
         self.scaler.scale(loss).backward()  # type: ignore[no-untyped-call]
         self._guard.check(loss, self._gradients())
         if not self._asks or not self._guard.refused:
@@ -123,9 +134,10 @@ class Trainee:
         return bool(torch.stack([torch.isfinite(each).all() for each in watched]).all())
 
     def state(self) -> dict[str, Any]:
-        """Return the state dicts: weights with buffers, optimizer, gradient scaler."""
+        """Return the state dicts: weights with buffers, projections, optimizer, gradient scaler."""
         return {
             "model": self.model.state_dict(),
+            "projections": {key: layer.state_dict() for key, layer in self._projections.items()},
             "optimizer": self.optimizer.state_dict(),
             "scaler": self.scaler.state_dict(),
         }
@@ -137,6 +149,8 @@ class Trainee:
             CheckpointError: the student, or its optimizer, is another one than it was.
         """
         load_weights(self.model, state["model"], self._name, place)
+        for key, layer in self._projections.items():
+            load_weights(layer, state["projections"].get(key, {}), self._name, place)
         # An optimizer knows its parameters by their places alone.
         if list(self.model.state_dict()) != list(state["model"]):
             raise misfit(self._name, place, "its weights have another order")

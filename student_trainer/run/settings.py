@@ -28,6 +28,7 @@ MAX_SIDE = 1 << 16
 
 SOURCES = ("stream", "dataset")
 DEVICES = ("auto", "cpu", "cuda")
+PROJECTIONS = ("linear",)
 PRECISIONS = ("float32", "bf16", "fp16")
 
 
@@ -93,6 +94,8 @@ class StudentSettings:
     """Taken off its images, bytes as [0, 1]: one number, or one for each channel; left out: 0."""
     std: tuple[float, ...] = ()
     """What they are then divided by; left out: 1."""
+    outputs: dict[str, str] = field(default_factory=dict)
+    """Inner values as outputs: name -> module of the network, e.g. `{hidden = "encoder.layers.2"}`."""
     params: dict[str, Any] = field(default_factory=dict)
     """All other keys: the student's own parameters."""
 
@@ -127,11 +130,25 @@ class LossSettings:
     """Its factor in the sum."""
     temperature: float = 1.0
     """T of the softened probabilities; a loss that has none ignores it."""
+    key: str = ""
+    """Its name in the metrics; left out: the loss's."""
+    on: str = ""
+    """The student's output that it is of; left out: `logits`, or the only one."""
+    against: str = ""
+    """The teacher's: `TEACHER.OUTPUT`, or `OUTPUT` of all teachers; left out: the one of classes."""
+    projection: str = ""
+    """linear: the student's features go through a layer of its own first; left out: as they are."""
     params: dict[str, Any] = field(default_factory=dict)
     """All other keys: the loss's own parameters."""
 
+    @property
+    def title(self) -> str:
+        """What it is called in metrics and errors."""
+        return self.key or self.name
+
     def __post_init__(self) -> None:
         _check(self.temperature > 0, f"temperature must be positive, is {self.temperature}")
+        _one_of("projection", self.projection, ("", *PROJECTIONS))
 
 
 @dataclass(frozen=True, slots=True)
@@ -259,6 +276,9 @@ class RunSettings:
         check_name("run", self.name)
         _one_of("source", self.source, SOURCES)
         _check(bool(self.losses), "[[losses]] is empty; name at least one loss")
+        titles = [loss.title for loss in self.losses]
+        for title in titles:
+            _check(titles.count(title) == 1, f"[[losses]] two are called {title!r}: give one a `key` of its own")
         names = [teacher.name for teacher in self.teachers]
         _check(len(set(names)) == len(names), f"[[teachers]] names one twice: {', '.join(names)}")
         if self.source == "stream":

@@ -68,6 +68,11 @@ def _convert(hint: Any, value: Any, where: str, key: str) -> Any:
         if not isinstance(value, list):
             raise ConfigError(f"{where}: {key} must be a list, is {value!r}")
         return tuple(_convert(inner, each, where, f"{key}.{index}") for index, each in enumerate(value))
+    if origin is dict:
+        inner = typing.get_args(hint)[1]
+        if not isinstance(value, dict):
+            raise ConfigError(f"{where}: {key} must be a table, is {value!r}")
+        return {name: _convert(inner, each, where, f"{key}.{name}") for name, each in value.items()}
     if dataclasses.is_dataclass(hint):
         if isinstance(value, str) and any(field.name == "name" for field in dataclasses.fields(hint)):
             value = {"name": value}  # `view = "none"` is short for `view = {name = "none"}`

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from pipeline.sequence import Sequence
     from pipeline.views.fetch import Fetcher
     from schemas.codecs import SoftRows
+    from student_trainer.learning.targets import TargetSpec
 
 BRING_BACK = "bring it back and resume the run"
 """What to do about storage that is away once a run has begun: it stays, while a start that fails leaves nothing."""
@@ -77,10 +78,10 @@ class OrderSource(Protocol):
     """The dataset under its view."""
     num_classes: int
     """C, the number of the student's logits."""
-    available: frozenset[str]
-    """What losses may need of it: "teacher" (soft targets), "dense", "logits" (true ones), "labels"."""
-    temperatures: tuple[float, ...] | None
-    """The temperatures that the targets hold the tail mass of; None: any will do."""
+    targets: Mapping[str, TargetSpec]
+    """"TEACHER.OUTPUT" -> what it is, of all outputs of the run's teachers; its orders have those that losses use."""
+    has_labels: bool
+    """Whether a sample shows its true label."""
 
     @property
     def labelled_fraction(self) -> float:

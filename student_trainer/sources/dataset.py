@@ -8,6 +8,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Generator, Mapping
 from dataclasses import asdict
+from types import MappingProxyType
 from typing import Any
 
 from pipeline.datasets import open_dataset
@@ -16,6 +17,7 @@ from pipeline.sequence import Sequence
 from pipeline.views import view_spec
 from pipeline.views.fetch import Fetcher
 from schemas.errors import ConfigError
+from student_trainer.learning.targets import TargetSpec
 from student_trainer.run.settings import RunSettings
 from student_trainer.sources.base import Cursor, LabelledOrder
 from student_trainer.sources.hard_labels import HardLabels, labelled_ids
@@ -28,8 +30,8 @@ class DatasetSource:
         ConfigError: a dataset, view or label budget that does not fit, or a dataset without classes.
     """
 
-    available = frozenset({"labels"})
-    temperatures: tuple[float, ...] | None = None
+    targets: Mapping[str, TargetSpec] = MappingProxyType({})
+    has_labels = True
 
     def __init__(self, settings: RunSettings) -> None:
         data = settings.data

@@ -23,7 +23,8 @@ from pipeline.views.check import check_data
 from schemas.codecs import SoftRows
 from schemas.errors import ConfigError, ManifestMismatch
 from student_trainer.learning.losses import need_labels
-from student_trainer.learning.targets import OUTPUT, target_name
+from student_trainer.learning.targets import TargetSpec, target_name, target_specs
+from student_trainer.learning.terms import needed_targets
 from student_trainer.run.settings import RunSettings
 from student_trainer.sources.base import Cursor, LabelledOrder
 from student_trainer.sources.hard_labels import HardLabels
@@ -60,17 +61,14 @@ class StreamSource:
         """In the order of [[teachers]]."""
         self.sequence = OrderSequence.of(manifest)
         self.fetcher = check_data(manifest, settings.data.dataset or None, settings.train.loaders)
-        self.num_classes = self.teachers[0].output(OUTPUT).num_classes
-        for teacher in self.teachers:
-            if teacher.output(OUTPUT).num_classes != self.num_classes:
-                raise ConfigError(
-                    f"[[teachers]] {self.teachers[0].name!r} has {self.num_classes} classes, {teacher.name!r} has "
-                    f"{teacher.output(OUTPUT).num_classes}: one student cannot learn from both"
-                )
+        self.targets: Mapping[str, TargetSpec] = {
+            name: spec for teacher in self.teachers for name, spec in target_specs(teacher, manifest.codec).items()
+        }
+        """All outputs of these teachers."""
+        self._read = needed_targets(settings, self.targets)
+        self.num_classes = self._num_classes()
         self._labels = HardLabels.of(self.fetcher.dataset, settings.data.labelled, settings.data.label_seed)
-        self.available = self._available()
-        topk = manifest.codec.name == "topk"
-        self.temperatures: tuple[float, ...] | None = tuple(manifest.codec.temperatures) if topk else None
+        self.has_labels = self._labels.any
         self._need_labels = need_labels(settings)
         self._stop = threading.Event()
         self._reader: SoftTargetReader | None = None
@@ -160,27 +158,36 @@ class StreamSource:
         """End `orders`, and its waits for labels and storage."""
         self._stop.set()
 
-    def _available(self) -> frozenset[str]:
-        available = {"teacher"}
-        if self.stream.manifest.codec.name != "topk":
-            available.add("dense")
-        if all(teacher.output(OUTPUT).kind == "logits" for teacher in self.teachers):
-            available.add("logits")
-        if self._labels.any:
-            available.add("labels")
-        return frozenset(available)
+    def _num_classes(self) -> int:
+        """C of the student: that of the teachers' classes that losses are against, else of the data.
+
+        Raises:
+            ConfigError: the teachers have unequal classes.
+        """
+        of_classes = [name for name in self._read if self.targets[name].num_classes]
+        of_classes = [name for name in of_classes if self.targets[name].default] or of_classes
+        for name in of_classes:
+            first, there = self.targets[of_classes[0]].num_classes, self.targets[name].num_classes
+            if there != first:
+                raise ConfigError(
+                    f"[[teachers]] {of_classes[0]} has {first} classes, {name} has {there}: one student cannot learn "
+                    "from both"
+                )
+        known = [self.targets[name].num_classes for name in of_classes]
+        return next(iter(known), 0) or self.stream.manifest.num_classes or self.fetcher.dataset.num_classes
 
     def _labelled(self, pass_number: int, held: Sequence[Held], place: Place | None) -> LabelledOrder:
         first = held[0].value
-        targets = [self._values(each) for each in held]
+        targets = {name: rows for each in held for name, rows in self._values(each).items()}
         kept = [_kept_rows(each) for each in held]
         rows = kept[0]
         for other in kept[1:]:
             rows = np.intersect1d(rows, other, assume_unique=True)
         self._rows_left_out += len(first.sample_ids) - len(rows)
-        if any(len(each) != len(rows) for each in kept):
-            # A row that one teacher could not decode is no row of the zip.
-            targets = [target.take(np.searchsorted(each, rows)) for target, each in zip(targets, kept, strict=True)]
+        for each, own in zip(held, kept, strict=True):
+            if len(own) != len(rows):  # a row that one teacher could not decode is no row of the zip
+                places = np.searchsorted(own, rows)
+                targets |= {name: targets[name].take(places) for name in targets if _is_of(name, each)}
         sample_ids = first.sample_ids[rows]
         labels = self._labels.read(sample_ids, self._stop)
         if self._need_labels and labels.max(initial=-1) >= self.num_classes:
@@ -189,28 +196,50 @@ class StreamSource:
                 f"dataset {self.fetcher.dataset.uri}: sample {sample_ids[row]} has label {labels[row]}, the teacher "
                 f"gives {self.num_classes} classes; number the classes as the teacher does, or take no loss on labels"
             )
-        named = {target_name(teacher.name): each for teacher, each in zip(self.teachers, targets, strict=True)}
         return LabelledOrder(
-            pass_number, first.sequence, first.view_seed, sample_ids, labels, named, place, held[0].address
+            pass_number, first.sequence, first.view_seed, sample_ids, labels, targets, place, held[0].address
         )
 
-    def _values(self, held: Held) -> SoftRows:
-        output = held.value.output(OUTPUT)
-        declared = self.stream.teacher(held.value.teacher).output(OUTPUT)
-        codec = declared.stored_as(self.stream.manifest.codec)
-        if (output.codec, output.num_classes, output.row_shape) != (
-            codec.name,
-            declared.num_classes,
-            declared.stored_shape,
-        ):
+    def _values(self, held: Held) -> dict[str, SoftRows]:
+        """Return what losses are against, by name.
+
+        Raises:
+            ManifestMismatch: the record has other outputs than its teacher's record says.
+        """
+        name, manifest = held.value.teacher, self.stream.manifest
+        there = [(each.name, each.codec, each.num_classes, each.row_shape) for each in held.value.outputs]
+        declared = [
+            (each.name, each.stored_as(manifest.codec).name, each.num_classes, each.stored_shape)
+            for each in self.stream.teacher(name).outputs
+        ]
+        if there != declared:
             raise ManifestMismatch(
-                f"{held.address}: {output.num_classes} classes as {output.codec}, the manifest says "
-                f"{declared.num_classes} as {codec}; it is not trained on"
+                f"{held.address}: {_shown(there)}; the record of teacher {name!r} says {_shown(declared)}; it is not "
+                "trained on"
             )
-        values = output.values()
-        if values.temperatures is not None and not set(codec.temperatures) <= set(values.temperatures):
-            raise ManifestMismatch(f"{held.address}: tails of {values.temperatures}, the manifest says {codec}")
-        return values
+        found = {}
+        for output in held.value.outputs:
+            target = target_name(name, output.name)
+            if target not in self._read:
+                continue
+            found[target], codec = output.values(), self.targets[target].codec
+            temperatures = found[target].temperatures
+            if temperatures is not None and not set(codec.temperatures) <= set(temperatures):
+                raise ManifestMismatch(f"{held.address}: tails of {temperatures}, {target} is stored as {codec}")
+        return found
+
+
+def _is_of(name: str, held: Held) -> bool:
+    return name.partition(".")[0] == held.value.teacher
+
+
+def _shown(outputs: Sequence[tuple[str, str, int, tuple[int, ...]]]) -> str:
+    """Name, codec, classes and shape of outputs as text."""
+    texts = []
+    for name, codec, num_classes, shape in outputs:
+        what = f"{num_classes} classes as {codec}" if num_classes else f"features as {codec}"
+        texts.append(f"{name} of {what}, rows of {list(shape)}")
+    return ", ".join(texts) or "no output"
 
 
 def _kept_rows(held: Held) -> NDArray[np.int64]:

@@ -31,10 +31,12 @@ from schemas.codecs import CODECS, CodecSpec
 from schemas.columns import DTYPES
 from schemas.errors import ConfigError, DistillogError
 from schemas.teacher_output import KINDS
-from student_trainer.learning.losses import LOSSES, check_losses
+from student_trainer.learning.losses import LOSSES
 from student_trainer.learning.optimizers import OPTIMIZERS, build_optimizer
 from student_trainer.learning.schedules import SCHEDULES, build_schedule
 from student_trainer.learning.students import STUDENTS, Network, build_student
+from student_trainer.learning.targets import TargetSpec, target_name
+from student_trainer.learning.terms import resolve
 from student_trainer.run.settings import DEVICES, PRECISIONS, SOURCES, RunSettings, load_run, run_settings
 
 ROOT = Path(__file__).parents[2]
@@ -270,6 +272,21 @@ REST = {
 TOML = blocks("toml")
 
 
+def default_outputs(settings: RunSettings) -> dict[str, TargetSpec]:
+    """The classes of each teacher of a run file."""
+    classes = TargetSpec("logits", (5,), 5, CodecSpec(), default=True)
+    return {target_name(teacher.name): classes for teacher in settings.teachers}
+
+
+def named_outputs(settings: RunSettings) -> dict[str, TargetSpec]:
+    """The outputs that its losses name, of features."""
+    features = TargetSpec("features", (4, 8), 0, CodecSpec())
+    names = [loss.against for loss in settings.losses if loss.against]
+    return {
+        target_name(teacher.name, name.rpartition(".")[2]): features for teacher in settings.teachers for name in names
+    }
+
+
 @pytest.mark.parametrize("place", TOML)
 def test_a_written_run_file_loads(place: str, tmp_path: Path) -> None:
     document = tomllib.loads(TOML[place])
@@ -279,7 +296,7 @@ def test_a_written_run_file_loads(place: str, tmp_path: Path) -> None:
         settings = load_run(file)
     else:
         settings = run_settings(REST | document)
-    check_losses(settings, {"teacher", "dense", "logits", "labels"})
+    resolve(settings, {**named_outputs(settings), **default_outputs(settings)})
     build_schedule(settings.schedule, 10_000)
     view_spec(settings.data.view.name, settings.data.view.params)
     if ":" not in settings.student.name:

@@ -1,21 +1,27 @@
-"""A teacher with logits and two feature outputs, from the ONNX file to the log, over a real Kafka."""
+"""A teacher with logits and two feature outputs, from the ONNX file to the student, over a real Kafka."""
 
 from __future__ import annotations
 
 import json
+import shutil
+import tomllib
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from support.log_checker import assert_nothing_lost, check_labels
 from support.models import classifier
 from support.more_outputs import with_outputs
 from support.processes import Distillog
+from support.small_runs import checkpoints, run_file, weights
 from support.streams import fetcher
 
+from pipeline.onnx_runtime import open_session
 from pipeline.streams import open_stream
+from student_trainer.run.settings import run_settings
 from teacher_service.models.session import OnnxTeacher
 
 pytestmark = [pytest.mark.kafka, pytest.mark.timeout(300)]
@@ -79,6 +85,85 @@ def test_each_output_lies_in_the_log_as_the_model_gives_it_though_a_worker_is_ki
         assert logits.columns["logits"].tobytes() == shifted.astype(np.float16).tobytes()
         assert hidden.columns["values"].tobytes() == expected["hidden"].tobytes()
         assert tokens.columns["values"].tobytes() == expected["tokens"].astype(np.float16).tobytes()
+
+
+LOSSES = [
+    {"name": "forward_kl", "temperature": 2.0},
+    {"name": "mse", "on": "inner", "against": "hidden", "projection": "linear", "weight": 0.5},
+    {"name": "cosine", "on": "tokens", "against": "t.tokens", "projection": "linear"},
+    {"name": "mse", "key": "tokens", "on": "tokens", "against": "tokens", "projection": "linear"},
+    {"name": "cross_entropy", "weight": 0.1},
+]
+STUDENT = {"name": "support.students:encoder", "outputs": {"inner": "inner"}}
+
+
+def student_run(folder: Path, stream: str, name: str, losses: list[dict[str, Any]], **student: Any) -> Path:
+    document = tomllib.loads(run_file(folder, stream, name).read_text())
+    document |= {"losses": losses, "student": STUDENT | student, "evaluation": {"dataset": "digits?split=test"}}
+    path = folder / f"{name}.toml"
+    path.write_text(run_settings(document).as_toml())
+    return path
+
+
+def test_a_student_learns_from_logits_and_features_while_a_worker_is_killed_and_a_replay_gives_the_same_bits(
+    distillog: Distillog, fresh_name: Callable[[str], str], model: Path, tmp_path: Path, eventually: Callable[..., Any]
+) -> None:
+    name, runs = fresh_name("outputs"), tmp_path / "runs"
+    make_stream(distillog, name)
+    distillog.succeed("topics", "add-teacher", name, "t", model, *OUTPUTS)
+    workers = [
+        distillog.start("teach", name, model, "--worker", worker, "--threads", 1, "--session-timeout", 6)
+        for worker in ("a", "b")
+    ]
+    live = distillog.start("runs", "start", student_run(tmp_path, name, "live", LOSSES), "--folder", runs, "--quiet")
+    distillog.succeed("feed", name)
+    stream = open_stream(distillog.settings, name)
+    eventually(lambda: len(check_labels(distillog.settings, stream).accepted) >= 8, 60, "some labels")
+    workers[0].kill()
+    live.succeed()
+    workers[1].terminate()
+    workers[1].succeed()
+    assert_nothing_lost(check_labels(distillog.settings, stream))
+
+    distillog.succeed("runs", "start", student_run(tmp_path, name, "replay", LOSSES), "--folder", runs)
+    assert weights(runs, "replay") == weights(runs, "live")
+    metrics = [json.loads(line) for line in (runs / "replay/metrics.jsonl").read_text().splitlines()]
+    costs = [line["losses"] for line in metrics if "losses" in line]
+    assert set(costs[0]) == {"forward_kl", "mse", "cosine", "tokens", "cross_entropy"}
+    assert costs[-1]["forward_kl"] < costs[0]["forward_kl"]
+    assert costs[-1]["cosine"] < costs[0]["cosine"]
+
+    for extra in checkpoints(runs, "replay")[-1:]:
+        shutil.rmtree(extra)  # as if it had died before its last checkpoint
+    distillog.succeed("runs", "resume", "replay", "--folder", runs)
+    assert weights(runs, "replay") == weights(runs, "live")
+    state = torch.load(checkpoints(runs, "replay")[-1] / "state.pt", weights_only=True)
+    assert set(state["projections"]) == {"mse", "cosine", "tokens"}
+    scores = json.loads(distillog.succeed("runs", "evaluate", "replay", "--folder", runs, "--json"))
+    assert scores["num_samples"] == 500
+    exported = json.loads(distillog.succeed("runs", "export", "replay", "--folder", runs, "--json"))
+    assert [one.name for one in open_session(Path(exported["path"])).get_outputs()] == ["logits"]
+
+
+WRONG: dict[str, tuple[dict[str, Any], dict[str, Any], str]] = {
+    "no such output of the teacher": ({"name": "mse", "against": "hiden"}, {}, "has no output 'hiden'"),
+    "no such output of the student": ({"name": "mse", "on": "inne", "against": "hidden"}, {}, "gives no 'inne'"),
+    "another width": ({"name": "mse", "on": "inner", "against": "hidden"}, {}, 'say projection = "linear"'),
+    "no such module": ({"name": "forward_kl"}, {"outputs": {"inner": "innr"}}, "there is no module 'innr'"),
+    "classes of features": ({"name": "forward_kl", "against": "hidden"}, {}, "needs classes"),
+}
+
+
+def test_what_does_not_fit_is_refused_at_the_start_and_leaves_nothing(
+    distillog: Distillog, fresh_name: Callable[[str], str], model: Path, tmp_path: Path
+) -> None:
+    name, runs = fresh_name("misfit"), tmp_path / "runs"
+    make_stream(distillog, name)
+    distillog.succeed("topics", "add-teacher", name, "t", model, *OUTPUTS)
+    for loss, student, says in WRONG.values():
+        file = student_run(tmp_path, name, "misfit", [loss], **student)
+        distillog.refuse("runs", "start", file, "--folder", runs, words=(says,))
+        assert not (runs / "misfit").exists()
 
 
 def test_a_teacher_of_features_alone_says_that_it_has_no_accuracy(

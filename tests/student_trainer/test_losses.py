@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import numpy as np
 import pytest
@@ -13,8 +14,17 @@ from torch.nn import functional
 from schemas.codecs import CodecSpec, Dense, TopK
 from schemas.errors import ConfigError
 from schemas.records import Output
-from student_trainer.learning.losses import LOSSES, check_losses, total_loss
-from student_trainer.learning.targets import DenseTarget, Target, TopKTarget, target_of
+from student_trainer.learning.losses import LOSSES, NEEDS
+from student_trainer.learning.targets import (
+    DenseTarget,
+    FeatureTarget,
+    Target,
+    TargetSpec,
+    TopKTarget,
+    target_name,
+    target_of,
+)
+from student_trainer.learning.terms import resolve, total_loss
 from student_trainer.run.settings import RunSettings, run_settings
 
 B, C = 6, 11
@@ -37,6 +47,7 @@ def top_k(teacher: Tensor, k: int, temperature: float) -> TopKTarget:
     return TopKTarget(indices, full.gather(1, indices).float(), {temperature: tail.float()}, teacher.shape[1])
 
 
+OF_FEATURES = {name for name, loss in LOSSES.items() if "features" in loss.needs}
 LABELS = torch.tensor([0, -1, 3, 10, -1, 2])
 
 
@@ -49,7 +60,8 @@ def kl(teacher: Tensor, student: Tensor, temperature: float) -> Tensor:
 @pytest.mark.parametrize("name", LOSSES)
 def test_a_loss_is_one_finite_number_a_row_with_finite_gradients(name: str) -> None:
     student = logits(1).requires_grad_()
-    rows = LOSSES[name].function(student, dense(2), LABELS, 2.0)
+    target = FeatureTarget(logits(2)) if name in OF_FEATURES else dense(2)
+    rows = LOSSES[name].function(student, target, LABELS, 2.0)
     assert rows.shape == (B,)
     rows.sum().backward()
     assert torch.isfinite(rows).all()
@@ -57,7 +69,7 @@ def test_a_loss_is_one_finite_number_a_row_with_finite_gradients(name: str) -> N
     assert torch.isfinite(student.grad).all()
 
 
-@pytest.mark.parametrize("name", LOSSES)
+@pytest.mark.parametrize("name", sorted(LOSSES.keys() - OF_FEATURES))
 def test_a_loss_does_not_see_a_shift_of_the_logits(name: str) -> None:
     target = dense(2)
     shifted = DenseTarget(target.logits + 7)
@@ -169,32 +181,42 @@ def settings(losses: list[dict[str, object]], weights: tuple[float, ...] = (1.0,
     )
 
 
+def specs(run: RunSettings, kind: str = "logits", codec: str = "float32") -> dict[str, TargetSpec]:
+    """Of teachers whose output `logits` has C classes."""
+    made = TargetSpec(kind, (C,), C, CodecSpec.parse(codec), default=True)
+    return {target_name(teacher.name): made for teacher in run.teachers}
+
+
+def total_of(run: RunSettings, labelled_fraction: float = 1.0) -> Any:
+    """(student's logits, targets, ...) -> the run's loss"""
+    total = total_loss(resolve(run, specs(run)), labelled_fraction)
+    return lambda student, *rest: total({"logits": student}, *rest)
+
+
 def test_the_total_weighs_the_entries_and_the_teachers() -> None:
-    total = total_loss(
-        settings(
-            [
-                {"name": "forward_kl", "weight": 0.75, "temperature": 2.0},
-                {"name": "cross_entropy", "weight": 0.25},
-                {"name": "forward_kl", "weight": 0.5},
-            ],
-            weights=(1.0, 3.0),
-        ),
-        labelled_fraction=0.5,
+    run = settings(
+        [
+            {"name": "forward_kl", "weight": 0.75, "temperature": 2.0},
+            {"name": "cross_entropy", "weight": 0.25},
+            {"name": "forward_kl", "weight": 0.5, "key": "cold"},
+        ],
+        weights=(1.0, 3.0),
     )
+    total = total_of(run, labelled_fraction=0.5)
     value, terms = total(logits(1), {"t0.logits": dense(2), "t1.logits": dense(3)}, LABELS)
     soft = [0.25 * kl(logits(2), logits(1), t) + 0.75 * kl(logits(3), logits(1), t) for t in (2.0, 1.0)]
     hard = LOSSES["cross_entropy"].function(logits(1), None, LABELS, 1.0, labelled_fraction=0.5).mean()
     expected = 0.75 * 4 * soft[0].mean() + 0.25 * hard + 0.5 * soft[1].mean()
     torch.testing.assert_close(value.double(), expected.double(), rtol=1e-4, atol=1e-5)
-    assert set(terms) == {"forward_kl", "cross_entropy", "forward_kl@1.0"}
+    assert set(terms) == {"forward_kl", "cross_entropy", "cold"}
 
 
 def test_a_row_of_weight_0_counts_for_nothing_and_the_mean_is_over_all_rows() -> None:
     run = settings([{"name": "forward_kl", "weight": 0.75}, {"name": "cross_entropy"}])
     weights = torch.tensor([1.0, 1.0, 0.0, 1.0, 1.0, 0.0])
     student, targets = logits(1).requires_grad_(), {"t0.logits": dense(2)}
-    value, rows = total_loss(run, 1.0)(student, targets, LABELS, weights)
-    whole, _ = total_loss(run, 1.0)(logits(1), targets, LABELS)
+    value, rows = total_of(run)(student, targets, LABELS, weights)
+    whole, _ = total_of(run)(logits(1), targets, LABELS)
     soft, hard = kl(logits(2), logits(1), 1.0), LOSSES["cross_entropy"].function(logits(1), None, LABELS, 1.0)
     expected = ((0.75 * soft + hard) * weights).sum() / B
     torch.testing.assert_close(value.double(), expected.double(), rtol=1e-4, atol=1e-5)
@@ -203,30 +225,43 @@ def test_a_row_of_weight_0_counts_for_nothing_and_the_mean_is_over_all_rows() ->
     value.backward()
     assert student.grad is not None
     assert student.grad.abs().sum(dim=1).gt(0).tolist() == weights.gt(0).tolist()
-    ones, _ = total_loss(run, 1.0)(logits(1), targets, LABELS, torch.ones(B))
+    ones, _ = total_of(run)(logits(1), targets, LABELS, torch.ones(B))
     assert torch.equal(ones, whole)
 
 
-ALL = {"teacher", "dense", "logits", "labels"}
-
-
 @pytest.mark.parametrize(
-    ("loss", "available", "temperatures", "says"),
+    ("loss", "of", "says"),
     [
-        ({"name": "forward_lk"}, ALL, None, "did you mean 'forward_kl'?"),
-        ({"name": "forward_kl", "temprature": 2}, ALL, None, "did you mean 'temperature'?"),
-        ({"name": "forward_kl"}, {"labels"}, None, "soft targets"),
-        ({"name": "cross_entropy"}, {"teacher"}, None, "no sample shows one"),
-        ({"name": "logit_mse"}, {"teacher", "logits"}, None, "float32 or float16"),
-        ({"name": "logit_mse"}, {"teacher", "dense"}, None, "gives probabilities"),
-        ({"name": "forward_kl", "temperature": 3.0}, ALL, (1.0, 2.0), "declares 1.0, 2.0"),
+        ({"name": "forward_lk"}, {}, "did you mean 'forward_kl'?"),
+        ({"name": "forward_kl", "temprature": 2}, {}, "did you mean 'temperature'?"),
+        ({"name": "logit_mse"}, {"codec": "topk:k=2"}, "float32 or float16"),
+        ({"name": "logit_mse"}, {"kind": "probabilities"}, "true logits, but t0.logits holds probabilities"),
+        (
+            {"name": "forward_kl", "temperature": 3.0},
+            {"codec": "topk:k=2,temperatures=1|2"},
+            "declares 1.0, 2.0",
+        ),
+        ({"name": "mse"}, {}, "features, but t0.logits holds logits"),
     ],
 )
 def test_a_loss_whose_needs_are_not_met_is_refused_by_name(
-    loss: dict[str, object], available: set[str], temperatures: tuple[float, ...] | None, says: str
+    loss: dict[str, object], of: dict[str, str], says: str
 ) -> None:
+    run = settings([loss])
     with pytest.raises(ConfigError, match=f"(?s)losses.*{says}"):
-        check_losses(settings([loss]), available, temperatures)
+        resolve(run, specs(run, **of))
+
+
+def test_a_loss_without_teachers_or_labels_is_refused_by_name() -> None:
+    with pytest.raises(ConfigError, match=r"forward_kl needs a teacher's soft targets"):
+        resolve(settings([{"name": "forward_kl"}]), {})
+    with pytest.raises(ConfigError, match="cross_entropy needs labels, but no sample shows one"):
+        resolve(settings([{"name": "cross_entropy"}]), {}, has_labels=False)
+
+
+def test_two_losses_of_one_name_are_refused() -> None:
+    with pytest.raises(ConfigError, match=r"two are called 'forward_kl': give one a `key` of its own"):
+        settings([{"name": "forward_kl"}, {"name": "forward_kl", "temperature": 2.0}])
 
 
 def shifted(logits: Tensor, target: Target, labels: Tensor, temperature: float, by: float = 0.0) -> Tensor:
@@ -249,17 +284,17 @@ def needy(logits: Tensor, target: Target, labels: Tensor, temperature: float) ->
     return logits.sum(dim=1)
 
 
-needy.needs = {"features"}  # type: ignore[attr-defined]
+needy.needs = {"pixels"}  # type: ignore[attr-defined]
 
 
 def test_a_loss_of_ones_own_is_imported_and_held_to_its_needs() -> None:
     run = settings([{"name": f"{__name__}:shifted", "by": 2.0}])
-    check_losses(run, ALL)
+    resolve(run, specs(run))
     with pytest.raises(ConfigError, match=r"test_losses:shifted needs all classes' logits"):
-        check_losses(run, {"teacher"})
+        resolve(run, specs(run, codec="topk:k=2"))
     with pytest.raises(ConfigError, match="key 'bye' is unknown"):
-        check_losses(settings([{"name": f"{__name__}:shifted", "bye": 2.0}]), ALL)
-    value, _ = total_loss(run, 1.0)(logits(1), {"t0.logits": DenseTarget(logits(1))}, LABELS)
+        resolve(settings([{"name": f"{__name__}:shifted", "bye": 2.0}]), specs(run))
+    value, _ = total_of(run)(logits(1), {"t0.logits": DenseTarget(logits(1))}, LABELS)
     assert value.item() == 2.0
 
 
@@ -268,18 +303,21 @@ def test_a_loss_of_ones_own_is_imported_and_held_to_its_needs() -> None:
     [
         ("summed", r"gave a tensor of shape \(\): it has to give one number per row, 6 here"),
         ("failing", "raised .*no such class"),
-        ("needy", r"its needs are \{'features'\}; they may be some of teacher, dense, logits, labels"),
+        ("needy", r"its needs are \{'pixels'\}; they may be some of teacher, classes, dense, logits, features, labels"),
     ],
 )
 def test_a_loss_of_ones_own_that_is_none_is_one_line(name: str, says: str) -> None:
     with pytest.raises(ConfigError, match=f"test_losses:{name}.* {says}"):
-        total_loss(settings([{"name": f"{__name__}:{name}"}]), 1.0)(logits(1), {"t0.logits": dense(2)}, LABELS)
+        total_of(settings([{"name": f"{__name__}:{name}"}]))(logits(1), {"t0.logits": dense(2)}, LABELS)
 
 
 @pytest.mark.parametrize("name", LOSSES)
 def test_a_loss_whose_needs_are_met_is_taken(name: str) -> None:
-    check_losses(settings([{"name": name}]), ALL)
-    assert LOSSES[name].needs <= ALL
+    run = settings([{"name": name}])
+    of_features = {name: TargetSpec("features", (C,), 0, CodecSpec(), default=True) for name in specs(run)}
+    (term,) = resolve(run, of_features if "features" in LOSSES[name].needs else specs(run))
+    assert term.key == name
+    assert LOSSES[name].needs <= set(NEEDS)
 
 
 def test_dense_values_of_a_record_are_a_dense_target() -> None:

@@ -24,6 +24,7 @@ from student_trainer.learning.guard import Guard
 from student_trainer.learning.losses import LOSSES, Loss, cross_entropy
 from student_trainer.learning.optimizers import OPTIMIZERS
 from student_trainer.learning.students import Network
+from student_trainer.learning.terms import resolve
 from student_trainer.learning.trainee import Trainee
 from student_trainer.run.folder import read_run
 from student_trainer.run.json_lines import JsonLines
@@ -226,7 +227,7 @@ def test_a_refused_step_leaves_no_trace_in_an_optimizer(optimizer: str, bad_step
 
 
 def make(settings: Any) -> Trainee:
-    return Trainee(settings, Network("image", (1, 8, 8), 10), 12, 1.0, torch.device("cpu"))
+    return Trainee(settings, Network("image", (1, 8, 8), 10), 12, 1.0, torch.device("cpu"), resolve(settings, {}))
 
 
 def batch(step: int, poison: bool = False) -> Batch:

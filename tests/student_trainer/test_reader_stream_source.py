@@ -29,6 +29,7 @@ from pipeline.views.fetch import Fetcher
 from schemas.codecs import CodecSpec, Dense, TopK
 from schemas.errors import ConfigError, LogTrimmed, ManifestMismatch, SequenceGap, Starved
 from schemas.records import Output, Teacher, TeacherInput, TeacherOutput
+from student_trainer.learning.targets import TargetSpec
 from student_trainer.run.settings import RunSettings, run_settings
 from student_trainer.sources.base import Cursor, LabelledOrder
 from student_trainer.sources.stream import StreamSource
@@ -108,8 +109,8 @@ def test_orders_come_with_the_samples_and_the_view_seed_that_the_teacher_saw(mak
     logs.write("cnn", *(labelled(logs, "cnn", sequence) for sequence in range(NUM_ORDERS)))
     source = StreamSource(logs.settings, run(logs, train={"passes": 2}))
     assert (source.num_classes, source.labelled_fraction) == (CLASSES, 1.0)
-    assert source.available == {"teacher", "dense", "logits", "labels"}
-    assert source.temperatures is None
+    spec = TargetSpec("logits", (CLASSES,), CLASSES, logs.stream.manifest.codec, default=True)
+    assert (source.targets, source.has_labels) == ({"cnn.logits": spec}, True)
     ready = orders(source)
     assert [(one.pass_number, one.sequence) for one in ready] == [(p, s) for p in (0, 1) for s in range(NUM_ORDERS)]
     for one in ready:
@@ -162,8 +163,8 @@ def test_only_kept_rows_are_fetched_and_teachers_are_zipped(make_logs: Callable[
     logs.write("cnn", *(labelled(logs, "cnn", s, kept=[0, 2, 3, 5]) for s in range(NUM_ORDERS)))
     logs.write("vit", *(labelled(logs, "vit", s, kept=[] if s == 3 else [1, 2, 5, 7]) for s in range(NUM_ORDERS)))
     source = StreamSource(logs.settings, run(logs, data={"labelled": 20, "label_seed": 3}))
-    assert source.available == {"teacher", "logits", "labels"}
-    assert source.temperatures == (1.0, 2.0)
+    assert [spec.codec.temperatures for spec in source.targets.values()] == [(1.0, 2.0)] * 2
+    assert source.has_labels
     assert source.labelled_fraction == 0.2
     ready = orders(source)
     assert [len(one.labels) for one in ready] == [0 if s == 3 else 2 for s in range(NUM_ORDERS)]

@@ -9,6 +9,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from itertools import islice
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -16,8 +17,9 @@ import pytest
 from train_runs import Spoilt, digits_run, run
 
 from pipeline.datasets.base import Arrays, Ints
-from schemas.codecs import Dense
+from schemas.codecs import CodecSpec, Dense
 from schemas.errors import CheckpointError, ConfigError, DataUnavailable, RunLocked, Starved
+from student_trainer.learning.targets import TargetSpec
 from student_trainer.run.folder import RunFolder, read_run, read_settings
 from student_trainer.run.settings import RunSettings, TeacherSettings
 from student_trainer.sources.base import Cursor, LabelledOrder
@@ -85,7 +87,7 @@ def test_a_damaged_checkpoint_costs_steps_but_no_bits(tmp_path: Path, whole: tup
 class Sliced(DatasetSource):
     """The rows of another source in orders of another size, with a teacher that knows the labels."""
 
-    available = frozenset({"teacher", "dense", "logits", "labels"})
+    targets = MappingProxyType({"t.logits": TargetSpec("logits", (10,), 10, CodecSpec(), default=True)})
 
     def __init__(self, settings: RunSettings, size: int) -> None:
         super().__init__(settings)

@@ -14,9 +14,10 @@ from train_runs import digits_run
 from schemas.codecs import CODECS, CodecSpec
 from schemas.records import Output
 from student_trainer.batches import Batch, cut
-from student_trainer.learning.losses import LOSSES, Loss, total_loss
+from student_trainer.learning.losses import LOSSES, Loss
 from student_trainer.learning.students import Network
-from student_trainer.learning.targets import Target, TopKTarget
+from student_trainer.learning.targets import Target, TargetSpec, TopKTarget
+from student_trainer.learning.terms import Term, resolve, total_loss
 from student_trainer.learning.trainee import Trainee
 from student_trainer.run.settings import RunSettings, run_settings
 from student_trainer.sources.base import Cursor, LabelledOrder
@@ -44,6 +45,10 @@ def distilled(loss: str, temperature: float = 1.0, **train: Any) -> RunSettings:
     return run_settings(document | {"losses": [{"name": loss, "temperature": temperature}]})
 
 
+def terms(run: RunSettings, codec: str, num_classes: int) -> tuple[Term, ...]:
+    return resolve(run, {"t.logits": TargetSpec("logits", (num_classes,), num_classes, spec(codec), default=True)})
+
+
 def sharp(rows: int, classes: int, spread: float = 3.0) -> np.ndarray[Any, Any]:
     return (np.random.default_rng(0).standard_normal((rows, classes)) * spread).astype(np.float32)
 
@@ -69,7 +74,8 @@ def test_a_loss_sees_float32(codec: str, device: str, precision: str, monkeypatc
         return logits.sum(dim=1)
 
     monkeypatch.setitem(LOSSES, "spy", Loss(spy, frozenset({"teacher"})))
-    trainee = Trainee(distilled("spy", precision=precision), Network("x", (3,), 10), 5, 1.0, torch.device(device))
+    run = distilled("spy", precision=precision)
+    trainee = Trainee(run, Network("x", (3,), 10), 5, 1.0, torch.device(device), terms(run, codec, 10))
     trainee.take_step(batch_of(sharp(4, 10), codec), 0)
     assert len(seen) >= 2
     assert set(seen) == {torch.float32}
@@ -80,8 +86,8 @@ def test_a_loss_sees_float32(codec: str, device: str, precision: str, monkeypatc
 def test_a_student_equal_to_its_teacher_costs_nothing_with_50_000_classes(codec: str, device: str) -> None:
     logits = sharp(4, 50_000)
     batch = batch_of(logits, codec).to(torch.device(device))
-    loss, rows = total_loss(distilled("forward_kl"), 1.0)(
-        torch.tensor(stored(logits, codec), device=device),
+    loss, rows = total_loss(terms(distilled("forward_kl"), codec, 50_000), 1.0)(
+        {"logits": torch.tensor(stored(logits, codec), device=device)},
         batch.targets,
         batch.labels,
     )
@@ -96,7 +102,8 @@ def test_gradients_are_those_of_float64_with_152_000_classes(codec: str, device:
     temperature, teacher = 8.0, sharp(2, 152_000)
     batch = batch_of(teacher, codec).to(torch.device(device))
     student = torch.tensor(np.roll(teacher, 7, axis=1), device=device, requires_grad=True)
-    loss, _ = total_loss(distilled("forward_kl", temperature), 1.0)(student, batch.targets, batch.labels)
+    run = distilled("forward_kl", temperature)
+    loss, _ = total_loss(terms(run, codec, 152_000), 1.0)({"logits": student}, batch.targets, batch.labels)
     loss.backward()
 
     exact = student.detach().cpu().double().requires_grad_()

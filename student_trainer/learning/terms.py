@@ -1,0 +1,270 @@
+"""The terms of a run's loss: which of the student's outputs each is on, and which of the teachers' it is against.
+
+Letters: B rows of a batch, C classes, T temperature. All that does not fit is refused before the first step.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from pipeline.hashing import hash_int, tag
+from schemas.errors import ConfigError
+from schemas.names import did_you_mean
+from student_trainer.learning.losses import Loss, find_loss
+from student_trainer.learning.student_outputs import pick
+from student_trainer.learning.targets import Target, TargetSpec, target_name
+from student_trainer.run.settings import LossSettings, RunSettings, TeacherSettings
+from student_trainer.run.toml_tables import unknown
+
+_PROJECTION = tag("student_trainer.projection")
+_LOSS_KEYS = {"name", "weight", "temperature", "key", "on", "against", "projection"}
+
+_LACKING = {
+    "teacher": 'a teacher\'s soft targets, but source = "dataset" has none',
+    "classes": "classes, but {name} holds {kind}; use mse or cosine, or name another with `against`",
+    "dense": "all classes' logits, but the codec of {name} keeps only some; store it as float32 or float16",
+    "logits": "true logits, but {name} holds {kind}; use forward_kl",
+    "features": "features, but {name} holds {kind}; name an output of features with `against`",
+    "labels": "labels, but no sample shows one; raise data.labelled or take a labelled dataset",
+}
+
+Total = Callable[..., tuple[Tensor, dict[str, Tensor]]]
+"""(student's outputs by name, targets by name, labels [B], weights [B] or None) -> (scalar, each term's rows [B])"""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Term:
+    """One entry of [[losses]]."""
+
+    key: str
+    loss: Loss
+    weight: float
+    temperature: float
+    params: dict[str, Any]
+    on: str
+    """The student's output; "": `logits`, or the only one."""
+    shares: dict[str, float]
+    """Target -> its share; all of one shape. {}: labels alone."""
+    shape: tuple[int, ...] = ()
+    """Of a row of these targets, classes last."""
+    projection: str = ""
+
+    @property
+    def places(self) -> bool:
+        """Whether a row has classes at several places, over which its loss is the mean."""
+        return "classes" in self.loss.holds and len(self.shape) > 1
+
+
+def targets_of(
+    entry: LossSettings, teachers: Sequence[TeacherSettings], specs: Mapping[str, TargetSpec]
+) -> dict[str, float]:
+    """Return the targets that a loss is against, and the share of each.
+
+    Args:
+        entry: a loss that needs a teacher; its `against` is `TEACHER.OUTPUT`, `OUTPUT` of all teachers, or "": the
+            output of classes of each.
+        teachers: the run's.
+        specs: of all their outputs, by `target_name`.
+
+    Raises:
+        ConfigError: no such output.
+    """
+    name, what = entry.against, f"[[losses]] {entry.title}: against"
+    if "." in name:
+        if name not in specs:
+            raise ConfigError(f"{what} {name!r}: {did_you_mean(name, specs)}")
+        return {name: 1.0}
+    of_all = sum(teacher.weight for teacher in teachers)
+    shares = {}
+    for teacher in teachers:
+        own = [each for each in specs if each.partition(".")[0] == teacher.name]
+        found = [each for each in own if each == target_name(teacher.name, name) or (not name and specs[each].default)]
+        if not found:
+            missing = f"output {name!r}" if name else "output of classes"
+            raise ConfigError(f"{what}: teacher {teacher.name!r} has no {missing}; it has {', '.join(own)}")
+        shares[found[0]] = teacher.weight / of_all
+    return shares
+
+
+def needed_targets(settings: RunSettings, specs: Mapping[str, TargetSpec]) -> tuple[str, ...]:
+    """Return the targets that a loss of the run is against. Raises ConfigError as `targets_of`."""
+    soft = (entry for entry in settings.losses if find_loss(entry.name).holds)
+    return tuple(dict.fromkeys(name for entry in soft for name in targets_of(entry, settings.teachers, specs)))
+
+
+def resolve(settings: RunSettings, specs: Mapping[str, TargetSpec], has_labels: bool = True) -> tuple[Term, ...]:
+    """Return the terms of a run.
+
+    Args:
+        settings: the run's.
+        specs: of all outputs of its teachers, by `target_name`; {} without teachers.
+        has_labels: whether a sample shows its label.
+
+    Raises:
+        ConfigError: an unknown loss, parameter or output, or a need that is not met; names the loss.
+    """
+    return tuple(_term(entry, settings, specs, has_labels) for entry in settings.losses)
+
+
+def _term(entry: LossSettings, settings: RunSettings, specs: Mapping[str, TargetSpec], has_labels: bool) -> Term:
+    loss, what = find_loss(entry.name), f"[[losses]] {entry.title}"
+    parameters = set(list(inspect.signature(loss.function).parameters)[4:]) - {"labelled_fraction"}
+    for key in entry.params:
+        if key not in parameters:
+            raise ConfigError(f"{what}: {unknown('key', key, parameters | _LOSS_KEYS)}")
+    if "labels" in loss.needs and not has_labels:
+        raise ConfigError(f"{what} needs {_LACKING['labels']}")
+    if not loss.holds:
+        if entry.against:
+            raise ConfigError(f"{what} learns from labels: leave out `against`")
+        return Term(entry.title, loss, entry.weight, entry.temperature, entry.params, entry.on, {})
+    if not specs:
+        raise ConfigError(f"{what} needs {_LACKING['teacher']}")
+    shares = targets_of(entry, settings.teachers, specs)
+    for name in shares:
+        _refuse_misfit(what, entry, loss, name, specs[name])
+    shape = specs[next(iter(shares))].shape
+    for name in shares:
+        if specs[name].shape != shape:
+            raise ConfigError(
+                f"{what}: {next(iter(shares))} has rows of {_shown(shape)}, {name} of {_shown(specs[name].shape)}: "
+                "name one of them with `against`"
+            )
+    if entry.projection and "features" not in loss.needs:
+        raise ConfigError(f"{what}: a projection is for losses on features, such as mse and cosine")
+    return Term(
+        entry.title, loss, entry.weight, entry.temperature, entry.params, entry.on, shares, shape, entry.projection
+    )
+
+
+def _refuse_misfit(what: str, entry: LossSettings, loss: Loss, name: str, spec: TargetSpec) -> None:
+    holds = {"teacher", "labels", *(("classes",) if spec.num_classes else ("features",))}
+    if spec.num_classes and spec.codec.name != "topk":
+        holds.add("dense")
+    if spec.kind == "logits":
+        holds.add("logits")
+    for need in _LACKING:
+        if need in loss.needs - holds:
+            raise ConfigError(f"{what} needs {_LACKING[need].format(name=name, kind=spec.kind)}")
+    if spec.codec.name == "topk" and entry.name == "forward_kl" and entry.temperature not in spec.codec.temperatures:
+        declared = ", ".join(map(str, spec.codec.temperatures))
+        raise ConfigError(
+            f"{what}: temperature {entry.temperature} has no stored tail mass; the codec of {name} declares {declared}"
+        )
+
+
+def fit(
+    terms: Sequence[Term], given: Mapping[str, tuple[int, ...]], num_classes: int, seed: int
+) -> dict[str, nn.Linear]:
+    """Hold the terms against what the student gives, and make the projections of those that ask for one.
+
+    Args:
+        terms: the run's.
+        given: shape of a row of each of the student's outputs.
+        num_classes: of the labels.
+        seed: the run's; the initial weights of a projection depend on it and the term's key alone.
+
+    Returns:
+        Key -> layer from the student's width to the teacher's.
+
+    Raises:
+        ConfigError: no such output, or another shape than the targets'.
+    """
+    projections = {}
+    for term in terms:
+        what = f"[[losses]] {term.key}"
+        try:
+            shape = pick(given, term.on)
+        except ConfigError as error:
+            raise ConfigError(f"{what}: {error}") from None
+        wanted = term.shape if term.shares else (num_classes,)
+        if "labels" in term.loss.needs and len(wanted) != 1:
+            raise ConfigError(f"{what}: a sample has one label, the rows of {_shown(wanted)} several places")
+        if term.projection and shape and wanted and shape[:-1] == wanted[:-1]:
+            torch.manual_seed(hash_int(seed, _PROJECTION, tag(term.key)) >> 1)
+            projections[term.key] = nn.Linear(shape[-1], wanted[-1])
+        elif shape != wanted:
+            against = next(iter(term.shares), "the labels' classes")
+            widths = shape[:-1] == wanted[:-1] and "features" in term.loss.needs
+            hint = '; where widths alone differ, say projection = "linear"' if widths else ""
+            raise ConfigError(
+                f"{what}: the student gives rows of {_shown(shape)}, against {against} of {_shown(wanted)}{hint}"
+            )
+    return projections
+
+
+def _shown(shape: tuple[int, ...]) -> str:
+    return f"[{', '.join(map(str, ('N', *shape)))}]"
+
+
+def total_loss(
+    terms: Sequence[Term], labelled_fraction: float, projections: Mapping[str, nn.Module] | None = None
+) -> Total:
+    """Return the run's loss; the rows that it gives have their own weights, but not the entry's.
+
+    A row's weight is a factor on each of its losses; the mean is over all B, whatever their weights.
+    A soft loss is the mean over its targets, weighted by their shares. Whatever the codec, the device and autocast,
+    a loss sees float32: softened in float16, most of a confident teacher's probabilities would be 0.
+    """
+    names = dict.fromkeys(name for term in terms for name in term.shares)
+    given = dict.fromkeys(term.on for term in terms)
+    functions = [_rows_of(term, labelled_fraction, (projections or {}).get(term.key)) for term in terms]
+
+    def total(
+        outputs: Mapping[str, Tensor], targets: Mapping[str, Target], labels: Tensor, weights: Tensor | None = None
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        # Here and nowhere else: rows travel as narrow as they were stored, and widening a whole batch costs little.
+        widened = {name: targets[name].widened() for name in names}
+        student = {on: pick(outputs, on).float() for on in given}
+        result: Tensor | None = None
+        parts: dict[str, Tensor] = {}
+        for term, function in zip(terms, functions, strict=True):
+            rows = function(student[term.on], widened, labels)
+            if weights is not None:
+                rows = rows * weights
+            mean = rows.mean()
+            parts[term.key] = rows.detach()
+            # A product costs microseconds, forward and backward.
+            weighted = mean if term.weight == 1 else term.weight * mean
+            result = weighted if result is None else result + weighted
+        assert result is not None
+        return result, parts
+
+    return total
+
+
+def _rows_of(
+    term: Term, labelled_fraction: float, projection: nn.Module | None
+) -> Callable[[Tensor, Mapping[str, Target], Tensor], Tensor]:
+    """Return (student's output, all targets, labels [B]) -> [B]."""
+    function, temperature, params = term.loss.function, term.temperature, dict(term.params)
+    if "labels" in term.loss.needs and "labelled_fraction" in inspect.signature(function).parameters:
+        params["labelled_fraction"] = labelled_fraction
+    shares = list(term.shares.items())
+
+    def of(output: Tensor, target: Target, labels: Tensor) -> Tensor:
+        if not term.places:
+            return function(output, target, labels, temperature, **params)
+        places = output.shape[1:-1].numel()
+        labels = labels.repeat_interleave(places)
+        rows = function(output.flatten(0, -2), target.flat(), labels, temperature, **params)
+        return rows.view(-1, places).mean(dim=1)
+
+    def rows_of(output: Tensor, targets: Mapping[str, Target], labels: Tensor) -> Tensor:
+        if not shares:
+            return function(output, None, labels, temperature, **params)
+        if projection is not None:
+            output = projection(output)
+        (first, share), *others = shares
+        rows = of(output, targets[first], labels) * share
+        for name, share in others:
+            rows = rows + share * of(output, targets[name], labels)
+        return rows
+
+    return rows_of
