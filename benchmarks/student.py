@@ -26,6 +26,7 @@ from benchmarks.worker import label
 from pipeline.kafka.cluster import KafkaCluster
 from pipeline.views.fetch import Fetched, Fetcher
 from student_trainer.batches import cut
+from student_trainer.learning.terms import resolve
 from student_trainer.learning.trainee import Trainee
 from student_trainer.loading import Loader
 from student_trainer.preparation import first_ids, inspect_network, plan, set_threads
@@ -178,7 +179,8 @@ def measure_tiny(bench: Bench, runs: Runs) -> tuple[Pairs, Pairs]:
     def steps() -> float:
         import torch
 
-        trainee = Trainee(settings, network, total_steps, source.labelled_fraction, torch.device("cpu"))
+        terms = resolve(settings, source.targets)
+        trainee = Trainee(settings, network, total_steps, source.labelled_fraction, torch.device("cpu"), terms)
         began, began_cpu = time.perf_counter(), time.thread_time()
         for step, batch in enumerate(ready):
             trainee.take_step(batch, step)
