@@ -20,7 +20,8 @@ from student_trainer.learning.optimizers import build_optimizer, heeds_found_inf
 from student_trainer.learning.schedules import build_schedule
 from student_trainer.learning.student_outputs import StudentOutputs, pick, probe
 from student_trainer.learning.students import Network, build_student
-from student_trainer.learning.terms import Term, fit, total_loss
+from student_trainer.learning.terms import Term, fit
+from student_trainer.learning.total import total_loss
 from student_trainer.learning.weights import load_weights, misfit
 from student_trainer.run.settings import RunSettings
 

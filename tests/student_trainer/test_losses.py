@@ -24,7 +24,8 @@ from student_trainer.learning.targets import (
     target_name,
     target_of,
 )
-from student_trainer.learning.terms import resolve, total_loss
+from student_trainer.learning.terms import resolve
+from student_trainer.learning.total import total_loss
 from student_trainer.run.settings import RunSettings, run_settings
 
 B, C = 6, 11

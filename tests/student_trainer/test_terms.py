@@ -20,7 +20,8 @@ from student_trainer.learning.losses import LOSSES
 from student_trainer.learning.student_outputs import StudentOutputs, named, pick, probe
 from student_trainer.learning.students import Network
 from student_trainer.learning.targets import DenseTarget, FeatureTarget, Target, TargetSpec, target_of, target_specs
-from student_trainer.learning.terms import Term, fit, needed_targets, resolve, total_loss
+from student_trainer.learning.terms import Term, fit, needed_targets, resolve
+from student_trainer.learning.total import total_loss
 from student_trainer.learning.trainee import Trainee, weights_sha256
 from student_trainer.run.settings import RunSettings, StudentSettings, run_settings
 

@@ -17,7 +17,8 @@ from student_trainer.batches import Batch, cut
 from student_trainer.learning.losses import LOSSES, Loss
 from student_trainer.learning.students import Network
 from student_trainer.learning.targets import Target, TargetSpec, TopKTarget
-from student_trainer.learning.terms import Term, resolve, total_loss
+from student_trainer.learning.terms import Term, resolve
+from student_trainer.learning.total import total_loss
 from student_trainer.learning.trainee import Trainee
 from student_trainer.run.settings import RunSettings, run_settings
 from student_trainer.sources.base import Cursor, LabelledOrder
