@@ -314,7 +314,8 @@ def test_a_late_partition_does_not_fill_the_memory(
 ) -> None:
     monkeypatch.setattr("student_trainer.sources.reader._HELD_BYTES", 0)
     monkeypatch.setattr("student_trainer.sources.reader._MIN_FETCH_BYTES", 1)
-    stream = make_stream(fresh_name("stream"), ("cnn",), num_samples=4000, max_record_bytes=400)
+    monkeypatch.setattr("student_trainer.sources.reader.teacher_record_bytes", lambda manifest, teacher: 400)
+    stream = make_stream(fresh_name("stream"), ("cnn",), num_samples=4000)
     with logs_of(kafka_settings, stream) as logs, reading(logs) as reader:
         late = [sequence for sequence in range(600) if sequence % 3 == 1]
         logs.write("cnn", *(sequence for sequence in range(600) if sequence % 3 != 1))

@@ -207,15 +207,41 @@ def test_a_hole_ends_the_orders(make_logs: Callable[..., Logs]) -> None:
         orders(StreamSource(logs.settings, run(logs, starve={"timeout": 30.0})))
 
 
-def test_labels_in_another_codec_are_refused(make_logs: Callable[..., Logs]) -> None:
+NOTHING = np.zeros((18, CLASSES), np.float32)
+UNLIKE: dict[str, tuple[tuple[Output, ...], str]] = {
+    "another codec": (
+        (Output.of("logits", NOTHING, CodecSpec("float16")),),
+        r"logits of 10 classes as float16, rows of \[10\]",
+    ),
+    "another name": ((Output.of("scores", NOTHING, CodecSpec()),), "scores of 10 classes as float32"),
+    "other classes": ((Output.of("logits", NOTHING[:, 1:], CodecSpec()),), "logits of 9 classes"),
+    "no classes": ((Output.of("logits", NOTHING, CodecSpec(), classes=False),), "logits of features as float32"),
+    "places": ((Output.of("logits", NOTHING[:, None], CodecSpec()),), r"rows of \[1, 10\]"),
+    "one output more": (
+        (Output.of("logits", NOTHING, CodecSpec()), Output.of("hidden", NOTHING, CodecSpec(), classes=False)),
+        "hidden of features",
+    ),
+    "none at all": ((), "no output"),
+}
+
+
+@pytest.mark.parametrize("name", UNLIKE)
+def test_outputs_that_are_not_as_the_teachers_record_says_are_refused(
+    name: str, make_logs: Callable[..., Logs]
+) -> None:
     logs = make_logs()
-    wrong = replace(
-        labelled(logs, "cnn", 0),
-        outputs=(Output.of("logits", np.zeros((18, CLASSES), np.float32), CodecSpec("float16")),),
-    )
-    logs.write("cnn", wrong)
-    with pytest.raises(ManifestMismatch, match=r"soft-targets\.cnn/0@0: 10 classes as float16"):
+    outputs, says = UNLIKE[name]
+    logs.write("cnn", replace(labelled(logs, "cnn", 0), outputs=outputs))
+    declared = r"; the record of teacher 'cnn' says logits of 10 classes as float32, rows of \[10\]; it is not"
+    with pytest.raises(ManifestMismatch, match=rf"soft-targets\.cnn/0@0: .*{says}.*{declared}"):
         orders(StreamSource(logs.settings, run(logs)))
+
+
+def test_without_a_loss_that_learns_from_it_no_output_is_read(make_logs: Callable[..., Logs]) -> None:
+    logs = make_logs()
+    logs.write("cnn", *(labelled(logs, "cnn", sequence) for sequence in range(NUM_ORDERS)))
+    found = orders(StreamSource(logs.settings, run(logs, losses=[{"name": "cross_entropy"}])))
+    assert [dict(one.targets) for one in found] == [{}] * NUM_ORDERS
 
 
 def test_a_run_is_known_by_content(make_logs: Callable[..., Logs]) -> None:
