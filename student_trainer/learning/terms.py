@@ -180,7 +180,9 @@ def fit(
             shape = pick(given, term.on)
         except ConfigError as error:
             raise ConfigError(f"{what}: {error}") from None
-        wanted = term.shape if term.shares else (num_classes,)
+        wanted = term.shape
+        if not term.shares:  # it may know more classes than the labels have
+            wanted = (max(num_classes, *shape),) if len(shape) == 1 else (num_classes,)
         if "labels" in term.loss.needs and len(wanted) != 1:
             raise ConfigError(f"{what}: a sample has one label, the rows of {_shown(wanted)} several places")
         if term.projection and shape and wanted and shape[:-1] == wanted[:-1]:

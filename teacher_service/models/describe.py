@@ -28,6 +28,8 @@ DEFAULT_BATCH = 256
 OUTPUT_BYTES = 256 << 20
 """Of all outputs of one call, unless a batch is asked for."""
 
+_FLOATS = ("tensor(float)", "tensor(float16)", "tensor(double)")
+"""What is stored of an output's own type, or rounded to it; larger whole numbers would change."""
 _FIRST_ROWS = 16
 """Of the first call, which tells how large the outputs are."""
 
@@ -63,7 +65,7 @@ def describe_on(
     session = open_session(path, refusal=TeacherRejected)
     there = {one.name: one for one in session.get_inputs()}
     pairs = _pair(path, dict(declared.inputs), list(fetcher.dataset.fields), list(there))
-    given = _outputs(path, [one.name for one in session.get_outputs()], declared)
+    given = _outputs(path, {one.name: one.type for one in session.get_outputs()}, declared)
     fixed = {static_shape(one.shape)[0] for one in there.values() if one.shape} - {None}
     batch = _batch(path, fixed, declared.batch)
     ids = sample_ids[: max(batch or min(order_size, DEFAULT_BATCH), 64)]
@@ -82,12 +84,12 @@ def describe_on(
     return replace(model.teacher, outputs=outputs, inference_batch=batch)
 
 
-def _outputs(path: Path, there: list[str], declared: Declared) -> tuple[TeacherOutput, ...]:
-    """The outputs to publish, of which nothing is known but what was said; of no shape yet."""
+def _outputs(path: Path, there: Mapping[str, str], declared: Declared) -> tuple[TeacherOutput, ...]:
+    """The outputs to publish of those that are there (name -> type), by what was said; of no shape yet."""
     asked = declared.outputs
     if not asked and len(there) > 1:
         raise ConfigError(f"{path} has several outputs ({', '.join(there)}): say which with --output")
-    asked = asked or (DeclaredOutput(there[0]),)
+    asked = asked or (DeclaredOutput(next(iter(there))),)
     if declared.kind and (len(asked) > 1 or asked[0].kind):
         raise ConfigError("--kind is for a teacher of one output; say it of each with --output NAME=ONNX_OUTPUT:KIND")
     found: list[TeacherOutput] = []
@@ -96,6 +98,8 @@ def _outputs(path: Path, there: list[str], declared: Declared) -> tuple[TeacherO
             raise ConfigError(f"{path} has no output {one.output!r}: {did_you_mean(one.output, there)}")
         kind = one.kind or declared.kind or "logits"
         classes = kind in CLASS_KINDS
+        if there[one.output] not in _FLOATS:
+            raise TeacherRejected(f"{path}: output {one.output!r} is {there[one.output]}: labels are tensors of floats")
         if one.axis is not None and not classes:
             raise ConfigError(f"--output {one}: {kind} have no axis of classes")
         name = check_name("output", one.name or ("logits" if classes else kind))

@@ -145,6 +145,10 @@ def test_what_the_student_does_not_give_is_refused_before_the_first_step(name: s
     assert "\n" not in str(caught.value)
 
 
+def test_a_student_may_know_more_classes_than_the_labels_have() -> None:
+    assert fit(terms({"name": "cross_entropy"}), {"logits": (C + 1,)}, C, 0) == {}
+
+
 def test_features_cost_what_their_difference_and_their_angle_cost() -> None:
     student, wanted = draw(B, L, H), draw(B, L, H, seed=1)
     target = FeatureTarget(wanted)

@@ -59,6 +59,11 @@ def _mixed(weights: Weights) -> tuple[Nodes, Shape]:
     return nodes, ("N", TOKENS * WIDTH)
 
 
+def _likeliest(weights: Weights) -> tuple[Nodes, Shape]:
+    """[N, 1] of whole numbers."""
+    return [helper.make_node("ArgMax", ["l1"], ["likeliest"], axis=1)], ("N", 1)
+
+
 def _found(weights: Weights) -> tuple[Nodes, Shape]:
     """[K, 2]: where the hidden layer is positive, as many as there are."""
     nodes = [
@@ -75,6 +80,7 @@ OUTPUTS: dict[str, Callable[[Weights], tuple[Nodes, Shape]]] = {
     "area": _area,
     "large": _large,
     "mixed": _mixed,
+    "likeliest": _likeliest,
     "found": _found,
 }
 
@@ -86,7 +92,8 @@ def with_outputs(path: Path, *names: str) -> Path:
     for name in names:
         nodes, shape = OUTPUTS[name](weights)
         graph.node.extend(nodes)
-        graph.output.append(helper.make_tensor_value_info(name, TensorProto.FLOAT, shape))
+        of = TensorProto.INT64 if name == "likeliest" else TensorProto.FLOAT
+        graph.output.append(helper.make_tensor_value_info(name, of, shape))
     graph.initializer.extend(numpy_helper.from_array(np.asarray(value), name) for name, value in weights.items())
     onnx.checker.check_model(model)
     onnx.save(model, str(path))

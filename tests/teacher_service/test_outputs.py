@@ -105,6 +105,12 @@ def test_rows_that_the_data_decide_the_number_of_are_refused_by_the_outputs_name
         describe(path, "logits=y", "boxes=found:values")
 
 
+def test_whole_numbers_are_refused_by_the_outputs_name(tmp_path: Path) -> None:
+    path = with_outputs(classifier(tmp_path / "m.onnx"), "likeliest")
+    with pytest.raises(TeacherRejected, match=r"output 'likeliest' is tensor\(int64\): labels are tensors of floats"):
+        describe(path, "logits=y", "best=likeliest:values")
+
+
 def test_the_batch_is_bounded_by_the_bytes_of_all_outputs(model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     row_bytes = 4 * (10 + 32)
     monkeypatch.setattr(describe_module, "OUTPUT_BYTES", 7 * row_bytes + 1)
