@@ -78,7 +78,8 @@ class StudentOutputs:
             ConfigError: no such module.
         """
         self._model = model
-        self._taken: dict[str, Tensor] = {}
+        self._taken: dict[str, Tensor] | None = None
+        """None but in a call of this one's: whoever evaluates the student calls it without."""
         modules = dict(model.named_modules())
         for name, path in inner.items():
             if path not in modules or not path:
@@ -92,15 +93,19 @@ class StudentOutputs:
         Raises:
             ConfigError: an inner value is no tensor, or has the name of the student's own.
         """
-        self._taken = {}
-        own = named(self._model(inputs))
-        if twice := own.keys() & self._taken.keys():
+        inner = self._taken = {}
+        try:
+            own = named(self._model(inputs))
+        finally:
+            self._taken = None
+        if twice := own.keys() & inner.keys():
             raise ConfigError(f"[student] outputs.{min(twice)}: the student gives an output of that name itself")
-        outputs, self._taken = {**own, **self._taken}, {}
-        return outputs
+        return {**own, **inner}
 
     def _taking(self, name: str, path: str) -> Any:
         def take(module: nn.Module, inputs: Any, result: Any) -> None:
+            if self._taken is None:
+                return
             # Layers of transformers give a tuple, the hidden state first.
             value = result[0] if isinstance(result, tuple) and result else result
             if not isinstance(value, Tensor):

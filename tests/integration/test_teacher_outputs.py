@@ -94,12 +94,13 @@ LOSSES = [
     {"name": "mse", "key": "tokens", "on": "tokens", "against": "tokens", "projection": "linear"},
     {"name": "cross_entropy", "weight": 0.1},
 ]
+OF_TEST = {"dataset": "digits?split=test", "batch_size": 200}
 STUDENT = {"name": "support.students:encoder", "outputs": {"inner": "inner"}}
 
 
 def student_run(folder: Path, stream: str, name: str, losses: list[dict[str, Any]], **student: Any) -> Path:
     document = tomllib.loads(run_file(folder, stream, name).read_text())
-    document |= {"losses": losses, "student": STUDENT | student, "evaluation": {"dataset": "digits?split=test"}}
+    document |= {"losses": losses, "student": STUDENT | student, "evaluation": OF_TEST}
     path = folder / f"{name}.toml"
     path.write_text(run_settings(document).as_toml())
     return path

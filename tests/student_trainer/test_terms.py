@@ -295,6 +295,18 @@ def test_an_inner_value_is_taken_by_the_name_of_its_module() -> None:
     assert model.hidden[0].weight.grad is not None
 
 
+def test_a_module_that_is_called_twice_a_step_is_refused_and_twice_without_a_step_is_not() -> None:
+    model = nn.Sequential(shared := nn.Linear(H, H), nn.Tanh(), shared)
+    outputs = StudentOutputs(model, {"inner": "0"})
+    with pytest.raises(ConfigError, match=r"outputs\.inner: 0 is called more than once a step"):
+        outputs(draw(B, H))
+    once = Student("tensor")
+    outputs = StudentOutputs(once, {"inner": "hidden"})
+    for _ in range(2):  # as an evaluation does
+        once(draw(B, H))
+    assert list(outputs(draw(B, H))) == ["logits", "inner"]
+
+
 @pytest.mark.parametrize(
     ("form", "inner", "says"),
     [
