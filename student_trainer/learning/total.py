@@ -14,8 +14,8 @@ from student_trainer.learning.student_outputs import pick
 from student_trainer.learning.targets import Target
 from student_trainer.learning.terms import Term
 
-Total = Callable[..., tuple[Tensor, dict[str, Tensor]]]
-"""(student's outputs by name, targets by name, labels [B], weights [B] or None) -> (scalar, each term's rows [B])"""
+Total = Callable[[Mapping[str, Tensor], Mapping[str, Target], Tensor, Tensor | None], tuple[Tensor, dict[str, Tensor]]]
+"""(student's outputs by name, targets by name, labels [B], weights [B] or None for ones) -> (scalar, rows by key)"""
 
 
 def total_loss(
