@@ -3,16 +3,16 @@
 Ours: `images` under `crop_flip`, as a worker reads it, then the float32 that a teacher takes (`--scale 1/255`). Bare:
 each file opened, `resize(box=...)`, flipped, written to a float32 batch [N, C, H, W] as 0 to 255; the boxes and flips
 are ours, computed beforehand. Both read the same files, photographs of 500x375 in the page cache, in the same batches.
-With two loaders two threads share our requests, and two processes, each a bare loop of its own, are what they are
-held against, by what they make together. There ours ends with the bytes that loaders hand over, since floats are made
-by whoever infers; beside it stands the figure with floats made in the loaders' threads.
+With two loaders a fetcher shares each order's samples out over two threads, and two processes, each a bare loop of its
+own, are what it is held against, by what they make together. There ours ends with the bytes that loaders hand over,
+since floats are made by whoever infers.
 """
 
 from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
-from concurrent.futures import Executor, ProcessPoolExecutor, ThreadPoolExecutor
+from concurrent.futures import Executor, ProcessPoolExecutor
 from dataclasses import dataclass
 from functools import partial
 from multiprocessing import get_context
@@ -23,7 +23,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from benchmarks.pairs import Pairs, Spread, interleave
+from benchmarks.pairs import Spread, interleave
 from benchmarks.streams import Bench
 from pipeline.datasets import open_dataset
 from pipeline.datasets.pictures import stored_part
@@ -36,6 +36,8 @@ from teacher_service.models.session import prepare_input
 WIDTH, HEIGHT = 500, 375
 NUM_FILES = 512
 BATCH = 32
+ORDER = 256
+"""Samples in a request that loaders share."""
 VIEW = {"min_area": 0.3, "ratio": 0.3, "flip": 0.5}
 SEED = 7
 SIZES = (160, 224)
@@ -92,29 +94,22 @@ def bare_loop(parts: Sequence[Part], size: int) -> NDArray[np.float32]:
     return batch
 
 
-def our_bytes(fetcher: Fetcher, size: int, start: int) -> NDArray[np.uint8]:
-    """Return a batch [N, 3, size, size] from a place on, as loaders hand it over."""
-    ids = np.arange(start, min(start + BATCH, NUM_FILES))
-    return fetcher.fetch(ids, SEED, (size, size)).inputs["image"]
-
-
-def our_batch(fetcher: Fetcher, size: int, start: int) -> NDArray[np.float32]:
-    """Return a batch [N, 3, size, size] from a place on, as a teacher takes it."""
-    images = our_bytes(fetcher, size, start)
-    fed = TeacherInput("image", "image", "float32", "nchw", 1 / 255, (size, size))
-    return prepare_input(images, fed)
+def our_bytes(fetcher: Fetcher, size: int, start: int, count: int) -> NDArray[np.uint8]:
+    """Return N samples [N, 3, size, size] from a place on, as loaders hand them over."""
+    return fetcher.fetch(np.arange(start, min(start + count, NUM_FILES)), SEED, (size, size)).inputs["image"]
 
 
 def our_loop(fetcher: Fetcher, size: int) -> None:
-    """Make all batches in this thread."""
+    """Make all batches in this thread, as a teacher takes them."""
+    fed = TeacherInput("image", "image", "float32", "nchw", 1 / 255, (size, size))
     for start in range(0, NUM_FILES, BATCH):
-        our_batch(fetcher, size, start)
+        prepare_input(our_bytes(fetcher, size, start, BATCH), fed)
 
 
-def shared_loop(loaders: Executor, make: Callable[[int], object]) -> None:
-    """Make all batches, once for each loader, in so many threads."""
-    for _ in loaders.map(make, [*range(0, NUM_FILES, BATCH)] * LOADERS):
-        pass
+def shared_loop(fetcher: Fetcher, size: int) -> None:
+    """Make all orders, once for each loader."""
+    for start in [*range(0, NUM_FILES, ORDER)] * LOADERS:
+        our_bytes(fetcher, size, start, ORDER)
 
 
 def side_by_side(processes: Executor, parts: Sequence[Part], size: int) -> None:
@@ -137,29 +132,22 @@ def run(bench: Bench) -> dict[str, Any]:
     """Measure one loader at each size, and two at the larger."""
     folder = bench.folder / "photographs"
     write_photographs(folder)
-    fetcher = Fetcher(open_dataset(f"images:{folder}?size={SIZES[-1]}"), view_spec("crop_flip", VIEW))
+    dataset, view = open_dataset(f"images:{folder}?size={SIZES[-1]}"), view_spec("crop_flip", VIEW)
+    fetcher, shared = Fetcher(dataset, view), Fetcher(dataset, view, LOADERS)
     parts = parts_of(fetcher)
-    ratios, more = {}, {}
+    ratios = {}
     for size in SIZES:
         bare, ours = partial(bare_loop, parts, size), partial(our_loop, fetcher, size)
-        (ratios[f"images_{size}"],) = _measured(bench.pairs, NUM_FILES, bare, ours)
-    with ThreadPoolExecutor(LOADERS) as loaders, ProcessPoolExecutor(LOADERS, get_context("spawn")) as processes:
-        bare = partial(side_by_side, processes, parts, SIZES[-1])
-        ours = [partial(shared_loop, loaders, partial(make, fetcher, SIZES[-1])) for make in (our_bytes, our_batch)]
-        together, floats = _measured(bench.pairs, NUM_FILES * LOADERS, bare, *ours)
-    ratios["images_two_loaders"], more["images_two_loaders, floats"] = together, floats
-    return {"ratios": ratios, "more_ratios": more}
+        ratios[f"images_{size}"] = _measured(bench.pairs, NUM_FILES, bare, ours)
+    with ProcessPoolExecutor(LOADERS, get_context("spawn")) as processes:
+        bare, ours = partial(side_by_side, processes, parts, SIZES[-1]), partial(shared_loop, shared, SIZES[-1])
+        ratios["images_two_loaders"] = _measured(bench.pairs, NUM_FILES * LOADERS, bare, ours)
+    return {"ratios": ratios}
 
 
-def _measured(
-    num_pairs: int, count: int, bare: Callable[[], object], *ours: Callable[[], object]
-) -> list[dict[str, Any]]:
-    for loop in (bare, *ours):
+def _measured(num_pairs: int, count: int, bare: Callable[[], object], ours: Callable[[], object]) -> dict[str, Any]:
+    for loop in (bare, ours):
         loop()  # files into the page cache, processes into being
-    measures = [partial(_rate, count, loop) for loop in (bare, *ours)]
-    return [_figures(pairs) for pairs in interleave(num_pairs, *measures)]
-
-
-def _figures(pairs: Pairs) -> dict[str, Any]:
+    (pairs,) = interleave(num_pairs, partial(_rate, count, bare), partial(_rate, count, ours))
     speeds = {"samples_per_s": Spread.of(pairs.ours).median, "bare_samples_per_s": Spread.of(pairs.bare).median}
     return pairs.as_dict() | speeds

@@ -172,6 +172,7 @@ def test_loaders_read_side_by_side() -> None:
     [
         ("test_loaders:unsafe", "test_loaders:jitter", "dataset test_loaders:unsafe: no `thread_safe = True`"),
         ("test_loaders:labelled", "test_loaders:twitch", "view test_loaders:twitch: no `thread_safe = True`"),
+        ("test_loaders:labelled", "test_loaders:jitter+test_loaders:twitch", "no `thread_safe = True`"),
     ],
 )
 def test_code_of_a_user_is_run_by_one_loader_unless_it_says_that_it_is_thread_safe(
