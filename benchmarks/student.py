@@ -36,6 +36,7 @@ from student_trainer.run.settings import RunSettings, run_settings
 from student_trainer.sources.base import Cursor
 from student_trainer.sources.dataset import DatasetSource
 from student_trainer.sources.stream import StreamSource
+from student_trainer.sources.stream_settings import StreamSettings
 from student_trainer.train import TrainResult, train
 from teacher_service.models.describe import describe_model
 
@@ -115,7 +116,7 @@ class Runs:
             if settings.source == "dataset":
                 result = train(settings, folder, DatasetSource(settings), None, take)
             else:
-                source = StreamSource(kafka, settings)
+                source = StreamSource(kafka, StreamSettings.of(settings))
                 if cache is not None:
                     source.fetcher = cache  # type: ignore[assignment]
                 with RunReporter(KafkaCluster(kafka), source.stream, settings.name, ["cheap"]) as reporter:
@@ -165,7 +166,7 @@ def measure_tiny(bench: Bench, runs: Runs) -> tuple[Pairs, Pairs]:
 
     loop()  # fills the cache, too
     settings = runs.settings("stream", TINY, losses, NUM_ORDERS)
-    source = StreamSource(bench.kafka, settings)
+    source = StreamSource(bench.kafka, StreamSettings.of(settings))
     source.fetcher = cache  # type: ignore[assignment]
     set_threads(1)
     start = Cursor.start()

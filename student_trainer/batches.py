@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from schemas.columns import Columns
+from schemas.errors import ConfigError
 from student_trainer.learning.targets import Target, target_of
 from student_trainer.sources.base import Cursor, LabelledOrder
 
@@ -77,6 +78,32 @@ class Batch:
         )
 
 
+@dataclass(frozen=True, slots=True)
+class Share:
+    """Which rows of each batch are this process's: the rank-th of `world` equal parts."""
+
+    rank: int = 0
+    world: int = 1
+
+    def rows(self, batch_size: int) -> tuple[int, int]:
+        """Return the first of its rows of B, and the one behind the last.
+
+        Raises:
+            ConfigError: there is no such part, or B does not divide.
+        """
+        if not 0 <= self.rank < self.world:
+            raise ConfigError(f"rank {self.rank} of {self.world} processes: ranks go from 0 to {self.world - 1}")
+        if batch_size % self.world:
+            raise ConfigError(
+                f"batch_size {batch_size} is of all {self.world} processes together, and does not divide among them"
+            )
+        size = batch_size // self.world
+        return self.rank * size, (self.rank + 1) * size
+
+
+WHOLE = Share()
+
+
 class Buffer:
     """[B, ...] of one column in torch's memory, filled piece by piece through NumPy."""
 
@@ -93,6 +120,7 @@ def cut(
     num_orders: int,
     together: int = 1,
     pin: bool = False,
+    share: Share = WHOLE,
 ) -> Iterator[list[tuple[RowBatch, Cursor]]]:
     """Cut the rows of consecutive orders, from the cursor on, into full batches across orders, epochs and passes.
 
@@ -103,10 +131,13 @@ def cut(
         num_orders: of a pass; after its last one a cursor says pass + 1, sequence 0.
         together: how many batches are given at once, at most; none waits for an order that it needs no row of.
         pin: allocate page-locked memory, which a CUDA copy need not wait for.
+        share: which of the B rows are given.
 
     Yields:
-        Batches, each with the cursor where the next one starts. Rows that are left at the end are dropped.
+        Batches, or this process's share of them, each with the cursor where the next whole one starts. Rows that are
+        left at the end are dropped.
     """
+    low, high = share.rows(batch_size)
     skip, place = start.row, start.place
     buffers: dict[str, Buffer] = {}
     cuts: list[Cut] = []
@@ -118,11 +149,14 @@ def cut(
         row, skip = min(skip, num_rows), 0
         while row < num_rows:
             if not filled:
-                buffers, cuts = {name: Buffer(each, batch_size, pin) for name, each in columns.items()}, []
+                buffers, cuts = {name: Buffer(each, high - low, pin) for name, each in columns.items()}, []
             taken = min(batch_size - filled, num_rows - row)
-            for name, each in columns.items():
-                buffers[name].array[filled : filled + taken] = each[row : row + taken]
-            cuts.append(Cut(order.pass_number, order.sequence, row, taken, order.view_seed, order.address))
+            begin, end = max(filled, low), min(filled + taken, high)
+            if begin < end:
+                first = row + begin - filled
+                for name, each in columns.items():
+                    buffers[name].array[begin - low : end - low] = each[first : first + end - begin]
+                cuts.append(Cut(order.pass_number, order.sequence, first, end - begin, order.view_seed, order.address))
             row += taken
             filled += taken
             if filled == batch_size:

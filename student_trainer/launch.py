@@ -25,6 +25,7 @@ from student_trainer.run.folder import RunFolder
 from student_trainer.run.settings import RunSettings
 from student_trainer.sources.dataset import DatasetSource
 from student_trainer.sources.stream import StreamSource
+from student_trainer.sources.stream_settings import StreamSettings
 from student_trainer.train import TrainResult, train
 from student_trainer.trained import Trained, load_student
 
@@ -57,7 +58,7 @@ def launch(
     training = training or Training(settings.train.batch_size)
     if settings.source == "stream":
         where = kafka()
-        source = StreamSource(where, settings)
+        source = StreamSource(where, StreamSettings.of(settings))
         names = [teacher.name for teacher in source.teachers]
         cluster = KafkaCluster(where)
         passes = None if settings.train.steps else settings.train.passes

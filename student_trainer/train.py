@@ -5,27 +5,22 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections.abc import Callable, Iterator
-from contextlib import closing
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 from torch import nn
 
 from pipeline.stop_signals import on_stop
 from schemas.errors import CheckpointError, ConfigError, DataUnavailable, RunLocked, SequenceGap, Starved
-from student_trainer.batches import Batch, cut
 from student_trainer.checkpoint import Checkpoint, check_resume, has_checkpoints, load_checkpoint, machine
 from student_trainer.learning.losses import need_labels
 from student_trainer.learning.students import num_parameters
 from student_trainer.learning.terms import resolve
 from student_trainer.learning.trainee import Trainee, weights_sha256
-from student_trainer.loading import ROWS_TOGETHER, Loader
-from student_trainer.prefetch import Prefetcher
 from student_trainer.preparation import (
     choose_device,
     enough_memory,
     evaluation_fetcher,
-    first_ids,
     inspect_network,
     plan,
     set_threads,
@@ -34,6 +29,7 @@ from student_trainer.records import Progress, Records
 from student_trainer.run.folder import RunFolder, checkpoint_of
 from student_trainer.run.settings import RunSettings
 from student_trainer.sources.base import Cursor, OrderSource, Reporter
+from student_trainer.supply import supply
 
 logger = logging.getLogger(__name__)
 
@@ -153,19 +149,14 @@ def train(
         raise
 
     step, cursor = checkpoint.step, checkpoint.at()
-    start, pin = cursor, device.type == "cuda"
-    loader = Loader(source.fetcher, settings.student.size, first_ids(source), pin)
-
-    def make() -> Iterator[tuple[Batch, Cursor]]:
-        size = settings.train.batch_size
-        # Closed by hand: an error of the loader's own leaves the source in the middle of its orders, with its clients.
-        with closing(source.orders(start)) as orders:
-            rows = cut(orders, size, start, source.sequence.num_orders, max(1, ROWS_TOGETHER // size), pin)
-            yield from loader.batches(rows)
-
-    def stop_reading() -> None:
-        source.close()
-        loader.close()
+    supplied = supply(
+        source,
+        cursor,
+        settings.train.batch_size,
+        settings.student.size,
+        settings.train.prefetch,
+        pin=device.type == "cuda",
+    )
 
     def interrupted() -> bool:
         """Asked while no batch lies ready: a starving run, too, hears that its folder or its name is another's."""
@@ -175,15 +166,12 @@ def train(
         return stopping()
 
     if reporter is not None and checkpoint.step:
-        reporter.checkpointed(start)  # by the process before this one
+        reporter.checkpointed(cursor)  # by the process before this one
     records.say("training")
     state = "failed"
     stop = threading.Event()
     stopping = stop.is_set
-    with (
-        Prefetcher(make, settings.train.prefetch, stop_reading, lambda: loader.busy) as ready,
-        on_stop(stop.set),
-    ):
+    with supplied as ready, on_stop(stop.set):
         begun = time.perf_counter()
         try:
             while step < total_steps and not stopping():

@@ -22,15 +22,13 @@ from pipeline.streams import open_stream
 from pipeline.views.check import check_data
 from schemas.codecs import SoftRows
 from schemas.errors import ConfigError, ManifestMismatch
-from student_trainer.learning.losses import need_labels
 from student_trainer.learning.targets import TargetSpec, target_name, target_specs
-from student_trainer.learning.terms import needed_targets
-from student_trainer.run.settings import RunSettings
 from student_trainer.sources.base import Cursor, LabelledOrder
 from student_trainer.sources.hard_labels import HardLabels
 from student_trainer.sources.held import Held
 from student_trainer.sources.reader import SoftTargetReader
 from student_trainer.sources.starvation import Starvation
+from student_trainer.sources.stream_settings import StreamSettings
 
 log = logging.getLogger(__name__)
 
@@ -50,26 +48,26 @@ class StreamSource:
         BrokerUnavailable: no answer from Kafka.
     """
 
-    def __init__(self, kafka: KafkaSettings, settings: RunSettings) -> None:
+    def __init__(self, kafka: KafkaSettings, settings: StreamSettings) -> None:
         self._kafka = kafka
         self._starve = settings.starve
-        self._passes = settings.train.passes
-        self.stream = open_stream(kafka, settings.data.stream)
+        self._passes = settings.passes
+        self.stream = open_stream(kafka, settings.stream)
         """As its manifest topic describes it."""
         manifest = self.stream.manifest
-        self.teachers = tuple(self.stream.teacher(each.name) for each in settings.teachers)
-        """In the order of [[teachers]]."""
+        self.teachers = tuple(self.stream.teacher(name) for name in settings.teachers)
+        """In the order in which they were asked for."""
         self.sequence = OrderSequence.of(manifest)
-        self.fetcher = check_data(manifest, settings.data.dataset or None, settings.train.loaders)
+        self.fetcher = check_data(manifest, settings.dataset or None, settings.loaders)
         self.targets: Mapping[str, TargetSpec] = {
             name: spec for teacher in self.teachers for name, spec in target_specs(teacher, manifest.codec).items()
         }
         """All outputs of these teachers."""
-        self._read = needed_targets(settings, self.targets)
+        self._read = settings.chosen(self.targets)
         self.num_classes = self._num_classes()
-        self._labels = HardLabels.of(self.fetcher.dataset, settings.data.labelled, settings.data.label_seed)
+        self._labels = HardLabels.of(self.fetcher.dataset, settings.labelled, settings.label_seed)
         self.has_labels = self._labels.any
-        self._need_labels = need_labels(settings)
+        self._check_labels = settings.check_labels
         self._stop = threading.Event()
         self._reader: SoftTargetReader | None = None
         self._rows_left_out = 0
@@ -190,7 +188,7 @@ class StreamSource:
                 targets |= {name: targets[name].take(places) for name in targets if _is_of(name, each)}
         sample_ids = first.sample_ids[rows]
         labels = self._labels.read(sample_ids, self._stop)
-        if self._need_labels and labels.max(initial=-1) >= self.num_classes:
+        if self._check_labels and labels.max(initial=-1) >= self.num_classes:
             row = int(labels.argmax())
             raise ConfigError(
                 f"dataset {self.fetcher.dataset.uri}: sample {sample_ids[row]} has label {labels[row]}, the teacher "

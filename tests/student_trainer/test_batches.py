@@ -5,13 +5,15 @@ from dataclasses import replace
 from itertools import islice
 
 import numpy as np
+import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
 from schemas.codecs import CodecSpec, Dense
+from schemas.errors import ConfigError
 from schemas.records import Output
-from student_trainer.batches import RowBatch, cut
+from student_trainer.batches import WHOLE, RowBatch, Share, cut
 from student_trainer.learning.targets import DenseTarget, TopKTarget
 from student_trainer.sources.base import Cursor, LabelledOrder
 
@@ -149,3 +151,30 @@ def test_a_cursor_survives_json_and_is_the_same_without_its_place() -> None:
     again = Cursor.from_dict(cursor.as_dict())
     assert again == cursor == Cursor(1, 2, 3)
     assert again.place == cursor.place
+
+
+@given(SIZES, st.integers(1, 4), st.integers(1, 3), st.integers(1, 3))
+def test_processes_share_the_rows_of_each_batch_out_among_them(
+    sizes: list[int], rows_each: int, world: int, together: int
+) -> None:
+    start, batch_size = Cursor.start(), rows_each * world
+
+    def of(share: Share) -> list[tuple[RowBatch, Cursor]]:
+        groups = cut(orders(sizes, 2, start), batch_size, start, len(sizes), together, share=share)
+        return [each for group in groups for each in group]
+
+    whole, shares = of(WHOLE), [of(Share(rank, world)) for rank in range(world)]
+    for (batch, cursor), *parts in zip(whole, *shares, strict=True):
+        assert [behind for _, behind in parts] == [cursor] * world
+        assert torch.equal(torch.cat([part.sample_ids for part, _ in parts]), batch.sample_ids)
+        logits = [part.targets["cnn.logits"].logits for part, _ in parts]
+        assert torch.equal(torch.cat(logits), batch.targets["cnn.logits"].logits)
+        for part, _ in parts:
+            seen = [value(c.pass_number, c.sequence, c.row + row) for c in part.cuts for row in range(c.num_rows)]
+            assert part.labels.tolist() == seen
+
+
+@pytest.mark.parametrize(("rank", "world", "what"), [(2, 2, "rank 2 of 2"), (-1, 2, "rank -1"), (0, 3, "batch_size 4")])
+def test_a_share_that_cannot_be_is_refused(rank: int, world: int, what: str) -> None:
+    with pytest.raises(ConfigError, match=what):
+        list(cut(orders([4], 1, Cursor.start()), 4, Cursor.start(), 1, share=Share(rank, world)))

@@ -33,6 +33,7 @@ from student_trainer.learning.targets import TargetSpec
 from student_trainer.run.settings import RunSettings, run_settings
 from student_trainer.sources.base import Cursor, LabelledOrder
 from student_trainer.sources.stream import StreamSource
+from student_trainer.sources.stream_settings import StreamSettings
 
 pytestmark = pytest.mark.kafka
 
@@ -87,6 +88,10 @@ def run(logs: Logs, **sections: Any) -> RunSettings:
     return run_settings(document)
 
 
+def source_of(logs: Logs, settings: RunSettings) -> StreamSource:
+    return StreamSource(logs.settings, StreamSettings.of(settings))
+
+
 def labelled(logs: Logs, teacher: str, sequence: int, kept: list[int] | None = None) -> Any:
     """Soft targets whose logit of class 0 is the sample ID, so that rows can be told apart."""
     targets = label(logs.stream, teacher, sequence)
@@ -107,7 +112,7 @@ def orders(source: StreamSource, cursor: Cursor | None = None) -> list[LabelledO
 def test_orders_come_with_the_samples_and_the_view_seed_that_the_teacher_saw(make_logs: Callable[..., Logs]) -> None:
     logs = make_logs()
     logs.write("cnn", *(labelled(logs, "cnn", sequence) for sequence in range(NUM_ORDERS)))
-    source = StreamSource(logs.settings, run(logs, train={"passes": 2}))
+    source = source_of(logs, run(logs, train={"passes": 2}))
     assert (source.num_classes, source.labelled_fraction) == (CLASSES, 1.0)
     spec = TargetSpec("logits", (CLASSES,), CLASSES, logs.stream.manifest.codec, default=True)
     assert (source.targets, source.has_labels) == ({"cnn.logits": spec}, True)
@@ -139,8 +144,8 @@ def test_a_label_beyond_the_teachers_classes_is_refused_where_a_loss_looks_at_la
     other = Fetcher(ArrayDataset(URI, data.read(ids).fields, data.labels(ids) + CLASSES), logs.stream.manifest.view)
     monkeypatch.setattr("student_trainer.sources.stream.check_data", lambda manifest, uri, loaders: other)
     with pytest.raises(ConfigError, match=f"has label .*, the teacher gives {CLASSES} classes"):
-        orders(StreamSource(logs.settings, run(logs, losses=[{"name": "cross_entropy"}])))
-    assert orders(StreamSource(logs.settings, run(logs)))
+        orders(source_of(logs, run(logs, losses=[{"name": "cross_entropy"}])))
+    assert orders(source_of(logs, run(logs)))
 
 
 def test_a_resumed_source_goes_on_at_the_cursor(make_logs: Callable[..., Logs]) -> None:
@@ -153,7 +158,7 @@ def test_a_resumed_source_goes_on_at_the_cursor(make_logs: Callable[..., Logs]) 
         {"offsets": {"cnn": [9]}},
         "file 3",
     ):
-        ready = orders(StreamSource(logs.settings, run(logs)), Cursor(0, 4, 7, place))
+        ready = orders(source_of(logs, run(logs)), Cursor(0, 4, 7, place))
         assert [one.sequence for one in ready] == list(range(4, NUM_ORDERS))
         assert ready[0].place["offsets"]["cnn"][0] == 5
 
@@ -162,7 +167,7 @@ def test_only_kept_rows_are_fetched_and_teachers_are_zipped(make_logs: Callable[
     logs = make_logs(("cnn", "vit"), "topk:k=2,temperatures=1|2")
     logs.write("cnn", *(labelled(logs, "cnn", s, kept=[0, 2, 3, 5]) for s in range(NUM_ORDERS)))
     logs.write("vit", *(labelled(logs, "vit", s, kept=[] if s == 3 else [1, 2, 5, 7]) for s in range(NUM_ORDERS)))
-    source = StreamSource(logs.settings, run(logs, data={"labelled": 20, "label_seed": 3}))
+    source = source_of(logs, run(logs, data={"labelled": 20, "label_seed": 3}))
     assert [spec.codec.temperatures for spec in source.targets.values()] == [(1.0, 2.0)] * 2
     assert source.has_labels
     assert source.labelled_fraction == 0.2
@@ -180,7 +185,7 @@ def test_only_kept_rows_are_fetched_and_teachers_are_zipped(make_logs: Callable[
 def test_starving_ends_the_orders_and_is_measured(make_logs: Callable[..., Logs]) -> None:
     logs = make_logs()
     logs.write("cnn", labelled(logs, "cnn", 0))
-    source = StreamSource(logs.settings, run(logs))
+    source = source_of(logs, run(logs))
     with pytest.raises(Starved, match="no soft targets for sequence 1"):
         orders(source)
     assert 3.0 <= source.statistics()["longest_wait_s"] < 10.0
@@ -188,7 +193,7 @@ def test_starving_ends_the_orders_and_is_measured(make_logs: Callable[..., Logs]
 
 
 def test_a_close_ends_a_wait_in_another_thread(make_logs: Callable[..., Logs], eventually: Any) -> None:
-    source = StreamSource(make_logs().settings, run(make_logs(), starve={"timeout": 60.0}))
+    source = source_of(make_logs(), run(make_logs(), starve={"timeout": 60.0}))
     taken: list[list[LabelledOrder]] = []
     thread = threading.Thread(target=lambda: taken.append(orders(source)))
     thread.start()
@@ -204,7 +209,7 @@ def test_a_hole_ends_the_orders(make_logs: Callable[..., Logs]) -> None:
     logs.write("cnn", labelled(logs, "cnn", 0), labelled(logs, "cnn", 3))
     logs.commit("cnn", 1, 5)
     with pytest.raises(SequenceGap, match="sequence 1 "):
-        orders(StreamSource(logs.settings, run(logs, starve={"timeout": 30.0})))
+        orders(source_of(logs, run(logs, starve={"timeout": 30.0})))
 
 
 NOTHING = np.zeros((18, CLASSES), np.float32)
@@ -234,19 +239,19 @@ def test_outputs_that_are_not_as_the_teachers_record_says_are_refused(
     logs.write("cnn", replace(labelled(logs, "cnn", 0), outputs=outputs))
     declared = r"; the record of teacher 'cnn' says logits of 10 classes as float32, rows of \[10\]; it is not"
     with pytest.raises(ManifestMismatch, match=rf"soft-targets\.cnn/0@0: .*{says}.*{declared}"):
-        orders(StreamSource(logs.settings, run(logs)))
+        orders(source_of(logs, run(logs)))
 
 
 def test_without_a_loss_that_learns_from_it_no_output_is_read(make_logs: Callable[..., Logs]) -> None:
     logs = make_logs()
     logs.write("cnn", *(labelled(logs, "cnn", sequence) for sequence in range(NUM_ORDERS)))
-    found = orders(StreamSource(logs.settings, run(logs, losses=[{"name": "cross_entropy"}])))
+    found = orders(source_of(logs, run(logs, losses=[{"name": "cross_entropy"}])))
     assert [dict(one.targets) for one in found] == [{}] * NUM_ORDERS
 
 
 def test_a_run_is_known_by_content(make_logs: Callable[..., Logs]) -> None:
     logs = make_logs()
-    described = StreamSource(logs.settings, run(logs)).describe()
+    described = source_of(logs, run(logs)).describe()
     assert described["stream_id"] == logs.stream.manifest.stream_id
     assert described["teachers"] == {"cnn": logs.stream.teachers["cnn"].sha256}
 
@@ -277,7 +282,7 @@ def test_a_run_resumed_without_its_sources_hint_ends_in_the_same_bits(
 
     def trained(name: str, **settings: Any) -> str:
         found = run(logs, losses=[{"name": "forward_kl"}, {"name": "cross_entropy"}], train=settings)
-        return train_run(tmp_path / name, found, StreamSource(logs.settings, found)).weights_sha256
+        return train_run(tmp_path / name, found, source_of(logs, found)).weights_sha256
 
     whole = trained("whole")
     assert trained("loaders", loaders=3) == whole
@@ -298,4 +303,4 @@ def test_a_run_whose_labels_retention_removed_says_so_with_or_without_the_hint(m
     for place, sought in ((None, 3), ({"offsets": {"cnn": [5, 4]}}, 5)):
         cursor = Cursor(0, 5, 6, place)
         with pytest.raises(LogTrimmed, match=rf"offset {sought}, .* all records below 6, sequence 6 among them"):
-            orders(StreamSource(logs.settings, run(logs)), cursor)
+            orders(source_of(logs, run(logs)), cursor)

@@ -1,0 +1,53 @@
+"""What a source over a stream has to be told, by a run file or by a caller's own program."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import dataclass, field
+
+from student_trainer.learning.losses import need_labels
+from student_trainer.learning.targets import TargetSpec
+from student_trainer.learning.terms import needed_targets
+from student_trainer.run.settings import RunSettings, StarveSettings
+
+
+@dataclass(frozen=True, slots=True)
+class StreamSettings:
+    """Which rows of a stream are read, and with which labels."""
+
+    stream: str
+    """Its name."""
+    teachers: tuple[str, ...]
+    """Whose soft targets, by their names in the stream."""
+    chosen: Callable[[Mapping[str, TargetSpec]], Collection[str]] = tuple
+    """Given all their outputs: the names of those that are read; left out: all."""
+    passes: int = 1
+    """How many times it is gone over."""
+    dataset: str = ""
+    """Where the same data lie, if not at the manifest's URI."""
+    labelled: int | None = None
+    """Label budget; None: every label there is."""
+    label_seed: int = 0
+    """Which samples show theirs."""
+    check_labels: bool = False
+    """Refuse labels beyond the teachers' classes: a loss looks at them."""
+    loaders: int = 1
+    """Threads that read and view samples."""
+    starve: StarveSettings = field(default_factory=StarveSettings)
+
+    @classmethod
+    def of(cls, settings: RunSettings) -> StreamSettings:
+        """Take a run's."""
+        data, train = settings.data, settings.train
+        return cls(
+            stream=data.stream,
+            teachers=tuple(teacher.name for teacher in settings.teachers),
+            chosen=lambda specs: needed_targets(settings, specs),
+            passes=train.passes,
+            dataset=data.dataset,
+            labelled=data.labelled,
+            label_seed=data.label_seed,
+            check_labels=need_labels(settings),
+            loaders=train.loaders,
+            starve=settings.starve,
+        )
