@@ -59,6 +59,9 @@ class CachedFetcher:
         self._kept: dict[tuple[int, int, int], Fetched] = {}
         self.busy = 0.0
 
+    def close(self) -> None:
+        """Do nothing: it outlasts the runs that use it."""
+
     def fetch(self, sample_ids: NDArray[np.int64], view_seed: int, size: tuple[int, ...] | None = None) -> Fetched:
         """As `Fetcher.fetch`."""
         key = (view_seed, int(sample_ids[0]), len(sample_ids))  # an epoch has each sample once

@@ -102,8 +102,9 @@ class Loader:
         return self._fetcher.busy
 
     def close(self) -> None:
-        """End a wait for storage."""
+        """End a wait for storage, and the loaders' threads."""
         self._stopped.set()
+        self._fetcher.close()
 
     def batches(self, groups: Iterable[Sequence[tuple[RowBatch, Cursor]]]) -> Iterator[tuple[Batch, Cursor]]:
         """Yield the batches of each group, whose views are fetched together, in order.

@@ -66,7 +66,8 @@ class Prefetcher(Generic[T]):
             self._changed.notify_all()
         self._stop()
         # A daemon thread, and a bounded wait: a source that does not heed its stop must not keep the run from ending.
-        self._thread.join(timeout=10.0)
+        if threading.current_thread() is not self._thread:  # as where it came to collect the garbage
+            self._thread.join(timeout=10.0)
 
     @property
     def ready(self) -> int:

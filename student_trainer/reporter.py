@@ -114,7 +114,8 @@ class RunReporter:
     def close(self) -> None:
         """Commit a last time, in the state that was told last, and end the thread; waits 5 s at most."""
         self._closed.set()
-        self._thread.join(timeout=_FAREWELL)
+        if threading.current_thread() is not self._thread:  # as where it came to collect the garbage
+            self._thread.join(timeout=_FAREWELL)
 
     def __enter__(self) -> Self:
         return self

@@ -53,6 +53,12 @@ def quiet_option(command: F) -> F:
     return click.option("--quiet", is_flag=True, help="Print no progress.")(command)
 
 
+def kafka_options() -> dict[str, Any]:
+    """`bootstrap_servers` and `kafka_config` as the main command was given them."""
+    options = click.get_current_context().find_root().params
+    return {name: options.get(name) for name in ("bootstrap_servers", "kafka_config")}
+
+
 def kafka_settings(otherwise: str | None = None) -> KafkaSettings:
     """Address and access of the cluster, from the main command's options, or the local broker that runs.
 
@@ -62,15 +68,9 @@ def kafka_settings(otherwise: str | None = None) -> KafkaSettings:
     Raises:
         ConfigError: no address anywhere, or a bad properties file.
     """
-    from pipeline.broker.folder import running_broker_address
-    from pipeline.kafka.settings import KafkaSettings
+    from pipeline.kafka.found import find_cluster
 
-    options = click.get_current_context().find_root().params
-    return KafkaSettings.load(
-        options.get("bootstrap_servers"),
-        options.get("kafka_config"),
-        default=lambda: running_broker_address() or otherwise,
-    )
+    return find_cluster(**kafka_options(), otherwise=otherwise)
 
 
 def view_param(text: str) -> tuple[str, Any]:

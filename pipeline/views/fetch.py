@@ -73,6 +73,10 @@ class Fetcher:
         """CPU seconds of the loaders' threads, but for those of who calls `fetch`."""
         return self._loaders.busy
 
+    def close(self) -> None:
+        """End the loaders' threads; from then on one loader reads."""
+        self._loaders.close()
+
     def fetch(self, sample_ids: Ints, view_seed: int, size: tuple[int, ...] | None = None) -> Fetched:
         """The views of [N] int64 IDs, at the spatial `size` if one is given.
 

@@ -16,7 +16,8 @@ R = TypeVar("R")
 class Loaders:
     """`count` threads, of which one is the caller's own; used by one caller at a time.
 
-    They are daemons: a mount that hangs must not keep a process from ending.
+    They are daemons: a mount that hangs must not keep a process from ending. They end with `close`, and when nobody
+    knows their loaders any more.
     """
 
     def __init__(self, count: int) -> None:
@@ -24,14 +25,18 @@ class Loaders:
         self._queue: queue.SimpleQueue[_Work[Any, Any] | None] = queue.SimpleQueue()
         self._clocks = [_Clock() for _ in range(count - 1)]
         for number, clock in enumerate(self._clocks):
-            # A thread knows the queue alone: it ends when nobody knows its loaders any more.
+            # A thread knows the queue alone, or nobody would ever see that its loaders were dropped.
             threading.Thread(target=_help, args=(self._queue, clock), name=f"views-{number}", daemon=True).start()
-        weakref.finalize(self, _send_home, self._queue, count - 1)
+        self._finalizer = weakref.finalize(self, _send_home, self._queue, count - 1)
 
     @property
     def busy(self) -> float:
         """CPU seconds that the threads beside the caller's spent."""
         return sum(clock.seconds for clock in self._clocks)
+
+    def close(self) -> None:
+        """Send the threads home; what is asked for from then on, the caller does alone."""
+        self._finalizer()
 
     def map(self, call: Callable[[T], R], parts: Sequence[T]) -> list[R]:
         """Return what `call` gives for each part, in their order.

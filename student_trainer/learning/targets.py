@@ -66,6 +66,10 @@ class Target(Protocol):
     def flat(self) -> Self:
         """Return classes of several places, [B, ..., C], with each place as a row."""
 
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """(B, C), of what a student gives for it."""
+
     def to(self, device: torch.device) -> Self:
         """Return it on a device, as narrow as it is; copies from pinned memory do not wait."""
 
@@ -101,6 +105,11 @@ class DenseTarget(_OfClasses):
     def of(cls, rows: Dense, columns: dict[str, Tensor]) -> DenseTarget:
         """Return the target that B such rows are, of their columns as tensors."""
         return cls(columns["logits"])
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """(B, C)."""
+        return tuple(self.logits.shape)
 
     def to(self, device: torch.device) -> DenseTarget:
         """Return it on a device, as narrow as it is; copies from pinned memory do not wait."""
@@ -141,6 +150,11 @@ class TopKTarget(_OfClasses):
         """Return the target that B such rows are, of their columns as tensors."""
         indices, log_probs, *tails = columns.values()
         return cls(indices, log_probs, dict(zip(rows.temperatures, tails, strict=True)), rows.num_classes)
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """(B, C)."""
+        return (*self.indices.shape[:-1], self.num_classes)
 
     @property
     def logits(self) -> Tensor:

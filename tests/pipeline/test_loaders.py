@@ -205,3 +205,16 @@ def test_the_threads_of_loaders_end_with_them(eventually: Any) -> None:
     del fetcher
     gc.collect()
     eventually(lambda: threads() == 0)
+
+
+def test_closed_loaders_end_their_threads_and_what_is_asked_for_then_is_the_same() -> None:
+    before = set(threading.enumerate())
+    dataset, ids = ArrayDataset("a", {"x": np.arange(50.0)}, np.zeros(50, np.int64)), np.arange(50)
+    fetcher = Fetcher(dataset, view_spec("none", {}), 3)
+    whole = [fetcher.fetch(ids, 0) for _ in range(2)][-1]
+    fetcher.close()
+    fetcher.close()
+    for thread in set(threading.enumerate()) - before:
+        thread.join(timeout=10)
+    assert set(threading.enumerate()) <= before
+    assert np.array_equal(fetcher.fetch(ids, 0).inputs["x"], whole.inputs["x"])

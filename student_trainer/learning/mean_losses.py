@@ -1,0 +1,80 @@
+"""The losses for a loop of one's own: each is the mean over a batch's rows, a scalar to call `backward` on.
+
+Letters: B rows of a batch, C classes. What each loss is, and its factor T^2, `losses.py` says; as in a run, logits and
+soft targets are widened to float32, and the mean is over all B rows, whatever their weights.
+
+Each raises ConfigError for shapes that do not fit together, for a temperature that is not positive, or that a stream's
+top-k codec does not declare, and where a loss needs all classes and only some were kept.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from torch import Tensor
+
+from schemas.errors import ConfigError
+from student_trainer.learning import losses
+from student_trainer.learning.targets import Target
+
+
+def forward_kl(
+    student_logits: Tensor, target: Target, temperature: float = 1.0, weights: Tensor | None = None
+) -> Tensor:
+    """T^2 * KL(teacher || student) of logits [B, C] against a batch's target; `weights` [B], 1 each where left out."""
+    return _soft(losses.forward_kl, student_logits, target, temperature, weights)
+
+
+def reverse_kl(
+    student_logits: Tensor, target: Target, temperature: float = 1.0, weights: Tensor | None = None
+) -> Tensor:
+    """T^2 * KL(student || teacher) of logits [B, C] against a batch's target; it needs a codec of all classes."""
+    return _soft(losses.reverse_kl, student_logits, target, temperature, weights)
+
+
+def logit_mse(student_logits: Tensor, target: Target, weights: Tensor | None = None) -> Tensor:
+    """Squared difference of centred logits [B, C]; it needs a codec of all classes, and a teacher that gives logits."""
+    return _soft(losses.logit_mse, student_logits, target, 1.0, weights)
+
+
+def teacher_argmax(student_logits: Tensor, target: Target, weights: Tensor | None = None) -> Tensor:
+    """-log of the student's probability of the teacher's likeliest class, of logits [B, C]."""
+    return _soft(losses.teacher_argmax, student_logits, target, 1.0, weights)
+
+
+def cross_entropy(
+    student_logits: Tensor, labels: Tensor, labelled_fraction: float = 1.0, weights: Tensor | None = None
+) -> Tensor:
+    """-log of the student's probability of the hard label, of logits [B, C] and labels [B] int64; 0 where it is -1.
+
+    `labelled_fraction` is that of the data (`LabelledBatches.labelled_fraction`): its inverse makes the expectation
+    that of the mean over labelled rows.
+    """
+    if student_logits.ndim != 2 or len(student_logits) != len(labels):
+        raise _unlike(student_logits, "labels", tuple(labels.shape))
+    return _mean(losses.cross_entropy(student_logits.float(), None, labels, 1.0, labelled_fraction), weights)
+
+
+def _soft(
+    loss: Callable[[Tensor, Target, Tensor, float], Tensor],
+    student_logits: Tensor,
+    target: Target,
+    temperature: float,
+    weights: Tensor | None,
+) -> Tensor:
+    if tuple(student_logits.shape) != target.shape:  # some would be spread over the others without a word
+        raise _unlike(student_logits, "the target", target.shape)
+    if not temperature > 0:
+        raise ConfigError(f"temperature must be positive, is {temperature}")
+    no_labels = student_logits.new_empty(0)
+    return _mean(loss(student_logits.float(), target.widened(), no_labels, temperature), weights)
+
+
+def _mean(rows: Tensor, weights: Tensor | None) -> Tensor:
+    if weights is not None and weights.shape != rows.shape:
+        raise ConfigError(f"weights are {list(weights.shape)}: one for each of the {len(rows)} rows")
+    return (rows if weights is None else rows * weights).mean()
+
+
+def _unlike(student_logits: Tensor, what: str, shape: tuple[int, ...]) -> ConfigError:
+    return ConfigError(f"the student's logits are {list(student_logits.shape)}, {what} {list(shape)}")

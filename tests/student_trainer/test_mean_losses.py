@@ -1,0 +1,84 @@
+"""The losses of a loop of one's own are those of a run, as means over the rows."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from schemas.codecs import CodecSpec
+from schemas.errors import ConfigError
+from schemas.records import Output
+from student_trainer.learning import mean_losses
+from student_trainer.learning.losses import LOSSES
+from student_trainer.learning.targets import DenseTarget, Target, TopKTarget, target_of
+
+B, C = 6, 5
+CHANCE = np.random.default_rng(0)
+TEACHER = (CHANCE.normal(size=(B, C)) * 3).astype(np.float32)
+STUDENT = torch.from_numpy(CHANCE.normal(size=(B, C)).astype(np.float32))
+LABELS = torch.tensor([0, 4, -1, 2, -1, 1])
+WEIGHTS = torch.tensor([1.0, 0.0, 1.0, 0.5, 1.0, 1.0])
+
+
+def target(codec: str) -> Target:
+    rows = Output.of("logits", TEACHER, CodecSpec.parse(codec)).values()
+    return target_of(rows, {name: torch.from_numpy(np.array(values)) for name, values in rows.columns.items()})
+
+
+DENSE, TOPK = target("float16"), target("topk:k=2,temperatures=1|2")
+
+
+def mean(name: str, against: Target, **more: Any) -> Tensor:
+    loss: Callable[..., Tensor] = getattr(mean_losses, name)
+    if "temperature" in inspect.signature(loss).parameters:
+        more = {"temperature": 2.0} | more
+    return loss(STUDENT, LABELS if name == "cross_entropy" else against, **more)
+
+
+@pytest.mark.parametrize("name", LOSSES)
+@pytest.mark.parametrize("weights", [None, WEIGHTS], ids=["no weights", "weights"])
+@pytest.mark.parametrize("against", [DENSE, TOPK], ids=["dense", "top-k"])
+def test_a_loss_is_the_mean_of_a_runs_rows_over_all_rows(name: str, weights: Tensor | None, against: Target) -> None:
+    if against is TOPK and "dense" in LOSSES[name].needs:
+        with pytest.raises(ConfigError, match="keeps 2 of 5 classes"):
+            mean(name, against, weights=weights)
+        return
+    rows = LOSSES[name].function(STUDENT, against.widened(), LABELS, 2.0)
+    expected = (rows if weights is None else rows * weights).sum() / B
+    torch.testing.assert_close(mean(name, against, weights=weights), expected)
+
+
+def test_a_target_knows_the_shape_of_what_is_compared_with_it() -> None:
+    assert isinstance(DENSE, DenseTarget)
+    assert isinstance(TOPK, TopKTarget)
+    assert DENSE.shape == TOPK.shape == (B, C)
+
+
+@pytest.mark.parametrize("against", [DENSE, TOPK], ids=["dense", "top-k"])
+@pytest.mark.parametrize("logits", [STUDENT[:, :1], STUDENT[:1], torch.zeros(B, C + 1), STUDENT[0]])
+def test_logits_of_another_shape_are_refused_instead_of_spread_out(logits: Tensor, against: Target) -> None:
+    with pytest.raises(ConfigError, match=r"the student's logits are .*, the target \[6, 5\]"):
+        mean_losses.forward_kl(logits, against)
+
+
+def test_other_arguments_that_do_not_fit_are_refused() -> None:
+    with pytest.raises(ConfigError, match=r"the student's logits are \[6, 5\], labels \[2\]"):
+        mean_losses.cross_entropy(STUDENT, LABELS[:2])
+    with pytest.raises(ConfigError, match=r"weights are \[6, 1\]: one for each of the 6 rows"):
+        mean_losses.forward_kl(STUDENT, DENSE, weights=WEIGHTS[:, None])
+    for temperature in (0.0, -1.0, float("nan")):
+        with pytest.raises(ConfigError, match="temperature must be positive"):
+            mean_losses.forward_kl(STUDENT, DENSE, temperature)
+    with pytest.raises(ConfigError, match=r"temperature 3\.0 has no stored tail mass"):
+        mean_losses.forward_kl(STUDENT, TOPK, 3.0)
+
+
+def test_labels_of_a_part_of_the_data_count_for_all_of_it() -> None:
+    whole = mean_losses.cross_entropy(STUDENT, LABELS)
+    torch.testing.assert_close(mean_losses.cross_entropy(STUDENT, LABELS, labelled_fraction=0.25), 4 * whole)
