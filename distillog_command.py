@@ -17,15 +17,19 @@ _HERE = Path(__file__).resolve().parent
 
 def main() -> None:
     """Run the command; SystemExit with one line where another module hides one of our packages."""
-    for package in PACKAGES:
-        if path := _hidden_by(package):
-            sys.exit(
-                f"error: {path} hides Distillog's own package {package!r}: rename it, or take its folder out of "
-                "PYTHONPATH"
-            )
+    if text := hidden():
+        sys.exit(f"error: {text}")
     from pipeline.cli import main as command
 
     command()
+
+
+def hidden() -> str:
+    """Say which of our packages another module hides, and what to do; "" where none does."""
+    for package in PACKAGES:
+        if path := _hidden_by(package):
+            return f"{path} hides Distillog's own package {package!r}: rename it, or take its folder out of PYTHONPATH"
+    return ""
 
 
 def _hidden_by(package: str) -> str:

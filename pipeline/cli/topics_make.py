@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import click
 
-from pipeline.cli.options import STREAM, json_option, kafka_settings, print_json, view_param
+from pipeline.cli.options import STREAM, json_option, kafka_options, kafka_settings, print_json, view_param
 
 
 @click.command()
@@ -37,55 +37,46 @@ def create(
     as_json: bool,
 ) -> None:
     """Make STREAM over a dataset; the same call again changes nothing."""
-    from pipeline.create import StreamOptions, create_stream
-    from pipeline.datasets import open_dataset
-    from pipeline.datasets.uri import absolute
+    from pipeline.by_name import create_stream
     from pipeline.sequence import Sequence
-    from pipeline.topic_settings import KEEP_FOR_EVER
-    from pipeline.views import view_spec
-    from pipeline.views.fetch import Fetcher
-    from schemas.codecs import CodecSpec
-    from schemas.errors import ConfigError
 
-    if retention_hours is not None and not 0 < retention_hours < 1e9:
-        raise ConfigError(f"--retention-hours {retention_hours:g}: give a positive number, or leave it out for ever")
-    settings = kafka_settings()
-    options = StreamOptions(
+    made = create_stream(
+        stream,
+        dataset,
+        view=view,
+        view_params=dict(map(view_param, view_params)),
         order_size=order_size,
         epochs=epochs,
         seed=seed,
         partitions=partitions,
-        codec=CodecSpec.parse(codec),
-        num_classes=classes,
-        retention_ms=KEEP_FOR_EVER if retention_hours is None else int(retention_hours * 3_600_000),
+        codec=codec,
+        classes=classes,
+        retention_hours=retention_hours,
         replication_factor=replication_factor,
+        **kafka_options(),
     )
-    spec = view_spec(view, dict(map(view_param, view_params)))
-    dataset = absolute(dataset)  # a worker may stand in another folder
-    fetcher = Fetcher(open_dataset(dataset), spec)
-    made, new = create_stream(settings, stream, fetcher, dataset, options)
-    manifest = made.manifest
+    manifest = made.stream.manifest
     if as_json:
-        print_json({"stream": stream, "stream_id": manifest.stream_id, "created": new})
+        print_json({"stream": stream, "stream_id": manifest.stream_id, "created": made.new})
         return
     orders = Sequence.of(manifest).num_orders
-    click.echo(f"{'created' if new else 'already there, the same:'} stream {stream} ({manifest.stream_id})")
+    click.echo(f"{'created' if made.new else 'already there, the same:'} stream {stream} ({manifest.stream_id})")
     # Here shows what a URI meant, such as one of which a shell took all behind an & that was not quoted.
-    fields = ", ".join(f"{name} {one.dtype} {list(one.shape)}" for name, one in fetcher.dataset.fields.items())
+    fields = ", ".join(f"{name} {one.dtype} {list(one.shape)}" for name, one in made.fetcher.dataset.fields.items())
     known = f"{manifest.num_classes} classes" if manifest.num_classes else "classes unknown"
-    click.echo(f"dataset {fetcher.dataset.uri}: {fields}, {known}")
+    click.echo(f"dataset {made.fetcher.dataset.uri}: {fields}, {known}")
     click.echo(
         f"{manifest.num_samples} samples x {manifest.epochs} epochs = {orders} orders of {manifest.order_size}, "
         f"{manifest.partitions} partitions, codec {manifest.codec}, view {manifest.view.name}"
     )
     if not manifest.num_classes:
         click.echo(
-            f"warning: dataset {dataset} does not say how many classes it has, so a teacher of any number is taken; "
-            "--classes refuses others",
+            f"warning: dataset {manifest.dataset} does not say how many classes it has, so a teacher of any number is "
+            "taken; --classes refuses others",
             err=True,
         )
-    if not made.teachers and not made.unread:
+    if not made.stream.teachers and not made.stream.unread:
         click.echo(f"next: distillog topics add-teacher {stream} NAME MODEL.onnx")
-    if settings.secured:
+    if kafka_settings().secured:
         others = f"--principal User:NAME --role ROLE --stream-id {manifest.stream_id}"
         click.echo(f"what feeder, teacher and student need: distillog topics rights {stream} {others}")

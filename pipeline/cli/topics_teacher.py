@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING
 import click
 
 from pipeline.cli.model_options import model_options, stored_as
-from pipeline.cli.options import STREAM, json_option, kafka_settings, print_json
+from pipeline.cli.options import STREAM, json_option, kafka_options, print_json
 
 if TYPE_CHECKING:
-    from schemas.records import Manifest, Teacher
+    from schemas.records import Teacher
     from teacher_service.models.assess import Assessment, Way
     from teacher_service.models.declared import Declared
 
@@ -49,43 +49,13 @@ def add_teacher(
     as_json: bool,
 ) -> None:
     """Register the ONNX file MODEL as teacher NAME of STREAM, and make its topic."""
-    from dataclasses import replace
-
-    from pipeline import create
-    from pipeline.sequence import Sequence
-    from pipeline.streams import open_stream
-    from pipeline.views.check import check_data
-    from schemas.errors import StreamConflict, TeacherRejected
-    from teacher_service.models.assess import assess
-    from teacher_service.models.describe import describe_model
-    from teacher_service.models.session import OnnxTeacher
+    from teacher_service.models import adding
 
     declared = stored_as(declared, codecs)
-    settings = kafka_settings()
-    opened = open_stream(settings, stream)
-    fetcher = check_data(opened.manifest, dataset)
-    teacher = describe_model(model, name, opened.manifest, fetcher, declared)
-    there = teacher.class_output.num_classes if teacher.class_output else 0
-    if classes not in (None, there):
-        raise StreamConflict(f"--classes {classes}: {model} gives {there} classes")
-    found = None
-    if create.is_new(opened, teacher):
-        view_seed = Sequence.of(opened.manifest).view_seed(0)
-        found = assess(OnnxTeacher(model, teacher), opened.manifest.codec, fetcher, view_seed)
-        if found.better is not None and not as_declared:
-            options = _options(declared, teacher, found.better)
-            command = ["distillog", "topics", "add-teacher", stream, name, str(model), *options]
-            command += [*(("--classes", str(classes)) if classes else ()), *(("--dataset", dataset) if dataset else ())]
-            how = f"if added by `{shlex.join(command)}`"
-            if problem := _too_new(opened.manifest, replace(teacher, inputs=found.better.inputs)):
-                how = f"by `{shlex.join(options)}`, but {problem}, or put that into the model"
-            raise TeacherRejected(_refusal(model, found, found.better, how))
-        if found.has_holes and not as_declared:
-            raise TeacherRejected(
-                f"{model}: {_holes(found, teacher)}; workers stop where more than 1 % of the samples cannot be "
-                "labelled (--as-declared takes it as declared)"
-            )
-    new = create.add_teacher(settings, opened, teacher)
+    added = adding.add_teacher(
+        stream, name, model, declared, classes=classes, as_declared=as_declared, dataset=dataset, **kafka_options()
+    )
+    teacher, found, new = added.teacher, added.found, added.new
     if as_json:
         accuracy = found.declared.accuracy if found else None
         print_json({"stream": stream, "teacher": name, "sha256": teacher.sha256, "added": new, "accuracy": accuracy})
@@ -103,41 +73,10 @@ def add_teacher(
     _warn(found, teacher)
 
 
-def _options(declared: Declared, teacher: Teacher, way: Way) -> list[str]:
-    from dataclasses import replace
-
-    return declared.options(replace(teacher, inputs=way.inputs))
-
-
-def _too_new(manifest: Manifest, teacher: Teacher) -> str:
-    """Say what of a teacher's declaration the stream's records cannot hold, "" where they hold all of it."""
-    from schemas.errors import EncodeError
-
-    try:
-        teacher.encode(manifest.schema_fingerprints)
-    except EncodeError as error:
-        return str(error)
-    return ""
-
-
-def _refusal(model: Path, found: Assessment, better: Way, how: str) -> str:
-    """Say which way is clearly better, on the samples that both were tried on."""
-    as_declared = found.declared.first(better.num_samples).accuracy
-    return (
-        f"{model} is right for {as_declared:.1%} of {better.num_samples} labelled samples as declared, and for "
-        f"{better.accuracy:.1%} {how} (--as-declared takes it as declared)"
-    )
-
-
-def _holes(found: Assessment, teacher: Teacher) -> str:
-    way = found.declared
-    halves = [one.name for one in teacher.outputs if one.class_axis is None and str(one.codec) == "float16"]
-    why = f", or beyond float16 (else --codec {halves[0]}=float32)" if halves else ""
-    return f"outputs are not finite (NaN or infinity{why}) for {way.num_unfit} of {way.num_samples} samples"
-
-
 def _print(found: Assessment, declared: Declared, teacher: Teacher) -> None:
     """Print how the declared way did and, where nobody but the user can judge, how the others did."""
+    from dataclasses import replace
+
     from teacher_service.models.checks import NO_CLASSES
 
     if not found.has_classes:
@@ -148,7 +87,11 @@ def _print(found: Assessment, declared: Declared, teacher: Teacher) -> None:
         count = found.declared.num_samples
         click.echo(f"accuracy as declared: {found.declared.accuracy:.1%} of {count} labelled samples")
         shown = []
-    shown += [(shlex.join(_options(declared, teacher, way)), way) for way in found.others if _worth_a_word(found, way)]
+    shown += [
+        (shlex.join(declared.options(replace(teacher, inputs=way.inputs))), way)
+        for way in found.others
+        if _worth_a_word(found, way)
+    ]
     for text, way in shown:
         click.echo(f"  {text}: {_figures(way, teacher)}")
     if not found.in_time:
@@ -157,12 +100,13 @@ def _print(found: Assessment, declared: Declared, teacher: Teacher) -> None:
 
 def _warn(found: Assessment | None, teacher: Teacher) -> None:
     """Say of a teacher that is taken what speaks against it."""
+    from teacher_service.models.adding import holes
     from teacher_service.models.checks import CHANCE_QUESTION, chance_level
 
     if found is None:
         return
     if found.declared.num_unfit:
-        click.echo(f"warning: as declared, {teacher.model_file}'s {_holes(found, teacher)}", err=True)
+        click.echo(f"warning: as declared, {teacher.model_file}'s {holes(found, teacher)}", err=True)
     text = ""
     if found.degenerate:
         text = "gives nearly all samples the same class: is it fed as in its training?"

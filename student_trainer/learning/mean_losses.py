@@ -1,6 +1,7 @@
 """The losses for a loop of one's own: each is the mean over a batch's rows, a scalar to call `backward` on.
 
-Letters: B rows of a batch, C classes. What each loss is, and its factor T^2, `losses.py` says; as in a run, logits and
+Letters: B rows of a batch, C classes. Where a row has classes at several places, [B, ..., C], its loss is the mean over
+them. What each loss is, and its factor T^2, `losses.py` says; as in a run, logits and
 soft targets are widened to float32, and the mean is over all B rows, whatever their weights.
 
 Each raises ConfigError for shapes that do not fit together, for a temperature that is not positive, or that a stream's
@@ -42,6 +43,16 @@ def teacher_argmax(student_logits: Tensor, target: Target, weights: Tensor | Non
     return _soft(losses.teacher_argmax, student_logits, target, 1.0, weights)
 
 
+def mse(student_output: Tensor, target: Target, weights: Tensor | None = None) -> Tensor:
+    """Squared difference of features [B, ...], mean over all numbers of a row."""
+    return _soft(losses.mse, student_output, target, 1.0, weights)
+
+
+def cosine(student_output: Tensor, target: Target, weights: Tensor | None = None) -> Tensor:
+    """1 - cosine of features [B, ..., H] along their last axis, mean over all others."""
+    return _soft(losses.cosine, student_output, target, 1.0, weights)
+
+
 def cross_entropy(
     student_logits: Tensor, labels: Tensor, labelled_fraction: float = 1.0, weights: Tensor | None = None
 ) -> Tensor:
@@ -57,17 +68,20 @@ def cross_entropy(
 
 def _soft(
     loss: Callable[[Tensor, Target, Tensor, float], Tensor],
-    student_logits: Tensor,
+    output: Tensor,
     target: Target,
     temperature: float,
     weights: Tensor | None,
 ) -> Tensor:
-    if tuple(student_logits.shape) != target.shape:  # some would be spread over the others without a word
-        raise _unlike(student_logits, "the target", target.shape)
+    if tuple(output.shape) != target.shape:  # some would be spread over the others without a word
+        raise _unlike(output, "the target", target.shape)
     if not temperature > 0:
         raise ConfigError(f"temperature must be positive, is {temperature}")
-    no_labels = student_logits.new_empty(0)
-    return _mean(loss(student_logits.float(), target.widened(), no_labels, temperature), weights)
+    rows, no_labels = target.widened(), output.new_empty(0)
+    if output.ndim == 2 or loss in (losses.mse, losses.cosine):
+        return _mean(loss(output.float(), rows, no_labels, temperature), weights)
+    places = loss(output.float().flatten(0, -2), rows.flat(), no_labels, temperature)
+    return _mean(places.view(len(output), -1).mean(dim=1), weights)
 
 
 def _mean(rows: Tensor, weights: Tensor | None) -> Tensor:
@@ -76,5 +90,5 @@ def _mean(rows: Tensor, weights: Tensor | None) -> Tensor:
     return (rows if weights is None else rows * weights).mean()
 
 
-def _unlike(student_logits: Tensor, what: str, shape: tuple[int, ...]) -> ConfigError:
-    return ConfigError(f"the student's logits are {list(student_logits.shape)}, {what} {list(shape)}")
+def _unlike(output: Tensor, what: str, shape: tuple[int, ...]) -> ConfigError:
+    return ConfigError(f"the student's output is {list(output.shape)}, {what} {list(shape)}")

@@ -68,7 +68,7 @@ class Target(Protocol):
 
     @property
     def shape(self) -> tuple[int, ...]:
-        """(B, C), of what a student gives for it."""
+        """(B, ..., C), or (B, ...) of features: of what a student gives for it."""
 
     def to(self, device: torch.device) -> Self:
         """Return it on a device, as narrow as it is; copies from pinned memory do not wait."""
@@ -108,7 +108,7 @@ class DenseTarget(_OfClasses):
 
     @property
     def shape(self) -> tuple[int, ...]:
-        """(B, C)."""
+        """(B, ..., C)."""
         return tuple(self.logits.shape)
 
     def to(self, device: torch.device) -> DenseTarget:
@@ -153,7 +153,7 @@ class TopKTarget(_OfClasses):
 
     @property
     def shape(self) -> tuple[int, ...]:
-        """(B, C)."""
+        """(B, ..., C)."""
         return (*self.indices.shape[:-1], self.num_classes)
 
     @property
@@ -214,6 +214,11 @@ class FeatureTarget:
     def of(cls, rows: Features, columns: dict[str, Tensor]) -> FeatureTarget:
         """Return the target that B such rows are, of their columns as tensors."""
         return cls(columns["values"])
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """(B, ...)."""
+        return tuple(self.features.shape)
 
     @property
     def logits(self) -> Tensor:

@@ -43,7 +43,7 @@ def labelled_batches(
 
     Args:
         stream: its name.
-        teachers: whose soft targets, by their names in the stream.
+        teachers: whose soft targets, by their names in the stream; or one of them.
         batch_size: rows of a batch, of all processes together.
         size: the spatial size asked of the view, e.g. (160, 160); (): as the samples come.
         dataset: URI of the same data, if not at the manifest's.
@@ -68,9 +68,9 @@ def labelled_batches(
         ManifestMismatch: the data or views here are not those of the manifest.
         DataUnavailable, BrokerUnavailable: no answer.
     """
-    names = [TeacherSettings(name).name for name in teachers]
-    if not names or isinstance(teachers, str) or len(set(names)) != len(names):
-        raise ConfigError(f"teachers must be a list of one or more names, each once, is {teachers!r}")
+    names = [TeacherSettings(name).name for name in ([teachers] if isinstance(teachers, str) else teachers)]
+    if not names or len(set(names)) != len(names):
+        raise ConfigError(f"teachers must be one or more names, each once, is {teachers!r}")
     train = TrainSettings(batch_size=batch_size, passes=passes, loaders=loaders, prefetch=prefetch)
     data = DataSettings(labelled=labelled, label_seed=label_seed)
     asked = StreamSettings(

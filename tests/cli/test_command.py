@@ -44,4 +44,4 @@ def test_a_module_of_another_name_hides_nothing(tmp_path: Path) -> None:
 def test_the_entry_point_looks_before_it_imports() -> None:
     project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
     assert project["project"]["scripts"] == {"distillog": "distillog_command:main"}
-    assert project["tool"]["setuptools"]["py-modules"] == ["distillog_command"]
+    assert project["tool"]["setuptools"]["py-modules"] == ["distillog", "distillog_command"]

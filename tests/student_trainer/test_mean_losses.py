@@ -63,12 +63,12 @@ def test_a_target_knows_the_shape_of_what_is_compared_with_it() -> None:
 @pytest.mark.parametrize("against", [DENSE, TOPK], ids=["dense", "top-k"])
 @pytest.mark.parametrize("logits", [STUDENT[:, :1], STUDENT[:1], torch.zeros(B, C + 1), STUDENT[0]])
 def test_logits_of_another_shape_are_refused_instead_of_spread_out(logits: Tensor, against: Target) -> None:
-    with pytest.raises(ConfigError, match=r"the student's logits are .*, the target \[6, 5\]"):
+    with pytest.raises(ConfigError, match=r"the student's output is .*, the target \[6, 5\]"):
         mean_losses.forward_kl(logits, against)
 
 
 def test_other_arguments_that_do_not_fit_are_refused() -> None:
-    with pytest.raises(ConfigError, match=r"the student's logits are \[6, 5\], labels \[2\]"):
+    with pytest.raises(ConfigError, match=r"the student's output is \[6, 5\], labels \[2\]"):
         mean_losses.cross_entropy(STUDENT, LABELS[:2])
     with pytest.raises(ConfigError, match=r"weights are \[6, 1\]: one for each of the 6 rows"):
         mean_losses.forward_kl(STUDENT, DENSE, weights=WEIGHTS[:, None])
