@@ -31,6 +31,9 @@ def target(codec: str) -> Target:
     return target_of(rows, {name: torch.from_numpy(np.array(values)) for name, values in rows.columns.items()})
 
 
+FEATURES = target_of(
+    Output.of("hidden", TEACHER, CodecSpec(), classes=False).values(), {"values": torch.from_numpy(TEACHER)}
+)
 DENSE, TOPK = target("float16"), target("topk:k=2,temperatures=1|2")
 
 
@@ -41,7 +44,7 @@ def mean(name: str, against: Target, **more: Any) -> Tensor:
     return loss(STUDENT, LABELS if name == "cross_entropy" else against, **more)
 
 
-@pytest.mark.parametrize("name", LOSSES)
+@pytest.mark.parametrize("name", [name for name in LOSSES if "features" not in LOSSES[name].needs])
 @pytest.mark.parametrize("weights", [None, WEIGHTS], ids=["no weights", "weights"])
 @pytest.mark.parametrize("against", [DENSE, TOPK], ids=["dense", "top-k"])
 def test_a_loss_is_the_mean_of_a_runs_rows_over_all_rows(name: str, weights: Tensor | None, against: Target) -> None:
@@ -52,6 +55,27 @@ def test_a_loss_is_the_mean_of_a_runs_rows_over_all_rows(name: str, weights: Ten
     rows = LOSSES[name].function(STUDENT, against.widened(), LABELS, 2.0)
     expected = (rows if weights is None else rows * weights).sum() / B
     torch.testing.assert_close(mean(name, against, weights=weights), expected)
+
+
+@pytest.mark.parametrize("name", ["mse", "cosine"])
+@pytest.mark.parametrize("weights", [None, WEIGHTS], ids=["no weights", "weights"])
+def test_a_loss_on_features_is_the_mean_of_a_runs_rows_too(name: str, weights: Tensor | None) -> None:
+    rows = LOSSES[name].function(STUDENT, FEATURES, LABELS, 1.0)
+    expected = (rows if weights is None else rows * weights).sum() / B
+    torch.testing.assert_close(mean(name, FEATURES, weights=weights), expected)
+    with pytest.raises(ConfigError, match="features"):
+        mean("forward_kl", FEATURES)
+
+
+@pytest.mark.parametrize("codec", ["float32", "topk:k=2,temperatures=1|2"])
+def test_a_row_with_classes_at_several_places_costs_their_mean(codec: str) -> None:
+    places = np.random.default_rng(1).normal(size=(B, 3, 2, C)).astype(np.float32)
+    rows = Output.of("logits", places, CodecSpec.parse(codec)).values()
+    of_all = target_of(rows, {name: torch.from_numpy(np.array(values)) for name, values in rows.columns.items()})
+    student = torch.from_numpy(np.random.default_rng(2).normal(size=places.shape).astype(np.float32))
+    flat = LOSSES["forward_kl"].function(student.reshape(-1, C), of_all.flat().widened(), LABELS, 2.0)
+    expected = (flat.reshape(B, -1).mean(dim=1) * WEIGHTS).sum() / B
+    torch.testing.assert_close(mean_losses.forward_kl(student, of_all, 2.0, WEIGHTS), expected)
 
 
 def test_a_target_knows_the_shape_of_what_is_compared_with_it() -> None:
