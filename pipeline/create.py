@@ -242,6 +242,9 @@ def _refuse_difference(asked: Manifest, there: Manifest) -> None:
     if any(chosen[0][name] != chosen[1][name] for name in ("dataset", "num_samples", "class_names")):
         for each in chosen:
             del each["dataset_fingerprint"]  # two hashes say nothing beside that
+    if asked.view.name != there.view.name:
+        for each in chosen:
+            del each["view version"]  # of different views
     unlike = _unlike(*chosen)
     if not unlike and asked.view != there.view:  # the parameters of two views do not compare
         params = (asked.view.params, there.view.params)

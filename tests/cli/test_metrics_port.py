@@ -109,7 +109,7 @@ def test_a_run_without_labels_starves_until_they_come_and_the_feeder_shows_its_l
     eventually(lambda: of_run.answers("/readyz"), 60, "labels")
     eventually(lambda: of_run.values().get("run_steps", 0) > 3, 30, "some steps")
     found = of_run.values()
-    assert found["run_starving_seconds"] == 0
+    assert found["run_starving_seconds"] < 1  # a batch may be waited for in the very moment
     assert found["run_samples_total"] >= 32 * 3
     assert found["run_loss"] > 0
     assert found["run_planned_steps"] == 1297 * 200 // 32

@@ -19,6 +19,7 @@ pytestmark = pytest.mark.kafka
 TRAIN = Path(__file__).parents[2] / "docker" / "train.py"
 
 
+@pytest.mark.timeout(300)  # a dozen processes, one after the other
 def test_a_finished_run_is_not_taken_for_that_of_another_stream_or_run_file(
     distillog: Distillog, fresh_name: Callable[[str], str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

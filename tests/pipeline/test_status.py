@@ -263,7 +263,7 @@ def test_describe_holds_the_manifest_the_declarations_and_the_lag(
     described = printed(describe(kafka_settings, stream))
     now = printed(lag(kafka_settings, stream))
     assert described.items() >= {key: value for key, value in now.items() if key != "teachers"}.items()
-    assert described["view"] == {"name": "none", "params": {}, "version": 1}
+    assert described["view"] == {"name": "none", "params": {}, "version": 2}
     assert (described["samples"], described["order_size"], described["codec"]) == (200, 10, "float16")
     (teacher,) = described["teachers"]
     assert {**teacher, **now["teachers"][0], "sha256": "ab" * 32} == teacher
