@@ -53,8 +53,8 @@ def test_it_learns_and_a_kill_leaves_no_trace_in_its_weights(
     killed = started("killed")
     worker = None
     try:
-        eventually(lambda: "own-digits" in distillog.succeed("topics", "list"), 60, "the stream")
-        eventually(lambda: '"teacher"' in distillog.succeed("topics", "describe", "own-digits", "--json"), 60)
+        described = ("topics", "describe", "own-digits", "--json")
+        eventually(lambda: '"name": "teacher"' in distillog.call(*described).stdout, 60, "the teacher")
         worker = distillog.start("teach", "own-digits", model)
         assert killed.stdout is not None
         assert killed.stdout.readline().startswith("step 50 of")
