@@ -74,4 +74,5 @@ def test_it_learns_and_a_kill_leaves_no_trace_in_its_weights(
         assert all(torch.equal(first["model"][name], second["model"][name]) for name in first["model"])
     finally:
         killed.kill()
+        killed.communicate()
         delete_stream(distillog.settings, "own-digits")
