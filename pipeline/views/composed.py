@@ -65,6 +65,8 @@ def in_a_row(stages: Mapping[str, tuple[Apply, bool]]) -> Apply:
     ) -> Arrays:
         rows, reasons = np.arange(len(sample_ids)), dict[int, str]()
         for label, (stage, is_users) in stages.items():
+            if not len(rows):
+                break  # nothing is left, and what nothing is of has perhaps not the fields that the next view takes
             # Users' views draw from one generator of the seed and the sample: two of them must not draw the same.
             seed = hash_int(view_seed, tag(label)) >> 1 if is_users else view_seed
             asked = size if label == last else None

@@ -26,6 +26,12 @@ def jitter(sample, rng, amount=0.5):
 jitter.version = 3
 jitter.evaluation = {"amount": 0.0}
 
+def unrolled(sample, rng):
+    if sample["image"].sum() > 20:
+        raise ValueError("too bright")
+    return {"picture": sample["image"].reshape(1, 8, 8)}
+unrolled.thread_safe = True
+
 def speckled(sample, rng, amount=0.5):
     return {"image": (sample["image"] + amount * rng.random(sample["image"].shape)).astype(np.float32)}
 speckled.version = 1000
@@ -85,6 +91,19 @@ def test_a_row_that_a_view_refuses_is_left_out_with_its_reason():
     assert len(fetched.faults) == 40 - len(fetched.kept_rows)
     assert all("too bright" in reason for _, reason in fetched.faults)
     assert len(fetched.labels) == len(fetched.kept_rows) == len(fetched.inputs["image"])
+
+
+@pytest.mark.parametrize("loaders", [1, 2, 10])
+def test_rows_that_are_all_refused_come_to_no_view_behind_whatever_its_fields(loaders):
+    digits = open_dataset("digits").read(np.arange(40)).fields["image"].reshape(40, 64)
+    flat = ArrayDataset("memory", {"image": digits}, np.zeros(40, int))
+    fetcher = Fetcher(flat, view_spec("users_row_of_views:unrolled+crop_flip", {}), loaders)
+    whole = fetcher.fetch(np.arange(40), 3)
+    assert 0 < len(whole.kept_rows) < 40
+    again = fetcher.fetch(np.arange(40), 3)
+    assert again.inputs["picture"].tobytes() == whole.inputs["picture"].tobytes()
+    assert again.faults == whole.faults
+    assert not len(fetcher.fetch(np.array([whole.faults[0][0]]), 3).kept_rows)
 
 
 def test_a_spec_names_each_parameter_with_its_view_and_pins_each_version():
