@@ -78,7 +78,7 @@ def describe_on(
     if batch is None:
         first = _answers(model, {field: values[:_FIRST_ROWS] for field, values in samples.items()})
         row_bytes = sum(values[0].nbytes for values in first.values())
-        batch = min(order_size, DEFAULT_BATCH, max(1, OUTPUT_BYTES // row_bytes))
+        batch = min(order_size, DEFAULT_BATCH, max(1, OUTPUT_BYTES // max(1, row_bytes)))
     answers = _answers(model.fed_as(inputs, batch), samples)
     outputs = tuple(_described(path, output, answers[output.output]) for output in given)
     return replace(model.teacher, outputs=outputs, inference_batch=batch)

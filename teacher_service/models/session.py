@@ -126,6 +126,8 @@ class OnnxTeacher:
         Raises:
             TeacherRejected: an output is not one row for each sample, each of one shape.
         """
+        if not len(next(iter(inputs.values()))):
+            return {}  # a view that refused every sample leaves fields that may be fed to nothing
         batch = self.teacher.inference_batch
         feeds = {spec.input: prepare_input(inputs[spec.field], spec) for spec in self.teacher.inputs}
         num_rows = len(next(iter(feeds.values())))

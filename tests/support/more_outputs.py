@@ -74,6 +74,12 @@ def _found(weights: Weights) -> tuple[Nodes, Shape]:
     return nodes, ("K", 2)
 
 
+def _empty(weights: Weights) -> tuple[Nodes, Shape]:
+    """[N, 0]"""
+    weights |= {"nowhere": np.array([0], np.int64), "along": np.array([1], np.int64)}
+    return [helper.make_node("Slice", ["h2", "nowhere", "nowhere", "along"], ["empty"])], ("N", 0)
+
+
 OUTPUTS: dict[str, Callable[[Weights], tuple[Nodes, Shape]]] = {
     "hidden": _hidden,
     "tokens": _tokens,
@@ -82,6 +88,7 @@ OUTPUTS: dict[str, Callable[[Weights], tuple[Nodes, Shape]]] = {
     "mixed": _mixed,
     "likeliest": _likeliest,
     "found": _found,
+    "empty": _empty,
 }
 
 

@@ -111,6 +111,20 @@ def test_whole_numbers_are_refused_by_the_outputs_name(tmp_path: Path) -> None:
         describe(path, "logits=y", "best=likeliest:values")
 
 
+def test_an_output_that_holds_nothing_is_refused_by_its_name(tmp_path: Path) -> None:
+    path = with_outputs(classifier(tmp_path / "m.onnx"), "empty")
+    with pytest.raises(TeacherRejected, match="output 'empty' has shape 32x0: nothing to store"):
+        describe(path, "nothing=empty:features")
+
+
+def test_a_view_that_refused_every_sample_of_an_order_is_no_failure_of_the_model(model: Path) -> None:
+    teacher = opened(model, "logits=y", "mask=area:logits@1")
+    (fed,) = teacher.teacher.inputs
+    scaled = teacher.fed_as((replace(fed, mean=(0.1, 0.2, 0.3)),), 32)
+    labels = scaled.label({"image": np.empty((0, 64), np.float32)})  # as the dataset gives it to a view that has no row
+    assert {name: values.shape for name, values in labels.items()} == {"logits": (0, 10), "mask": (0, 2, 2, 10)}
+
+
 def test_the_batch_is_bounded_by_the_bytes_of_all_outputs(model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     row_bytes = 4 * (10 + 32)
     monkeypatch.setattr(describe_module, "OUTPUT_BYTES", 7 * row_bytes + 1)
