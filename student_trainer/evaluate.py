@@ -155,6 +155,8 @@ def _evaluate(
         sample_ids = np.arange(start, min(start + batch_size, dataset.num_samples))
         fetched = first if first and not start else fetch_patiently(fetcher, sample_ids, 0, size)
         faults.leave_out(dataset.uri, None, sample_ids, fetched.faults)
+        if not len(fetched.kept_rows):
+            continue
         seen_ids = sample_ids[fetched.kept_rows]
         log_probs = log_softmax(_checked(predict(fetched.inputs), "student", dataset.uri, seen_ids))
         num_samples += len(log_probs)

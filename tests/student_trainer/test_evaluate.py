@@ -14,7 +14,7 @@ from train_runs import digits_run, run
 
 from pipeline.cli import main
 from pipeline.datasets import open_dataset
-from pipeline.datasets.base import ArrayDataset
+from pipeline.datasets.base import ArrayDataset, Arrays
 from pipeline.views import view_spec
 from pipeline.views.fetch import Fetched, Fetcher
 from schemas.errors import ConfigError
@@ -117,6 +117,21 @@ def test_a_label_beyond_the_students_classes_is_refused_in_one_line() -> None:
     dataset = ArrayDataset("birds", {"image": np.zeros((3, 1, 8, 8), np.float32)}, np.array([0, 12, 1]))
     with pytest.raises(ConfigError, match="birds has 13 classes, the student 10"):
         evaluate(Oracle(np.zeros((3, 10), np.float32)), Fetcher(dataset, view_spec("none", {})), 8)
+
+
+def unrolled(sample: Arrays, rng: np.random.Generator) -> Arrays:
+    """A picture of a row of numbers; none of sample 16."""
+    if sample["pixels"][0] == 16:
+        raise ValueError("no picture")
+    return {"image": sample["pixels"].reshape(1, 8, 8)}
+
+
+def test_a_batch_of_which_no_sample_has_a_view_is_left_out() -> None:
+    pixels = np.repeat(np.arange(17, dtype=np.float32)[:, None], 64, axis=1)
+    dataset = ArrayDataset("rows", {"pixels": pixels}, np.zeros(17, int))
+    student = Oracle(np.eye(10, dtype=np.float32)[np.zeros(16, int)])
+    scores = evaluate(student, Fetcher(dataset, view_spec(f"{__name__}:unrolled", {})), 8)
+    assert (scores["num_samples"], scores["accuracy"]) == (16, 1.0)
 
 
 def test_an_evaluation_keeps_what_a_users_view_says_that_stays() -> None:
