@@ -20,7 +20,7 @@ from pipeline.kafka.settings import KafkaSettings
 from pipeline.sequence import Sequence as OrderSequence
 from pipeline.streams import open_stream
 from pipeline.views.check import check_data
-from schemas.codecs import SoftRows
+from schemas.codecs import CODECS, SoftRows
 from schemas.errors import ConfigError, ManifestMismatch
 from student_trainer.learning.targets import TargetSpec, target_name, target_specs
 from student_trainer.sources.base import Cursor, LabelledOrder
@@ -220,10 +220,17 @@ class StreamSource:
             target = target_name(name, output.name)
             if target not in self._read:
                 continue
-            found[target], codec = output.values(), self.targets[target].codec
-            temperatures = found[target].temperatures
-            if temperatures is not None and not set(codec.temperatures) <= set(temperatures):
-                raise ManifestMismatch(f"{held.address}: tails of {temperatures}, {target} is stored as {codec}")
+            rows, spec = output.values(), self.targets[target]
+            # Of another k, or of more temperatures, a row has another size: it would be spread over a batch's columns.
+            row_bytes = CODECS[spec.codec.name].bytes_per_row(spec.codec, spec.shape, spec.num_classes)
+            num_bytes = sum(column.nbytes for column in output.columns.values())
+            temperatures = rows.temperatures or spec.codec.temperatures
+            if num_bytes != held.value.num_kept * row_bytes or temperatures != tuple(sorted(spec.codec.temperatures)):
+                raise ManifestMismatch(
+                    f"{held.address}: rows of {num_bytes / max(1, held.value.num_kept):g} bytes, tails of "
+                    f"{temperatures}; {target} is stored as {spec.codec}, in {row_bytes} bytes; it is not trained on"
+                )
+            found[target] = rows
         return found
 
 

@@ -242,6 +242,20 @@ def test_outputs_that_are_not_as_the_teachers_record_says_are_refused(
         orders(source_of(logs, run(logs)))
 
 
+OTHERWISE = ("k=1,temperatures=1|2", "k=3,temperatures=1|2", "k=2,temperatures=1", "k=2,temperatures=1|2|4")
+
+
+@pytest.mark.parametrize("kept", OTHERWISE)
+def test_classes_that_are_kept_otherwise_than_the_stream_says_are_refused(
+    kept: str, make_logs: Callable[..., Logs]
+) -> None:
+    logs = make_logs(codec="topk:k=2,temperatures=1|2")
+    other = Output.of("logits", NOTHING, CodecSpec.parse(f"topk:{kept}"))
+    logs.write("cnn", labelled(logs, "cnn", 0), replace(labelled(logs, "cnn", 1), outputs=(other,)))
+    with pytest.raises(ManifestMismatch, match=r"soft-targets\.cnn/1@0: .*is stored as topk:k=2,temperatures=1\|2"):
+        orders(StreamSource(logs.settings, run(logs)))
+
+
 def test_without_a_loss_that_learns_from_it_no_output_is_read(make_logs: Callable[..., Logs]) -> None:
     logs = make_logs()
     logs.write("cnn", *(labelled(logs, "cnn", sequence) for sequence in range(NUM_ORDERS)))
