@@ -75,11 +75,17 @@ class StudentOutputs:
         """Hook the modules of `inner` (output -> the module's name, such as `encoder.layers.2`).
 
         Raises:
-            ConfigError: no such module.
+            ConfigError: no such module, or an inner value that is called `logits`.
         """
         self._model = model
-        self._taken: dict[str, Tensor] | None = None
-        """None but in a call of this one's: whoever evaluates the student calls it without."""
+        self._taken: dict[str, tuple[Tensor, int]] | None = None
+        """Name -> value and its version. None but in a call of this one's: whoever evaluates the student calls it
+        without."""
+        if ONLY in inner:
+            raise ConfigError(
+                f"[student] outputs.{ONLY}: evaluations and exports take the student's own output of that name, not an "
+                "inner value: give it another name"
+            )
         modules = dict(model.named_modules())
         for name, path in inner.items():
             if path not in modules or not path:
@@ -91,13 +97,20 @@ class StudentOutputs:
         """Return the outputs of a forward pass, [N, ...] each.
 
         Raises:
-            ConfigError: an inner value is no tensor, or has the name of the student's own.
+            ConfigError: an inner value is no tensor, is changed in place, or has the name of the student's own.
         """
-        inner = self._taken = {}
+        taken = self._taken = {}
         try:
             own = named(self._model(inputs))
         finally:
             self._taken = None
+        for name, (value, version) in taken.items():
+            if value._version != version:
+                raise ConfigError(
+                    f"[student] outputs.{name}: what its module gives is changed in place by a later one, such as "
+                    "ReLU(inplace=True): take that one's output, or let it make a new tensor"
+                )
+        inner = {name: value for name, (value, _) in taken.items()}
         if twice := own.keys() & inner.keys():
             raise ConfigError(f"[student] outputs.{min(twice)}: the student gives an output of that name itself")
         return {**own, **inner}
@@ -112,7 +125,7 @@ class StudentOutputs:
                 raise ConfigError(f"[student] outputs.{name}: {path} gives a {type(value).__name__}, not a tensor")
             if name in self._taken:
                 raise ConfigError(f"[student] outputs.{name}: {path} is called more than once a step: which one?")
-            self._taken[name] = value
+            self._taken[name] = value, value._version
 
         return take
 

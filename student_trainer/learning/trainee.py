@@ -66,7 +66,8 @@ class Trainee:
         self.device = device
         self._half = _HALVES.get(train.precision)
         given = probe(settings.student, network, train.seed, device, self._half)
-        if settings.evaluation.dataset and len(pick(given)) != 1:
+        own = {name: shape for name, shape in given.items() if name not in settings.student.outputs}
+        if settings.evaluation.dataset and len(pick(own)) != 1:
             raise ConfigError("[evaluation] dataset: the student gives a sample no row of classes to evaluate")
         projections = fit(terms, given, network.num_classes, train.seed)
         self.model: nn.Module = build_student(settings.student, network, train.seed).to(device).train()

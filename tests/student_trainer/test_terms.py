@@ -23,7 +23,7 @@ from student_trainer.learning.targets import DenseTarget, FeatureTarget, Target,
 from student_trainer.learning.terms import Term, fit, needed_targets, resolve
 from student_trainer.learning.total import total_loss
 from student_trainer.learning.trainee import Trainee, weights_sha256
-from student_trainer.run.settings import RunSettings, StudentSettings, run_settings
+from student_trainer.run.settings import EvaluationSettings, RunSettings, StudentSettings, run_settings
 
 B, C, L, H, WIDE = 6, 5, 3, 4, 8
 FLOAT32 = CodecSpec()
@@ -319,6 +319,18 @@ def test_an_inner_value_that_is_none_is_refused(form: str, inner: dict[str, str]
         StudentOutputs(Student(form), inner)(draw(B, H))
 
 
+def test_an_inner_value_that_a_later_module_overwrites_is_refused() -> None:
+    model = nn.Sequential(nn.Linear(H, H), nn.ReLU(inplace=True), nn.Linear(H, C))
+    with pytest.raises(ConfigError, match=r"outputs\.inner: what its module gives is changed in place by a later one"):
+        StudentOutputs(model, {"inner": "0"})(draw(B, H))
+    assert (StudentOutputs(model, {"inner": "1"})(draw(B, H))["inner"] >= 0).all()
+
+
+def test_no_inner_value_stands_for_the_logits_that_evaluations_and_exports_take() -> None:
+    with pytest.raises(ConfigError, match=r"outputs\.logits: evaluations and exports take the student's own output"):
+        StudentOutputs(Student("scores alone"), {"logits": "hidden"})
+
+
 NETWORK = Network("x", (H,), C, "float32")
 CPU = torch.device("cpu")
 
@@ -338,6 +350,7 @@ def test_a_student_is_asked_what_it_gives_before_the_first_step() -> None:
 
 
 KL = {"name": "forward_kl"}
+BY_SCORES = {"name": "forward_kl", "on": "scores"}
 HERE = Path("here")
 
 
@@ -347,6 +360,12 @@ def batch(seed: int = 0) -> Batch:
         "a.hidden": FeatureTarget(draw(B, H, seed=seed + 2).half()),
     }
     return Batch(torch.arange(B), {"x": draw(B, H, seed=seed)}, LABELS, targets)
+
+
+def test_an_evaluation_takes_what_the_student_itself_gives_beside_inner_values() -> None:
+    settings = run(BY_SCORES, name=f"{__name__}:student", form="scores alone", outputs={"inner": "hidden"})
+    settings = replace(settings, evaluation=EvaluationSettings(dataset="digits"))
+    assert Trainee(settings, NETWORK, 10, 1.0, CPU, resolve(settings, ONE)).take_step(batch(), 0).refused == 0
 
 
 def test_adding_a_loss_leaves_the_initial_weights_as_they_are() -> None:
