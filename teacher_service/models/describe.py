@@ -64,14 +64,15 @@ def describe_on(
     sha256 = model_sha256(path)
     session = open_session(path, refusal=TeacherRejected)
     there = {one.name: one for one in session.get_inputs()}
-    pairs = _pair(path, dict(declared.inputs), list(fetcher.dataset.fields), list(there))
+    seen = _fetch(fetcher, sample_ids[:2], view_seed, None)
+    pairs = _pair(path, dict(declared.inputs), list(seen), list(there))
     given = _outputs(path, {one.name: one.type for one in session.get_outputs()}, declared)
     fixed = {static_shape(one.shape)[0] for one in there.values() if one.shape} - {None}
     batch = _batch(path, fixed, declared.batch)
     ids = sample_ids[: max(batch or min(order_size, DEFAULT_BATCH), 64)]
 
     sizes = {fed: static_shape(there[one].shape) for fed, one in pairs.items()}
-    size = _spatial(fetcher, ids, view_seed, sizes, declared.layout)
+    size = _spatial(seen, sizes, declared.layout)
     samples = _fetch(fetcher, ids, view_seed, size or None)
     inputs = feed_inputs(path, there, pairs, samples, declared, size)
     model = OnnxTeacher(path, Teacher(stream_id, name, sha256, path.name, inputs, given, batch or _FIRST_ROWS))
@@ -80,7 +81,8 @@ def describe_on(
         row_bytes = sum(values[0].nbytes for values in first.values())
         batch = min(order_size, DEFAULT_BATCH, max(1, OUTPUT_BYTES // max(1, row_bytes)))
     answers = _answers(model.fed_as(inputs, batch), samples)
-    outputs = tuple(_described(path, output, answers[output.output]) for output in given)
+    num_classes = fetcher.dataset.num_classes
+    outputs = tuple(_described(path, output, answers[output.output], num_classes) for output in given)
     return replace(model.teacher, outputs=outputs, inference_batch=batch)
 
 
@@ -111,8 +113,8 @@ def _outputs(path: Path, there: Mapping[str, str], declared: Declared) -> tuple[
     return tuple(found)
 
 
-def _described(path: Path, output: TeacherOutput, values: npt.NDArray[np.float32]) -> TeacherOutput:
-    """Add what the answer [M, ...] tells, which has to be of the declared kind."""
+def _described(path: Path, output: TeacherOutput, values: npt.NDArray[np.float32], num_classes: int) -> TeacherOutput:
+    """Add what the answer [M, ...] tells, which has to be of the declared kind; the dataset has `num_classes`, or 0."""
     shape = values.shape[1:]
     if not all(shape):
         raise TeacherRejected(f"{path}: output {output.output!r} has shape {show(values.shape)}: nothing to store")
@@ -128,16 +130,23 @@ def _described(path: Path, output: TeacherOutput, values: npt.NDArray[np.float32
                 else f"{path}: output {output.output!r} gives one number for each "
                 "sample, which are no classes; add it as values"
             )
+        if output.class_axis is None and num_classes in shape[:-1] and num_classes != shape[-1]:
+            there = f"--output {output.name}={output.output}:{output.kind}@"
+            raise ConfigError(
+                f"{path}: output {output.output!r} has shape {show(values.shape)}: the dataset's {num_classes} classes "
+                f"are not its last axis; say which axis counts classes, {there}{shape.index(num_classes) + 1} or "
+                f"{there}{len(shape)}"
+            )
         output = replace(output, shape=shape, class_axis=axis - 1, num_classes=shape[axis - 1])
     check_kind(values, output)
     return output
 
 
 def _pair(path: Path, declared: dict[str, str], fields: list[str], inputs: list[str]) -> dict[str, str]:
-    """Field -> ONNX input, for every input of the model."""
+    """Field of the view -> ONNX input, for every input of the model."""
     for field, one in declared.items():
         if field not in fields:
-            raise ConfigError(f"the dataset has no field {field!r}: {did_you_mean(field, fields)}")
+            raise ConfigError(f"the view gives no field {field!r}: {did_you_mean(field, fields)}")
         if one not in inputs:
             raise ConfigError(f"{path} has no input {one!r}: {did_you_mean(one, inputs)}")
         if list(declared.values()).count(one) > 1:
@@ -173,14 +182,9 @@ def _batch(path: Path, fixed: set[int | None], asked: int | None) -> int | None:
 
 
 def _spatial(
-    fetcher: Fetcher,
-    ids: npt.NDArray[np.int64],
-    view_seed: int,
-    shapes: Mapping[str, tuple[int | None, ...]],
-    layout: str | None,
+    samples: Mapping[str, npt.NDArray[Any]], shapes: Mapping[str, tuple[int | None, ...]], layout: str | None
 ) -> tuple[int, ...]:
-    """Spatial size to ask of the view: where an image input is fixed to another size than the view's own."""
-    samples = _fetch(fetcher, ids[:2], view_seed, None)
+    """Spatial size to ask of the view: where an image input is fixed to another size than the view's own samples."""
     for field, shape in shapes.items():
         values = samples[field]
         if values.ndim != 4 or len(shape) != 4 or channels_last(values.shape[1:]):

@@ -5,19 +5,21 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from support.colours import nearest_colour
 from support.models import classifier
 from support.streams import fetcher, manifest
 
 from pipeline.datasets import Dataset
+from pipeline.datasets.base import ArrayDataset, Arrays
 from pipeline.views import view_spec
 from pipeline.views.fetch import Fetcher
 from schemas.codecs import CodecSpec
 from schemas.errors import ConfigError, DataUnavailable, DistillogError, TeacherRejected
 from schemas.records import Teacher, TeacherInput, TeacherOutput
 from teacher_service.models.declared import Declared, DeclaredOutput, Scaling
-from teacher_service.models.describe import describe_model
+from teacher_service.models.describe import describe_model, describe_on
 from teacher_service.models.files import model_sha256
 
 DIGITS = fetcher()
@@ -239,6 +241,23 @@ def test_data_that_cannot_be_read_are_no_fault_of_the_model(tmp_path: Path) -> N
     away: Any = _Away(DIGITS.dataset)
     with pytest.raises(DataUnavailable, match="stale file handle"):
         describe(classifier(tmp_path / "m.onnx"), Fetcher(away, view_spec("none", {})))
+
+
+def unrolled(sample: Arrays, rng: np.random.Generator) -> Arrays:
+    """A picture under a name of its own."""
+    return {"picture": sample["pixels"].reshape(1, 8, 8)}
+
+
+def test_a_model_is_fed_by_the_fields_that_the_view_gives(tmp_path: Path) -> None:
+    pixels = DIGITS.dataset.read(np.arange(64)).fields["image"].reshape(64, 64)
+    rows = ArrayDataset("rows", {"pixels": pixels}, np.arange(64) % 10, num_classes=10)
+    own = Fetcher(rows, view_spec(f"{__name__}:unrolled", {}))
+    path, ids = classifier(tmp_path / "m.onnx"), np.arange(64)
+    for declared in (Declared(), Declared(inputs={"picture": "x"})):
+        (fed,) = describe_on(path, "t", own, ids, 0, 32, "0123456789abcdef", declared).inputs
+        assert (fed.field, fed.input, fed.layout) == ("picture", "x", "nchw")
+    with pytest.raises(ConfigError, match="the view gives no field 'pixels'"):
+        describe_on(path, "t", own, ids, 0, 32, "0123456789abcdef", Declared(inputs={"pixels": "x"}))
 
 
 def test_a_users_own_data_feed_a_foreign_model(tmp_path: Path) -> None:

@@ -70,8 +70,17 @@ def test_a_single_output_of_features_is_named_by_its_kind(model: Path) -> None:
 
 
 def test_classes_are_the_last_axis_unless_said(model: Path) -> None:
-    (output,) = describe(model, "mask=area:logits").outputs
-    assert (output.class_axis, output.num_classes, output.stored_shape) == (2, 2, (10, 2, 2))
+    (output,) = describe(model, "words=tokens:logits").outputs
+    assert (output.class_axis, output.num_classes, output.stored_shape) == (1, 8, (4, 8))
+
+
+def test_where_another_axis_than_the_last_is_as_long_as_the_dataset_has_classes_it_has_to_be_said(model: Path) -> None:
+    says = r"'area' has shape 32x10x2x2: the dataset's 10 classes are not .*mask=area:logits@1 or .*mask=area:logits@3$"
+    with pytest.raises(ConfigError, match=says):
+        describe(model, "mask=area:logits")
+    (first,), (last,) = (describe(model, f"mask=area:logits@{axis}").outputs for axis in (1, 3))
+    assert (first.num_classes, first.stored_shape) == (10, (2, 2, 10))
+    assert (last.num_classes, last.stored_shape) == (2, (10, 2, 2))
 
 
 REFUSED: dict[str, tuple[tuple[str, ...], dict[str, Any], type[DistillogError], str]] = {
