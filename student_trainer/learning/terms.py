@@ -115,6 +115,8 @@ def _term(entry: LossSettings, settings: RunSettings, specs: Mapping[str, Target
     for key in entry.params:
         if key not in parameters:
             raise ConfigError(f"{what}: {unknown('key', key, parameters | _LOSS_KEYS)}")
+    if entry.projection and "features" not in loss.needs:
+        raise ConfigError(f"{what}: a projection is for losses on features, such as mse and cosine")
     if "labels" in loss.needs and not has_labels:
         raise ConfigError(f"{what} needs {_LACKING['labels']}")
     if not loss.holds:
@@ -133,8 +135,6 @@ def _term(entry: LossSettings, settings: RunSettings, specs: Mapping[str, Target
                 f"{what}: {next(iter(shares))} has rows of {_shown(shape)}, {name} of {_shown(specs[name].shape)}: "
                 "name one of them with `against`"
             )
-    if entry.projection and "features" not in loss.needs:
-        raise ConfigError(f"{what}: a projection is for losses on features, such as mse and cosine")
     return Term(
         entry.title, loss, entry.weight, entry.temperature, entry.params, entry.on, shares, shape, entry.projection
     )

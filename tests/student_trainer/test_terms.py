@@ -94,6 +94,7 @@ REFUSED: dict[str, tuple[dict[str, Any], str]] = {
     "classes of features": ({"name": "forward_kl", "against": "hidden"}, "needs classes, but a.hidden holds features"),
     "a label's teacher": ({"name": "cross_entropy", "against": "hidden"}, "learns from labels: leave out `against`"),
     "a projection of classes": ({"name": "forward_kl", "projection": "linear"}, "a projection is for losses on feat"),
+    "a projection of labels": ({"name": "cross_entropy", "projection": "linear"}, "a projection is for losses on feat"),
     "an unknown projection": ({"name": "mse", "projection": "lineer"}, "did you mean 'linear'"),
 }
 
