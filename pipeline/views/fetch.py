@@ -113,6 +113,8 @@ class Fetcher:
             reasons |= {int(kept_rows[row]): reason for row, reason in bad.reasons.items()}
             inputs, kept_rows = bad.inputs, np.delete(kept_rows, list(bad.reasons))
         labels = self.dataset.labels(sample_ids[kept_rows])
+        # Files may hold numbers of another machine's byte order, which PyTorch does not take.
+        inputs = {name: values.astype(values.dtype.newbyteorder("="), copy=False) for name, values in inputs.items()}
         return Fetched(inputs, labels, kept_rows, tuple(sorted(reasons.items())))
 
     def _read_parts(

@@ -218,3 +218,11 @@ def test_closed_loaders_end_their_threads_and_what_is_asked_for_then_is_the_same
         thread.join(timeout=10)
     assert set(threading.enumerate()) <= before
     assert np.array_equal(fetcher.fetch(ids, 0).inputs["x"], whole.inputs["x"])
+
+
+def test_numbers_of_another_byte_order_come_as_this_machines_own() -> None:
+    values = np.random.default_rng(0).random((20, 1, 8, 8))
+    own, other = (ArrayDataset("x", {"x": values.astype(kind)}, np.zeros(20, int)) for kind in ("=f4", ">f4"))
+    given = [Fetcher(each, view_spec("none", {})).fetch(np.arange(20), 0).inputs["x"] for each in (own, other)]
+    assert given[1].dtype.isnative
+    assert given[1].tobytes() == given[0].tobytes()
