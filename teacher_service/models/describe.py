@@ -106,7 +106,8 @@ def _outputs(path: Path, there: Mapping[str, str], declared: Declared) -> tuple[
             raise ConfigError(f"--output {one}: {kind} have no axis of classes")
         name = check_name("output", one.name or ("logits" if classes else kind))
         if name in [other.name for other in found]:
-            raise ConfigError(f"--output {one}: there are two outputs {name!r}; give each a name of its own")
+            hint = f"write NAME={one.output} with a name of its own"
+            raise ConfigError(f"--output {one}: two outputs would be called {name!r}; {hint}")
         codec = one.codec or (None if classes else CodecSpec("float16"))
         axis = one.axis if classes else None
         found.append(TeacherOutput(name, one.output, kind, (), axis, int(classes), codec))

@@ -85,8 +85,8 @@ def test_where_another_axis_than_the_last_is_as_long_as_the_dataset_has_classes_
 
 REFUSED: dict[str, tuple[tuple[str, ...], dict[str, Any], type[DistillogError], str]] = {
     "no such output": (("logits=y", "hidden=hiden"), {}, ConfigError, "no output 'hiden': did you mean 'hidden'"),
-    "one name twice": (("a=y", "a=hidden:features"), {}, ConfigError, "two outputs 'a'"),
-    "two without names": (("y", "area"), {}, ConfigError, "two outputs 'logits'"),
+    "one name twice": (("a=y", "a=hidden:features"), {}, ConfigError, "two outputs would be called 'a'"),
+    "two without names": (("y", "area"), {}, ConfigError, "two outputs would be called 'logits'; write NAME=area"),
     "a name with a dot": (("a.b=y",), {}, ConfigError, "output name 'a.b'"),
     "a kind for two": (("a=y", "b=hidden"), {"kind": "logits"}, ConfigError, "--kind is for a teacher of one output"),
     "a class axis of features": (("a=hidden:features@1",), {}, ConfigError, "features have no axis of classes"),
