@@ -19,6 +19,8 @@ Apply = Callable[[Arrays, Ints, int, dict[str, Any], tuple[int, ...] | None], Ar
 def stages_of(name: str) -> dict[str, str]:
     """Label -> name of each view, in their order; a user's is labelled as its function. Raises ConfigError."""
     names = name.split(JOINT)
+    if len(names) > 1 and "" in names:
+        raise ConfigError(f"view {name}: a name is missing beside a {JOINT}")
     stages = {each.rpartition(":")[2]: each for each in names}
     if len(stages) < len(names):
         raise ConfigError(f"view {name}: two of one name; each view is there once")

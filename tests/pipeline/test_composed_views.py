@@ -135,8 +135,9 @@ def test_a_run_file_has_a_table_for_each_view():
     ("name", "params", "says"),
     [
         ("crop_flip+affin", {}, "did you mean 'affine'"),
-        ("crop_flip+", {}, "no view ''"),
         ("affine+affine", {}, "two of one name"),
+        ("+", {}, r"view \+: a name is missing beside a \+"),
+        ("crop_flip+", {}, r"view crop_flip\+: a name is missing beside a \+"),
         ("crop_flip+affine", {"flip": 0.5}, r"no parameter 'flip': say whose it is \(crop_flip.flip, affine.flip\)"),
         ("crop_flip+affine", {"crop_flip.flop": 0.5}, "did you mean 'flip'"),
         ("crop_flip+affine", {"crop_flip.flip": 2.0}, "give a number from 0 to 1"),
