@@ -40,7 +40,7 @@ def check_label(kind: str, name: str) -> str:
 
 def did_you_mean(name: str, known: Iterable[str]) -> str:
     """Text to put behind an unknown name: the nearest of `known`, or all of them when none is near."""
-    names = sorted(known)
+    names = sorted(filter(None, known))
     if near := difflib.get_close_matches(name, names, n=1):
         return f"did you mean {near[0]!r}?"
     return f"choose one of {', '.join(names)}" if names else "there is none"

@@ -96,6 +96,7 @@ REFUSED: dict[str, tuple[dict[str, Any], str]] = {
     "a projection of classes": ({"name": "forward_kl", "projection": "linear"}, "a projection is for losses on feat"),
     "a projection of labels": ({"name": "cross_entropy", "projection": "linear"}, "a projection is for losses on feat"),
     "an unknown projection": ({"name": "mse", "projection": "lineer"}, "did you mean 'linear'"),
+    "a projection like none": ({"name": "mse", "projection": "cubic"}, "unknown: choose one of linear"),
 }
 
 
