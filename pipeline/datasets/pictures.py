@@ -106,6 +106,8 @@ def as_bytes(image: Image.Image, channels: int) -> Image.Image:
 
     if image.mode == "P" and "transparency" in image.info:
         image = image.convert("RGBA")
+    if image.mode == "LAB":
+        image = image.convert("RGB")  # Pillow knows no way from it to grey
     if image.mode.startswith("I;16") or (image.mode == "I" and image.format in ("PNG", "PPM")):
         return Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))  # as Pillow reads colours of 16 bits
     if image.mode in ("I", "F"):

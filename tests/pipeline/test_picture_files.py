@@ -62,6 +62,7 @@ FLAT = {
     "colours of 16 bits": (colours_of_16_bits(), (0x12, 0x80, 0xFE)),
     "CMYK": (saved(Image.new("CMYK", (8, 8), (55, 155, 205, 0)), "JPEG", quality=100), COLOUR),
     "CMYK, TIFF": (saved(Image.new("CMYK", (8, 8), (55, 155, 205, 0)), "TIFF"), COLOUR),
+    "L*a*b*, TIFF": (saved(Image.new("LAB", (8, 8), (255, 128, 128)), "TIFF"), (255, 255, 255)),
     "animated GIF": (animated("GIF"), COLOUR),
     "animated PNG": (animated("PNG"), COLOUR),
     "animated WebP": (animated("WEBP"), COLOUR),
