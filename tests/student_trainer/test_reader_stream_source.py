@@ -253,7 +253,7 @@ def test_classes_that_are_kept_otherwise_than_the_stream_says_are_refused(
     other = Output.of("logits", NOTHING, CodecSpec.parse(f"topk:{kept}"))
     logs.write("cnn", labelled(logs, "cnn", 0), replace(labelled(logs, "cnn", 1), outputs=(other,)))
     with pytest.raises(ManifestMismatch, match=r"soft-targets\.cnn/1@0: .*is stored as topk:k=2,temperatures=1\|2"):
-        orders(StreamSource(logs.settings, run(logs)))
+        orders(source_of(logs, run(logs)))
 
 
 def test_without_a_loss_that_learns_from_it_no_output_is_read(make_logs: Callable[..., Logs]) -> None:
