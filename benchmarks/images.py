@@ -99,11 +99,16 @@ def our_bytes(fetcher: Fetcher, size: int, start: int, count: int) -> NDArray[np
     return fetcher.fetch(np.arange(start, min(start + count, NUM_FILES)), SEED, (size, size)).inputs["image"]
 
 
-def our_loop(fetcher: Fetcher, size: int) -> None:
-    """Make all batches in this thread, as a teacher takes them."""
+def our_batch(fetcher: Fetcher, size: int, start: int) -> NDArray[np.float32]:
+    """Return a batch [N, 3, size, size] from a place on, as a teacher takes it."""
     fed = TeacherInput("image", "image", "float32", "nchw", 1 / 255, (size, size))
+    return prepare_input(our_bytes(fetcher, size, start, BATCH), fed)
+
+
+def our_loop(fetcher: Fetcher, size: int) -> None:
+    """Make all batches in this thread."""
     for start in range(0, NUM_FILES, BATCH):
-        prepare_input(our_bytes(fetcher, size, start, BATCH), fed)
+        our_batch(fetcher, size, start)
 
 
 def shared_loop(fetcher: Fetcher, size: int) -> None:
