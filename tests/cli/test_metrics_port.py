@@ -141,6 +141,7 @@ def away(own_broker: LocalBroker, tmp_path: Path) -> Iterator[Distillog]:
         yield commands
 
 
+@pytest.mark.faults
 def test_the_endpoint_outlives_the_absence_of_the_broker(
     away: Distillog, own_broker: LocalBroker, fresh_name: Callable[[str], str], model: Path, eventually: Wait
 ) -> None:
