@@ -100,9 +100,18 @@ class Loss:
     function: Callable[..., Tensor]
     """(student's output [B, ...] float32, target or None, labels [B] int64, temperature, **params) -> [B] float32.
 
-    Classes are [B, C]: where a row has them at several places, each place is a row."""
+    Classes are [B, C]."""
     needs: frozenset[str]
     """Some of NEEDS."""
+
+    def rows(self, output: Tensor, target: Target, labels: Tensor, temperature: float, **params: Any) -> Tensor:
+        """Return the [B] rows against a target; where one has classes at several places, its cost is their mean."""
+        if output.ndim == 2 or "classes" not in self.needs:
+            return self.function(output, target, labels, temperature, **params)
+        places = output.shape[1:-1].numel()
+        labels = labels.repeat_interleave(places)
+        rows = self.function(output.flatten(0, -2), target.flat(), labels, temperature, **params)
+        return rows.view(-1, places).mean(dim=1)
 
     @property
     def holds(self) -> frozenset[str]:

@@ -10,12 +10,11 @@ top-k codec does not declare, and where a loss needs all classes and only some w
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 from torch import Tensor
 
 from schemas.errors import ConfigError
-from student_trainer.learning import losses
+from student_trainer.learning.losses import LOSSES
+from student_trainer.learning.losses import cross_entropy as rows_of_labels
 from student_trainer.learning.targets import Target
 
 
@@ -23,34 +22,34 @@ def forward_kl(
     student_logits: Tensor, target: Target, temperature: float = 1.0, weights: Tensor | None = None
 ) -> Tensor:
     """T^2 * KL(teacher || student) of logits [B, C] against a batch's target; `weights` [B], 1 each where left out."""
-    return _soft(losses.forward_kl, student_logits, target, temperature, weights)
+    return _soft("forward_kl", student_logits, target, temperature, weights)
 
 
 def reverse_kl(
     student_logits: Tensor, target: Target, temperature: float = 1.0, weights: Tensor | None = None
 ) -> Tensor:
     """T^2 * KL(student || teacher) of logits [B, C] against a batch's target; it needs a codec of all classes."""
-    return _soft(losses.reverse_kl, student_logits, target, temperature, weights)
+    return _soft("reverse_kl", student_logits, target, temperature, weights)
 
 
 def logit_mse(student_logits: Tensor, target: Target, weights: Tensor | None = None) -> Tensor:
     """Squared difference of centred logits [B, C]; it needs a codec of all classes, and a teacher that gives logits."""
-    return _soft(losses.logit_mse, student_logits, target, 1.0, weights)
+    return _soft("logit_mse", student_logits, target, 1.0, weights)
 
 
 def teacher_argmax(student_logits: Tensor, target: Target, weights: Tensor | None = None) -> Tensor:
     """-log of the student's probability of the teacher's likeliest class, of logits [B, C]."""
-    return _soft(losses.teacher_argmax, student_logits, target, 1.0, weights)
+    return _soft("teacher_argmax", student_logits, target, 1.0, weights)
 
 
 def mse(student_output: Tensor, target: Target, weights: Tensor | None = None) -> Tensor:
     """Squared difference of features [B, ...], mean over all numbers of a row."""
-    return _soft(losses.mse, student_output, target, 1.0, weights)
+    return _soft("mse", student_output, target, 1.0, weights)
 
 
 def cosine(student_output: Tensor, target: Target, weights: Tensor | None = None) -> Tensor:
     """1 - cosine of features [B, ..., H] along their last axis, mean over all others."""
-    return _soft(losses.cosine, student_output, target, 1.0, weights)
+    return _soft("cosine", student_output, target, 1.0, weights)
 
 
 def cross_entropy(
@@ -63,25 +62,16 @@ def cross_entropy(
     """
     if student_logits.ndim != 2 or len(student_logits) != len(labels):
         raise _unlike(student_logits, "labels", tuple(labels.shape))
-    return _mean(losses.cross_entropy(student_logits.float(), None, labels, 1.0, labelled_fraction), weights)
+    return _mean(rows_of_labels(student_logits.float(), None, labels, 1.0, labelled_fraction), weights)
 
 
-def _soft(
-    loss: Callable[[Tensor, Target, Tensor, float], Tensor],
-    output: Tensor,
-    target: Target,
-    temperature: float,
-    weights: Tensor | None,
-) -> Tensor:
+def _soft(name: str, output: Tensor, target: Target, temperature: float, weights: Tensor | None) -> Tensor:
     if tuple(output.shape) != target.shape:  # some would be spread over the others without a word
         raise _unlike(output, "the target", target.shape)
     if not temperature > 0:
         raise ConfigError(f"temperature must be positive, is {temperature}")
-    rows, no_labels = target.widened(), output.new_empty(0)
-    if output.ndim == 2 or loss in (losses.mse, losses.cosine):
-        return _mean(loss(output.float(), rows, no_labels, temperature), weights)
-    places = loss(output.float().flatten(0, -2), rows.flat(), no_labels, temperature)
-    return _mean(places.view(len(output), -1).mean(dim=1), weights)
+    no_labels = output.new_empty(0)
+    return _mean(LOSSES[name].rows(output.float(), target.widened(), no_labels, temperature), weights)
 
 
 def _mean(rows: Tensor, weights: Tensor | None) -> Tensor:

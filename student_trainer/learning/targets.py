@@ -160,7 +160,7 @@ class TopKTarget(_OfClasses):
     def logits(self) -> Tensor:
         """Raise ConfigError."""
         raise ConfigError(
-            f"the codec keeps {self.indices.shape[1]} of {self.num_classes} classes, so there are no logits"
+            f"the codec keeps {self.indices.shape[-1]} of {self.num_classes} classes, so there are no logits"
         )
 
     def to(self, device: torch.device) -> TopKTarget:

@@ -52,11 +52,6 @@ class Term:
     """Of a row of these targets, classes last."""
     projection: str = ""
 
-    @property
-    def places(self) -> bool:
-        """Whether a row has classes at several places, over which its loss is the mean."""
-        return "classes" in self.loss.holds and len(self.shape) > 1
-
 
 def targets_of(
     entry: LossSettings, teachers: Sequence[TeacherSettings], specs: Mapping[str, TargetSpec]

@@ -58,18 +58,10 @@ def _rows_of(
     term: Term, labelled_fraction: float, projection: nn.Module | None
 ) -> Callable[[Tensor, Mapping[str, Target], Tensor], Tensor]:
     """Return (student's output, all targets, labels [B]) -> [B]."""
-    function, temperature, params = term.loss.function, term.temperature, dict(term.params)
+    function, of, temperature, params = term.loss.function, term.loss.rows, term.temperature, dict(term.params)
     if "labels" in term.loss.needs and "labelled_fraction" in inspect.signature(function).parameters:
         params["labelled_fraction"] = labelled_fraction
     shares = list(term.shares.items())
-
-    def of(output: Tensor, target: Target, labels: Tensor) -> Tensor:
-        if not term.places:
-            return function(output, target, labels, temperature, **params)
-        places = output.shape[1:-1].numel()
-        labels = labels.repeat_interleave(places)
-        rows = function(output.flatten(0, -2), target.flat(), labels, temperature, **params)
-        return rows.view(-1, places).mean(dim=1)
 
     def rows_of(output: Tensor, targets: Mapping[str, Target], labels: Tensor) -> Tensor:
         if not shares:
@@ -77,9 +69,9 @@ def _rows_of(
         if projection is not None:
             output = projection(output)
         (first, share), *others = shares
-        rows = of(output, targets[first], labels) * share
+        rows = of(output, targets[first], labels, temperature, **params) * share
         for name, share in others:
-            rows = rows + share * of(output, targets[name], labels)
+            rows = rows + share * of(output, targets[name], labels, temperature, **params)
         return rows
 
     return rows_of

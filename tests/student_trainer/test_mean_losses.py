@@ -106,3 +106,10 @@ def test_other_arguments_that_do_not_fit_are_refused() -> None:
 def test_labels_of_a_part_of_the_data_count_for_all_of_it() -> None:
     whole = mean_losses.cross_entropy(STUDENT, LABELS)
     torch.testing.assert_close(mean_losses.cross_entropy(STUDENT, LABELS, labelled_fraction=0.25), 4 * whole)
+
+
+def test_kept_classes_are_counted_at_several_places_too() -> None:
+    places = Output.of("logits", TEACHER.reshape(2, 3, C), CodecSpec.parse("topk:k=2")).values()
+    kept = target_of(places, {name: torch.from_numpy(np.array(values)) for name, values in places.columns.items()})
+    with pytest.raises(ConfigError, match="keeps 2 of 5 classes"):
+        kept.logits  # noqa: B018
