@@ -83,11 +83,18 @@ class CodecSpec:
 
 
 class SoftRows(Protocol):
-    """M rows of a teacher's output as `Codec.decode` gives them; whoever hands them on knows no more of them."""
+    """A teacher's output for M samples as `Output.values` gives it; whoever hands it on knows no more of it."""
 
     @property
     def columns(self) -> Columns:
-        """Name -> array whose first dimension is M; equal names in an equal order for all rows of a stream."""
+        """Name -> array whose first dimension is M, or where there are `counts` their sum.
+
+        Equal names in an equal order for all rows of a stream.
+        """
+
+    @property
+    def counts(self) -> IntArray | None:
+        """[M] int64: how many rows of the columns are of each sample; None: one."""
 
     @property
     def temperatures(self) -> tuple[float, ...] | None:

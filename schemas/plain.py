@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
 import numpy.typing as npt
@@ -33,6 +33,8 @@ class Dense:
     Widening it is left to whoever computes with it: PyTorch does it twenty times as fast as NumPy, and on a GPU half
     the bytes cross the bus."""
 
+    counts: ClassVar[None] = None
+
     @property
     def columns(self) -> Columns:
         """The logits."""
@@ -53,6 +55,8 @@ class Features:
 
     values: Array
     """[M, ...] float32 or float16, as stored: a read-only view of the record's bytes."""
+
+    counts: ClassVar[None] = None
 
     @property
     def columns(self) -> Columns:

@@ -8,9 +8,11 @@ teacher.py.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Self
+
+import numpy as np
 
 from schemas.avro import NEWEST, REGISTRY, Datum
 from schemas.codecs import CODECS, CodecSpec, SoftRows, encode_values
@@ -27,6 +29,7 @@ from schemas.columns import (
 from schemas.errors import ConfigError, EncodeError
 from schemas.manifest import Manifest, Probe, ViewSpec
 from schemas.names import did_you_mean
+from schemas.positions import Positions
 from schemas.teacher import Teacher, TeacherInput
 from schemas.teacher_output import TeacherOutput
 
@@ -42,6 +45,10 @@ __all__ = [
     "ViewSpec",
     "WorkOrder",
 ]
+
+
+_COUNTS = "counts"
+"""The column that no codec has."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -81,19 +88,34 @@ class Output:
     num_classes: int
     """C; 0 where it has no classes."""
     columns: Columns
+    """The codec's; their first dimension is M, or P, the sum of `counts`."""
+    counts: IntArray | None = None
+    """[M] int64: how many positions each kept row has; None: its rows are of samples."""
 
     @classmethod
-    def of(cls, name: str, values: FloatArray, spec: CodecSpec, *, classes: bool = True) -> Self:
+    def of(
+        cls, name: str, values: FloatArray, spec: CodecSpec, *, classes: bool = True, counts: IntArray | None = None
+    ) -> Self:
         """Return the output that stores [M, ..., C] float32, or without classes [M, ...], by `spec`.
 
-        Unfit values raise EncodeError.
+        With `counts` the first dimension of `values` is P. Unfit values raise EncodeError.
         """
         num_classes = values.shape[-1] if classes and values.shape else 0
         try:
             columns = encode_values(values, spec, num_classes)
         except EncodeError as error:
             raise EncodeError(f"output {name!r}: {error}") from None
-        return cls(name, spec.name, num_classes, columns)
+        return cls(name, spec.name, num_classes, columns, counts)
+
+    @classmethod
+    def joined(cls, parts: Sequence[Self]) -> Self:
+        """Return one output of the rows of several, one or more, all of one kind."""
+        first = parts[0]
+        if len(parts) == 1:
+            return first
+        columns = {name: np.concatenate([part.columns[name] for part in parts]) for name in first.columns}
+        counts = [part.counts for part in parts if part.counts is not None]
+        return cls(first.name, first.codec, first.num_classes, columns, np.concatenate(counts) if counts else None)
 
     @property
     def row_shape(self) -> tuple[int, ...]:
@@ -101,8 +123,41 @@ class Output:
         return CODECS[self.codec].row_shape(self.columns, self.num_classes)
 
     def values(self) -> SoftRows:
-        """Return the M rows, decoded; arrays may be read-only views of the record's bytes."""
-        return CODECS[self.codec].decode(self.columns, self.num_classes)
+        """Return what the M samples have, decoded; arrays may be read-only views of the record's bytes."""
+        rows = CODECS[self.codec].decode(self.columns, self.num_classes)
+        return rows if self.counts is None else Positions(rows, self.counts)
+
+    def datum(self) -> Datum:
+        """Return the Avro datum: counts are a column beside the codec's."""
+        columns = pack_columns(self.columns)
+        if self.counts is not None:
+            columns = sorted([*columns, pack_ids(_COUNTS, self.counts)], key=lambda column: str(column["name"]))
+        return {"name": self.name, "codec": self.codec, "num_classes": self.num_classes, "columns": columns}
+
+    @classmethod
+    def of_datum(cls, datum: Datum) -> Self:
+        """Undo `datum`; raises ValueError as `unpack_columns`."""
+        columns = [column for column in datum["columns"] if column["name"] != _COUNTS]
+        counts = [unpack_ids(_COUNTS, column) for column in datum["columns"] if column["name"] == _COUNTS]
+        if len(counts) > 1:
+            raise ValueError(f"column {_COUNTS!r} comes twice")
+        unpacked = unpack_columns(columns)
+        return cls(datum["name"], datum["codec"], datum["num_classes"], unpacked, next(iter(counts), None))
+
+    def check(self, num_kept: int) -> None:
+        """Raise ValueError where `values` could not be trusted with the columns, of M = `num_kept`."""
+        codec = CODECS.get(self.codec)
+        if codec is None:
+            raise ValueError(f"has the unknown codec {self.codec!r}")
+        if self.num_classes < 0:
+            raise ValueError(f"has {self.num_classes} classes")
+        num_rows = num_kept
+        if self.counts is not None:
+            if len(self.counts) != num_kept:
+                raise ValueError(f"counts positions of {len(self.counts)} rows, not of {num_kept}")
+            # As Python's numbers, which do not overflow.
+            num_rows = sum(self.counts.tolist())
+        codec.check(self.columns, self.num_classes, num_rows)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -150,15 +205,7 @@ class SoftTargets:
         datum["kept_rows"] = None if kept is None or len(kept) == len(self.sample_ids) else pack_ids("kept_rows", kept)
         datum["teacher"] = self.teacher
         datum["teacher_sha256"] = pack_sha256(self.teacher_sha256)
-        datum["outputs"] = [
-            {
-                "name": output.name,
-                "codec": output.codec,
-                "num_classes": output.num_classes,
-                "columns": pack_columns(output.columns),
-            }
-            for output in self.outputs
-        ]
+        datum["outputs"] = [output.datum() for output in self.outputs]
         return REGISTRY.encode("soft_targets", datum, pinned)
 
     @classmethod
@@ -174,10 +221,7 @@ class SoftTargets:
             kept_rows=None if kept is None else unpack_ids("kept_rows", kept),
             teacher=datum["teacher"],
             teacher_sha256=datum["teacher_sha256"].hex(),
-            outputs=tuple(
-                Output(output["name"], output["codec"], output["num_classes"], unpack_columns(output["columns"]))
-                for output in datum["outputs"]
-            ),
+            outputs=tuple(map(Output.of_datum, datum["outputs"])),
         )
         if problem := targets._problem():
             raise ValueError(problem)
@@ -193,15 +237,10 @@ class SoftTargets:
         if len({output.name for output in self.outputs}) < len(self.outputs):
             return "two outputs have one name"
         for output in self.outputs:
-            codec = CODECS.get(output.codec)
-            if codec is None:
-                return f"output {output.name!r} has the unknown codec {output.codec!r}"
-            if output.num_classes < 0:
-                return f"output {output.name!r} has {output.num_classes} classes"
             try:
-                codec.check(output.columns, output.num_classes, self.num_kept)
+                output.check(self.num_kept)
             except ValueError as error:
-                return f"output {output.name!r}: {error}"
+                return f"output {output.name!r} {error}"
         return ""
 
 

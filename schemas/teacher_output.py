@@ -34,9 +34,9 @@ class TeacherOutput:
     codec: CodecSpec | None = None
     """How it is stored; None = as the manifest says, which only classes may be."""
     per: str = "sample"
-    """What a row is of: `sample` or `position`."""
+    """What a row of the soft targets is of: `sample` or `position`."""
     positions: str = ""
-    """The view's field that chooses which positions are stored."""
+    """The view's field that chooses which positions are stored: those where it is not 0; "" per sample."""
     class_map: tuple[int, ...] = ()
     """The dataset's class of each of its classes; () = the same."""
     reduction: str = ""
@@ -53,7 +53,16 @@ class TeacherOutput:
 
     @property
     def stored_shape(self) -> tuple[int, ...]:
-        """Of a row in the soft targets: the class axis is the last one there."""
+        """Of a row in the soft targets, of a sample or a position: the class axis is the last one there."""
+        return self._classes_last[-1:] if self.per == "position" else self._classes_last
+
+    @property
+    def places(self) -> tuple[int, ...]:
+        """Of the field that chooses positions: all axes of a row but the classes, or the last; () per sample."""
+        return self._classes_last[:-1] if self.per == "position" else ()
+
+    @property
+    def _classes_last(self) -> tuple[int, ...]:
         if self.class_axis is None:
             return self.shape
         return (*self.shape[: self.class_axis], *self.shape[self.class_axis + 1 :], self.num_classes)
@@ -81,6 +90,10 @@ class TeacherOutput:
                 return f"holds {self.kind}, and names no codec"
         elif axis is None or not 0 <= axis < len(shape) or shape[axis] != num_classes:
             return f"has rows of shape {shape}, of which {axis} is no axis of {num_classes} classes"
+        if (self.per == "position") != bool(self.positions):
+            return f"is per {self.per}, and field {self.positions!r} chooses positions"
+        if self.per == "position" and len(shape) < 2:
+            return f"has rows of shape {shape}, which are no positions of something"
         if codec is not None:
             codec.refuse_classes(num_classes)
         return ""

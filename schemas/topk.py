@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
 import numpy.typing as npt
@@ -39,6 +39,8 @@ class TopK:
     log_tails: dict[float, FloatArray]
     """Temperature -> [M, ...] float32: log of the teacher's exact mass outside the k; -inf where k == C."""
     num_classes: int
+
+    counts: ClassVar[None] = None
 
     @property
     def columns(self) -> Columns:
