@@ -102,6 +102,7 @@ def feed(
     *,
     follow: Sequence[str] = (),
     lead: tuple[int, int] | None = None,
+    pace: str = "fastest",
     follow_timeout: float = 60.0,
     appear_timeout: float = 600.0,
     stop: threading.Event | None = None,
@@ -115,7 +116,8 @@ def feed(
     Args:
         stream: its name.
         follow: runs, or one of them, to stay ahead of; (): all orders are published at once.
-        lead: (low, high) orders ahead of the fastest: publish until high, go on below low; None: 4 and 8 a partition.
+        lead: (low, high) orders ahead of them: publish until high, go on below low; None: 4 and 8 a partition.
+        pace: of several runs, ahead of the `fastest`, or of the `slowest`.
         follow_timeout: seconds without a report after which a run is no longer followed, at least 1.
         appear_timeout: seconds to wait for a run that has not reported yet, at least 1.
         stop: ends it at the next order, from any thread.
@@ -135,6 +137,7 @@ def feed(
         lead,
         None,
         stop,
+        pace=pace,
         follow_timeout=follow_timeout,
         appear_timeout=appear_timeout,
     )

@@ -18,7 +18,7 @@ from kafka import TopicPartition
 
 from pipeline.chain_ends import implied_order, implied_orders, work_orders_end
 from pipeline.feed_metrics import Feeding
-from pipeline.follow import REFRESH, Followers, Lead
+from pipeline.follow import PACES, REFRESH, Followers, Lead
 from pipeline.kafka.log import Appender, Cluster
 from pipeline.names import manifest_topic, soft_targets_topic, work_orders_topic
 from pipeline.progress import Progress
@@ -28,7 +28,7 @@ from pipeline.streams import Stream, TopicGuard
 from pipeline.wait import Deadline
 from schemas.columns import narrowest
 from schemas.errors import BrokerUnavailable, ConfigError, DeliveryFailed, PositionOutOfRange, StreamChanged
-from schemas.names import check_name
+from schemas.names import check_name, did_you_mean
 from schemas.records import Manifest
 
 log = logging.getLogger(__name__)
@@ -82,6 +82,7 @@ def feed(
     progress: Progress | None = None,
     stop: threading.Event | None = None,
     *,
+    pace: str = "fastest",
     follow_timeout: float = 60.0,
     appear_timeout: float = 600.0,
     feeding: Feeding | None = None,
@@ -92,7 +93,8 @@ def feed(
         cluster: where to; one that looks at `stop` too ends its waits for a broker with it.
         stream: the stream, as opened just now.
         follow: runs whose progress gives credit; none: the whole stream is published.
-        lead: (low, high) orders ahead of the fastest followed run.
+        lead: (low, high) orders ahead of a followed run.
+        pace: of which of several: one of PACES.
         progress: shows what happens.
         stop: ends the feeder at the next order.
         follow_timeout: seconds without a new report after which a run is no longer followed.
@@ -108,6 +110,8 @@ def feed(
     """
     if lead and not follow:
         raise ConfigError("--lead needs a run to stay ahead of: give --follow RUN")
+    if pace not in PACES:
+        raise ConfigError(f"pace {pace!r}: {did_you_mean(pace, PACES)}")
     feeding = feeding or Feeding(Sequence.of(stream.manifest).num_orders)
     feeder = _Feeder(cluster, stream, progress or Progress(quiet=True), stop or threading.Event(), feeding)
     try:
@@ -115,7 +119,8 @@ def feed(
             feeder.begin(closing_all)
             if follow:
                 thresholds = Lead.of(lead, stream.manifest.partitions)
-                feeder.follow(tuple(dict.fromkeys(follow)), thresholds, follow_timeout, appear_timeout, closing_all)
+                runs = tuple(dict.fromkeys(follow))
+                feeder.follow(runs, thresholds, pace, follow_timeout, appear_timeout, closing_all)
             return feeder.run()
     except (BrokerUnavailable, DeliveryFailed):
         if feeder.stopped:  # what was given up for that reason is no failure
@@ -163,7 +168,13 @@ class _Feeder:
             )
 
     def follow(
-        self, runs: tuple[str, ...], lead: Lead, follow_timeout: float, appear_timeout: float, closing_all: ExitStack
+        self,
+        runs: tuple[str, ...],
+        lead: Lead,
+        pace: str,
+        follow_timeout: float,
+        appear_timeout: float,
+        closing_all: ExitStack,
     ) -> None:
         """Take credit from runs."""
         for run in runs:
@@ -174,6 +185,7 @@ class _Feeder:
         self._followers = Followers(
             runs,
             lead,
+            pace,
             self._sequence.num_orders,
             lambda run: read_report(admin, self._manifest, run),
             follow_timeout,
@@ -307,5 +319,5 @@ class _Feeder:
         now = self._now
         now.next_sequence = self._next
         if self._followers is not None:
-            now.fastest, now.followed = self._followers.fastest, self._followers.num_followed
+            now.position, now.followed = self._followers.position, self._followers.num_followed
         self._progress.update(order=self._next, of=now.orders, ahead=now.ahead, **fields)

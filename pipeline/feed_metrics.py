@@ -20,8 +20,8 @@ class Feeding:
     """orders acknowledged, repetitions after a failure included"""
     next_sequence: int | None = None
     """the lowest sequence that is not in the topic; None: the topic was not read"""
-    fastest: int | None = None
-    """the order that the fastest followed run trains on; None: nobody is followed"""
+    position: int | None = None
+    """the order that the run trains on which is kept pace with; None: nobody is followed"""
     followed: int = 0
     """runs"""
     credit_seconds: float = 0.0
@@ -38,10 +38,10 @@ class Feeding:
 
     @property
     def ahead(self) -> int | None:
-        """Orders between the fastest followed run and the feeder."""
-        if self.fastest is None or self.next_sequence is None:
+        """Orders between that run and the feeder."""
+        if self.position is None or self.next_sequence is None:
             return None
-        return self.next_sequence - self.fastest
+        return self.next_sequence - self.position
 
     @property
     def unready(self) -> str:
@@ -55,7 +55,11 @@ METRICS: tuple[Metric[Feeding], ...] = (
     Metric("orders_total", "orders acknowledged, repetitions after a failure included", lambda now: now.published),
     Metric("stream_orders", "orders of the whole stream", lambda now: now.orders),
     Metric("fed_orders", "orders that lie in the topic without a gap", lambda now: now.next_sequence),
-    Metric("lead_orders", "orders ahead of the fastest followed run", lambda now: None if now.over else now.ahead),
+    Metric(
+        "lead_orders",
+        "orders ahead of the followed run that --pace names",
+        lambda now: None if now.over else now.ahead,
+    ),
     Metric("followed_runs", "runs that are followed", lambda now: 0 if now.over else now.followed),
     Metric("credit_seconds_total", "waited until a followed run came closer", lambda now: now.credit_seconds),
     Metric("publishing_seconds_total", "waited for acknowledgements", lambda now: now.publishing_seconds),

@@ -32,6 +32,10 @@ PACE_AFTER = 5.0
 """seconds of reports from which a run's pace is judged"""
 
 
+PACES: dict[str, Callable[..., int]] = {"fastest": max, "slowest": min}
+"""Which of several runs the feeder keeps pace with: the fastest waits for none, of the slowest no label grows old."""
+
+
 @dataclass(frozen=True, slots=True)
 class Lead:
     """Thresholds of the flow control, in orders."""
@@ -70,12 +74,13 @@ class _Run:
 
 
 class Followers:
-    """The followed runs: who is still there, and how far the fastest is."""
+    """The followed runs: who is still there, and how far the one is that is kept pace with."""
 
     def __init__(
         self,
         runs: tuple[str, ...],
         lead: Lead,
+        pace: str,
         num_orders: int,
         read: Callable[[str], RunReport | None],
         follow_timeout: float,
@@ -87,6 +92,7 @@ class Followers:
         self._runs = {run: _Run(None, now, now) for run in runs}
         self._asked = ", ".join(runs)
         self._lead = lead
+        self._of_all = PACES[pace]
         self._num_orders = num_orders
         self._read = read
         self._refresh_after = refresh
@@ -101,11 +107,15 @@ class Followers:
         self._warned = False
 
     @property
-    def fastest(self) -> int:
-        """The highest sequence that a followed run trains on next; 0 while none has reported."""
-        reports = [run.report for run in self._runs.values() if run.report]
+    def position(self) -> int:
+        """The sequence that the fastest, or slowest, followed run trains on next; 0 of one that has not reported."""
+        return self._of_all((self._position_of(run.report) for run in self._runs.values()), default=0)
+
+    def _position_of(self, report: RunReport | None) -> int:
+        if report is None:
+            return 0
         # A run in a later pass has been over the whole stream.
-        return max((self._num_orders if p.pass_number else p.sequence for p in reports), default=0)
+        return self._num_orders if report.pass_number else report.sequence
 
     @property
     def num_followed(self) -> int:
@@ -127,7 +137,7 @@ class Followers:
             self._refresh()
         if not self._runs:
             return False
-        ahead = sequence - self.fastest
+        ahead = sequence - self.position
         # Two thresholds: with one, feeder and teachers would wake for every single order.
         self._paused = ahead >= self._lead.low if self._paused else ahead >= self._lead.high
         return not self._paused
@@ -153,11 +163,11 @@ class Followers:
     def _warn_of_short_lead(self, now: float) -> None:
         """Say once that the labels which lie ready do not last for a worker's death at the run's pace."""
         if self._pace_from is None:
-            self._pace_from = (now, self.fastest) if self._seen else None
+            self._pace_from = (now, self.position) if self._seen else None
             return
         if self._warned or now - self._pace_from[0] < PACE_AFTER:
             return
-        pace = (self.fastest - self._pace_from[1]) / (now - self._pace_from[0])
+        pace = (self.position - self._pace_from[1]) / (now - self._pace_from[0])
         if self._lead.low < pace * FAIL_OVER:
             self._warned = True
             log.warning(

@@ -25,12 +25,19 @@ def _lead(ctx: click.Context, param: click.Parameter, value: str | None) -> tupl
 
 @click.command()
 @click.argument("stream")
-@click.option("--follow", metavar="RUN", multiple=True, help="Stay ahead of this run (repeatable: of the fastest).")
+@click.option("--follow", metavar="RUN", multiple=True, help="Stay ahead of this run (repeatable).")
 @click.option(
     "--lead",
     metavar="LOW:HIGH",
     callback=_lead,
     help="Publish until HIGH orders lie ahead of the run, go on below LOW.  [default: 4 and 8 for each partition]",
+)
+@click.option(
+    "--pace",
+    type=click.Choice(["fastest", "slowest"]),
+    default="fastest",
+    show_default=True,
+    help="Of several runs, which one to stay ahead of.",
 )
 @click.option(
     "--follow-timeout",
@@ -53,6 +60,7 @@ def feed(
     stream: str,
     follow: tuple[str, ...],
     lead: tuple[int, int] | None,
+    pace: str,
     follow_timeout: float,
     appear_timeout: float,
     metrics_port: tuple[str, int] | None,
@@ -85,6 +93,7 @@ def feed(
                 lead,
                 progress,
                 stop,
+                pace=pace,
                 follow_timeout=follow_timeout,
                 appear_timeout=appear_timeout,
                 feeding=feeding,

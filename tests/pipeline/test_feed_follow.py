@@ -29,9 +29,11 @@ def at(sequence: int, state: str = "training") -> RunReport:
     return replace(START, sequence=sequence, time=float(sequence), state=state)
 
 
-def followers(positions: dict[str, RunReport | None], said: list[str], **timeouts: float) -> Followers:
+def followers(
+    positions: dict[str, RunReport | None], said: list[str], pace: str = "fastest", **timeouts: float
+) -> Followers:
     limits = {"follow_timeout": 60.0, "appear_timeout": 60.0, **timeouts}
-    return Followers(tuple(positions), Lead(2, 4), 100, positions.get, say=said.append, refresh=0.0, **limits)
+    return Followers(tuple(positions), Lead(2, 4), pace, 100, positions.get, say=said.append, refresh=0.0, **limits)
 
 
 def test_orders_are_allowed_up_to_high_and_again_below_low() -> None:
@@ -48,6 +50,24 @@ def test_the_fastest_run_gives_the_credit() -> None:
     credit = followers({"slow": at(1), "fast": at(50), "absent": None}, [])
     assert credit.allow(53)
     assert not credit.allow(54)
+
+
+def test_the_slowest_run_gives_the_credit_where_that_is_asked_for() -> None:
+    positions: dict[str, RunReport | None] = {"slow": at(1), "fast": at(50)}
+    credit = followers(positions, [], "slowest")
+    assert credit.allow(4)
+    assert not credit.allow(5)
+    positions["slow"] = replace(at(0), pass_number=1)  # it is over the stream; now the other one is behind
+    assert [credit.allow(sequence) for sequence in (51, 53, 54)] == [True, True, False]
+
+
+def test_of_the_slowest_a_run_that_has_not_reported_yet_is_waited_for() -> None:
+    positions: dict[str, RunReport | None] = {"here": at(50), "late": None}
+    credit = followers(positions, [], "slowest")
+    assert credit.allow(3)
+    assert not credit.allow(4)
+    positions["late"] = at(49)
+    assert [credit.allow(sequence) for sequence in (50, 52, 53)] == [True, True, False]
 
 
 def test_a_run_in_its_second_pass_is_past_the_stream() -> None:
@@ -74,7 +94,7 @@ def test_a_run_that_is_done_leaves() -> None:
     assert credit.allow(4)
     positions["one"] = at(90, "done")
     assert credit.allow(4)
-    assert credit.fastest == 1
+    assert credit.position == 1
     positions["two"] = at(90, "done")
     assert not credit.allow(4)
     assert (credit.gone, said) == ("run two is done", ["run one is done", "run two is done"])
