@@ -31,10 +31,11 @@ if TYPE_CHECKING:
     from student_trainer.own_loop.iterable import LabelledBatch, LabelledBatches
     from student_trainer.own_loop.labelled_batches import labelled_batches
     from teacher_service.models.adding import add_teacher
-    from teacher_service.models.declared import Declared, Scaling
+    from teacher_service.models.declared import Declared, DeclaredOutput, Scaling
 
 __all__ = [
     "Declared",
+    "DeclaredOutput",
     "DistillogError",
     "LabelledBatch",
     "LabelledBatches",
@@ -58,6 +59,7 @@ _LOSSES = "student_trainer.learning.mean_losses"
 _WHERE = {
     "add_teacher": "teacher_service.models.adding",
     "Declared": "teacher_service.models.declared",
+    "DeclaredOutput": "teacher_service.models.declared",
     "Scaling": "teacher_service.models.declared",
     "create_stream": "pipeline.by_name",
     "feed": "pipeline.by_name",

@@ -16,7 +16,7 @@ from pipeline.kafka.errors import kafka_errors
 from pipeline.kafka.settings import KafkaSettings
 from pipeline.manifest_log import MANIFEST_KEY, append, read_manifest_log, teacher_key
 from pipeline.names import dead_letters_topic, manifest_topic, soft_targets_topic, work_orders_topic
-from pipeline.record_size import RECORD_OVERHEAD, orders_that_fit, record_bytes, refuse_large_records
+from pipeline.record_size import RECORD_OVERHEAD, OutputSize, orders_that_fit, record_bytes, refuse_large_records
 from pipeline.sequence import Sequence
 from pipeline.streams import Stream, open_stream
 from pipeline.topic_settings import (
@@ -28,6 +28,7 @@ from pipeline.topic_settings import (
     num_copies,
     stream_settings,
 )
+from pipeline.views import find_view
 from pipeline.views.fetch import Fetcher
 from pipeline.views.probe import make_probe
 from schemas.avro import REGISTRY
@@ -145,7 +146,7 @@ def is_new(stream: Stream, teacher: Teacher) -> bool:
     if teacher.name in stream.teachers:
         _refuse_teacher(teacher, stream.teachers[teacher.name])
         return False
-    refuse_large_records(manifest, teacher)
+    refuse_large_records(manifest, teacher, find_view(manifest.view.name).max_positions)
     teacher.encode(manifest.schema_fingerprints)  # refuses what an older stream cannot hold
     return True
 
@@ -190,7 +191,7 @@ def _manifest(name: str, fetcher: Fetcher, dataset_uri: str, options: StreamOpti
     with once_readable(dataset_uri):
         probe = make_probe(fetcher)
     # Where the classes are not known, room for as many as a topic takes anyway.
-    of_classes = [(options.codec, (num_classes,), num_classes)]
+    of_classes = [OutputSize(options.codec, (num_classes,), num_classes)]
     least_bytes = 4 * RECORD_OVERHEAD if num_classes else _UNKNOWN_BYTES
     manifest = Manifest(
         stream=name,
@@ -222,7 +223,7 @@ def _check_record_size(manifest: Manifest, limit: int) -> None:
             "--classes, so that they can be sized"
         )
     if manifest.max_record_bytes > limit:
-        fitting = orders_that_fit(limit, [(manifest.codec, (manifest.num_classes,), manifest.num_classes)])
+        fitting = orders_that_fit(limit, [OutputSize(manifest.codec, (manifest.num_classes,), manifest.num_classes)])
         if fitting < 1:
             raise RecordTooLarge(
                 f"one sample of {manifest.num_classes} classes as {manifest.codec} is over this cluster's "

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+import math
+from collections.abc import Collection, Mapping
+from typing import NamedTuple
 
 from pipeline.topic_settings import DEFAULT_MAX_MESSAGE
 from schemas.codecs import CODECS, CodecSpec
@@ -15,8 +17,25 @@ RECORD_OVERHEAD = 2_048
 _OUTPUT_OVERHEAD = 512
 """bytes of an output beside its columns' data: names, shapes"""
 
-OutputSize = tuple[CodecSpec, tuple[int, ...], int]
-"""codec, shape of a row with the classes last, number of classes or 0"""
+_COUNT_BYTES = 8
+"""of a sample's number of positions, at most"""
+
+
+class OutputSize(NamedTuple):
+    """What a sample has of an output, at most."""
+
+    codec: CodecSpec
+    shape: tuple[int, ...]
+    """With the classes last; of one per position with their number first."""
+    num_classes: int
+    """0 where there are none"""
+    per_position: bool = False
+
+    @property
+    def num_bytes(self) -> int:
+        """On the wire, without headers."""
+        of_values = CODECS[self.codec.name].bytes_per_row(self.codec, self.shape, self.num_classes)
+        return of_values + (_COUNT_BYTES if self.per_position else 0)
 
 
 def record_bytes(order_size: int, outputs: Collection[OutputSize]) -> int:
@@ -30,33 +49,52 @@ def orders_that_fit(limit: int, outputs: Collection[OutputSize]) -> int:
 
 
 def teacher_record_bytes(manifest: Manifest, teacher: Teacher) -> int:
-    """Upper bound of a teacher's records in bytes; no less than the manifest's."""
-    return max(manifest.max_record_bytes, record_bytes(manifest.order_size, _sizes(manifest, teacher)))
+    """Upper bound of a teacher's records in bytes; no less than the manifest's.
+
+    How many positions a view chooses only its code says, which readers need not have: what the topics take bounds them.
+    """
+    needed = record_bytes(manifest.order_size, _sizes(manifest, teacher, {}))
+    return max(manifest.max_record_bytes, min(needed, _limit(manifest)))
 
 
-def refuse_large_records(manifest: Manifest, teacher: Teacher) -> None:
-    """Raise RecordTooLarge where a teacher's records may be larger than what a stream's topics take."""
-    limit = max(DEFAULT_MAX_MESSAGE, manifest.max_record_bytes)
-    outputs = _sizes(manifest, teacher)
+def refuse_large_records(manifest: Manifest, teacher: Teacher, max_positions: Mapping[str, int]) -> None:
+    """Raise RecordTooLarge where a teacher's records may be larger than what a stream's topics take.
+
+    `max_positions` (field -> number) are the view's; what it does not say is the field's whole length.
+    """
+    limit = _limit(manifest)
+    outputs = _sizes(manifest, teacher, max_positions)
     needed = record_bytes(manifest.order_size, outputs)
     if needed <= limit:
         return
-    largest, (codec, shape, _) = max(
-        zip(teacher.outputs, outputs, strict=True), key=lambda pair: _per_sample([pair[1]])
-    )
+    largest, size = max(zip(teacher.outputs, outputs, strict=True), key=lambda pair: pair[1].num_bytes)
     fitting = orders_that_fit(limit, outputs)
     instead = "--codec {0}=topk:k=10" if largest.num_classes else "--codec {0}=float16, or fewer or smaller outputs"
+    if largest.positions:
+        instead += f", or let the view say that it chooses fewer (max_positions of {largest.positions!r})"
+    each = " positions x " if largest.positions else "x"
     raise RecordTooLarge(
         f"teacher {teacher.name!r}: {manifest.order_size} samples of {len(outputs)} outputs, the largest "
-        f"{largest.name!r} of {'x'.join(map(str, shape))} as {codec}, need records of {needed} bytes, and the stream's "
-        f"topics take {limit}: "
+        f"{largest.name!r} of {each.join(map(str, size.shape))} as {size.codec}, need records of {needed} bytes, and "
+        f"the stream's topics take {limit}: "
         + (f"create the stream with --order-size {fitting} or less, or add it with " if fitting > 0 else "add it with ")
         + instead.format(largest.name)
     )
 
 
-def _sizes(manifest: Manifest, teacher: Teacher) -> list[OutputSize]:
-    return [(one.stored_as(manifest.codec), one.stored_shape, one.num_classes) for one in teacher.outputs]
+def _limit(manifest: Manifest) -> int:
+    """Bytes of a record that a stream's topics take."""
+    return max(DEFAULT_MAX_MESSAGE, manifest.max_record_bytes)
+
+
+def _sizes(manifest: Manifest, teacher: Teacher, max_positions: Mapping[str, int]) -> list[OutputSize]:
+    sizes = []
+    for one in teacher.outputs:
+        there = math.prod(one.places)
+        places = (min(there, max_positions.get(one.positions, there)),) if one.positions else ()
+        codec, shape = one.stored_as(manifest.codec), (*places, *one.stored_shape)
+        sizes.append(OutputSize(codec, shape, one.num_classes, bool(one.positions)))
+    return sizes
 
 
 def _overhead(outputs: Collection[OutputSize]) -> int:
@@ -64,5 +102,4 @@ def _overhead(outputs: Collection[OutputSize]) -> int:
 
 
 def _per_sample(outputs: Collection[OutputSize]) -> int:
-    of_outputs = sum(CODECS[codec.name].bytes_per_row(codec, shape, classes) for codec, shape, classes in outputs)
-    return of_outputs + 8 + 8  # IDs and kept rows are at most 8 bytes each
+    return sum(output.num_bytes for output in outputs) + 8 + 8  # IDs and kept rows are at most 8 bytes each

@@ -222,6 +222,7 @@ def _teacher_as_dict(teacher: Teacher, codec: CodecSpec) -> dict[str, Any]:
                 "kind": one.kind,
                 "shape": list(one.shape),
                 "classes": one.num_classes,
+                "positions": one.positions,
                 "codec": str(one.stored_as(codec)),
                 "text": str(one),
             }

@@ -1,6 +1,6 @@
 """A teacher of a stream: which ONNX file, how its inputs are fed, and what its outputs hold.
 
-The record has room for more than is built today: positions, class maps, reductions, heads, generations. What it says of
+The record has room for more than is built today: class maps, reductions, heads, generations. What it says of
 that is refused as a newer Distillog's, whichever way it goes.
 """
 

@@ -76,7 +76,9 @@ class TeacherOutput:
         size = f"[{shape}]"
         if self.class_axis is not None:
             size = f"{self.num_classes} classes" + (f", axis {self.class_axis + 1} of {size}" if self.shape[1:] else "")
-        return f"{self.name} = {self.output}: {self.kind}, {size}" + (f", as {self.codec}" if self.codec else "")
+        chosen = f", at positions by {self.positions}" if self.positions else ""
+        stored = f", as {self.codec}" if self.codec else ""
+        return f"{self.name} = {self.output}: {self.kind}, {size}{chosen}{stored}"
 
     def problem(self) -> str:
         """Return what of it does not fit together, "" if nothing; a codec that does not fit raises ConfigError."""
@@ -106,8 +108,6 @@ class TeacherOutput:
 
 
 _BUILT: Datum = {
-    "per": "sample",
-    "positions": "",
     "class_map": [],
     "reduction": "",
     "cut": "numpy",

@@ -9,17 +9,20 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TypeVar
 
+import numpy as np
+
 from pipeline.kafka.cluster import KafkaCluster
 from pipeline.kafka.settings import KafkaSettings
 from pipeline.sequence import Sequence
 from pipeline.streams import Stream, open_stream
 from pipeline.views.check import check_data
-from pipeline.views.fetch import Fetcher
+from pipeline.views.fetch import Fetched, Fetcher
 from schemas.errors import DataUnavailable, DistillogError, ManifestMismatch, TeacherRejected
 from schemas.records import Teacher
 from teacher_service.metrics import WorkerReport
 from teacher_service.models.checks import NO_CLASSES, accuracy_notice, check_model
 from teacher_service.models.files import model_sha256, refuse_another
+from teacher_service.models.labels import label
 from teacher_service.models.session import OnnxTeacher
 from teacher_service.worker import Worker, WorkerOptions
 
@@ -117,7 +120,8 @@ def _check_on_first_orders(stream: Stream, fetcher: Fetcher, model: OnnxTeacher)
         raise DataUnavailable(f"dataset {fetcher.dataset.uri}: no sample of the first order can be decoded: {reason}")
     try:
         check_model(model, fetched.inputs)
-        inference, outputs = _timed(lambda: model.label(fetched.inputs))
+        inference, _ = _timed(lambda: label(model, fetched, stream.manifest.codec))
+        notice = _accuracy(model, fetched)
     except (DistillogError, MemoryError):
         raise
     except Exception as error:  # ONNX Runtime's exceptions have no common base
@@ -125,9 +129,16 @@ def _check_on_first_orders(stream: Stream, fetcher: Fetcher, model: OnnxTeacher)
             f"{model.path}: fails on samples of the first order ({' '.join(str(error).split())[:300]}); a teacher has "
             "to label every sample, on a machine whose memory and device it fits"
         ) from error
-    classes = model.teacher.class_output
-    notice = NO_CLASSES if classes is None else accuracy_notice(outputs[classes.name], fetched.labels)
     return notice, (loading / len(second), inference / len(fetched.kept_rows))
+
+
+def _accuracy(model: OnnxTeacher, fetched: Fetched) -> str:
+    """Say how often the teacher is right on views that have labels."""
+    classes = model.teacher.class_output
+    if classes is None or not (fetched.labels >= 0).any():
+        return "" if classes else NO_CLASSES
+    of_calls = model.in_calls(fetched.inputs, lambda rows, labels: labels[classes.name])
+    return accuracy_notice(np.concatenate(of_calls), fetched.labels)
 
 
 def _timed(work: Callable[[], T]) -> tuple[float, T]:

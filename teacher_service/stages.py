@@ -19,11 +19,13 @@ from pipeline.datasets.base import Ints
 from pipeline.sequence import Sequence
 from pipeline.views.fetch import Fetched, Fetcher
 from pipeline.views.patience import fetch_patiently
+from schemas.codecs import CodecSpec
 from schemas.errors import DecodeError, ModelFailed
 from schemas.records import Manifest, Teacher, WorkOrder
 from teacher_service.clock import Clock
 from teacher_service.leases.chain import Job, Parcel
-from teacher_service.models.session import Inputs, OnnxTeacher, Outputs
+from teacher_service.models.labels import Labels, label
+from teacher_service.models.session import OnnxTeacher
 from teacher_service.parcels import Parcels
 
 log = logging.getLogger(__name__)
@@ -217,8 +219,8 @@ class Stages:
                 assert fetched is not None  # an order was fetched
                 self._infers = job
                 self.inferring.start(len(job.order.sample_ids))
-                outputs = patient_labels(self._model, fetched.inputs, job.sequence)
-                parcel = self._parcels.of_labels(job, job.order, fetched.kept_rows, fetched.faults, outputs)
+                labels = patient_labels(self._model, fetched, self._parcels.codec, job.sequence)
+                parcel = self._parcels.of_labels(job, job.order, labels)
                 self.inferring.stop()
                 self._infers = None
             self._publish(parcel)
@@ -228,25 +230,25 @@ class Stages:
         began = time.monotonic()
         self.inferring.start(len(fetched.kept_rows))
         try:
-            self._model.label(fetched.inputs)
+            label(self._model, fetched, self._parcels.codec)
         except Exception as error:
             log.debug("measuring: %s", error)
         self.inferring.stop(whole_order=False)
         self._measure_at += (time.monotonic() - began) / MEASURE_SHARE
 
 
-def patient_labels(model: OnnxTeacher, inputs: Inputs, sequence: int) -> Outputs:
-    """Run the model; a failure is no fault of the data (memory, a device), so it is tried once more.
+def patient_labels(model: OnnxTeacher, fetched: Fetched, codec: CodecSpec, sequence: int) -> Labels:
+    """Label views; a failure is no fault of the data (memory, a device), so all of them are tried once more.
 
     Raises:
         ModelFailed: it failed twice.
     """
     try:
-        return model.label(inputs)
+        return label(model, fetched, codec)
     except Exception as error:  # ONNX Runtime's exceptions have no common base
         log.warning("order %d: the model failed (%s); trying again", sequence, error)
     try:
-        return model.label(inputs)
+        return label(model, fetched, codec)
     except Exception as error:
         raise ModelFailed(
             f"{model.path}: fails on order {sequence} ({' '.join(str(error).split())[:300]}); nothing "

@@ -118,7 +118,9 @@ class Worker:
         sequence = Sequence.of(manifest)
         self._suspects = Suspects(
             # The first order is known to be well here: the model was checked with it.
-            lambda: encode_task(fetcher, model, options.data_retry, sequence.sample_ids(0), sequence.view_seed(0)),
+            lambda: encode_task(
+                fetcher, model, manifest.codec, options.data_retry, sequence.sample_ids(0), sequence.view_seed(0)
+            ),
             model.teacher,
             manifest.num_samples,
             parcels,

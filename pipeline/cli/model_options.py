@@ -116,24 +116,43 @@ def model_options(command: Callable[..., T]) -> Callable[..., T]:
     return called
 
 
-def stored_as(declared: Declared, codecs: tuple[str, ...]) -> Declared:
-    """Return a declaration with the codecs of its outputs, each `NAME=CODEC`; raises UsageError and ConfigError."""
+def stored_as(declared: Declared, codecs: tuple[str, ...], positions: tuple[str, ...] = ()) -> Declared:
+    """Return a declaration with what is said of its outputs: each `NAME=CODEC`, and each `NAME=FIELD` of positions.
+
+    Raises:
+        UsageError: an unknown name, or one that comes twice.
+        ConfigError: an unknown codec.
+    """
     from dataclasses import replace
 
     from schemas.codecs import CodecSpec
 
-    outputs = list(declared.outputs)
-    names = [output.name for output in outputs]
-    for text in codecs:
-        name, _, codec = text.partition("=")
-        if not name or name not in names:
+    names = [output.name for output in declared.outputs]
+    codec_of = _by_output("--codec", "CODEC", codecs, names)
+    field_of = _by_output("--positions", "FIELD", positions, names)
+    outputs = tuple(
+        replace(
+            output,
+            codec=CodecSpec.parse(codec_of[output.name]) if output.name in codec_of else None,
+            positions=field_of.get(output.name, ""),
+        )
+        for output in declared.outputs
+    )
+    return replace(declared, outputs=outputs)
+
+
+def _by_output(option: str, what: str, texts: tuple[str, ...], names: list[str]) -> dict[str, str]:
+    """Parse `NAME=WHAT` into what is said of each output."""
+    said: dict[str, str] = {}
+    for text in texts:
+        name, _, value = text.partition("=")
+        if not (name and value) or name not in names:
             known = ", ".join(filter(None, names)) or "none has a name: say --output NAME=ONNX_OUTPUT"
-            raise click.UsageError(f"--codec {text!r}: write NAME=CODEC, of an output that --output names ({known})")
-        at = names.index(name)
-        if outputs[at].codec is not None:
-            raise click.UsageError(f"--codec {text!r}: output {name} is given two")
-        outputs[at] = replace(outputs[at], codec=CodecSpec.parse(codec))
-    return replace(declared, outputs=tuple(outputs))
+            raise click.UsageError(f"{option} {text!r}: write NAME={what}, of an output that --output names ({known})")
+        if name in said:
+            raise click.UsageError(f"{option} {text!r}: output {name} is given two")
+        said[name] = value
+    return said
 
 
 def _output(text: str) -> DeclaredOutput:

@@ -29,6 +29,12 @@ if TYPE_CHECKING:
     multiple=True,
     help="How an output is stored, such as hidden=float32 (repeatable).  [default: the stream's; float16 of features]",
 )
+@click.option(
+    "--positions",
+    metavar="NAME=FIELD",
+    multiple=True,
+    help="Store an output at the positions where FIELD of the view is not 0 (repeatable).  [default: all of it]",
+)
 @click.option("--classes", type=click.IntRange(min=1), help="Refuse a teacher of another number of classes.")
 @click.option(
     "--as-declared",
@@ -43,6 +49,7 @@ def add_teacher(
     model: Path,
     declared: Declared,
     codecs: tuple[str, ...],
+    positions: tuple[str, ...],
     classes: int | None,
     as_declared: bool,
     dataset: str | None,
@@ -51,7 +58,7 @@ def add_teacher(
     """Register the ONNX file MODEL as teacher NAME of STREAM, and make its topic."""
     from teacher_service.models import adding
 
-    declared = stored_as(declared, codecs)
+    declared = stored_as(declared, codecs, positions)
     added = adding.add_teacher(
         stream, name, model, declared, classes=classes, as_declared=as_declared, dataset=dataset, **kafka_options()
     )

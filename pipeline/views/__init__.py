@@ -55,6 +55,8 @@ class View:
     """Takes parameters that `defaults` does not name (a user's function with **params)."""
     thread_safe: bool = True
     """Whether several threads may call it at once; a user's own says so, or not."""
+    max_positions: Mapping[str, int] = field(default_factory=dict)
+    """Field that chooses positions -> the most of a sample; all that it has where it is not said."""
 
 
 VIEWS: dict[str, View] = {
@@ -97,6 +99,7 @@ def find_view(name: str) -> View:
         open_ended=own.open_ended,
         evaluation=own.evaluation,
         thread_safe=own.thread_safe,
+        max_positions=own.max_positions,
     )
 
 
@@ -163,6 +166,8 @@ def _composed(name: str) -> View:
         parts=_parts_of(first, stages[first]),
         after=in_a_row(rest),
         thread_safe=all(view.thread_safe for view in stages.values()),
+        # The last view that says it of a field; all are held to it at their end.
+        max_positions={name: most for view in stages.values() for name, most in view.max_positions.items()},
     )
 
 

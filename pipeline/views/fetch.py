@@ -16,6 +16,7 @@ import numpy as np
 from pipeline.datasets.base import Arrays, Dataset, Faults, HasPictures, Ints, Samples, is_thread_safe
 from pipeline.views import find_view
 from pipeline.views.loaders import Loaders
+from pipeline.views.positions import too_many
 from pipeline.views.user import BadRows
 from schemas.errors import ManifestMismatch
 from schemas.records import ViewSpec
@@ -60,6 +61,7 @@ class Fetcher:
         self._apply = found.apply
         self._parts = found.parts
         self._after = found.after
+        self._max_positions = found.max_positions
         unsafe = [] if is_thread_safe(dataset) else [f"dataset {dataset.uri}"]
         unsafe += [] if found.thread_safe else [f"view {view.name}"]
         if loaders > 1 and unsafe:
@@ -81,7 +83,8 @@ class Fetcher:
         """The views of [N] int64 IDs, at the spatial `size` if one is given.
 
         An ID outside the dataset is a fault of its row, as is a sample that cannot be decoded, or for which a user's
-        view raises or gives another shape than for others. Raises OSError when the data cannot be read now.
+        view raises, gives another shape than for others, or chooses more positions than its `max_positions`. Raises
+        OSError when the data cannot be read now.
 
         To be called by one thread at a time.
         """
@@ -112,6 +115,10 @@ class Fetcher:
         except BadRows as bad:
             reasons |= {int(kept_rows[row]): reason for row, reason in bad.reasons.items()}
             inputs, kept_rows = bad.inputs, np.delete(kept_rows, list(bad.reasons))
+        if self._max_positions and len(kept_rows) and (bold := too_many(self.view.name, inputs, self._max_positions)):
+            reasons |= {int(kept_rows[row]): reason for row, reason in bold.items()}
+            inputs = {name: np.delete(values, list(bold), axis=0) for name, values in inputs.items()}
+            kept_rows = np.delete(kept_rows, list(bold))
         labels = self.dataset.labels(sample_ids[kept_rows])
         # Files may hold numbers of another machine's byte order, which PyTorch does not take.
         inputs = {name: values.astype(values.dtype.newbyteorder("="), copy=False) for name, values in inputs.items()}

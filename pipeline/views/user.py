@@ -35,8 +35,10 @@ class UserView:
     """It takes **params."""
     evaluation: Mapping[str, Any] | None
     """Its attribute `evaluation`: the parameters under which it augments nothing; None where it does not say."""
-    thread_safe: bool = False
+    thread_safe: bool
     """Its attribute `thread_safe`: whether several threads may call it at once."""
+    max_positions: Mapping[str, int]
+    """Its attribute `max_positions`: field -> the most positions of a sample that it chooses."""
 
 
 class BadRows(Exception):
@@ -64,15 +66,19 @@ def load(name: str) -> UserView:
             version = operator.index(getattr(function, "version", 1))
             evaluation = getattr(function, "evaluation", None)
             evaluation = None if evaluation is None else dict(evaluation)
+            limits = dict(getattr(function, "max_positions", {}))
+            limits = {str(name): operator.index(limit) for name, limit in limits.items()}
+            if min(limits.values(), default=1) < 1:
+                raise ValueError(f"max_positions are {limits}: at least 1")
     except (TypeError, ValueError) as error:
         raise ConfigError(
             f"view {name}: {said(error)}; a view is a function(sample, rng, **params), its attribute `version` a whole "
-            "number, `evaluation` a dict of parameters"
+            "number, `evaluation` a dict of parameters, `max_positions` a dict of whole numbers"
         ) from error
     defaults = {p.name: p.default for p in parameters if p.default is not p.empty}
     open_ended = any(p.kind is p.VAR_KEYWORD for p in parameters)
     thread_safe = getattr(function, "thread_safe", False) is True
-    return UserView(function, defaults, version, open_ended, evaluation, thread_safe)
+    return UserView(function, defaults, version, open_ended, evaluation, thread_safe, limits)
 
 
 def per_sample(name: str, function: Callable[..., Any]) -> Callable[..., Arrays]:

@@ -17,6 +17,7 @@ import signal
 import struct
 import sys
 import time
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import IO, Any
 
@@ -28,8 +29,10 @@ from pipeline.onnx_runtime import PROVIDERS
 from pipeline.user_code import said
 from pipeline.views.fetch import Fetcher
 from pipeline.views.patience import fetch_patiently
+from schemas.codecs import CodecSpec
 from schemas.errors import DistillogError
-from schemas.records import Teacher, ViewSpec
+from schemas.records import Output, Teacher, ViewSpec
+from teacher_service.models.labels import Labels
 from teacher_service.models.session import OnnxTeacher
 from teacher_service.stages import DATA_ADVICE, patient_labels
 
@@ -56,8 +59,10 @@ def read_frame(file: IO[bytes]) -> Frame | None:
     return (json.loads(text), body) if len(text) == of_text and len(body) == of_body else None
 
 
-def encode_task(fetcher: Fetcher, model: OnnxTeacher, data_retry: float, sample_ids: Ints, view_seed: int) -> Frame:
-    """Return the first frame: what to open, and an order that is known to be well."""
+def encode_task(
+    fetcher: Fetcher, model: OnnxTeacher, codec: CodecSpec, data_retry: float, sample_ids: Ints, view_seed: int
+) -> Frame:
+    """Return the first frame: what to open, the stream's codec, and an order that is known to be well."""
     view = fetcher.view
     header = {
         "parent": os.getpid(),
@@ -67,6 +72,7 @@ def encode_task(fetcher: Fetcher, model: OnnxTeacher, data_retry: float, sample_
         # The one in use: `auto` might come to another one, and to other bits.
         "provider": next(name for name, provider in PROVIDERS.items() if provider == model.provider),
         "threads": model.threads,
+        "codec": asdict(codec),
         "data_retry": data_retry,
         "sequence": 0,
         "sample_ids": sample_ids.tolist(),
@@ -75,12 +81,39 @@ def encode_task(fetcher: Fetcher, model: OnnxTeacher, data_retry: float, sample_
     return header, model.teacher.encode()
 
 
+def encode_labels(labels: Labels) -> Frame:
+    """Return the answer that holds them: the columns' bytes follow each other in the body."""
+    outputs, body = [], []
+    for one in labels.outputs:
+        columns = [(name, column.dtype.str, column.shape) for name, column in one.columns.items()]
+        counts = None if one.counts is None else one.counts.tolist()
+        outputs.append((one.name, one.codec, one.num_classes, columns, counts))
+        body += [column.tobytes() for column in one.columns.values()]
+    header = {"kind": "labels", "kept": labels.kept.tolist(), "faults": labels.faults, "outputs": outputs}
+    return header, b"".join(body)
+
+
+def decode_labels(answer: Frame) -> Labels:
+    """Undo `encode_labels`; arrays are read-only views of the body."""
+    header, body = answer
+    outputs, at = [], 0
+    for output, codec, num_classes, described, counts in header["outputs"]:
+        columns = {}
+        for name, dtype, shape in described:
+            columns[name] = np.ndarray(shape, dtype, body, at)
+            at += columns[name].nbytes
+        outputs.append(Output(output, codec, num_classes, columns, None if counts is None else np.array(counts, int)))
+    faults = tuple((int(row), str(reason)) for row, reason in header["faults"])
+    return Labels(np.array(header["kept"], np.int64), faults, tuple(outputs))
+
+
 class _Labeller:
     """What the worker's stages do to an order, for some rows of it."""
 
     def __init__(self, task: dict[str, Any], teacher: bytes, answers: IO[bytes]) -> None:
         self._answers = answers
         self._retry = task["data_retry"]
+        self._codec = CodecSpec(**{**task["codec"], "temperatures": tuple(task["codec"]["temperatures"])})
         self._fetcher = Fetcher(open_dataset(task["dataset"]), ViewSpec(**task["view"]))
         record = Teacher.decode(teacher, "the worker's stdin")
         self._model = OnnxTeacher(Path(task["model"]), record, task["provider"], task["threads"])
@@ -97,11 +130,9 @@ class _Labeller:
             advice=DATA_ADVICE,
             alive=lambda: write_frame(self._answers, {"kind": "alive"}),
         )
-        outputs = patient_labels(self._model, fetched.inputs, sequence)
-        faults = [(int(row), str(reason)) for row, reason in fetched.faults]
-        shapes = {name: values.shape for name, values in outputs.items()}
-        header = {"kind": "labels", "kept": fetched.kept_rows.tolist(), "faults": faults, "shapes": shapes}
-        return header, b"".join(values.astype("<f4", copy=False).tobytes() for values in outputs.values())
+        labels = patient_labels(self._model, fetched, self._codec, sequence)
+        faults = tuple((int(row), str(reason)) for row, reason in labels.faults)
+        return encode_labels(replace(labels, faults=faults))
 
 
 def main() -> None:

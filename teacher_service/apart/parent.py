@@ -2,13 +2,12 @@
 
 A child that a signal of a crash ends, or that gives no answer in time, says something of the rows that it was asked
 for. One that is killed, that runs out of memory, or that ends by itself does not: its machine is to blame, or its code.
-N: rows asked for, M: rows labelled.
+N: rows asked for.
 """
 
 from __future__ import annotations
 
 import logging
-import math
 import os
 import queue
 import signal
@@ -21,13 +20,11 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import IO
 
-import numpy as np
-
-from pipeline.datasets.base import Faults, Ints
+from pipeline.datasets.base import Ints
 from schemas.errors import ChildLost, DataUnavailable, DistillogError
 from teacher_service import watchdog
-from teacher_service.apart.child import Frame, read_frame, write_frame
-from teacher_service.models.session import Outputs
+from teacher_service.apart.child import Frame, decode_labels, read_frame, write_frame
+from teacher_service.models.labels import Labels
 
 log = logging.getLogger(__name__)
 
@@ -59,17 +56,6 @@ class Death:
     """a signal's name, or a hang"""
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class Labels:
-    """An answer of the child, about rows of its request."""
-
-    kept: Ints
-    """[M] int64, rising"""
-    faults: Faults
-    outputs: Outputs
-    """output -> [M, ...]"""
-
-
 class Child:
     """One child at a time, started when it is asked and none is there; used by one thread, which has to stay alive."""
 
@@ -87,7 +73,7 @@ class Child:
         """seconds for an answer about so many rows"""
 
     def label(self, sequence: int, sample_ids: Ints, view_seed: int) -> Labels | Death:
-        """Label [N] samples.
+        """Label [N] samples; the labels speak of these rows.
 
         Raises:
             ChildLost: the child ended, and no row is to blame.
@@ -99,15 +85,7 @@ class Child:
         self._ask({"sequence": sequence, "sample_ids": sample_ids.tolist(), "view_seed": view_seed})
         share = len(sample_ids) / self._num_rows  # a few rows that hang are not to hold their order up as a whole does
         answer = self._answer(max(watchdog.MIN_DEADLINE, self._patience * share), f"order {sequence}")
-        if isinstance(answer, Death):
-            return answer
-        header, body = answer
-        outputs, at = {}, 0
-        for name, shape in header["shapes"].items():
-            outputs[name] = np.frombuffer(body, "<f4", math.prod(shape), at).reshape(shape).astype(np.float32)
-            at += outputs[name].nbytes
-        faults = tuple((int(row), str(reason)) for row, reason in header["faults"])
-        return Labels(np.array(header["kept"], np.int64), faults, outputs)
+        return answer if isinstance(answer, Death) else decode_labels(answer)
 
     def close(self) -> None:
         """End it."""

@@ -12,16 +12,18 @@ import logging
 import queue
 import threading
 from collections.abc import Callable
+from dataclasses import replace
 
 import numpy as np
 
 from pipeline.datasets.base import Ints
 from pipeline.wait import Deadline
 from schemas.errors import ChildLost, DecodeError
-from schemas.records import Teacher, WorkOrder
+from schemas.records import Output, Teacher, WorkOrder
 from teacher_service.apart.child import Frame
-from teacher_service.apart.parent import Child, Death, Labels, Stopped
+from teacher_service.apart.parent import Child, Death, Stopped
 from teacher_service.leases.chain import Job, Parcel
+from teacher_service.models.labels import Labels, nothing
 from teacher_service.parcels import Parcels
 
 log = logging.getLogger(__name__)
@@ -123,23 +125,23 @@ class Suspects:
     def _label(self, child: Child, job: Job, order: WorkOrder) -> None:
         log.warning("order %d: begun before by workers that ended; labelled in a child process", order.sequence)
         try:
-            labels, deadly = _Search(child, job, order, self._teacher, self._num_samples).label()
+            without = nothing(self._teacher, self._parcels.codec)
+            labels, deadly = _Search(child, job, order, without, self._num_samples).label()
         except _Over:
             return
         faults = tuple(sorted([*labels.faults, *deadly.items()]))
-        self._publish(self._parcels.of_labels(job, order, labels.kept, faults, labels.outputs, len(deadly)))
+        self._publish(self._parcels.of_labels(job, order, replace(labels, faults=faults), len(deadly)))
 
 
 class _Search:
     """One order, and what became of its rows."""
 
-    def __init__(self, child: Child, job: Job, order: WorkOrder, teacher: Teacher, num_samples: int) -> None:
+    def __init__(self, child: Child, job: Job, order: WorkOrder, without: tuple[Output, ...], num_samples: int) -> None:
         self._child = child
         self._num_samples = num_samples
         self._job = job
         self._order = order
-        empty = {output.name: np.empty((0, *output.stored_shape), np.float32) for output in teacher.outputs}
-        self._nothing = Labels(np.empty(0, np.int64), (), empty)
+        self._nothing = Labels(np.empty(0, np.int64), (), without)
         self._suspected: dict[int, Death] = {}
         """row that ended a child, alone -> how"""
         self._deadly: dict[int, str] = {}
@@ -226,8 +228,4 @@ class _Search:
 def _joined(pieces: list[Labels]) -> Labels:
     """Put labels together, by rising rows."""
     pieces = sorted(pieces, key=lambda piece: min([*piece.kept[:1], *(row for row, _ in piece.faults[:1])], default=-1))
-    return Labels(
-        np.concatenate([piece.kept for piece in pieces]),
-        tuple(fault for piece in pieces for fault in piece.faults),
-        {name: np.concatenate([piece.outputs[name] for piece in pieces]) for name in pieces[0].outputs},
-    )
+    return Labels.joined(pieces)

@@ -20,11 +20,12 @@ from pipeline.fault_limit import LIMIT
 from pipeline.hashing import hash64, tag
 from pipeline.user_code import one_line
 from pipeline.views.fetch import Fetched, Fetcher
-from schemas.codecs import CodecSpec, storable
+from schemas.codecs import CodecSpec
 from schemas.errors import BadSamples, StreamConflict, TeacherRejected
 from schemas.records import TeacherInput, TeacherOutput
 from schemas.softmax import LEAST_LOG_PROB, log_softmax
 from teacher_service.models.alternatives import alternatives
+from teacher_service.models.labels import unstorable
 from teacher_service.models.session import OnnxTeacher
 
 NUM_SAMPLES = 256
@@ -272,8 +273,7 @@ def _batches(
 def _way(model: OnnxTeacher, codec: CodecSpec, fetched: Fetched) -> Way:
     teacher, given = model.teacher, model.label(fetched.inputs)
     sound = np.ones(len(fetched.kept_rows), np.bool_)
-    for output in teacher.outputs:
-        sound &= storable(given[output.name], output.stored_as(codec), output.num_classes)
+    sound[list(unstorable(teacher, codec, given, model.num_positions(fetched.inputs)))] = False
     if teacher.class_output is None:
         nothing = np.zeros(len(sound))
         return Way(teacher.inputs, np.where(sound, 0, -1), nothing, nothing, np.full(len(sound), -1))

@@ -3,62 +3,81 @@
 A label may depend on its sample and view alone. Dropout left on, batch statistics left on and dynamically quantised
 weights break that without an error, so the checks provoke it: the same rows again, in another order, and beside
 different, rescaled rows (the last one alone sees dynamic quantisation: up to 0.24 logits measured).
-Letters: M rows, C classes.
+Letters: M rows, P positions of theirs that are labelled, C classes.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Mapping
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from pipeline import chance
+from pipeline.datasets.base import Ints
 from schemas.errors import TeacherRejected
 from schemas.finite import finite_rows
+from schemas.positions import positions_of
 from schemas.records import TeacherOutput
-from teacher_service.models.session import Inputs, OnnxTeacher, Outputs, classes_last
+from teacher_service.models.session import Inputs, OnnxTeacher, Outputs
 
 TOLERANCE = 1e-4
 """largest change allowed, as a fraction of the range of an output"""
+OUTPUT_BYTES = 256 << 20
+"""Of all outputs of the rows that a model is checked with; no fewer rows than one call has."""
 
 _RESCALE = 4.0
 _MIN_ROWS_FOR_ACCURACY = 50
 NO_CLASSES = "no accuracy: none of the teacher's outputs gives a sample one row of classes"
 CHANCE_QUESTION = "are the classes in the dataset's order, the inputs scaled as in its training?"
 
-Model = Callable[[Inputs], Outputs]
+Counts = Mapping[str, Ints]
+"""output per position -> [M] how many of each row"""
+Model = Callable[[Inputs], tuple[Outputs, Counts]]
 
 
 def check_model(model: OnnxTeacher, inputs: Inputs) -> None:
-    """Run all checks on the rows of one order.
+    """Run all checks on the rows of one order, or on the first of them where its outputs are large.
 
     Raises:
         TeacherRejected: labels depend on their neighbours or on chance, are no numbers, or are not of their kind.
     """
+    row_bytes = sum(4 * math.prod(output.shape) for output in model.teacher.outputs)
+    inputs = first_rows(inputs, model.teacher.inference_batch, row_bytes)
     values = model.raw(inputs)
     for output in model.teacher.outputs:
         check_kind(values[output.name], output)
-    problem = check_independence(model.label, inputs)
+    problem = check_independence(lambda given: (model.label(given), model.num_positions(given)), inputs)
     if problem:
         raise TeacherRejected(f"{model.path}: {problem}")
 
 
+def first_rows(inputs: Inputs, batch: int, row_bytes: int) -> dict[str, npt.NDArray[Any]]:
+    """Return as many of the first rows as give OUTPUT_BYTES of outputs, one call's at least."""
+    rows = max(batch, OUTPUT_BYTES // max(1, row_bytes))
+    return {field: values[:rows] for field, values in inputs.items()}
+
+
 def check_kind(values: npt.NDArray[np.float32], output: TeacherOutput) -> None:
-    """Compare an output [M, *shape] with what it is declared to be.
+    """Compare an output [M, ..., C], or the positions [P, C] that are labelled, with what it is declared to be.
+
+    Rows of which no position is chosen say nothing.
 
     Raises:
         TeacherRejected: no finite row, rows that sum to 1 declared as logits, or rows that do not as probabilities.
     """
     what = f"output {output.output!r}"
-    finite = values[finite_rows(values)]
-    if not len(finite):
+    if not len(values):
+        return
+    rows = values[finite_rows(values)].astype(np.float64)
+    if not len(rows):
         raise TeacherRejected(f"{what} is not finite (NaN or infinity) on the stream's first samples")
     if output.class_axis is None:
         return
     if output.num_classes < 2:
         raise TeacherRejected(f"{what} has {output.num_classes} class; soft targets of classes need at least 2")
-    rows = classes_last(finite, output).astype(np.float64)
     sums_to_one = bool((rows >= 0).all() and np.allclose(rows.sum(axis=-1), 1.0, atol=1e-3))
     if output.kind == "logits" and sums_to_one:
         raise TeacherRejected(
@@ -86,25 +105,25 @@ def check_independence(model: Model, inputs: Inputs) -> str:
     Returns:
         What is wrong in words, or nothing.
     """
-    first = model(inputs)
-    num_rows = len(next(iter(first.values())))
+    first, counts = model(inputs)
+    num_rows = len(next(iter(inputs.values())))
 
-    def changed(given: Outputs, rows: slice) -> tuple[float, str]:
+    def changed(given: Outputs, rows: Ints) -> tuple[float, str]:
         """The largest change of `rows` of the first answer, as a fraction of its output's range, and which output's."""
-        return max((_change(given[name], first[name], rows), name) for name in first)
+        return max((_change(given[name], first[name], _places(counts.get(name), rows)), name) for name in first)
 
-    change, name = changed(model(inputs), slice(None))
+    every = np.arange(num_rows)
+    change, name = changed(model(inputs)[0], every)
     if change > TOLERANCE:
         return (
             f"the same rows give other labels each time (output {name!r}, {change:.1e} of its range): is dropout left "
             "on? Export the model in evaluation mode"
         )
-    backwards = slice(None, None, -1)
-    change, name = changed(model({field: values[backwards] for field, values in inputs.items()}), backwards)
+    change, name = changed(model({field: values[::-1] for field, values in inputs.items()})[0], every[::-1])
     if change <= TOLERANCE:
-        kept = slice(0, num_rows, 2)
-        beside = model({field: _other_neighbours(values) for field, values in inputs.items()})
-        change, name = changed({name: values[kept] for name, values in beside.items()}, kept)
+        kept = every[::2]
+        beside, counted = model({field: _other_neighbours(values) for field, values in inputs.items()})
+        change, name = changed({name: beside[name][_places(counted.get(name), kept)] for name in beside}, kept)
     if change > TOLERANCE:
         return (
             f"labels depend on their neighbours in the batch (output {name!r}, {change:.1e} of its range): batch "
@@ -113,8 +132,13 @@ def check_independence(model: Model, inputs: Inputs) -> str:
     return ""
 
 
-def _change(given: npt.NDArray[np.float32], first: npt.NDArray[np.float32], rows: slice) -> float:
-    """The largest change of some rows, as a fraction of the range of all."""
+def _places(counts: Ints | None, rows: Ints) -> Ints:
+    """Where what is of some rows lies in an answer."""
+    return rows if counts is None else positions_of(counts, rows)
+
+
+def _change(given: npt.NDArray[np.float32], first: npt.NDArray[np.float32], rows: Ints) -> float:
+    """The largest change of what lies in some places, as a fraction of the range of all."""
     finite = first[np.isfinite(first)]
     spread = float(np.ptp(finite)) if finite.size else 0.0
     with np.errstate(invalid="ignore"):  # rows that are not finite are left out of the labels anyway

@@ -40,6 +40,8 @@ class DeclaredOutput:
     """The dimension that counts classes, 0 being the batch; None: the last."""
     codec: CodecSpec | None = None
     """How it is stored; None: as the stream says, and as float16 where it holds no classes."""
+    positions: str = ""
+    """The view's field that chooses its positions, those where it is not 0; "": a sample has one row of it."""
 
     def __str__(self) -> str:
         kind = f":{self.kind}" if self.kind else ""
@@ -86,6 +88,7 @@ class Declared:
         for output in self.outputs:
             words += ["--output", str(output)]
             words += ["--codec", f"{output.name}={output.codec}"] if output.codec else []
+            words += ["--positions", f"{output.name}={output.positions}"] if output.positions else []
         said = {"--kind": self.kind, "--batch": self.batch}
         return [*words, *(word for name, value in said.items() if value is not None for word in (name, str(value)))]
 

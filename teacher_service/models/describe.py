@@ -13,20 +13,19 @@ import numpy.typing as npt
 from pipeline.onnx_runtime import open_session
 from pipeline.sequence import Sequence
 from pipeline.views.fetch import Fetcher
+from pipeline.views.positions import choosers, chosen
 from schemas.codecs import CodecSpec
 from schemas.errors import ConfigError, DataUnavailable, TeacherRejected
 from schemas.names import check_name, did_you_mean
 from schemas.records import Manifest, Teacher, TeacherOutput
 from schemas.teacher_output import CLASS_KINDS
-from teacher_service.models.checks import check_kind
+from teacher_service.models.checks import OUTPUT_BYTES, check_kind, first_rows
 from teacher_service.models.declared import NOTHING, Declared, DeclaredOutput
 from teacher_service.models.feeding import channels_last, feed_inputs
 from teacher_service.models.files import model_sha256
-from teacher_service.models.session import OnnxTeacher, show, static_shape
+from teacher_service.models.session import OnnxTeacher, pick, show, static_shape
 
 DEFAULT_BATCH = 256
-OUTPUT_BYTES = 256 << 20
-"""Of all outputs of one call, unless a batch is asked for."""
 
 _FLOATS = ("tensor(float)", "tensor(float16)", "tensor(double)")
 """What is stored of an output's own type, or rounded to it; larger whole numbers would change."""
@@ -66,7 +65,7 @@ def describe_on(
     there = {one.name: one for one in session.get_inputs()}
     seen = _fetch(fetcher, sample_ids[:2], view_seed, None)
     pairs = _pair(path, dict(declared.inputs), list(seen), list(there))
-    given = _outputs(path, {one.name: one.type for one in session.get_outputs()}, declared)
+    given = _outputs(path, {one.name: one.type for one in session.get_outputs()}, list(seen), declared)
     fixed = {static_shape(one.shape)[0] for one in there.values() if one.shape} - {None}
     batch = _batch(path, fixed, declared.batch)
     ids = sample_ids[: max(batch or min(order_size, DEFAULT_BATCH), 64)]
@@ -76,17 +75,17 @@ def describe_on(
     samples = _fetch(fetcher, ids, view_seed, size or None)
     inputs = feed_inputs(path, there, pairs, samples, declared, size)
     model = OnnxTeacher(path, Teacher(stream_id, name, sha256, path.name, inputs, given, batch or _FIRST_ROWS))
-    if batch is None:
-        first = _answers(model, {field: values[:_FIRST_ROWS] for field, values in samples.items()})
-        row_bytes = sum(values[0].nbytes for values in first.values())
-        batch = min(order_size, DEFAULT_BATCH, max(1, OUTPUT_BYTES // max(1, row_bytes)))
+    first = _answers(model, {field: values[:_FIRST_ROWS] for field, values in samples.items()})
+    row_bytes = sum(values[0].nbytes for values in first.values())
+    batch = batch or min(order_size, DEFAULT_BATCH, max(1, OUTPUT_BYTES // max(1, row_bytes)))
+    samples = first_rows(samples, batch, row_bytes)
     answers = _answers(model.fed_as(inputs, batch), samples)
     num_classes = fetcher.dataset.num_classes
-    outputs = tuple(_described(path, output, answers[output.output], num_classes) for output in given)
+    outputs = tuple(_described(path, output, answers[output.output], samples, num_classes) for output in given)
     return replace(model.teacher, outputs=outputs, inference_batch=batch)
 
 
-def _outputs(path: Path, there: Mapping[str, str], declared: Declared) -> tuple[TeacherOutput, ...]:
+def _outputs(path: Path, there: Mapping[str, str], fields: list[str], declared: Declared) -> tuple[TeacherOutput, ...]:
     """The outputs to publish of those that are there (name -> type), by what was said; of no shape yet."""
     asked = declared.outputs
     if not asked and len(there) > 1:
@@ -108,13 +107,25 @@ def _outputs(path: Path, there: Mapping[str, str], declared: Declared) -> tuple[
         if name in [other.name for other in found]:
             hint = f"write NAME={one.output} with a name of its own"
             raise ConfigError(f"--output {one}: two outputs would be called {name!r}; {hint}")
+        if one.positions and one.positions not in fields:
+            raise ConfigError(
+                f"--positions {name}={one.positions}: the view gives no field {one.positions!r}: "
+                f"{did_you_mean(one.positions, fields)}"
+            )
         codec = one.codec or (None if classes else CodecSpec("float16"))
         axis = one.axis if classes else None
-        found.append(TeacherOutput(name, one.output, kind, (), axis, int(classes), codec))
+        per = "position" if one.positions else "sample"
+        found.append(TeacherOutput(name, one.output, kind, (), axis, int(classes), codec, per, one.positions))
     return tuple(found)
 
 
-def _described(path: Path, output: TeacherOutput, values: npt.NDArray[np.float32], num_classes: int) -> TeacherOutput:
+def _described(
+    path: Path,
+    output: TeacherOutput,
+    values: npt.NDArray[np.float32],
+    samples: Mapping[str, npt.NDArray[Any]],
+    num_classes: int,
+) -> TeacherOutput:
     """Add what the answer [M, ...] tells, which has to be of the declared kind; the dataset has `num_classes`, or 0."""
     shape = values.shape[1:]
     if not all(shape):
@@ -139,8 +150,28 @@ def _described(path: Path, output: TeacherOutput, values: npt.NDArray[np.float32
                 f"{there}{len(shape)}"
             )
         output = replace(output, shape=shape, class_axis=axis - 1, num_classes=shape[axis - 1])
-    check_kind(values, output)
+    mask = _positions(path, output, samples[output.positions]) if output.positions else None
+    check_kind(pick(values, output, mask), output)
     return output
+
+
+def _positions(path: Path, output: TeacherOutput, field: npt.NDArray[Any]) -> npt.NDArray[np.bool_]:
+    """Return [M, *places]: which positions of an output are labelled; refuses a field [M, ...] that cannot choose."""
+    said = f"--positions {output.name}={output.positions}"
+    shape, of_field = show([None, *output.shape]), show([None, *field.shape[1:]])
+    if not output.places:
+        raise ConfigError(f"{said}: output {output.output!r} has shape {shape}: a sample has no positions in it")
+    if field.shape[1:] != output.places:
+        raise ConfigError(
+            f"{said}: the field has shape {of_field}, output {output.output!r} has shape {shape}: to choose its "
+            f"positions a field is {show([None, *output.places])}"
+        )
+    if not choosers(field).all():
+        raise ConfigError(
+            f"{said}: the field holds negative numbers or NaN: it chooses the positions where it is not 0, so give one "
+            "that is 0 elsewhere"
+        )
+    return chosen(field)
 
 
 def _pair(path: Path, declared: dict[str, str], fields: list[str], inputs: list[str]) -> dict[str, str]:

@@ -1,29 +1,33 @@
 """An ONNX session that answers as its manifest says, whatever the file calls its inputs and outputs.
 
-Letters: M rows asked for, C classes.
+Letters: M rows asked for, m of one call, P and p positions of theirs that are labelled, C classes.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from copy import copy
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import numpy.typing as npt
 
+from pipeline.datasets.base import Ints
 from pipeline.onnx_runtime import open_session
+from pipeline.views.positions import chosen, num_chosen
 from schemas.errors import TeacherRejected
 from schemas.records import Teacher, TeacherInput, TeacherOutput
 from teacher_service.models.files import refuse_another
+
+T = TypeVar("T")
 
 Inputs = Mapping[str, npt.NDArray[Any]]
 """field of the view -> [M, ...]"""
 
 Outputs = Mapping[str, npt.NDArray[np.float32]]
-"""output -> [M, ...] float32"""
+"""output -> [M, ...] float32, or [P, ...] of one per position"""
 
 ONNX_DTYPES = {
     "tensor(float)": "float32",
@@ -120,68 +124,126 @@ class OnnxTeacher:
     def answers(self, inputs: Inputs) -> dict[str, npt.NDArray[np.float32]]:
         """Run the model as it is: ONNX output -> [M, ...] float32, of every output that the teacher has; {} for M = 0.
 
-        Every call of the session has `inference_batch` rows, the last padded with its own last row: another shape may
-        give other bits.
-
         Raises:
             TeacherRejected: an output is not one row for each sample, each of one shape.
         """
+        parts = self._run(inputs, lambda rows, answers: answers)
+        return {name: _joined([part[name] for part in parts]) for name in parts[0]} if parts else {}
+
+    def raw(self, inputs: Inputs) -> dict[str, npt.NDArray[np.float32]]:
+        """Run the model: output -> [M, ..., C], or [P, C] of the positions that are labelled, of the declared kind.
+
+        Raises:
+            TeacherRejected: as `in_calls`.
+        """
+        return self._whole(self._in_calls(inputs, lambda rows, raw: raw))
+
+    def label(self, inputs: Inputs) -> dict[str, npt.NDArray[np.float32]]:
+        """Label rows, all at once: output -> as `in_calls` gives it, of all M samples."""
+        return self._whole(self.in_calls(inputs, lambda rows, labels: labels))
+
+    def in_calls(self, inputs: Inputs, work: Callable[[slice, Outputs], T]) -> list[T]:
+        """Label M rows call by call, and return what `work` makes of each call's: no other call's are there meanwhile.
+
+        Args:
+            inputs: the views.
+            work: gets which of the M rows these m are, and output -> [m, ...] float32 as it is stored: classes are the
+                last axis, and no probabilities, which become `log(max(p, 1e-12))`. Of an output per position these are
+                the [p, ...] positions that its field chooses, sample after sample, `num_positions` of each.
+
+        Raises:
+            TeacherRejected: as `answers`, and where an output has rows of another shape than its record says, or the
+                view's field has another than its positions.
+        """
+        kinds = {output.name: output.kind for output in self.teacher.outputs}
+        return self._in_calls(
+            inputs,
+            lambda rows, raw: work(rows, {name: to_log_space(values, kinds[name]) for name, values in raw.items()}),
+        )
+
+    def num_positions(self, inputs: Inputs) -> dict[str, Ints]:
+        """Return for each output per position [M] int64: how many positions of each sample are labelled."""
+        return {name: num_chosen(mask) for name, mask in self._chosen(inputs).items()}
+
+    def _in_calls(self, inputs: Inputs, work: Callable[[slice, dict[str, npt.NDArray[np.float32]]], T]) -> list[T]:
+        masks = self._chosen(inputs)
+
+        def picked(rows: slice, answers: Outputs) -> dict[str, npt.NDArray[np.float32]]:
+            found = {}
+            for output in self.teacher.outputs:
+                values = answers[output.output]
+                if values.shape[1:] != output.shape:
+                    raise TeacherRejected(
+                        f"{self.path}: output {output.output!r} gives rows of shape {show(values.shape[1:])}, its "
+                        f"record says {show(output.shape)}"
+                    )
+                mask = masks.get(output.name)
+                found[output.name] = pick(values, output, None if mask is None else mask[rows])
+            return found
+
+        return self._run(inputs, lambda rows, answers: work(rows, picked(rows, answers)))
+
+    def _chosen(self, inputs: Inputs) -> dict[str, npt.NDArray[np.bool_]]:
+        """Output per position -> [M, *places]: which positions of each sample are labelled."""
+        masks = {}
+        for output in self.teacher.outputs:
+            if output.per != "position":
+                continue
+            if not len(next(iter(inputs.values()))):
+                masks[output.name] = np.zeros((0, *output.places), np.bool_)
+                continue
+            values = inputs.get(output.positions)
+            if values is None or values.shape[1:] != output.places:
+                there = "is not there" if values is None else f"has shape {show(values.shape[1:])}"
+                raise TeacherRejected(
+                    f"{self.path}: the view's field {output.positions!r} {there}, and chooses of the "
+                    f"{show(output.places)} positions of output {output.name!r}"
+                )
+            masks[output.name] = chosen(values)
+        return masks
+
+    def _run(self, inputs: Inputs, work: Callable[[slice, dict[str, npt.NDArray[np.float32]]], T]) -> list[T]:
+        """Run the model in calls of `inference_batch` rows, and return what `work` makes of each call's own rows.
+
+        The last call is padded with its own last row: another shape may give other bits.
+        """
         if not len(next(iter(inputs.values()))):
-            return {}  # a view that refused every sample leaves fields that may be fed to nothing
+            return []  # a view that refused every sample leaves fields that may be fed to nothing
         batch = self.teacher.inference_batch
         feeds = {spec.input: prepare_input(inputs[spec.field], spec) for spec in self.teacher.inputs}
         num_rows = len(next(iter(feeds.values())))
         names = list(dict.fromkeys(output.output for output in self.teacher.outputs))
-        parts: dict[str, list[npt.NDArray[np.float32]]] = {name: [] for name in names}
-        for start in range(0, num_rows, batch):
+        shapes: dict[str, tuple[int, ...]] = {}
+
+        def called(start: int) -> dict[str, npt.NDArray[np.float32]]:
             part = {name: _padded(values[start : start + batch], batch) for name, values in feeds.items()}
+            found = {}
             for name, answer in zip(names, self._session.run(names, part), strict=True):
                 values = np.asarray(answer, dtype=np.float32)
-                there = parts[name][0].shape[1:] if parts[name] else values.shape[1:]
-                if not values.ndim or len(values) != batch or values.shape[1:] != there:
+                if not values.ndim or len(values) != batch or values.shape != shapes.setdefault(name, values.shape):
                     raise TeacherRejected(
                         f"{self.path}: output {name!r} has shape {show(values.shape)} for {batch} samples: it has to "
                         "give each sample one row, all of one shape; what depends on the data, as detections after NMS "
                         "do, cannot be stored: take an output before that"
                     )
-                parts[name].append(values[: num_rows - start])
-        return {name: given[0] if len(given) == 1 else np.concatenate(given) for name, given in parts.items() if given}
+                found[name] = values[: num_rows - start]
+            return found
 
-    def raw(self, inputs: Inputs) -> dict[str, npt.NDArray[np.float32]]:
-        """Run the model as it is: output -> [M, *shape] float32, of whatever kind the teacher declares.
+        # Nothing here knows a call's answer but `work`, so that it is gone before the next call.
+        return [work(slice(start, start + batch), called(start)) for start in range(0, num_rows, batch)]
 
-        Raises:
-            TeacherRejected: as `answers`, and where an output has rows of another shape than its record says.
-        """
-        answers = self.answers(inputs)
-        found = {}
-        for output in self.teacher.outputs:
-            values = answers.get(output.output, np.empty((0, *output.shape), np.float32))
-            if values.shape[1:] != output.shape:
-                raise TeacherRejected(
-                    f"{self.path}: output {output.output!r} gives rows of shape {show(values.shape[1:])}, its record "
-                    f"says {show(output.shape)}"
-                )
-            found[output.name] = values
-        return found
-
-    def label(self, inputs: Inputs) -> dict[str, npt.NDArray[np.float32]]:
-        """Label rows: output -> [M, ...] float32 as it is stored; classes are the last axis, and no probabilities.
-
-        Those become `log(max(p, 1e-12))`.
-        """
-        raw = self.raw(inputs)
-        return {
-            output.name: to_log_space(classes_last(raw[output.name], output), output.kind)
-            for output in self.teacher.outputs
-        }
+    def _whole(self, parts: Sequence[Outputs]) -> dict[str, npt.NDArray[np.float32]]:
+        empty = [{output.name: np.empty((0, *output.stored_shape), np.float32) for output in self.teacher.outputs}]
+        return {one.name: _joined([part[one.name] for part in parts or empty]) for one in self.teacher.outputs}
 
 
-def classes_last(raw: npt.NDArray[np.float32], output: TeacherOutput) -> npt.NDArray[np.float32]:
-    """[M, *shape] -> [M, ..., C]; as it is where there are no classes."""
-    if output.class_axis is None or output.class_axis == len(output.shape) - 1:
-        return raw
-    return np.ascontiguousarray(np.moveaxis(raw, 1 + output.class_axis, -1))
+def pick(
+    values: npt.NDArray[np.float32], output: TeacherOutput, mask: npt.NDArray[np.bool_] | None = None
+) -> npt.NDArray[np.float32]:
+    """Return of an output [M, *shape] what is labelled: [M, ..., C], or the [P, C] positions where `mask` says so."""
+    if output.class_axis is not None and output.class_axis != len(output.shape) - 1:
+        values = np.moveaxis(values, 1 + output.class_axis, -1)
+    return np.ascontiguousarray(values if mask is None else values[mask])
 
 
 def to_log_space(raw: npt.NDArray[np.float32], kind: str) -> npt.NDArray[np.float32]:
@@ -189,6 +251,10 @@ def to_log_space(raw: npt.NDArray[np.float32], kind: str) -> npt.NDArray[np.floa
     if kind == "probabilities":
         return np.log(np.maximum(raw, np.float32(_MIN_PROBABILITY)))
     return raw
+
+
+def _joined(parts: Sequence[npt.NDArray[np.float32]]) -> npt.NDArray[np.float32]:
+    return parts[0] if len(parts) == 1 else np.concatenate(parts)
 
 
 def _padded(values: npt.NDArray[Any], batch: int) -> npt.NDArray[Any]:

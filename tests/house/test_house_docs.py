@@ -21,6 +21,7 @@ import schemas.errors
 from distillog_command import PACKAGES
 from pipeline.cli import main
 from pipeline.datasets import DATASETS, open_dataset
+from pipeline.datasets.base import ArrayDataset
 from pipeline.kafka.properties import _ALIASES, _ALLOWED
 from pipeline.kafka.settings import KafkaSettings
 from pipeline.onnx_runtime import PROVIDERS
@@ -350,6 +351,14 @@ def test_the_dataset_and_the_view_that_the_docs_write_work(my_package: None) -> 
     assert fetched.inputs["signal"].shape == (20, 1, 40)
     assert fetched.labels.tolist() == [0, 1] * 10
     assert ((fetched.inputs["signal"] == 0).sum(axis=(1, 2)) >= 6).all()
+
+
+def test_the_view_that_chooses_positions_in_the_docs_works(my_package: None) -> None:
+    dataset = ArrayDataset("none", {"tokens": np.full((30, 64), 7)}, np.zeros(30, int))
+    fetched = Fetcher(dataset, view_spec("my_package.texts:masked", {"share": 0.3})).fetch(np.arange(30), 1)
+    assert not fetched.faults
+    assert fetched.inputs["masked"].sum(axis=1).max() == 20
+    assert np.array_equal(fetched.inputs["tokens"] == 103, fetched.inputs["masked"] != 0)
 
 
 def test_the_student_that_the_docs_write_can_be_built(my_package: None) -> None:

@@ -48,6 +48,17 @@ def soft_targets_of_outputs() -> SoftTargets:
     return replace(soft_targets(), outputs=outputs)
 
 
+def soft_targets_of_positions() -> SoftTargets:
+    """Of outputs per position, the last by topk; the second sample has none."""
+    counts, values = ids(2, 0, 1), np.arange(12, dtype=np.float32)
+    outputs = (
+        Output.of("logits", values.reshape(3, 4), CodecSpec("float16"), counts=counts),
+        Output.of("hidden", values.reshape(3, 4) / 4, CodecSpec("float16"), classes=False, counts=counts),
+        Output.of("words", np.zeros((3, 2), np.float32), CodecSpec("topk", 1, (1.0, 2.0)), counts=counts),
+    )
+    return replace(soft_targets(), outputs=outputs)
+
+
 def examples() -> dict[str, Any]:
     """A record of each kind whose bytes do not depend on the machine's floating point."""
     probe = Probe(
@@ -59,6 +70,7 @@ def examples() -> dict[str, Any]:
         "soft_targets float16": soft_targets("float16", kept_rows=ids(0, 2)),
         "soft_targets topk": soft_targets("topk:k=1,temperatures=1|2", values=np.zeros((3, 2), np.float32)),
         "soft_targets outputs": soft_targets_of_outputs(),
+        "soft_targets positions": soft_targets_of_positions(),
         "dead_letter": DeadLetter(STREAM_ID, "vit", "digits.work-orders", 3, 12, 7, 1, 300, "cannot decode", None),
         "dead_letter of no order": DeadLetter(STREAM_ID, "vit", "t", 3, 12, None, None, None, "no Avro", b"\x00junk"),
         "teacher": Teacher(
@@ -93,6 +105,20 @@ def examples() -> dict[str, Any]:
                 TeacherOutput("hidden", "last", "features", (4, 8), None, 0, CodecSpec("float16")),
                 TeacherOutput("mask", "mask", "probabilities", (3, 2, 2), 0, 3, CodecSpec("topk", 2, (1.0, 2.0))),
                 TeacherOutput("age", "age", "values", (), None, 0, CodecSpec("float32")),
+            ),
+            8,
+        ),
+        "teacher positions": Teacher(
+            STREAM_ID,
+            "bert",
+            SHA256,
+            "model.onnx",
+            (TeacherInput("input_ids", "tokens", "int64", "", 1.0, ()),),
+            (
+                TeacherOutput("logits", "scores", "logits", (8, 50), 1, 50, None, "position", "masked"),
+                TeacherOutput(
+                    "hidden", "last", "features", (8, 4), None, 0, CodecSpec("float16"), "position", "masked"
+                ),
             ),
             8,
         ),

@@ -22,13 +22,11 @@ HIDDEN = TeacherOutput("hidden", "h", "features", (4, 8), None, 0, CodecSpec("fl
 AHEAD: dict[str, tuple[dict[str, Any], str]] = {
     "a generation": ({"generation": 3}, "it has generation 3"),
     "multilabel": ({"outputs": (replace(OUTPUT, kind="multilabel"),)}, "holds multilabel"),
-    "positions": ({"outputs": (replace(OUTPUT, per="position"),)}, "has per 'position'"),
-    "chosen positions": ({"outputs": (replace(OUTPUT, positions="mask"),)}, "has positions 'mask'"),
     "a class map": ({"outputs": (replace(OUTPUT, class_map=(3, 1)),)}, r"has class_map \[3, 1\]"),
     "a reduction": ({"outputs": (replace(OUTPUT, reduction="mean"),)}, "has reduction 'mean'"),
     "a cut in the graph": ({"outputs": (replace(OUTPUT, cut="graph"),)}, "has cut 'graph'"),
     "a head": ({"outputs": (replace(OUTPUT, head_sha256=SHA256),)}, "has head_sha256"),
-    "of the second output": ({"outputs": (OUTPUT, replace(HIDDEN, per="position"))}, "'hidden' has per 'position'"),
+    "of the second output": ({"outputs": (OUTPUT, replace(HIDDEN, cut="graph"))}, "'hidden' has cut 'graph'"),
 }
 
 
@@ -64,6 +62,8 @@ TAKEN: dict[str, tuple[TeacherOutput, ...]] = {
     "classes of a name and codec of their own": (replace(OUTPUT, name="scores", codec=CodecSpec("topk", 3)),),
     "anchors": (replace(OUTPUT, shape=(4, 10), class_axis=1),),
     "a map whose classes come first": (replace(OUTPUT, shape=(10, 6, 6), class_axis=0),),
+    "positions of classes": (replace(OUTPUT, shape=(6, 10), class_axis=1, per="position", positions="masked"),),
+    "positions of features": (replace(HIDDEN, per="position", positions="masked"),),
     "one number": (replace(HIDDEN, kind="values", shape=()),),
 }
 
@@ -84,6 +84,8 @@ def test_the_class_output_is_the_first_that_gives_a_sample_one_row_of_classes() 
     anchors = replace(OUTPUT, name="anchors", shape=(4, 10), class_axis=1)
     assert replace(TEACHER, outputs=(HIDDEN, anchors, OUTPUT)).class_output is OUTPUT
     assert replace(TEACHER, outputs=(HIDDEN, anchors)).class_output is None
+    of_positions = replace(anchors, per="position", positions="masked")
+    assert replace(TEACHER, outputs=(of_positions,)).class_output is None
 
 
 WRONG: dict[str, tuple[tuple[TeacherOutput, ...], str]] = {
@@ -96,6 +98,9 @@ WRONG: dict[str, tuple[tuple[TeacherOutput, ...], str]] = {
     "classes without an axis": ((replace(OUTPUT, class_axis=None),), "None is no axis of 10 classes"),
     "classes of another axis": ((replace(OUTPUT, shape=(4, 10), class_axis=0),), "0 is no axis of 10 classes"),
     "a row of nothing": ((replace(HIDDEN, shape=(4, 0)),), r"rows of shape \(4, 0\)"),
+    "positions that nothing chooses": ((replace(HIDDEN, per="position"),), "field '' chooses positions"),
+    "a field that chooses nothing": ((replace(HIDDEN, positions="m"),), "is per sample, and field 'm' chooses"),
+    "positions of one row": ((replace(OUTPUT, per="position", positions="m"),), "which are no positions of something"),
     "more kept classes than there are": ((replace(OUTPUT, codec=CodecSpec("topk", 11)),), "use k <= 10"),
 }
 

@@ -26,6 +26,7 @@ from teacher_service.models.assess import assess
 from teacher_service.models.checks import check_model
 from teacher_service.models.declared import Declared, DeclaredOutput
 from teacher_service.models.describe import describe_model
+from teacher_service.models.labels import label
 from teacher_service.models.session import OnnxTeacher
 from teacher_service.parcels import Parcels
 
@@ -209,7 +210,7 @@ class Orders:
 
     def __init__(self) -> None:
         self.order = order(MANIFEST, 0)
-        self.inputs = DIGITS.fetch(self.order.sample_ids, self.order.view_seed).inputs
+        self.fetched = DIGITS.fetch(self.order.sample_ids, self.order.view_seed)
 
     def job(self) -> Job:
         return Chain(0, 1, Mark(0, 0), 4).accept(0, self.order)
@@ -224,9 +225,9 @@ def test_a_record_holds_each_output_in_its_own_codec(model: Path) -> None:
     )
     teacher = OnnxTeacher(model, describe_model(model, "t", MANIFEST, DIGITS, Declared(outputs)), threads=1)
     made = Orders()
-    labels = teacher.label(made.inputs)
+    labels = teacher.label(made.fetched.inputs)
     parcels = Parcels(teacher.teacher, FLOAT16, "s.work-orders")
-    parcel = parcels.of_labels(made.job(), made.order, np.arange(32), (), labels)
+    parcel = parcels.of_labels(made.job(), made.order, label(teacher, made.fetched, FLOAT16))
     assert parcel.value is not None
     record = SoftTargets.decode(parcel.value, "here")
     assert [(one.name, one.codec, one.num_classes, one.row_shape) for one in record.outputs] == [
@@ -248,12 +249,12 @@ def test_a_record_holds_each_output_in_its_own_codec(model: Path) -> None:
 def test_a_row_that_one_output_cannot_store_is_a_fault_that_names_the_output(model: Path) -> None:
     teacher = opened(model, "logits=y", "large=large:features")
     made = Orders()
-    labels = teacher.label(made.inputs)
-    labels["logits"][3, 1] = np.nan
+    made.fetched.inputs["image"][3] = np.nan
+    labels = teacher.label(made.fetched.inputs)
     beyond = np.flatnonzero(labels["large"][:, 0] >= 65_520)
     assert 0 < len(beyond) < 31
     parcels = Parcels(teacher.teacher, CodecSpec("float32"), "s.work-orders")
-    parcel = parcels.of_labels(made.job(), made.order, np.arange(32), (), labels)
+    parcel = parcels.of_labels(made.job(), made.order, label(teacher, made.fetched, CodecSpec("float32")))
     letters = {one.row: one.reason for one in (DeadLetter.decode(letter, "here") for letter in parcel.letters)}
     expected = {int(row): "the teacher's output 'large' is beyond what float16 holds" for row in beyond}
     assert letters == expected | {3: "the teacher's output 'logits' is not finite"}
@@ -269,7 +270,7 @@ def test_a_child_gives_all_outputs_to_the_same_bits(model: Path) -> None:
     done: queue.Queue[Parcel] = queue.Queue()
     sequence = Sequence.of(MANIFEST)
     suspects = Suspects(
-        lambda: encode_task(DIGITS, teacher, 1.0, sequence.sample_ids(0), sequence.view_seed(0)),
+        lambda: encode_task(DIGITS, teacher, FLOAT16, 1.0, sequence.sample_ids(0), sequence.view_seed(0)),
         teacher.teacher,
         MANIFEST.num_samples,
         parcels,
@@ -282,5 +283,5 @@ def test_a_child_gives_all_outputs_to_the_same_bits(model: Path) -> None:
         apart = done.get(timeout=60)
     finally:
         suspects.stop()
-    here = parcels.of_labels(made.job(), made.order, np.arange(32), (), teacher.label(made.inputs))
+    here = parcels.of_labels(made.job(), made.order, label(teacher, made.fetched, FLOAT16))
     assert apart.value == here.value

@@ -38,6 +38,7 @@ pytestmark = pytest.mark.timeout(180)
 
 PIXELS = (TeacherInput("x", "pixels", "float32", "nchw", 1.0, ()),)
 SEQUENCE, N = 3, 8
+CODEC = CodecSpec("float32")
 
 
 class Bench:
@@ -51,11 +52,11 @@ class Bench:
         self.manifest = manifest(self.source, order_size=order_size)
         self.ids = order(self.manifest, SEQUENCE).sample_ids.tolist()
         self.model = OnnxTeacher(path, teacher_record(path, inputs=PIXELS, inference_batch=3), threads=1)
-        self.parcels = Parcels(self.model.teacher, CodecSpec("float32"), "s.work-orders")
+        self.parcels = Parcels(self.model.teacher, CODEC, "s.work-orders")
         self.done: queue.Queue[Parcel] = queue.Queue()
         sequence = Sequence.of(self.manifest)
         self.suspects = Suspects(
-            lambda: encode_task(self.source, self.model, 1.0, sequence.sample_ids(0), sequence.view_seed(0)),
+            lambda: encode_task(self.source, self.model, CODEC, 1.0, sequence.sample_ids(0), sequence.view_seed(0)),
             self.model.teacher,
             self.manifest.num_samples,
             self.parcels,
@@ -286,7 +287,7 @@ def test_a_child_that_hangs_before_it_reads_a_long_order_is_waited_for_no_longer
     (tmp_path / "imports" / "sitecustomize.py").write_text("import time; time.sleep(100)")
     monkeypatch.syspath_prepend(str(tmp_path / "imports"))
     monkeypatch.setattr(watchdog, "FIRST_DEADLINE", 1.0)
-    task, sequence = encode_task(bench.source, bench.model, 1.0, np.arange(3), 0), bench.job().sequence
+    task, sequence = encode_task(bench.source, bench.model, CODEC, 1.0, np.arange(3), 0), bench.job().sequence
     child = Child(({**task[0], "filled up": "x" * (1 << 20)}, task[1]), threading.Event())  # longer than a pipe
     began = time.monotonic()
     with pytest.raises(ChildLost, match="no answer within 1 s"):

@@ -1,0 +1,122 @@
+"""A teacher's labels as they are stored, encoded call by call: no more than one call's outputs are there in float32.
+
+Letters: N samples asked for, M of them with labels, m of one call.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Self
+
+import numpy as np
+
+from pipeline.datasets.base import Faults, Ints
+from pipeline.views.fetch import Fetched
+from pipeline.views.positions import choosers
+from schemas.codecs import CodecSpec, storable
+from schemas.records import Output, Teacher
+from teacher_service.models.session import Inputs, OnnxTeacher, Outputs
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Labels:
+    """What became of N samples."""
+
+    kept: Ints
+    """[M] int64, rising: which rows of the N have labels"""
+    faults: Faults
+    """(row, reason) of the others, rising"""
+    outputs: tuple[Output, ...]
+    """of the M rows, in the teacher's order"""
+
+    @classmethod
+    def joined(cls, pieces: Sequence[Self]) -> Self:
+        """Return one of the rows of several, one or more, that come one behind the other."""
+        return cls(
+            np.concatenate([piece.kept for piece in pieces]),
+            tuple(fault for piece in pieces for fault in piece.faults),
+            tuple(map(Output.joined, zip(*(piece.outputs for piece in pieces), strict=True))),
+        )
+
+
+def label(model: OnnxTeacher, fetched: Fetched, codec: CodecSpec) -> Labels:
+    """Label views; `codec` is the stream's.
+
+    A row is left out where one of its outputs, or one of its positions, cannot be stored, and where a field that
+    chooses positions holds a negative number. Raises as `OnnxTeacher.in_calls`.
+    """
+    counts = model.num_positions(fetched.inputs)
+    misled = _misled(model.teacher, fetched.inputs) if len(fetched.kept_rows) else {}
+    unfit: dict[int, str] = {}
+
+    def encode(rows: slice, values: Outputs) -> tuple[Output, ...]:
+        of_call = {name: each[rows] for name, each in counts.items()}
+        reasons = unstorable(model.teacher, codec, values, of_call)
+        reasons |= {row - rows.start: why for row, why in misled.items() if rows.start <= row < rows.stop}
+        unfit.update({rows.start + row: why for row, why in reasons.items()})
+        return _encoded(model.teacher, codec, values, of_call, list(reasons))
+
+    parts = model.in_calls(fetched.inputs, encode) or [nothing(model.teacher, codec)]
+    faults = [*fetched.faults, *((int(fetched.kept_rows[row]), why) for row, why in unfit.items())]
+    outputs = tuple(map(Output.joined, zip(*parts, strict=True)))
+    return Labels(np.delete(fetched.kept_rows, list(unfit)), tuple(sorted(faults)), outputs)
+
+
+def nothing(teacher: Teacher, codec: CodecSpec) -> tuple[Output, ...]:
+    """Return the outputs of no row."""
+    empty = {one.name: np.empty((0, *one.stored_shape), np.float32) for one in teacher.outputs}
+    none = {one.name: np.empty(0, np.int64) for one in teacher.outputs if one.per == "position"}
+    return _encoded(teacher, codec, empty, none, [])
+
+
+def unstorable(teacher: Teacher, codec: CodecSpec, values: Outputs, counts: Mapping[str, Ints]) -> dict[int, str]:
+    """Return row -> why, of the rows that cannot be stored: the first output of each that cannot.
+
+    Args:
+        teacher: whose.
+        codec: the stream's.
+        values: of m rows, as `OnnxTeacher.in_calls` gives them.
+        counts: output per position -> [m] how many each row has.
+    """
+    reasons: dict[int, str] = {}
+    for one in teacher.outputs:
+        given, spec = values[one.name], one.stored_as(codec)
+        unfit = np.flatnonzero(~storable(given, spec, one.num_classes))
+        if not len(unfit):
+            continue
+        row_of = _row_of(counts.get(one.name), len(given))
+        for row, first in zip(*np.unique(row_of[unfit], return_index=True), strict=True):
+            why = f"is beyond what {spec} holds" if np.isfinite(given[unfit[first]]).all() else "is not finite"
+            reasons.setdefault(int(row), f"the teacher's output {one.name!r} {why}")
+    return reasons
+
+
+def _row_of(counts: Ints | None, num_values: int) -> Ints:
+    """Return of which row each value is."""
+    rows = np.arange(num_values if counts is None else len(counts))
+    return rows if counts is None else np.repeat(rows, counts)
+
+
+def _encoded(
+    teacher: Teacher, codec: CodecSpec, values: Outputs, counts: Mapping[str, Ints], left_out: list[int]
+) -> tuple[Output, ...]:
+    """Return the outputs of all rows but those."""
+    outputs = []
+    for one in teacher.outputs:
+        given, count = values[one.name], counts.get(one.name)
+        if left_out:
+            given = given[~np.isin(_row_of(count, len(given)), left_out)]
+            count = None if count is None else np.delete(count, left_out)
+        spec, classes = one.stored_as(codec), one.class_axis is not None
+        outputs.append(Output.of(one.name, given, spec, classes=classes, counts=count))
+    return tuple(outputs)
+
+
+def _misled(teacher: Teacher, inputs: Inputs) -> dict[int, str]:
+    """Return row -> why, of the rows whose fields choose no positions."""
+    reasons: dict[int, str] = {}
+    for field in dict.fromkeys(one.positions for one in teacher.outputs if one.per == "position"):
+        for row in np.flatnonzero(~choosers(inputs[field])).tolist():
+            reasons.setdefault(row, f"the view's field {field!r} holds a negative number or NaN: it chooses positions")
+    return reasons
