@@ -44,11 +44,11 @@ def sentences(count: str = "60") -> Sentences:
     return Sentences(int(count))
 
 
-def masked(sample: dict[str, Any], rng: np.random.Generator, share: float = 0.3) -> dict[str, Any]:
+def masked(sample: dict[str, Any], rng: np.random.Generator, share: float = 0.3, most: int = MOST) -> dict[str, Any]:
     """`tokens` with some of them hidden, which `masked` says and `labels` holds, -1 elsewhere."""
     tokens = sample["tokens"]
     hidden = (rng.random(LENGTH) < share) & (tokens > 0)
-    hidden[np.flatnonzero(hidden)[MOST:]] = False
+    hidden[np.flatnonzero(hidden)[most:]] = False
     return {
         "tokens": np.where(hidden, MASK, tokens),
         "masked": hidden.astype(np.uint8),
