@@ -114,6 +114,13 @@ def _warn(found: Assessment | None, teacher: Teacher) -> None:
         return
     if found.declared.num_unfit:
         click.echo(f"warning: as declared, {teacher.model_file}'s {holes(found, teacher)}", err=True)
+    for name in [name for name, count in found.declared.num_chosen.items() if not count]:
+        field, count = teacher.output(name).positions, found.declared.num_samples
+        click.echo(
+            f"warning: field {field!r} is 0 at every position of the {count} samples that were looked at: it chooses "
+            f"nothing of output {name!r} there",
+            err=True,
+        )
     text = ""
     if found.degenerate:
         text = "gives nearly all samples the same class: is it fed as in its training?"

@@ -6,8 +6,8 @@ Letters: N samples that were looked at, C classes.
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
 from math import comb
 
 import numpy as np
@@ -57,6 +57,8 @@ class Way:
     """[N] log-probability of the label; 0 where there is none"""
     labels: Ints
     """[N] int64, -1 = unlabelled"""
+    num_chosen: Mapping[str, int] = field(default_factory=dict)
+    """Output per position -> how many positions of the samples are labelled."""
 
     @property
     def num_samples(self) -> int:
@@ -273,10 +275,12 @@ def _batches(
 def _way(model: OnnxTeacher, codec: CodecSpec, fetched: Fetched) -> Way:
     teacher, given = model.teacher, model.label(fetched.inputs)
     sound = np.ones(len(fetched.kept_rows), np.bool_)
-    sound[list(unstorable(teacher, codec, given, model.num_positions(fetched.inputs)))] = False
+    counts = model.num_positions(fetched.inputs)
+    sound[list(unstorable(teacher, codec, given, counts))] = False
+    num_chosen = {name: int(each.sum()) for name, each in counts.items()}
     if teacher.class_output is None:
         nothing = np.zeros(len(sound))
-        return Way(teacher.inputs, np.where(sound, 0, -1), nothing, nothing, np.full(len(sound), -1))
+        return Way(teacher.inputs, np.where(sound, 0, -1), nothing, nothing, np.full(len(sound), -1), num_chosen)
     logits = given[teacher.class_output.name]
     log_probs = log_softmax(np.where(sound[:, None], logits, np.float32(0.0)))
     rows, labels = np.arange(len(logits)), fetched.labels
@@ -286,7 +290,7 @@ def _way(model: OnnxTeacher, codec: CodecSpec, fetched: Fetched) -> Way:
     best = log_probs.argmax(axis=1)
     guesses = np.where(sound, best, -1)
     confidence = np.where(sound, np.exp(log_probs[rows, best]), 0.0)
-    return Way(model.teacher.inputs, guesses, confidence, likelihood, labels)
+    return Way(model.teacher.inputs, guesses, confidence, likelihood, labels, num_chosen)
 
 
 def _joined(parts: list[Way]) -> Way:
@@ -296,6 +300,7 @@ def _joined(parts: list[Way]) -> Way:
         np.concatenate([part.confidence for part in parts]),
         np.concatenate([part.likelihood for part in parts]),
         np.concatenate([part.labels for part in parts]),
+        {name: sum(part.num_chosen[name] for part in parts) for name in parts[0].num_chosen},
     )
 
 

@@ -119,6 +119,7 @@ def test_a_field_that_chooses_nothing_at_first_is_no_fault_of_the_teacher(path: 
     check_model(teacher, fetched.inputs)
     found = assess(teacher, TOPK, SOURCE, 0)
     assert (found.declared.num_unfit, found.has_holes, found.has_classes) == (0, False, False)
+    assert found.declared.num_chosen == {"logits": 0, "hidden": 0}
     labels = label(teacher, fetched, TOPK)
     assert [(one.counts.tolist(), one.row_shape) for one in labels.outputs if one.counts is not None] == [
         ([0] * 20, (WORDS,)),
@@ -366,6 +367,8 @@ def test_the_teachers_other_output_is_held_against_labels_and_positions_alone_ha
     assert both.declared.accuracy is not None
     alone = assess(opened(path, SCORES), TOPK, SOURCE, 0)
     assert (alone.has_classes, alone.declared.accuracy, alone.declared.num_unfit) == (False, None, 0)
+    ids = np.arange(SOURCE.dataset.num_samples)
+    assert alone.declared.num_chosen == {"logits": np.count_nonzero(SOURCE.fetch(ids, 0).inputs["masked"])}
 
 
 def test_records_are_sized_by_the_most_positions_that_the_view_chooses(path: Path) -> None:

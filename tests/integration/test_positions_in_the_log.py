@@ -110,6 +110,9 @@ def test_what_cannot_choose_positions_is_refused_in_one_line(
     for text in ("logit=masked", "logits", "=masked", "logits="):
         distillog.refuse(*scores, text, words=("write NAME=FIELD, of an output that --output names (logits)",), code=2)
     twice = (*scores, "logits=masked", "--positions", "logits=short")
+    taken = distillog.call(*scores, "logits=nothing")
+    assert taken.exit_code == 0
+    assert "warning: field 'nothing' is 0 at every position of the 256 samples that were looked at" in taken.stderr
     distillog.refuse(*twice, words=("output logits is given two",), code=2)
 
 
