@@ -1,7 +1,7 @@
 """Full batches of rows cut from consecutive orders, each with the cursor where the next one starts.
 
-Letters: B rows of a batch, M rows of an order. Columns are copied into tensors that torch allocated, never wrapped: a
-matrix product's last bits may depend on how its memory is aligned.
+Letters: B rows of a batch, M rows of an order, P positions of such rows. Columns are copied into tensors that torch
+allocated, never wrapped: a matrix product's last bits may depend on how its memory is aligned.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from schemas.columns import Columns
+from schemas.columns import Array, IntArray
 from schemas.errors import ConfigError
 from student_trainer.learning.targets import Target, target_of
 from student_trainer.sources.base import Cursor, LabelledOrder
@@ -44,9 +44,13 @@ class RowBatch:
     labels: Tensor
     """[B] int64, -1 = no label."""
     targets: dict[str, Target]
-    """"TEACHER.OUTPUT" -> soft targets of B rows."""
+    """"TEACHER.OUTPUT" -> soft targets of B rows, or of P."""
     cuts: tuple[Cut, ...]
     """What it was put together from, in this order."""
+    counts: dict[str, Tensor] = field(default_factory=dict)
+    """[B] int64 of each target of positions: how many of its P rows each sample has."""
+    density: dict[str, float] = field(default_factory=dict)
+    """Of each target of positions: how many a sample has, the mean over the batch of all processes."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -60,7 +64,7 @@ class Batch:
     labels: Tensor
     """[B] int64, -1 = no label."""
     targets: dict[str, Target] = field(default_factory=dict)
-    """"TEACHER.OUTPUT" -> soft targets of B rows."""
+    """"TEACHER.OUTPUT" -> soft targets of B rows; and hard labels of positions, by `labels_name`."""
     cuts: tuple[Cut, ...] = ()
     """What it was put together from, in this order."""
     weights: Tensor | None = None
@@ -104,6 +108,15 @@ class Share:
 WHOLE = Share()
 
 
+def cut_of(cuts: Iterable[Cut], row: int) -> Cut:
+    """Return the cut that a row of them all is of."""
+    for each in cuts:
+        if row < each.num_rows:
+            return each
+        row -= each.num_rows
+    raise IndexError(f"no row {row} behind the last cut")
+
+
 class Buffer:
     """[B, ...] of one column in torch's memory, filled piece by piece through NumPy."""
 
@@ -111,6 +124,47 @@ class Buffer:
         dtype = torch.from_numpy(np.empty(0, like.dtype)).dtype
         self.tensor = torch.empty((batch_size, *like.shape[1:]), dtype=dtype, pin_memory=pin)
         self.array: NDArray[Any] = self.tensor.numpy()
+
+    def put(self, at: int, piece: NDArray[Any]) -> None:
+        """Fill the rows from `at` on."""
+        self.array[at : at + len(piece)] = piece
+
+
+class Pieces:
+    """[P, ...] of one column, whose samples have any number of rows: joined once, when all are there."""
+
+    def __init__(self, pin: bool) -> None:
+        self._pin = pin
+        self._pieces: list[NDArray[Any]] = []
+
+    def put(self, at: int, piece: NDArray[Any]) -> None:
+        """Add the rows of the samples from `at` on, which come in order."""
+        self._pieces.append(piece)
+
+    @property
+    def tensor(self) -> Tensor:
+        """The column; one piece at least was put."""
+        joined = Buffer(self._pieces[0], sum(map(len, self._pieces)), self._pin)
+        np.concatenate(self._pieces, out=joined.array)
+        return joined.tensor
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Column:
+    """One array of an order."""
+
+    values: Array
+    """[M, ...], or of all positions of the M rows."""
+    ends: IntArray | None = None
+    """[M + 1]: where each row's positions begin, and the end of the last one's."""
+
+    def buffer(self, batch_size: int, pin: bool) -> Buffer | Pieces:
+        """Return what a batch of such columns is gathered in."""
+        return Buffer(self.values, batch_size, pin) if self.ends is None else Pieces(pin)
+
+    def between(self, row: int, end: int) -> Array:
+        """Return what the rows in [row, end) have."""
+        return self.values[row:end] if self.ends is None else self.values[self.ends[row] : self.ends[end]]
 
 
 def cut(
@@ -139,7 +193,8 @@ def cut(
     """
     low, high = share.rows(batch_size)
     skip, place = start.row, start.place
-    buffers: dict[str, Buffer] = {}
+    buffers: dict[str, Buffer | Pieces] = {}
+    positions: dict[str, int] = {}
     cuts: list[Cut] = []
     done: list[tuple[RowBatch, Cursor]] = []
     filled = 0
@@ -149,20 +204,26 @@ def cut(
         row, skip = min(skip, num_rows), 0
         while row < num_rows:
             if not filled:
-                buffers, cuts = {name: Buffer(each, high - low, pin) for name, each in columns.items()}, []
+                buffers = {name: each.buffer(high - low, pin) for name, each in columns.items()}
+                positions, cuts = {}, []
             taken = min(batch_size - filled, num_rows - row)
             begin, end = max(filled, low), min(filled + taken, high)
             if begin < end:
                 first = row + begin - filled
                 for name, each in columns.items():
-                    buffers[name].array[begin - low : end - low] = each[first : first + end - begin]
+                    buffers[name].put(begin - low, each.between(first, first + end - begin))
                 cuts.append(Cut(order.pass_number, order.sequence, first, end - begin, order.view_seed, order.address))
+            for name, rows in order.targets.items():
+                if rows.counts is not None:
+                    positions[name] = positions.get(name, 0) + int(rows.counts[row : row + taken].sum())
             row += taken
             filled += taken
             if filled == batch_size:
                 filled = 0
                 after = Cursor(order.pass_number, order.sequence, row, place)
-                done.append((_batch(order, buffers, cuts), _behind(order, num_orders) if row == num_rows else after))
+                density = {name: count / batch_size for name, count in positions.items()}
+                batch = _batch(order, buffers, cuts, density)
+                done.append((batch, _behind(order, num_orders) if row == num_rows else after))
                 if len(done) == together:
                     yield done
                     done = []
@@ -179,17 +240,24 @@ def _behind(order: LabelledOrder, num_orders: int) -> Cursor:
     return Cursor(order.pass_number + 1, 0, 0, order.place)
 
 
-def _columns(order: LabelledOrder) -> Columns:
+def _columns(order: LabelledOrder) -> dict[str, _Column]:
     """All arrays of an order: sample IDs, labels, and each target's, under the target's name and their own."""
-    columns: Columns = {"sample_ids": order.sample_ids, "labels": order.labels}
+    columns = {"sample_ids": _Column(order.sample_ids), "labels": _Column(order.labels)}
     for name, rows in order.targets.items():
-        columns |= {f"{name}/{column}": values for column, values in rows.columns.items()}
+        ends = None
+        if rows.counts is not None:
+            columns[name] = _Column(rows.counts)
+            ends = np.concatenate([np.zeros(1, np.int64), np.cumsum(rows.counts)])
+        columns |= {f"{name}/{column}": _Column(values, ends) for column, values in rows.columns.items()}
     return columns
 
 
-def _batch(order: LabelledOrder, buffers: dict[str, Buffer], cuts: list[Cut]) -> RowBatch:
+def _batch(
+    order: LabelledOrder, buffers: dict[str, Buffer | Pieces], cuts: list[Cut], density: dict[str, float]
+) -> RowBatch:
     targets = {
         name: target_of(rows, {column: buffers[f"{name}/{column}"].tensor for column in rows.columns})
         for name, rows in order.targets.items()
     }
-    return RowBatch(buffers["sample_ids"].tensor, buffers["labels"].tensor, targets, tuple(cuts))
+    counts = {name: buffers[name].tensor for name in density}
+    return RowBatch(buffers["sample_ids"].tensor, buffers["labels"].tensor, targets, tuple(cuts), counts, density)

@@ -19,7 +19,8 @@ from pipeline.fault_limit import FaultLimit
 from pipeline.views.fetch import Fetched, Fetcher
 from pipeline.views.patience import fetch_patiently
 from schemas.errors import BadSamples, ManifestMismatch
-from student_trainer.batches import Batch, Buffer, Cut, RowBatch
+from student_trainer.batches import Batch, Buffer, Cut, RowBatch, cut_of
+from student_trainer.placing import Placing
 from student_trainer.sources.base import BRING_BACK, Cursor
 
 log = logging.getLogger(__name__)
@@ -44,11 +45,6 @@ class _Request:
     @property
     def num_rows(self) -> int:
         return sum(cut.num_rows for cut in self.cuts)
-
-    def cut_of(self, row: int) -> Cut:
-        """The cut that a row of the request is of."""
-        ends = np.cumsum([cut.num_rows for cut in self.cuts])
-        return self.cuts[int(np.searchsorted(ends, row, side="right"))]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -82,15 +78,22 @@ class Loader:
         size: the spatial size that the student asks of the view.
         first_ids: [N] samples, the first of which that can be decoded is the stand-in.
         pin: allocate page-locked memory, which a CUDA copy need not wait for.
+        placing: finds the places of targets of positions; left out: there are no such targets.
     """
 
     def __init__(
-        self, fetcher: Fetcher, size: tuple[int, ...], first_ids: NDArray[np.int64], pin: bool = False
+        self,
+        fetcher: Fetcher,
+        size: tuple[int, ...],
+        first_ids: NDArray[np.int64],
+        pin: bool = False,
+        placing: Placing | None = None,
     ) -> None:
         self._fetcher = fetcher
         self._size = size
         self._first_ids = first_ids
         self._pin = pin
+        self._placing = placing or Placing({}, {})
         self._stopped = threading.Event()
         self._limit = FaultLimit("decoded")
         self._named: set[int] = set()
@@ -110,7 +113,9 @@ class Loader:
         """Yield the batches of each group, whose views are fetched together, in order.
 
         Raises:
-            ManifestMismatch: a sample cannot be decoded here, and a teacher has seen it.
+            ManifestMismatch: a sample cannot be decoded here, and a teacher has seen it; or its view chooses other
+                positions than the teacher's.
+            ConfigError: a hard label of a position is none of the student's classes.
             BadSamples: more than 1 % of the recent rows cannot be decoded, or no stand-in can.
             DataUnavailable: the dataset cannot be read.
         """
@@ -139,10 +144,10 @@ class Loader:
         uri = self._fetcher.dataset.uri
         if fetched.faults and first.address:
             row, reason = fetched.faults[0]
+            address = cut_of(request.cuts, row).address
             raise ManifestMismatch(
-                f"{request.cut_of(row).address}: the teacher has seen sample {ids[row]}, which cannot be decoded here "
-                f"({reason}): the data of {uri} are not the same on both machines, or their storage fails; set it "
-                "right and resume the run"
+                f"{address}: the teacher has seen sample {ids[row]}, which cannot be decoded here ({reason}): the data "
+                f"of {uri} are not the same on both machines, or their storage fails; set it right and resume the run"
             )
         for row, reason in fetched.faults:
             self._name(int(ids[row]), f"dataset {uri}: sample {ids[row]} counts for nothing (weight 0): {reason}")
@@ -180,7 +185,8 @@ class Loader:
                     buffers[name] = Buffer(values, size, self._pin)
                 buffers[name].array[missing] = values
         inputs = {name: buffer.tensor for name, buffer in buffers.items()}
-        return Batch(rows.sample_ids, inputs, rows.labels, rows.targets, rows.cuts, weights)
+        targets = self._placing.targets(rows, inputs)
+        return Batch(rows.sample_ids, inputs, rows.labels, targets, rows.cuts, weights)
 
     def _filler(self) -> Arrays:
         """Field -> [1, ...]: the same for all batches, processes and numbers of loaders, and finite as samples are."""

@@ -10,11 +10,13 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from pipeline.datasets.base import Arrays, Field
 from pipeline.user_code import said
 from pipeline.views.fetch import Fetched, Fetcher
 from pipeline.views.patience import fetch_patiently
 from schemas.errors import ConfigError
 from student_trainer.evaluate import evaluation_data, sole_field
+from student_trainer.learning.losses import need_labels
 from student_trainer.learning.students import STUDENTS, Network
 from student_trainer.run.settings import RunSettings
 from student_trainer.sources.base import OrderSource
@@ -54,6 +56,27 @@ def first_ids(source: OrderSource) -> NDArray[np.int64]:
     return source.sequence.sample_ids(0)[:_PROBED] % source.fetcher.dataset.num_samples
 
 
+def _first_views(settings: RunSettings, source: OrderSource) -> Arrays:
+    """Return a few samples, as the student gets them."""
+    fetched = fetch_patiently(source.fetcher, first_ids(source), 0, settings.student.size)
+    if not len(fetched.kept_rows):
+        raise ConfigError(
+            f"dataset {source.fetcher.dataset.uri}: none of its first samples can be decoded: {fetched.faults[0][1]}"
+        )
+    return fetched.inputs
+
+
+def view_fields(settings: RunSettings, source: OrderSource) -> dict[str, Field]:
+    """Look at a few samples and return the fields of the view.
+
+    Raises:
+        ConfigError: none of them can be decoded.
+        DataUnavailable: the dataset cannot be read.
+    """
+    views = _first_views(settings, source)
+    return {name: Field(tuple(values.shape[1:]), str(values.dtype)) for name, values in views.items()}
+
+
 def inspect_network(settings: RunSettings, source: OrderSource) -> Network:
     """Look at a few samples and return what the student has to take and give.
 
@@ -61,12 +84,7 @@ def inspect_network(settings: RunSettings, source: OrderSource) -> Network:
         ConfigError: no such field, samples of differing shape, integers for a student of ours, or no class count.
         DataUnavailable: the dataset cannot be read.
     """
-    fetched = fetch_patiently(source.fetcher, first_ids(source), 0, settings.student.size)
-    inputs = fetched.inputs
-    if not len(fetched.kept_rows):
-        raise ConfigError(
-            f"dataset {source.fetcher.dataset.uri}: none of its first samples can be decoded: {fetched.faults[0][1]}"
-        )
+    inputs = _first_views(settings, source)
     field = settings.student.input or sole_field(inputs)
     if field not in inputs:
         raise ConfigError(
@@ -81,10 +99,18 @@ def inspect_network(settings: RunSettings, source: OrderSource) -> Network:
         )
     if settings.student.name in STUDENTS and values.ndim < 2:
         raise ConfigError(f"[student] {settings.student.name} takes arrays, but field {field!r} is one number a sample")
-    if not source.num_classes:
-        raise ConfigError(f"dataset {source.fetcher.dataset.uri} does not say how many classes it has")
+    num_classes = settings.student.classes or source.num_classes
+    if not num_classes:
+        raise ConfigError(
+            f"dataset {source.fetcher.dataset.uri} does not say how many classes it has, nor does a teacher of the "
+            "run: say it by [student] classes"
+        )
+    if num_classes < source.num_classes and need_labels(settings):
+        raise ConfigError(
+            f"[student] classes is {num_classes}, and the labels that a loss learns from are of {source.num_classes}"
+        )
     names = source.fetcher.dataset.class_names
-    return Network(field, tuple(values.shape[1:]), source.num_classes, str(values.dtype), names)
+    return Network(field, tuple(values.shape[1:]), num_classes, str(values.dtype), names)
 
 
 def choose_device(settings: RunSettings) -> torch.device:

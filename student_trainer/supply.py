@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import closing
 
 from student_trainer.batches import WHOLE, Batch, Share, cut
 from student_trainer.loading import ROWS_TOGETHER, Loader
+from student_trainer.placing import Placing
 from student_trainer.prefetch import Prefetcher
 from student_trainer.preparation import first_ids
 from student_trainer.sources.base import Cursor, OrderSource
@@ -20,6 +21,7 @@ def supply(
     depth: int,
     pin: bool = False,
     share: Share = WHOLE,
+    labels: Mapping[str, int] | None = None,
 ) -> Prefetcher[tuple[Batch, Cursor]]:
     """Return what prepares all batches from a cursor on, each with the cursor where the next one starts.
 
@@ -31,8 +33,9 @@ def supply(
         depth: batches that lie ready at most.
         pin: allocate page-locked memory, which a CUDA copy need not wait for.
         share: which rows of each batch this process trains on.
+        labels: fields of hard labels, and how many classes the student tells apart there.
     """
-    loader = Loader(source.fetcher, size, first_ids(source), pin)
+    loader = Loader(source.fetcher, size, first_ids(source), pin, Placing(source.targets, labels or {}, pin))
     low, high = share.rows(batch_size)
 
     def make() -> Iterator[tuple[Batch, Cursor]]:

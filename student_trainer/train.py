@@ -24,6 +24,7 @@ from student_trainer.preparation import (
     inspect_network,
     plan,
     set_threads,
+    view_fields,
 )
 from student_trainer.records import Progress, Records
 from student_trainer.run.folder import RunFolder, checkpoint_of
@@ -98,9 +99,9 @@ def train(
         set_threads(settings.train.threads)
         device = choose_device(settings)
         total_steps, dropped_rows = plan(settings, source)
-        terms = resolve(settings, source.targets, source.has_labels)
-        fraction = source.labelled_fraction if need_labels(settings) else 1.0
         with enough_memory(settings.student.name):
+            terms = resolve(settings, source.targets, source.has_labels, lambda: view_fields(settings, source))
+            fraction = source.labelled_fraction if need_labels(settings) else 1.0
             network = inspect_network(settings, source)
             evaluation = evaluation_fetcher(settings, source, network)
             trainee = Trainee(settings, network, total_steps, fraction, device, terms)
@@ -156,6 +157,7 @@ def train(
         settings.student.size,
         settings.train.prefetch,
         pin=device.type == "cuda",
+        labels=trainee.labels,
     )
 
     def interrupted() -> bool:

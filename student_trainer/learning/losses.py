@@ -1,6 +1,6 @@
 """Losses: what one batch of a student's outputs costs against soft targets and hard labels.
 
-Letters: B rows of a batch, C classes, k kept classes, T temperature.
+Letters: B rows of a batch, C classes, k kept classes, T temperature. Of positions, B is how many there are.
 Each returns [B], one number per row; the trainer weighs and averages. The factor T^2 of softened losses belongs to
 the loss, so that a weight means the same at every temperature (Hinton et al. 2015, section 2). Hinton's loss is
 `forward_kl` and `cross_entropy` side by side in the run file, each with its weight.
@@ -100,18 +100,27 @@ class Loss:
     function: Callable[..., Tensor]
     """(student's output [B, ...] float32, target or None, labels [B] int64, temperature, **params) -> [B] float32.
 
-    Classes are [B, C]."""
+    Classes are [B, C]; of a target of positions all of it is [P, ...]."""
     needs: frozenset[str]
     """Some of NEEDS."""
 
     def rows(self, output: Tensor, target: Target, labels: Tensor, temperature: float, **params: Any) -> Tensor:
-        """Return the [B] rows against a target; where one has classes at several places, its cost is their mean."""
-        if output.ndim == 2 or "classes" not in self.needs:
-            return self.function(output, target, labels, temperature, **params)
-        places = output.shape[1:-1].numel()
-        labels = labels.repeat_interleave(places)
-        rows = self.function(output.flatten(0, -2), target.flat(), labels, temperature, **params)
-        return rows.view(-1, places).mean(dim=1)
+        """Return the [B] rows of what a target picked of a student's output.
+
+        Where a row has classes at several places, its cost is their mean. What each position costs is shared out among
+        the rows such that their mean is that over all positions of the whole batch.
+        """
+        labels = target.labels_of(labels)
+        if not len(output):  # no position in the whole batch, which a loss of a user's own need not know
+            rows = output.flatten(1).sum(dim=1)
+        elif output.ndim == 2 or "classes" not in self.needs:
+            rows = self.function(output, target, labels, temperature, **params)
+        else:
+            places = output.shape[1:-1].numel()
+            labels = labels.repeat_interleave(places)
+            rows = self.function(output.flatten(0, -2), target.flat(), labels, temperature, **params)
+            rows = rows.view(-1, places).mean(dim=1)
+        return target.per_sample(rows)
 
     @property
     def holds(self) -> frozenset[str]:
@@ -166,5 +175,5 @@ def _own(name: str, function: Callable[..., Any]) -> Loss:
 
 
 def need_labels(settings: RunSettings) -> bool:
-    """Whether a loss of the run looks at true labels."""
-    return any("labels" in find_loss(entry.name).needs for entry in settings.losses)
+    """Whether a loss of the run looks at the samples' true labels."""
+    return any("labels" in find_loss(entry.name).needs for entry in settings.losses if not entry.labels)

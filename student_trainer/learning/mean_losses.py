@@ -1,8 +1,9 @@
 """The losses for a loop of one's own: each is the mean over a batch's rows, a scalar to call `backward` on.
 
 Letters: B rows of a batch, C classes. Where a row has classes at several places, [B, ..., C], its loss is the mean over
-them. What each loss is, and its factor T^2, `losses.py` says; as in a run, logits and
-soft targets are widened to float32, and the mean is over all B rows, whatever their weights.
+them; against a target of positions, the mean is over all positions of the batch. What each loss is, and its factor T^2,
+`losses.py` says; as in a run, logits and soft targets are widened to float32, and the mean is over all B rows, or all
+positions, whatever their weights.
 
 Each raises ConfigError for shapes that do not fit together, for a temperature that is not positive, or that a stream's
 top-k codec does not declare, and where a loss needs all classes and only some were kept.
@@ -57,12 +58,17 @@ def cross_entropy(
 ) -> Tensor:
     """-log of the student's probability of the hard label, of logits [B, C] and labels [B] int64; 0 where it is -1.
 
-    `labelled_fraction` is that of the data (`LabelledBatches.labelled_fraction`): its inverse makes the expectation
-    that of the mean over labelled rows.
+    `labelled_fraction` is that of the data: its inverse makes the expectation that of the mean over labelled rows. Of
+    logits [B, ..., C] and labels [B, ...] of any integers it is the mean over all positions of the batch that have a
+    label, and 0 where none has; there the fraction is no matter.
     """
-    if student_logits.ndim != 2 or len(student_logits) != len(labels):
+    if student_logits.shape[:-1] != labels.shape:
         raise _unlike(student_logits, "labels", tuple(labels.shape))
-    return _mean(rows_of_labels(student_logits.float(), None, labels, 1.0, labelled_fraction), weights)
+    if labels.ndim == 1:
+        return _mean(rows_of_labels(student_logits.float(), None, labels, 1.0, labelled_fraction), weights)
+    rows = rows_of_labels(student_logits.flatten(0, -2).float(), None, labels.flatten().long(), 1.0)
+    rows = rows.view(len(labels), -1).sum(dim=1)
+    return _mean(rows * (len(labels) / (labels >= 0).sum().clamp(min=1)), weights)
 
 
 def _soft(name: str, output: Tensor, target: Target, temperature: float, weights: Tensor | None) -> Tensor:
@@ -70,8 +76,9 @@ def _soft(name: str, output: Tensor, target: Target, temperature: float, weights
         raise _unlike(output, "the target", target.shape)
     if not temperature > 0:
         raise ConfigError(f"temperature must be positive, is {temperature}")
-    no_labels = output.new_empty(0)
-    return _mean(LOSSES[name].rows(output.float(), target.widened(), no_labels, temperature), weights)
+    no_labels = output.new_empty(len(output))
+    picked = target.picked(output).float()
+    return _mean(LOSSES[name].rows(picked, target.widened(), no_labels, temperature), weights)
 
 
 def _mean(rows: Tensor, weights: Tensor | None) -> Tensor:

@@ -1,6 +1,7 @@
 """Targets: what a codec's soft targets are to a loss, as tensors of a batch.
 
 Letters: B rows of a batch, C classes, k kept classes, T temperature.
+Targets of positions are these, too, of their P rows (positions.py says where those lie).
 A variation is one class here and one line in `TARGETS`; losses ask a target by its methods, never what it is.
 """
 
@@ -9,7 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Protocol, Self
+from typing import Any, ClassVar, Protocol, Self
 
 import torch
 from torch import Tensor
@@ -17,6 +18,7 @@ from torch.nn import functional
 
 from schemas.codecs import CodecSpec, Dense, Features, SoftRows, TopK
 from schemas.errors import ConfigError
+from schemas.positions import Positions
 from schemas.records import Teacher
 
 
@@ -38,6 +40,15 @@ class TargetSpec:
     codec: CodecSpec
     default: bool = False
     """Whether losses take it that name no output of its teacher."""
+    positions: str = ""
+    """The view's field that chooses the positions of which it has rows; "" = it has one row per sample."""
+    places: tuple[int, ...] = ()
+    """Shape of that field of a sample."""
+
+    @property
+    def whole(self) -> tuple[int, ...]:
+        """Shape of what a student gives for it of a sample: (*places, *shape)."""
+        return (*self.places, *self.shape)
 
 
 def target_specs(teacher: Teacher, codec: CodecSpec) -> dict[str, TargetSpec]:
@@ -46,7 +57,13 @@ def target_specs(teacher: Teacher, codec: CodecSpec) -> dict[str, TargetSpec]:
     default = teacher.class_output or next(of_classes, None)
     return {
         target_name(teacher.name, output.name): TargetSpec(
-            output.kind, output.stored_shape, output.num_classes, output.stored_as(codec), output is default
+            output.kind,
+            output.stored_shape,
+            output.num_classes,
+            output.stored_as(codec),
+            output is default,
+            output.positions,
+            output.places,
         )
         for output in teacher.outputs
     }
@@ -54,6 +71,19 @@ def target_specs(teacher: Teacher, codec: CodecSpec) -> dict[str, TargetSpec]:
 
 class Target(Protocol):
     """A teacher's soft targets for a batch."""
+
+    @property
+    def field(self) -> str:
+        """The view's field that says where its rows lie in a student's output; "": they are the B."""
+
+    def picked(self, output: Tensor) -> Tensor:
+        """Return what of a student's [B, ...] lies against its rows."""
+
+    def labels_of(self, labels: Tensor) -> Tensor:
+        """Return the hard labels of its rows, where [B] are those of the samples."""
+
+    def per_sample(self, rows: Tensor) -> Tensor:
+        """Return [B] of what each of its rows costs: their mean is the mean over all rows."""
 
     @property
     def logits(self) -> Tensor:
@@ -83,7 +113,27 @@ class Target(Protocol):
         """Return [B] int64: the teacher's likeliest class."""
 
 
-class _OfClasses:
+class _OfSamples:
+    """What targets have in common whose rows are the B."""
+
+    __slots__ = ()
+
+    field: ClassVar[str] = ""
+
+    def picked(self, output: Tensor) -> Tensor:
+        """Return the output."""
+        return output
+
+    def labels_of(self, labels: Tensor) -> Tensor:
+        """Return the labels."""
+        return labels
+
+    def per_sample(self, rows: Tensor) -> Tensor:
+        """Return the rows."""
+        return rows
+
+
+class _OfClasses(_OfSamples):
     """What targets of classes have in common."""
 
     __slots__ = ()
@@ -92,6 +142,30 @@ class _OfClasses:
     def features(self) -> Tensor:
         """Raise ConfigError."""
         raise ConfigError("the target is of classes, and no features")
+
+
+class WithoutClasses(_OfSamples):
+    """What targets have in common that hold no teacher's classes."""
+
+    __slots__ = ()
+
+    @property
+    def logits(self) -> Tensor:
+        """Raise ConfigError."""
+        raise ConfigError("the target is of features or labels, which are no teacher's classes")
+
+    def flat(self) -> Self:
+        """Raise ConfigError, as `logits` does."""
+        self.logits  # noqa: B018
+        return self
+
+    def divergence(self, student: Tensor, temperature: float) -> Tensor:
+        """Raise ConfigError, as `logits` does."""
+        return self.logits
+
+    def likeliest(self) -> Tensor:
+        """Raise ConfigError, as `logits` does."""
+        return self.logits
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -204,7 +278,7 @@ class TopKTarget(_OfClasses):
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class FeatureTarget:
+class FeatureTarget(WithoutClasses):
     """A teacher's output without classes for a batch."""
 
     features: Tensor
@@ -220,11 +294,6 @@ class FeatureTarget:
         """(B, ...)."""
         return tuple(self.features.shape)
 
-    @property
-    def logits(self) -> Tensor:
-        """Raise ConfigError."""
-        raise ConfigError("the target is of features, which have no classes")
-
     def to(self, device: torch.device) -> FeatureTarget:
         """Return it on a device, as narrow as it is; copies from pinned memory do not wait."""
         return FeatureTarget(self.features.to(device, non_blocking=True))
@@ -233,29 +302,18 @@ class FeatureTarget:
         """Return it in float32."""
         return FeatureTarget(self.features.float())
 
-    def flat(self) -> FeatureTarget:
-        """Raise ConfigError, as `logits` does."""
-        return FeatureTarget(self.logits)
-
-    def divergence(self, student: Tensor, temperature: float) -> Tensor:
-        """Raise ConfigError, as `logits` does."""
-        return self.logits
-
-    def likeliest(self) -> Tensor:
-        """Raise ConfigError, as `logits` does."""
-        return self.logits
-
 
 TARGETS: dict[type[Any], Callable[[Any, dict[str, Tensor]], Target]] = {
     Dense: DenseTarget.of,
     Features: FeatureTarget.of,
     TopK: TopKTarget.of,
+    Positions: lambda rows, columns: target_of(rows.rows, columns),
 }
 """What a codec's `decode` gives -> (such rows, their columns of B rows each, in their order) -> target."""
 
 
 def target_of(rows: SoftRows, columns: dict[str, Tensor]) -> Target:
-    """Return the target of a batch that is made of such rows."""
+    """Return the target of a batch that is made of such rows; where a sample has any number of them, of all those."""
     return TARGETS[type(rows)](rows, columns)
 
 

@@ -6,24 +6,29 @@ Letters: B rows of a batch, C classes, T temperature. All that does not fit is r
 from __future__ import annotations
 
 import inspect
-from collections.abc import Mapping, Sequence
+import sys
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import nn
 
+from pipeline.datasets.base import Field
 from pipeline.hashing import hash_int, tag
 from schemas.errors import ConfigError
 from schemas.names import did_you_mean
 from student_trainer.learning.losses import Loss, find_loss
+from student_trainer.learning.positions import labels_name
 from student_trainer.learning.student_outputs import pick
 from student_trainer.learning.targets import TargetSpec, target_name
 from student_trainer.run.settings import LossSettings, RunSettings, TeacherSettings
 from student_trainer.run.toml_tables import unknown
 
 _PROJECTION = tag("student_trainer.projection")
-_LOSS_KEYS = {"name", "weight", "temperature", "key", "on", "against", "projection"}
+_LOSS_KEYS = {"name", "weight", "temperature", "key", "on", "against", "projection", "labels"}
+_OF_POSITIONS = "cross_entropy"
+"""The loss that takes labels of positions."""
 
 _LACKING = {
     "teacher": 'a teacher\'s soft targets, but source = "dataset" has none',
@@ -49,8 +54,10 @@ class Term:
     shares: dict[str, float]
     """Target -> its share; all of one shape. {}: labels alone."""
     shape: tuple[int, ...] = ()
-    """Of a row of these targets, classes last."""
+    """Of what the student has to give of a sample, classes last; for labels of positions without the classes."""
     projection: str = ""
+    labels: str = ""
+    """The view's field of its hard labels of positions."""
 
 
 def targets_of(
@@ -90,18 +97,46 @@ def needed_targets(settings: RunSettings, specs: Mapping[str, TargetSpec]) -> tu
     return tuple(dict.fromkeys(name for entry in soft for name in targets_of(entry, settings.teachers, specs)))
 
 
-def resolve(settings: RunSettings, specs: Mapping[str, TargetSpec], has_labels: bool = True) -> tuple[Term, ...]:
+def resolve(
+    settings: RunSettings,
+    specs: Mapping[str, TargetSpec],
+    has_labels: bool = True,
+    fields: Callable[[], Mapping[str, Field]] = dict,
+) -> tuple[Term, ...]:
     """Return the terms of a run.
 
     Args:
         settings: the run's.
         specs: of all outputs of its teachers, by `target_name`; {} without teachers.
         has_labels: whether a sample shows its label.
+        fields: gives those of the view; called where a loss learns from one.
 
     Raises:
-        ConfigError: an unknown loss, parameter or output, or a need that is not met; names the loss.
+        ConfigError: an unknown loss, parameter, output or field, or a need that is not met; names the loss.
     """
-    return tuple(_term(entry, settings, specs, has_labels) for entry in settings.losses)
+    return tuple(
+        _term_of_positions(entry, fields()) if entry.labels else _term(entry, settings, specs, has_labels)
+        for entry in settings.losses
+    )
+
+
+def _term_of_positions(entry: LossSettings, fields: Mapping[str, Field]) -> Term:
+    field, what = entry.labels, f"[[losses]] {entry.title}"
+    if entry.name != _OF_POSITIONS:
+        raise ConfigError(f"{what}: `labels` names a field of hard labels, which {_OF_POSITIONS} alone learns from")
+    for key in ("against", "projection"):
+        if getattr(entry, key):
+            raise ConfigError(f"{what} learns from labels: leave out `{key}`")
+    for key in entry.params:
+        raise ConfigError(f"{what}: {unknown('key', key, _LOSS_KEYS)}")
+    if field not in fields:
+        raise ConfigError(f"{what}: labels: the view has no field {field!r}: {did_you_mean(field, fields)}")
+    shape, dtype = fields[field].shape, fields[field].dtype
+    if not dtype.startswith(("int", "uint")):
+        raise ConfigError(f"{what}: labels: field {field!r} is {dtype}; labels are integers, -1 where there is none")
+    places = tuple(size for size in shape if size is not None)
+    loss, shares = find_loss(entry.name), {labels_name(field): 1.0}
+    return Term(entry.title, loss, entry.weight, entry.temperature, {}, entry.on, shares, places, labels=field)
 
 
 def _term(entry: LossSettings, settings: RunSettings, specs: Mapping[str, TargetSpec], has_labels: bool) -> Term:
@@ -123,11 +158,11 @@ def _term(entry: LossSettings, settings: RunSettings, specs: Mapping[str, Target
     shares = targets_of(entry, settings.teachers, specs)
     for name in shares:
         _refuse_misfit(what, entry, loss, name, specs[name])
-    shape = specs[next(iter(shares))].shape
+    shape = specs[next(iter(shares))].whole
     for name in shares:
-        if specs[name].shape != shape:
+        if specs[name].whole != shape:
             raise ConfigError(
-                f"{what}: {next(iter(shares))} has rows of {_shown(shape)}, {name} of {_shown(specs[name].shape)}: "
+                f"{what}: {next(iter(shares))} has rows of {_shown(shape)}, {name} of {_shown(specs[name].whole)}: "
                 "name one of them with `against`"
             )
     return Term(
@@ -176,22 +211,33 @@ def fit(
         except ConfigError as error:
             raise ConfigError(f"{what}: {error}") from None
         wanted = term.shape
-        if not term.shares:  # it may know more classes than the labels have
+        if term.labels:
+            wanted = (*wanted, *shape[-1:])  # of any number of classes
+        elif not term.shares:  # it may know more classes than the labels have
             wanted = (max(num_classes, *shape),) if len(shape) == 1 else (num_classes,)
-        if "labels" in term.loss.needs and len(wanted) != 1:
+        if "labels" in term.loss.needs and not term.labels and len(wanted) != 1:
             raise ConfigError(f"{what}: a sample has one label, the rows of {_shown(wanted)} several places")
         if term.projection and shape and wanted and shape[:-1] == wanted[:-1]:
             torch.manual_seed(hash_int(seed, _PROJECTION, tag(term.key)) >> 1)
             projections[term.key] = nn.Linear(shape[-1], wanted[-1])
         elif shape != wanted:
-            against = next(iter(term.shares), "the labels' classes")
+            against, needed = next(iter(term.shares), "the labels' classes"), _shown(wanted)
+            if term.labels:
+                against, needed = f"the labels of field {term.labels!r}", _shown((*term.shape, "classes"))
             widths = shape[:-1] == wanted[:-1] and "features" in term.loss.needs
             hint = '; where widths alone differ, say projection = "linear"' if widths else ""
-            raise ConfigError(
-                f"{what}: the student gives rows of {_shown(shape)}, against {against} of {_shown(wanted)}{hint}"
-            )
+            raise ConfigError(f"{what}: the student gives rows of {_shown(shape)}, against {against} of {needed}{hint}")
     return projections
 
 
-def _shown(shape: tuple[int, ...]) -> str:
+def label_limits(terms: Sequence[Term], given: Mapping[str, tuple[int, ...]]) -> dict[str, int]:
+    """Return the fields of hard labels of positions, and how many classes the student, which fits, tells apart."""
+    limits: dict[str, int] = {}
+    for term in terms:
+        if term.labels:
+            limits[term.labels] = min(pick(given, term.on)[-1], limits.get(term.labels, sys.maxsize))
+    return limits
+
+
+def _shown(shape: Sequence[int | str]) -> str:
     return f"[{', '.join(map(str, ('N', *shape)))}]"

@@ -28,7 +28,6 @@ def total_loss(
     a loss sees float32: softened in float16, most of a confident teacher's probabilities would be 0.
     """
     names = dict.fromkeys(name for term in terms for name in term.shares)
-    given = dict.fromkeys(term.on for term in terms)
     functions = [_rows_of(term, labelled_fraction, (projections or {}).get(term.key)) for term in terms]
 
     def total(
@@ -36,11 +35,11 @@ def total_loss(
     ) -> tuple[Tensor, dict[str, Tensor]]:
         # Here and nowhere else: rows travel as narrow as they were stored, and widening a whole batch costs little.
         widened = {name: targets[name].widened() for name in names}
-        student = {on: pick(outputs, on).float() for on in given}
+        student = _Student(outputs)
         result: Tensor | None = None
         parts: dict[str, Tensor] = {}
         for term, function in zip(terms, functions, strict=True):
-            rows = function(student[term.on], widened, labels)
+            rows = function(student, widened, labels)
             if weights is not None:
                 rows = rows * weights
             mean = rows.mean()
@@ -54,24 +53,51 @@ def total_loss(
     return total
 
 
+class _Student:
+    """What a student gave of a batch, in float32; widened once, and of what targets of positions pick no more."""
+
+    def __init__(self, outputs: Mapping[str, Tensor]) -> None:
+        self._outputs = outputs
+        self._picked: dict[tuple[str, str], Tensor] = {}
+
+    def at(self, on: str, target: Target | None = None) -> Tensor:
+        """Return what of an output lies against a target's rows; without one, all of it."""
+        key = on, "" if target is None else target.field
+        if key not in self._picked:
+            output = pick(self._outputs, on)
+            self._picked[key] = (output if target is None else target.picked(output)).float()
+        return self._picked[key]
+
+
 def _rows_of(
     term: Term, labelled_fraction: float, projection: nn.Module | None
-) -> Callable[[Tensor, Mapping[str, Target], Tensor], Tensor]:
-    """Return (student's output, all targets, labels [B]) -> [B]."""
+) -> Callable[[_Student, Mapping[str, Target], Tensor], Tensor]:
+    """Return (what the student gave, all targets, labels [B]) -> [B]."""
     function, of, temperature, params = term.loss.function, term.loss.rows, term.temperature, dict(term.params)
-    if "labels" in term.loss.needs and "labelled_fraction" in inspect.signature(function).parameters:
+    of_samples = "labels" in term.loss.needs and not term.labels
+    if of_samples and "labelled_fraction" in inspect.signature(function).parameters:
         params["labelled_fraction"] = labelled_fraction
     shares = list(term.shares.items())
 
-    def rows_of(output: Tensor, targets: Mapping[str, Target], labels: Tensor) -> Tensor:
+    def rows_of(student: _Student, targets: Mapping[str, Target], labels: Tensor) -> Tensor:
         if not shares:
-            return function(output, None, labels, temperature, **params)
-        if projection is not None:
-            output = projection(output)
+            return function(student.at(term.on), None, labels, temperature, **params)
+        projected: dict[str, Tensor] = {}
+
+        def against(target: Target) -> Tensor:
+            if projection is None:
+                return student.at(term.on, target)
+            if target.field not in projected:
+                projected[target.field] = projection(student.at(term.on, target))
+            return projected[target.field]
+
+        def cost(name: str) -> Tensor:
+            return of(against(targets[name]), targets[name], labels, temperature, **params)
+
         (first, share), *others = shares
-        rows = of(output, targets[first], labels, temperature, **params) * share
+        rows = cost(first) * share
         for name, share in others:
-            rows = rows + share * of(output, targets[name], labels, temperature, **params)
+            rows = rows + share * cost(name)
         return rows
 
     return rows_of

@@ -20,7 +20,7 @@ from student_trainer.learning.optimizers import build_optimizer, heeds_found_inf
 from student_trainer.learning.schedules import build_schedule
 from student_trainer.learning.student_outputs import StudentOutputs, pick, probe
 from student_trainer.learning.students import Network, build_student
-from student_trainer.learning.terms import Term, fit
+from student_trainer.learning.terms import Term, fit, label_limits
 from student_trainer.learning.total import total_loss
 from student_trainer.learning.weights import load_weights, misfit
 from student_trainer.run.settings import RunSettings
@@ -70,6 +70,8 @@ class Trainee:
         if settings.evaluation.dataset and len(pick(own)) != 1:
             raise ConfigError("[evaluation] dataset: the student gives a sample no row of classes to evaluate")
         projections = fit(terms, given, network.num_classes, train.seed)
+        self.labels = label_limits(terms, given)
+        """Fields of hard labels of positions, and how many classes the student tells apart there."""
         self.model: nn.Module = build_student(settings.student, network, train.seed).to(device).train()
         self._outputs = StudentOutputs(self.model, settings.student.outputs)
         self._projections = {key: layer.to(device) for key, layer in projections.items()}

@@ -90,6 +90,8 @@ class StudentSettings:
     """The dataset's field it takes; left out: the only one."""
     size: tuple[int, ...] = ()
     """The spatial size it asks of the view, e.g. [160, 160]; left out: as the samples come."""
+    classes: int = 0
+    """How many classes it tells apart; left out: as many as its teachers' output, else the dataset."""
     mean: tuple[float, ...] = ()
     """Taken off its images, bytes as [0, 1]: one number, or one for each channel; left out: 0."""
     std: tuple[float, ...] = ()
@@ -100,6 +102,7 @@ class StudentSettings:
     """All other keys: the student's own parameters."""
 
     def __post_init__(self) -> None:
+        _check(self.classes >= 0, f"classes must not be negative, is {self.classes}")
         for side in self.size:
             _check(1 <= side <= MAX_SIDE, f"size must be of sides from 1 to {MAX_SIDE}, has {side}")
         for deviation in self.std:
@@ -138,6 +141,8 @@ class LossSettings:
     """The teacher's: `TEACHER.OUTPUT`, or `OUTPUT` of all teachers; left out: the one of classes."""
     projection: str = ""
     """linear: the student's features go through a layer of its own first; left out: as they are."""
+    labels: str = ""
+    """The view's field of hard labels of positions, -1 for none; left out: a sample's true label."""
     params: dict[str, Any] = field(default_factory=dict)
     """All other keys: the loss's own parameters."""
 

@@ -17,6 +17,7 @@ from pipeline.sequence import Sequence
 from pipeline.views import view_spec
 from pipeline.views.fetch import Fetcher
 from schemas.errors import ConfigError
+from student_trainer.learning.losses import need_labels
 from student_trainer.learning.targets import TargetSpec
 from student_trainer.run.settings import RunSettings
 from student_trainer.sources.base import Cursor, LabelledOrder
@@ -31,12 +32,12 @@ class DatasetSource:
     """
 
     targets: Mapping[str, TargetSpec] = MappingProxyType({})
-    has_labels = True
 
     def __init__(self, settings: RunSettings) -> None:
         data = settings.data
         dataset = open_dataset(data.dataset)
-        if not dataset.num_classes:
+        of_samples = need_labels(settings) or data.only_labelled
+        if of_samples and not dataset.num_classes:
             raise ConfigError(
                 f"[data] dataset {data.dataset} has no labels, or does not say how many classes (num_classes); without "
                 "a teacher there is nothing to learn"
@@ -45,7 +46,8 @@ class DatasetSource:
         self.num_classes = dataset.num_classes
         self._passes = settings.train.passes
         self._labels = HardLabels.of(dataset, data.labelled, data.label_seed)
-        if not self._labels.any:
+        self.has_labels = of_samples
+        if of_samples and not self._labels.any:
             raise ConfigError('[data] no sample shows a label; source = "dataset" learns from nothing else')
         self._only_labelled = data.only_labelled
         # Indices of the sequence are positions in here: with only_labelled it runs over the labelled samples.

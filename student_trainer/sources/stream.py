@@ -205,9 +205,12 @@ class StreamSource:
             ManifestMismatch: the record has other outputs than its teacher's record says.
         """
         name, manifest = held.value.teacher, self.stream.manifest
-        there = [(each.name, each.codec, each.num_classes, each.row_shape) for each in held.value.outputs]
+        there = [
+            (each.name, each.codec, each.num_classes, each.row_shape, each.counts is not None)
+            for each in held.value.outputs
+        ]
         declared = [
-            (each.name, each.stored_as(manifest.codec).name, each.num_classes, each.stored_shape)
+            (each.name, each.stored_as(manifest.codec).name, each.num_classes, each.stored_shape, bool(each.positions))
             for each in self.stream.teacher(name).outputs
         ]
         if there != declared:
@@ -225,9 +228,10 @@ class StreamSource:
             row_bytes = CODECS[spec.codec.name].bytes_per_row(spec.codec, spec.shape, spec.num_classes)
             num_bytes = sum(column.nbytes for column in output.columns.values())
             temperatures = rows.temperatures or spec.codec.temperatures
-            if num_bytes != held.value.num_kept * row_bytes or temperatures != tuple(sorted(spec.codec.temperatures)):
+            num_rows = held.value.num_kept if rows.counts is None else int(rows.counts.sum())
+            if num_bytes != num_rows * row_bytes or temperatures != tuple(sorted(spec.codec.temperatures)):
                 raise ManifestMismatch(
-                    f"{held.address}: rows of {num_bytes / max(1, held.value.num_kept):g} bytes, tails of "
+                    f"{held.address}: rows of {num_bytes / max(1, num_rows):g} bytes, tails of "
                     f"{temperatures}; {target} is stored as {spec.codec}, in {row_bytes} bytes; it is not trained on"
                 )
             found[target] = rows
@@ -238,12 +242,12 @@ def _is_of(name: str, held: Held) -> bool:
     return name.partition(".")[0] == held.value.teacher
 
 
-def _shown(outputs: Sequence[tuple[str, str, int, tuple[int, ...]]]) -> str:
-    """Name, codec, classes and shape of outputs as text."""
+def _shown(outputs: Sequence[tuple[str, str, int, tuple[int, ...], bool]]) -> str:
+    """Name, codec, classes and shape of outputs, and whether they are of positions, as text."""
     texts = []
-    for name, codec, num_classes, shape in outputs:
+    for name, codec, num_classes, shape, of_positions in outputs:
         what = f"{num_classes} classes as {codec}" if num_classes else f"features as {codec}"
-        texts.append(f"{name} of {what}, rows of {list(shape)}")
+        texts.append(f"{name} of {what}, rows of {list(shape)}" + (", of positions" if of_positions else ""))
     return ", ".join(texts) or "no output"
 
 
