@@ -212,7 +212,7 @@ def fit(
             raise ConfigError(f"{what}: {error}") from None
         wanted = term.shape
         if term.labels:
-            wanted = (*wanted, *shape[-1:])  # of any number of classes
+            wanted = (*wanted, shape[-1] if shape else num_classes)  # it may know any number of classes
         elif not term.shares:  # it may know more classes than the labels have
             wanted = (max(num_classes, *shape),) if len(shape) == 1 else (num_classes,)
         if "labels" in term.loss.needs and not term.labels and len(wanted) != 1:
