@@ -21,7 +21,7 @@ import schemas.errors
 from distillog_command import PACKAGES
 from pipeline.cli import main
 from pipeline.datasets import DATASETS, open_dataset
-from pipeline.datasets.base import ArrayDataset
+from pipeline.datasets.base import ArrayDataset, Field
 from pipeline.kafka.properties import _ALIASES, _ALLOWED
 from pipeline.kafka.settings import KafkaSettings
 from pipeline.onnx_runtime import PROVIDERS
@@ -297,7 +297,8 @@ def test_a_written_run_file_loads(place: str, tmp_path: Path) -> None:
         settings = load_run(file)
     else:
         settings = run_settings(REST | document)
-    resolve(settings, {**named_outputs(settings), **default_outputs(settings)})
+    fields = {loss.labels: Field((4,), "int64") for loss in settings.losses if loss.labels}
+    resolve(settings, {**named_outputs(settings), **default_outputs(settings)}, fields=lambda: fields)
     build_schedule(settings.schedule, 10_000)
     view_spec(settings.data.view.name, settings.data.view.params)
     if ":" not in settings.student.name:

@@ -16,6 +16,8 @@ import torch
 from own_loops import opened
 from reader_logs import Logs, label
 from support.hidden_tokens import LENGTH, VOCABULARY, Reader, masked
+from support.processes import Distillog
+from support.small_runs import checkpoints, weights
 from torch.nn import functional
 from train_runs import run as train_run
 
@@ -268,6 +270,26 @@ def test_a_student_learns_from_two_teachers_positions_and_goes_on_in_the_same_bi
         assert again.weights_sha256 == whole.weights_sha256
     other = stream_run(logs, train={"loaders": 3, "prefetch": 1})
     assert train_run(tmp_path / "o", other, source_of(logs, other)).weights_sha256 == whole.weights_sha256
+
+
+@pytest.mark.kafka
+@pytest.mark.timeout(240)
+def test_a_run_that_is_killed_in_the_middle_of_its_positions_ends_in_the_same_bits(
+    make_logs: Callable[..., Logs], distillog: Distillog, tmp_path: Path, eventually: Callable[..., Any]
+) -> None:
+    logs, runs = make_logs("cnn"), tmp_path / "runs"
+    files = {name: tmp_path / f"{name}.toml" for name in ("killed", "whole")}
+    for name, file in files.items():
+        settings = replace(stream_run(logs, starve={"timeout": 90.0}), name=name)
+        file.write_text(replace(settings, checkpoint=replace(settings.checkpoint, every=2)).as_toml())
+    logs.write("cnn", *(soft_targets(logs, "cnn", sequence) for sequence in range(5)))
+    killed = distillog.start("runs", "start", files["killed"], "--folder", runs, "--quiet")
+    eventually(lambda: checkpoints(runs, "killed"), 90, "a checkpoint")
+    killed.kill()
+    logs.write("cnn", *(soft_targets(logs, "cnn", sequence) for sequence in range(NUM_ORDERS)))
+    distillog.succeed("runs", "resume", "killed", "--folder", runs)
+    distillog.succeed("runs", "start", files["whole"], "--folder", runs)
+    assert weights(runs, "killed") == weights(runs, "whole")
 
 
 @pytest.mark.kafka
