@@ -20,6 +20,7 @@ from schemas.errors import DistillogError
 if TYPE_CHECKING:
     from pipeline.by_name import create_stream, feed, status
     from student_trainer.learning.mean_losses import (
+        binary_kl,
         cosine,
         cross_entropy,
         forward_kl,
@@ -41,6 +42,7 @@ __all__ = [
     "LabelledBatches",
     "Scaling",
     "add_teacher",
+    "binary_kl",
     "cosine",
     "create_stream",
     "cross_entropy",
@@ -67,6 +69,7 @@ _WHERE = {
     "labelled_batches": "student_trainer.own_loop.labelled_batches",
     "LabelledBatch": "student_trainer.own_loop.iterable",
     "LabelledBatches": "student_trainer.own_loop.iterable",
+    "binary_kl": _LOSSES,
     "cosine": _LOSSES,
     "cross_entropy": _LOSSES,
     "forward_kl": _LOSSES,

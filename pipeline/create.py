@@ -134,7 +134,8 @@ def is_new(stream: Stream, teacher: Teacher) -> bool:
         )
     if teacher.name in stream.unread:
         raise stream.unread[teacher.name]
-    num_classes = teacher.class_output.num_classes if teacher.class_output else 0
+    classes = teacher.class_output
+    num_classes = classes.num_classes if classes and not classes.class_map else 0
     if manifest.num_classes and num_classes not in (0, manifest.num_classes):
         raise StreamConflict(
             f"teacher {teacher.name!r} has {num_classes} classes, "
@@ -142,7 +143,12 @@ def is_new(stream: Stream, teacher: Teacher) -> bool:
             f"more, create a stream with --classes {num_classes}"
         )
     for output in teacher.outputs:
-        output.stored_as(manifest.codec).refuse_classes(output.num_classes)
+        output.refuse_codec(output.stored_as(manifest.codec))
+        if manifest.num_classes and max(output.classes, default=0) >= manifest.num_classes:
+            raise StreamConflict(
+                f"teacher {teacher.name!r}: the class map of {output.name} has class {max(output.classes)}, stream "
+                f"{manifest.stream!r} has {manifest.num_classes}, from 0 on"
+            )
     if teacher.name in stream.teachers:
         _refuse_teacher(teacher, stream.teachers[teacher.name])
         return False

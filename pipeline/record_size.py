@@ -69,7 +69,7 @@ def refuse_large_records(manifest: Manifest, teacher: Teacher, max_positions: Ma
         return
     largest, size = max(zip(teacher.outputs, outputs, strict=True), key=lambda pair: pair[1].num_bytes)
     fitting = orders_that_fit(limit, outputs)
-    instead = "--codec {0}=topk:k=10" if largest.num_classes else "--codec {0}=float16, or fewer or smaller outputs"
+    instead = "--codec {0}=topk:k=10" if largest.codec_classes else "--codec {0}=float16, or fewer or smaller outputs"
     if largest.positions:
         instead += f", or let the view say that it chooses fewer (max_positions of {largest.positions!r})"
     each = " positions x " if largest.positions else "x"
@@ -93,7 +93,7 @@ def _sizes(manifest: Manifest, teacher: Teacher, max_positions: Mapping[str, int
         there = math.prod(one.places)
         places = (min(there, max_positions.get(one.positions, there)),) if one.positions else ()
         codec, shape = one.stored_as(manifest.codec), (*places, *one.stored_shape)
-        sizes.append(OutputSize(codec, shape, one.num_classes, bool(one.positions)))
+        sizes.append(OutputSize(codec, shape, one.codec_classes, bool(one.positions)))
     return sizes
 
 

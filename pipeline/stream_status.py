@@ -223,6 +223,8 @@ def _teacher_as_dict(teacher: Teacher, codec: CodecSpec) -> dict[str, Any]:
                 "shape": list(one.shape),
                 "classes": one.num_classes,
                 "positions": one.positions,
+                "class_map": list(one.class_map),
+                "reduction": one.reduction,
                 "codec": str(one.stored_as(codec)),
                 "text": str(one),
             }

@@ -43,11 +43,14 @@ def _teacher_1_up(datum: _Datum) -> _Datum:
     return {**datum, "inputs": inputs, "outputs": [output], "generation": 0}
 
 
+_TEACHER_1_KINDS = ("logits", "probabilities", "log_probabilities")
+
+
 def _teacher_1_down(datum: _Datum) -> _Datum:
     first = datum["outputs"][0]
     held = {name: first[name] for name in ("output", "kind", "num_classes")}
-    if first["class_axis"] is None:
-        held["kind"] = "logits"  # it knows no kind but those of classes: the writer sees that this one is lost
+    if first["kind"] not in _TEACHER_1_KINDS:
+        held["kind"] = "logits"  # the writer sees that the other is lost
     return {**datum, **held}
 
 

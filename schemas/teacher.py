@@ -1,7 +1,7 @@
 """A teacher of a stream: which ONNX file, how its inputs are fed, and what its outputs hold.
 
-The record has room for more than is built today: class maps, reductions, heads, generations. What it says of
-that is refused as a newer Distillog's, whichever way it goes.
+The record has room for more than is built today: heads, generations. What it says of that is refused as a newer
+Distillog's, whichever way it goes.
 """
 
 from __future__ import annotations
@@ -81,7 +81,7 @@ class Teacher:
     @property
     def class_output(self) -> TeacherOutput | None:
         """The first output that gives a sample one row of classes, which labels are compared with; None: no such."""
-        return next((output for output in self.outputs if output.class_axis == 0 and len(output.shape) == 1), None)
+        return next((output for output in self.outputs if output.codec_classes and len(output.shape) == 1), None)
 
     def output(self, name: str) -> TeacherOutput:
         """Return the output of that name; a missing one raises ConfigError."""

@@ -5,10 +5,15 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, Self
 
+from schemas.class_maps import map_problem, mapped_classes
 from schemas.codecs import CODECS, CodecSpec
+from schemas.errors import ConfigError
+from schemas.reductions import Reduction, is_reduction
 
-CLASS_KINDS = ("logits", "probabilities", "log_probabilities")
-"""What a teacher's output over classes may be."""
+SOFTMAX_KINDS = ("logits", "probabilities", "log_probabilities")
+"""What a teacher's output over classes that exclude one another may be."""
+CLASS_KINDS = (*SOFTMAX_KINDS, "multilabel")
+"""What a teacher's output over classes may be; multilabel: logits of a sigmoid for each of them."""
 KINDS = (*CLASS_KINDS, "features", "values")
 """What a teacher's output may be."""
 
@@ -30,17 +35,17 @@ class TeacherOutput:
     class_axis: int | None
     """Which dimension of a row counts classes."""
     num_classes: int
-    """0 where there are no classes."""
+    """The model's; 0 where there are no classes."""
     codec: CodecSpec | None = None
-    """How it is stored; None = as the manifest says, which only classes may be."""
+    """How it is stored; None = as the manifest says, which only classes that exclude one another may be."""
     per: str = "sample"
     """What a row of the soft targets is of: `sample` or `position`."""
     positions: str = ""
     """The view's field that chooses which positions are stored: those where it is not 0; "" per sample."""
     class_map: tuple[int, ...] = ()
-    """The dataset's class of each of its classes; () = the same."""
+    """The dataset's class of each of its classes, -1 for one that the dataset does not have; () = the same."""
     reduction: str = ""
-    """What is done to it before it is stored."""
+    """What is done to it before it is stored, such as `mean@1`."""
     cut: str = "numpy"
     """Where labels are made of it: `numpy` or `graph`."""
     head_sha256: str | None = None
@@ -50,6 +55,16 @@ class TeacherOutput:
     def of_classes(cls, output: str, kind: str, num_classes: int) -> Self:
         """Return what most teachers have: an output `logits`, a row of classes for each sample."""
         return cls("logits", output, kind, (num_classes,), 0, num_classes)
+
+    @property
+    def classes(self) -> tuple[int, ...]:
+        """The dataset's classes of the stored columns, rising; () = all, or none."""
+        return mapped_classes(self.class_map)
+
+    @property
+    def codec_classes(self) -> int:
+        """How many classes a row of the soft targets shares one probability among; 0 where it does not."""
+        return (len(self.classes) or self.num_classes) if self.kind in SOFTMAX_KINDS else 0
 
     @property
     def stored_shape(self) -> tuple[int, ...]:
@@ -64,18 +79,31 @@ class TeacherOutput:
     @property
     def _classes_last(self) -> tuple[int, ...]:
         if self.class_axis is None:
-            return self.shape
-        return (*self.shape[: self.class_axis], *self.shape[self.class_axis + 1 :], self.num_classes)
+            return Reduction.parse(self.reduction).row(self.shape) if self.reduction else self.shape
+        last = len(self.classes) or self.num_classes
+        return (*self.shape[: self.class_axis], *self.shape[self.class_axis + 1 :], last)
 
     def stored_as(self, manifest_codec: CodecSpec) -> CodecSpec:
         """Return how it is stored in a stream of that codec."""
         return self.codec or manifest_codec
+
+    def refuse_codec(self, codec: CodecSpec) -> None:
+        """Raise ConfigError where it cannot travel by a codec."""
+        if self.kind == "multilabel" and codec.k:
+            raise ConfigError(
+                f"output {self.name!r}: codec {codec} keeps the likeliest of classes that exclude one another, and "
+                "those of multilabel do not: use float16 or float32"
+            )
+        codec.refuse_classes(self.codec_classes)
 
     def __str__(self) -> str:
         shape = ", ".join(map(str, ("N", *self.shape)))
         size = f"[{shape}]"
         if self.class_axis is not None:
             size = f"{self.num_classes} classes" + (f", axis {self.class_axis + 1} of {size}" if self.shape[1:] else "")
+            size += f", {len(self.classes)} of them the dataset's" if self.class_map else ""
+        elif self.reduction:
+            size = f"{self.reduction} of {size}"
         chosen = f", at positions by {self.positions}" if self.positions else ""
         stored = f", as {self.codec}" if self.codec else ""
         return f"{self.name} = {self.output}: {self.kind}, {size}{chosen}{stored}"
@@ -88,16 +116,24 @@ class TeacherOutput:
         if self.kind not in CLASS_KINDS:
             if (axis, num_classes) != (None, 0):
                 return f"holds {self.kind}, which are of no classes"
-            if codec is None:
-                return f"holds {self.kind}, and names no codec"
+            if self.class_map:
+                return f"holds {self.kind}, and has a class map"
+            if self.reduction and Reduction.parse(self.reduction).axis > len(shape):
+                return f"has rows of shape {shape}, and no axis for {self.reduction}"
         elif axis is None or not 0 <= axis < len(shape) or shape[axis] != num_classes:
             return f"has rows of shape {shape}, of which {axis} is no axis of {num_classes} classes"
+        elif self.reduction:
+            return f"holds {self.kind}, and is reduced by {self.reduction}"
+        elif problem := map_problem(self.class_map, num_classes):
+            return problem
+        if self.kind not in SOFTMAX_KINDS and codec is None:
+            return f"holds {self.kind}, and names no codec"
         if (self.per == "position") != bool(self.positions):
             return f"is per {self.per}, and field {self.positions!r} chooses positions"
-        if self.per == "position" and len(shape) < 2:
+        if self.per == "position" and len(self._classes_last) < 2:
             return f"has rows of shape {shape}, which are no positions of something"
         if codec is not None:
-            codec.refuse_classes(num_classes)
+            self.refuse_codec(codec)
         return ""
 
     @classmethod
@@ -108,8 +144,6 @@ class TeacherOutput:
 
 
 _BUILT: Datum = {
-    "class_map": [],
-    "reduction": "",
     "cut": "numpy",
     "head_sha256": None,
 }
@@ -122,6 +156,8 @@ def not_built(output: Datum) -> str:
         return f"its output {output['name']!r} holds {output['kind']}, not one of {', '.join(KINDS)}"
     if output["codec"] is not None and output["codec"]["name"] not in CODECS:
         return f"its output {output['name']!r} has codec {output['codec']['name']!r}"
+    if output["reduction"] and not is_reduction(output["reduction"]):
+        return f"its output {output['name']!r} has reduction {output['reduction']!r}"
     found = {field: list(value) if isinstance(value, tuple) else value for field, value in output.items()}
     for field, value in _BUILT.items():
         if found[field] != value:

@@ -22,9 +22,10 @@ from pipeline.onnx_runtime import open_session
 from pipeline.views import evaluation_view, view_spec
 from pipeline.views.fetch import Fetched, Fetcher
 from pipeline.views.patience import fetch_patiently
+from schemas.class_maps import mapped_labels
 from schemas.errors import ConfigError, NotFinite
 from schemas.records import ViewSpec
-from schemas.softmax import log_softmax
+from schemas.softmax import log_softmax, logsumexp
 from student_trainer.learning.student_outputs import named, pick
 from student_trainer.run.settings import RunSettings
 
@@ -97,6 +98,7 @@ def evaluate(
     field: str = "",
     size: tuple[int, ...] = (),
     teacher_size: tuple[int, ...] = (),
+    teacher_classes: tuple[int, ...] = (),
     first: Fetched | None = None,
 ) -> dict[str, float]:
     """Run a student over a whole dataset.
@@ -109,6 +111,8 @@ def evaluate(
         field: which field a PyTorch module takes.
         size: the spatial size that the student asks of the view.
         teacher_size: the one that the teacher asks for.
+        teacher_classes: the student's classes that the teacher's are, rising; (): all. Given some alone, the student's
+            distribution among them is compared, and labels of others say nothing about the teacher.
         first: the first `batch_size` samples, where they were fetched already.
 
     Returns:
@@ -126,7 +130,7 @@ def evaluate(
     if isinstance(model, nn.Module):
         model.eval()
     try:
-        return _evaluate(predict, fetcher, batch_size, teacher_logits, size, teacher_size, first)
+        return _evaluate(predict, fetcher, batch_size, teacher_logits, size, teacher_size, teacher_classes, first)
     finally:
         if was_training and isinstance(model, nn.Module):
             model.train()
@@ -139,12 +143,13 @@ def _evaluate(
     teacher_logits: Predict | None,
     size: tuple[int, ...],
     teacher_size: tuple[int, ...],
+    teacher_classes: tuple[int, ...],
     first: Fetched | None,
 ) -> dict[str, float]:
     dataset = fetcher.dataset
     sums: dict[str, float] = {}
     bins = np.zeros((3, NUM_BINS))  # count, sum of confidence, sum of hits
-    num_samples = num_labelled = 0
+    num_samples = num_labelled = num_known = 0
     of_class = np.zeros(1, np.int64)  # [C] from the first batch on
     faults = FaultLimit("decoded")
 
@@ -182,27 +187,43 @@ def _evaluate(
         if teacher_logits is not None:
             seen = fetched if size == teacher_size else fetch_patiently(fetcher, sample_ids, 0, teacher_size)
             teacher = log_softmax(_checked(teacher_logits(seen.inputs), "teacher", dataset.uri, seen_ids))
-            if teacher.shape != log_probs.shape:
+            compared = _among(log_probs, teacher_classes)
+            if teacher.shape != compared.shape:
                 raise ConfigError(
-                    f"the teacher gives {teacher.shape[1]} classes, the student {log_probs.shape[1]}; "
+                    f"the teacher gives {teacher.shape[1]} classes, the student {compared.shape[1]}; "
                     "compare those of one task"
                 )
             teacher_best = teacher.argmax(axis=1)
-            likeliest = np.argsort(-log_probs, axis=1, kind="stable")[:, :5]
-            add("agreement_top1", best == teacher_best)
+            likeliest = np.argsort(-compared, axis=1, kind="stable")[:, :5]
+            add("agreement_top1", likeliest[:, 0] == teacher_best)
             add("agreement_top5", (likeliest == teacher_best[:, None]).any(axis=1))
-            add("kl", (np.exp(teacher) * (teacher - log_probs)).sum(axis=1))
-            add("teacher_accuracy", teacher_best[rows] == labels[rows])
+            add("kl", (np.exp(teacher) * (teacher - compared)).sum(axis=1))
+            known = mapped_labels(labels, teacher_classes)
+            num_known += int((known >= 0).sum())
+            add("teacher_accuracy", (teacher_best == known)[known >= 0])
     result: dict[str, float] = {"num_samples": num_samples, "num_labelled": num_labelled}
-    of_labelled = {"accuracy", "nll", "teacher_accuracy"}
+    counts = {"accuracy": num_labelled, "nll": num_labelled, "teacher_accuracy": num_known}
     for name, total in sums.items():
-        count = num_labelled if name in of_labelled else num_samples
-        if count:
+        if count := counts.get(name, num_samples):
             result[name] = total / count
     if num_labelled:
         result["ece"] = float(np.abs(bins[1] - bins[2]).sum() / num_labelled)
         result["num_commonest"] = int(of_class.max())
     return result
+
+
+def _among(log_probs: NDArray[np.float64], classes: tuple[int, ...]) -> NDArray[np.float64]:
+    """Return [N, K] log-probabilities of [N, C] given that it is one of K classes; () = all."""
+    if not classes:
+        return log_probs
+    if classes[-1] >= log_probs.shape[1]:
+        raise ConfigError(
+            f"the teacher's class map has class {classes[-1]}, the student {log_probs.shape[1]} classes; compare those "
+            "of one task"
+        )
+    some = log_probs[:, classes]
+    among: NDArray[np.float64] = some - logsumexp(some)[:, None]
+    return among
 
 
 def chance_level(scores: Mapping[str, float]) -> str:

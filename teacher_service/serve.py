@@ -138,7 +138,7 @@ def _accuracy(model: OnnxTeacher, fetched: Fetched) -> str:
     if classes is None or not (fetched.labels >= 0).any():
         return "" if classes else NO_CLASSES
     of_calls = model.in_calls(fetched.inputs, lambda rows, labels: labels[classes.name])
-    return accuracy_notice(np.concatenate(of_calls), fetched.labels)
+    return accuracy_notice(np.concatenate(of_calls), fetched.labels, classes.class_map)
 
 
 def _timed(work: Callable[[], T]) -> tuple[float, T]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable
 from functools import wraps
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
@@ -19,7 +20,7 @@ _NUMBERS = rf"{_NUMBER}(?:,{_NUMBER})*"
 _FORMULA = re.compile(rf"(?P<scale>{_NUMBER}(?:/{_NUMBER})?)(?:-(?P<mean>{_NUMBERS}))?(?:/(?P<std>{_NUMBERS}))?")
 """SCALE[-MEAN[/STD]]"""
 
-_KINDS = ("logits", "probabilities", "log_probabilities", "features", "values")
+_KINDS = ("logits", "probabilities", "log_probabilities", "multilabel", "features", "values")
 
 _OUTPUT = re.compile(
     rf"(?:(?P<name>[^=]*)=)?(?P<output>.+?)(?::(?P<kind>{'|'.join(_KINDS)})(?:@(?P<axis>[1-9]\d?))?)?", re.DOTALL
@@ -69,6 +70,18 @@ _OPTIONS = [
         multiple=True,
         help="ONNX output to take, under a name (repeatable).  [default: the only one]",
     ),
+    click.option(
+        "--class-map",
+        metavar="NAME=FILE",
+        multiple=True,
+        help="The dataset's class of each of an output's classes, one a line: a number, a name, or - (repeatable).",
+    ),
+    click.option(
+        "--reduce",
+        metavar="NAME=REDUCTION",
+        multiple=True,
+        help="Done to an output before it is stored: mean@AXIS, first@AXIS or attention@AXIS (repeatable).",
+    ),
     click.option("--kind", type=click.Choice(_KINDS), help="What the only output holds.  [default: logits]"),
     click.option(
         "--input",
@@ -93,6 +106,8 @@ def model_options(command: Callable[..., T]) -> Callable[..., T]:
     def called(
         *args: Any,
         outputs: tuple[str, ...],
+        class_map: tuple[str, ...],
+        reduce: tuple[str, ...],
         kind: str | None,
         inputs: tuple[str, ...],
         scale: float | None,
@@ -109,6 +124,8 @@ def model_options(command: Callable[..., T]) -> Callable[..., T]:
         general = Scaling(scale, mean, std)
         asked = tuple(map(_output, outputs))
         declared = Declared(asked, kind, names, scaling, general, layout, channel_order or "", batch)
+        declared = of_outputs(declared, "--class-map", "FILE", class_map, lambda text: {"class_map": Path(text)})
+        declared = of_outputs(declared, "--reduce", "REDUCTION", reduce, lambda text: {"reduction": text})
         return command(*args, declared=declared, **others)
 
     for option in reversed(_OPTIONS):
@@ -116,43 +133,37 @@ def model_options(command: Callable[..., T]) -> Callable[..., T]:
     return called
 
 
-def stored_as(declared: Declared, codecs: tuple[str, ...], positions: tuple[str, ...] = ()) -> Declared:
-    """Return a declaration with what is said of its outputs: each `NAME=CODEC`, and each `NAME=FIELD` of positions.
+def of_outputs(
+    declared: Declared, option: str, form: str, texts: tuple[str, ...], parse: Callable[[str], dict[str, Any]]
+) -> Declared:
+    """Return a declaration that says more of its outputs.
+
+    Args:
+        declared: the declaration.
+        option: which says it, each time `NAME=` and a value of that `form`.
+        form: as a usage line has it.
+        texts: what was given.
+        parse: value -> the field of `DeclaredOutput` that it is.
 
     Raises:
-        UsageError: an unknown name, or one that comes twice.
-        ConfigError: an unknown codec.
+        UsageError: no output of that name, or one that is given two.
     """
     from dataclasses import replace
 
-    from schemas.codecs import CodecSpec
-
-    names = [output.name for output in declared.outputs]
-    codec_of = _by_output("--codec", "CODEC", codecs, names)
-    field_of = _by_output("--positions", "FIELD", positions, names)
-    outputs = tuple(
-        replace(
-            output,
-            codec=CodecSpec.parse(codec_of[output.name]) if output.name in codec_of else None,
-            positions=field_of.get(output.name, ""),
-        )
-        for output in declared.outputs
-    )
-    return replace(declared, outputs=outputs)
-
-
-def _by_output(option: str, what: str, texts: tuple[str, ...], names: list[str]) -> dict[str, str]:
-    """Parse `NAME=WHAT` into what is said of each output."""
-    said: dict[str, str] = {}
+    outputs = list(declared.outputs)
+    names = [output.name for output in outputs]
+    seen = set()
     for text in texts:
         name, _, value = text.partition("=")
-        if not (name and value) or name not in names:
+        if not name or not value or name not in names:
             known = ", ".join(filter(None, names)) or "none has a name: say --output NAME=ONNX_OUTPUT"
-            raise click.UsageError(f"{option} {text!r}: write NAME={what}, of an output that --output names ({known})")
-        if name in said:
+            raise click.UsageError(f"{option} {text!r}: write NAME={form}, of an output that --output names ({known})")
+        if name in seen:
             raise click.UsageError(f"{option} {text!r}: output {name} is given two")
-        said[name] = value
-    return said
+        seen.add(name)
+        at = names.index(name)
+        outputs[at] = replace(outputs[at], **parse(value))
+    return replace(declared, outputs=tuple(outputs))
 
 
 def _output(text: str) -> DeclaredOutput:

@@ -250,6 +250,7 @@ def evaluate(
     fetcher, first = trained_data(trained, dataset, _view(view, view_params), batch_size)
     teacher_logits = None
     teacher_size: tuple[int, ...] = ()
+    teacher_classes: tuple[int, ...] = ()
     if teacher is not None:
         from teacher_service.models.describe import describe_on
         from teacher_service.models.session import OnnxTeacher
@@ -259,7 +260,7 @@ def evaluate(
         classes = model.teacher.class_output
         if classes is None:
             raise ConfigError(f"{teacher}: no output gives a sample one row of classes, which the student's is held to")
-        of_classes, teacher_size = classes.name, model.size or ()
+        of_classes, teacher_size, teacher_classes = classes.name, model.size or (), classes.classes
         teacher_logits = lambda inputs: model.label(inputs)[of_classes]  # noqa: E731
     scores = evaluate_student(
         trained.model,
@@ -269,6 +270,7 @@ def evaluate(
         field=trained.network.field,
         size=trained.settings.student.size,
         teacher_size=teacher_size,
+        teacher_classes=teacher_classes,
         first=first,
     )
     scores = {"step": trained.step, **scores}

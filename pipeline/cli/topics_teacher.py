@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from pipeline.cli.model_options import model_options, stored_as
+from pipeline.cli.model_options import model_options, of_outputs
 from pipeline.cli.options import STREAM, json_option, kafka_options, print_json
 
 if TYPE_CHECKING:
@@ -56,9 +56,11 @@ def add_teacher(
     as_json: bool,
 ) -> None:
     """Register the ONNX file MODEL as teacher NAME of STREAM, and make its topic."""
+    from schemas.codecs import CodecSpec
     from teacher_service.models import adding
 
-    declared = stored_as(declared, codecs, positions)
+    declared = of_outputs(declared, "--codec", "CODEC", codecs, lambda text: {"codec": CodecSpec.parse(text)})
+    declared = of_outputs(declared, "--positions", "FIELD", positions, lambda text: {"positions": text})
     added = adding.add_teacher(
         stream, name, model, declared, classes=classes, as_declared=as_declared, dataset=dataset, **kafka_options()
     )
@@ -125,7 +127,7 @@ def _warn(found: Assessment | None, teacher: Teacher) -> None:
     if found.degenerate:
         text = "gives nearly all samples the same class: is it fed as in its training?"
     elif found.declared.accuracy is not None and teacher.class_output is not None:
-        text = chance_level(found.declared.accuracy, found.declared.labels, teacher.class_output.num_classes)
+        text = chance_level(found.declared.accuracy, found.declared.labels, teacher.class_output.codec_classes)
         text = f"is {text}; {CHANCE_QUESTION}" if text else ""
     if text:
         click.echo(f"warning: as declared, {teacher.model_file} {text}", err=True)
@@ -144,7 +146,7 @@ def _worth_a_word(found: Assessment, way: Way) -> bool:
 def _figures(way: Way, teacher: Teacher) -> str:
     if way.accuracy is not None:
         return f"{way.accuracy:.1%} of {way.num_samples}"
-    num_classes = teacher.class_output.num_classes if teacher.class_output else 0
+    num_classes = teacher.class_output.codec_classes if teacher.class_output else 0
     _, share = way.commonest
     return (
         f"{way.num_classes_used} of {num_classes} classes on {way.num_samples} samples, the commonest "

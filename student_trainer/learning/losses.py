@@ -89,8 +89,24 @@ def cosine(output: Tensor, target: Target | None, labels: Tensor, temperature: f
     return (1 - nearness).reshape(len(output), -1).mean(dim=1)
 
 
-NEEDS = ("teacher", "classes", "dense", "logits", "features", "labels")
-"""What a loss may need: soft targets, of classes, of all of them, as true logits, or of no classes; and labels."""
+def binary_kl(logits: Tensor, target: Target | None, labels: Tensor, temperature: float) -> Tensor:
+    """T^2 * sum over classes of KL(Bernoulli(p_t) || Bernoulli(p_s)), p = sigmoid(logit / T), natural log.
+
+    For classes that do not exclude one another: p_t log(p_t / p_s) + (1 - p_t) log((1 - p_t) / (1 - p_s)) for each (the
+    one-versus-all loss of Yang et al. 2023, "Multi-label knowledge distillation"), logits [B, ..., C]; mean over the
+    places "...". Ignores labels.
+    """
+    assert target is not None
+    student, teacher = logits / temperature, target.features / temperature
+    yes = functional.logsigmoid(teacher) - functional.logsigmoid(student)
+    no = functional.logsigmoid(-teacher) - functional.logsigmoid(-student)
+    rows = (teacher.sigmoid() * yes + (-teacher).sigmoid() * no).sum(dim=-1)
+    return temperature**2 * rows.reshape(len(logits), -1).mean(dim=1)
+
+
+NEEDS = ("teacher", "classes", "dense", "logits", "multilabel", "features", "labels")
+"""What a loss may need: soft targets, of classes that exclude one another, of all of them, as true logits, of classes
+that do not exclude one another, or of no classes; and labels."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,6 +149,7 @@ LOSSES: dict[str, Loss] = {
     "reverse_kl": Loss(reverse_kl, frozenset({"teacher", "classes", "dense"})),
     "logit_mse": Loss(logit_mse, frozenset({"teacher", "classes", "dense", "logits"})),
     "teacher_argmax": Loss(teacher_argmax, frozenset({"teacher", "classes"})),
+    "binary_kl": Loss(binary_kl, frozenset({"teacher", "multilabel"})),
     "mse": Loss(mse, frozenset({"teacher", "features"})),
     "cosine": Loss(cosine, frozenset({"teacher", "features"})),
     "cross_entropy": Loss(cross_entropy, frozenset({"labels"})),

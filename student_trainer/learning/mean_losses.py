@@ -43,6 +43,13 @@ def teacher_argmax(student_logits: Tensor, target: Target, weights: Tensor | Non
     return _soft("teacher_argmax", student_logits, target, 1.0, weights)
 
 
+def binary_kl(
+    student_logits: Tensor, target: Target, temperature: float = 1.0, weights: Tensor | None = None
+) -> Tensor:
+    """T^2 * sum over classes of the KL of Bernoullis of multilabel logits [B, C] against a batch's target of such."""
+    return _soft("binary_kl", student_logits, target, temperature, weights)
+
+
 def mse(student_output: Tensor, target: Target, weights: Tensor | None = None) -> Tensor:
     """Squared difference of features [B, ...], mean over all numbers of a row."""
     return _soft("mse", student_output, target, 1.0, weights)

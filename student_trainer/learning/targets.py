@@ -36,7 +36,7 @@ class TargetSpec:
     shape: tuple[int, ...]
     """Of a row; classes are its last axis."""
     num_classes: int
-    """C; 0 where it has no classes."""
+    """C that a softmax is over; 0 where it is over none."""
     codec: CodecSpec
     default: bool = False
     """Whether losses take it that name no output of its teacher."""
@@ -44,6 +44,12 @@ class TargetSpec:
     """The view's field that chooses the positions of which it has rows; "" = it has one row per sample."""
     places: tuple[int, ...] = ()
     """Shape of that field of a sample."""
+    classes: tuple[int, ...] = ()
+    """The dataset's classes that its last axis is of, rising; (): all, or none."""
+    reduction: str = ""
+    """What the teacher's output was reduced by, such as `mean@1`."""
+    axes: int = 0
+    """Of a row before that; 0 without."""
 
     @property
     def whole(self) -> tuple[int, ...]:
@@ -53,17 +59,21 @@ class TargetSpec:
 
 def target_specs(teacher: Teacher, codec: CodecSpec) -> dict[str, TargetSpec]:
     """Return what a teacher's outputs are, by `target_name`, in a stream of that codec."""
-    of_classes = (output for output in teacher.outputs if output.num_classes)
-    default = teacher.class_output or next(of_classes, None)
+    of_classes = [output for output in teacher.outputs if output.num_classes]
+    of_softmax = [output for output in of_classes if output.codec_classes]
+    default = teacher.class_output or next(iter(of_softmax or of_classes), None)
     return {
         target_name(teacher.name, output.name): TargetSpec(
             output.kind,
             output.stored_shape,
-            output.num_classes,
+            output.codec_classes,
             output.stored_as(codec),
             output is default,
             output.positions,
             output.places,
+            output.classes,
+            output.reduction,
+            len(output.shape) if output.reduction else 0,
         )
         for output in teacher.outputs
     }
@@ -91,7 +101,7 @@ class Target(Protocol):
 
     @property
     def features(self) -> Tensor:
-        """[B, ...], float32 for a loss, of what has no classes; else raises ConfigError."""
+        """[B, ...], float32 for a loss, of what no softmax is taken of; else raises ConfigError."""
 
     def flat(self) -> Self:
         """Return classes of several places, [B, ..., C], with each place as a row."""
@@ -279,7 +289,7 @@ class TopKTarget(_OfClasses):
 
 @dataclass(frozen=True, slots=True, eq=False)
 class FeatureTarget(WithoutClasses):
-    """A teacher's output without classes for a batch."""
+    """A teacher's features, values or multilabel logits for a batch."""
 
     features: Tensor
     """[B, ...] float32 for a loss; as stored, perhaps float16, until `total_loss` widens them."""

@@ -8,7 +8,7 @@ from __future__ import annotations
 import inspect
 import sys
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -18,6 +18,7 @@ from pipeline.datasets.base import Field
 from pipeline.hashing import hash_int, tag
 from schemas.errors import ConfigError
 from schemas.names import did_you_mean
+from student_trainer.learning.alignment import Alignment
 from student_trainer.learning.losses import Loss, find_loss
 from student_trainer.learning.positions import labels_name
 from student_trainer.learning.student_outputs import pick
@@ -32,12 +33,15 @@ _OF_POSITIONS = "cross_entropy"
 
 _LACKING = {
     "teacher": 'a teacher\'s soft targets, but source = "dataset" has none',
-    "classes": "classes, but {name} holds {kind}; use mse or cosine, or name another with `against`",
+    "classes": "classes, but {name} holds {kind}; use {instead}, or name another with `against`",
     "dense": "all classes' logits, but the codec of {name} keeps only some; store it as float32 or float16",
     "logits": "true logits, but {name} holds {kind}; use forward_kl",
+    "multilabel": "multilabel logits, but {name} holds {kind}; use {instead}",
     "features": "features, but {name} holds {kind}; name an output of features with `against`",
     "labels": "labels, but no sample shows one; raise data.labelled or take a labelled dataset",
 }
+
+_INSTEAD = {"multilabel": "binary_kl", "features": "mse or cosine", "values": "mse or cosine"}
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -52,12 +56,14 @@ class Term:
     on: str
     """The student's output; "": `logits`, or the only one."""
     shares: dict[str, float]
-    """Target -> its share; all of one shape. {}: labels alone."""
-    shape: tuple[int, ...] = ()
-    """Of what the student has to give of a sample, classes last; for labels of positions without the classes."""
+    """Target -> its share. {}: hard labels of samples alone."""
+    specs: dict[str, TargetSpec] = field(default_factory=dict)
+    """What the teachers' targets of these are: all of one shape, but for the classes of class maps."""
     projection: str = ""
     labels: str = ""
     """The view's field of its hard labels of positions."""
+    places: tuple[int, ...] = ()
+    """Shape of that field of a sample."""
 
 
 def targets_of(
@@ -121,7 +127,7 @@ def resolve(
 
 
 def _term_of_positions(entry: LossSettings, fields: Mapping[str, Field]) -> Term:
-    field, what = entry.labels, f"[[losses]] {entry.title}"
+    name, what = entry.labels, f"[[losses]] {entry.title}"
     if entry.name != _OF_POSITIONS:
         raise ConfigError(f"{what}: `labels` names a field of hard labels, which {_OF_POSITIONS} alone learns from")
     for key in ("against", "projection"):
@@ -129,14 +135,14 @@ def _term_of_positions(entry: LossSettings, fields: Mapping[str, Field]) -> Term
             raise ConfigError(f"{what} learns from labels: leave out `{key}`")
     for key in entry.params:
         raise ConfigError(f"{what}: {unknown('key', key, _LOSS_KEYS)}")
-    if field not in fields:
-        raise ConfigError(f"{what}: labels: the view has no field {field!r}: {did_you_mean(field, fields)}")
-    shape, dtype = fields[field].shape, fields[field].dtype
+    if name not in fields:
+        raise ConfigError(f"{what}: labels: the view has no field {name!r}: {did_you_mean(name, fields)}")
+    shape, dtype = fields[name].shape, fields[name].dtype
     if not dtype.startswith(("int", "uint")):
-        raise ConfigError(f"{what}: labels: field {field!r} is {dtype}; labels are integers, -1 where there is none")
+        raise ConfigError(f"{what}: labels: field {name!r} is {dtype}; labels are integers, -1 where there is none")
     places = tuple(size for size in shape if size is not None)
-    loss, shares = find_loss(entry.name), {labels_name(field): 1.0}
-    return Term(entry.title, loss, entry.weight, entry.temperature, {}, entry.on, shares, places, labels=field)
+    loss, shares = find_loss(entry.name), {labels_name(name): 1.0}
+    return Term(entry.title, loss, entry.weight, entry.temperature, {}, entry.on, shares, labels=name, places=places)
 
 
 def _term(entry: LossSettings, settings: RunSettings, specs: Mapping[str, TargetSpec], has_labels: bool) -> Term:
@@ -158,27 +164,32 @@ def _term(entry: LossSettings, settings: RunSettings, specs: Mapping[str, Target
     shares = targets_of(entry, settings.teachers, specs)
     for name in shares:
         _refuse_misfit(what, entry, loss, name, specs[name])
-    shape = specs[next(iter(shares))].whole
-    for name in shares:
-        if specs[name].whole != shape:
+    chosen = {name: specs[name] for name in shares}
+    # Of those with class maps the student's classes tell, not one another's.
+    alike = [name for name, spec in chosen.items() if not spec.classes]
+    for name in alike:
+        if chosen[name].whole != chosen[alike[0]].whole:
             raise ConfigError(
-                f"{what}: {next(iter(shares))} has rows of {_shown(shape)}, {name} of {_shown(specs[name].whole)}: "
-                "name one of them with `against`"
+                f"{what}: {alike[0]} has rows of {_shown(chosen[alike[0]].whole)}, {name} of "
+                f"{_shown(chosen[name].whole)}: name one of them with `against`"
             )
     return Term(
-        entry.title, loss, entry.weight, entry.temperature, entry.params, entry.on, shares, shape, entry.projection
+        entry.title, loss, entry.weight, entry.temperature, entry.params, entry.on, shares, chosen, entry.projection
     )
 
 
 def _refuse_misfit(what: str, entry: LossSettings, loss: Loss, name: str, spec: TargetSpec) -> None:
     holds = {"teacher", "labels", *(("classes",) if spec.num_classes else ("features",))}
+    if spec.kind == "multilabel":
+        holds.add("multilabel")
     if spec.num_classes and spec.codec.name != "topk":
         holds.add("dense")
     if spec.kind == "logits":
         holds.add("logits")
     for need in _LACKING:
         if need in loss.needs - holds:
-            raise ConfigError(f"{what} needs {_LACKING[need].format(name=name, kind=spec.kind)}")
+            instead = _INSTEAD.get(spec.kind, "forward_kl")
+            raise ConfigError(f"{what} needs {_LACKING[need].format(name=name, kind=spec.kind, instead=instead)}")
     if spec.codec.name == "topk" and entry.name == "forward_kl" and entry.temperature not in spec.codec.temperatures:
         declared = ", ".join(map(str, spec.codec.temperatures))
         raise ConfigError(
@@ -210,24 +221,41 @@ def fit(
             shape = pick(given, term.on)
         except ConfigError as error:
             raise ConfigError(f"{what}: {error}") from None
-        wanted = term.shape
         if term.labels:
-            wanted = (*wanted, shape[-1] if shape else num_classes)  # it may know any number of classes
+            needed = (*term.places, shape[-1] if shape else num_classes)  # it may know any number of classes
+            shown = _shown((*term.places, "classes"))
+            _refuse_shape(what, term.loss, shape, f"the labels of field {term.labels!r}", needed, shown)
         elif not term.shares:  # it may know more classes than the labels have
             wanted = (max(num_classes, *shape),) if len(shape) == 1 else (num_classes,)
-        if "labels" in term.loss.needs and not term.labels and len(wanted) != 1:
-            raise ConfigError(f"{what}: a sample has one label, the rows of {_shown(wanted)} several places")
-        if term.projection and shape and wanted and shape[:-1] == wanted[:-1]:
-            torch.manual_seed(hash_int(seed, _PROJECTION, tag(term.key)) >> 1)
-            projections[term.key] = nn.Linear(shape[-1], wanted[-1])
-        elif shape != wanted:
-            against, needed = next(iter(term.shares), "the labels' classes"), _shown(wanted)
-            if term.labels:
-                against, needed = f"the labels of field {term.labels!r}", _shown((*term.shape, "classes"))
-            widths = shape[:-1] == wanted[:-1] and "features" in term.loss.needs
-            hint = '; where widths alone differ, say projection = "linear"' if widths else ""
-            raise ConfigError(f"{what}: the student gives rows of {_shown(shape)}, against {against} of {needed}{hint}")
+            _refuse_shape(what, term.loss, shape, "the labels' classes", wanted)
+        for name, spec in term.specs.items():
+            try:
+                row = Alignment(spec).row(shape)
+            except ConfigError as error:
+                raise ConfigError(f"{what}: the student gives rows of {_shown(shape)}, and {name} {error}") from None
+            if "labels" in term.loss.needs and len(spec.whole) != 1:
+                raise ConfigError(f"{what}: a sample has one label, the rows of {_shown(spec.whole)} several places")
+            if "labels" in term.loss.needs and spec.classes and row != shape:
+                raise ConfigError(f"{what}: labels are of all {shape[-1]} classes, and {name} is of {row[-1]} of them")
+            if not term.projection or not row or not spec.whole or row[:-1] != spec.whole[:-1]:
+                _refuse_shape(what, term.loss, row, name, spec.whole)
+            elif term.key not in projections:
+                torch.manual_seed(hash_int(seed, _PROJECTION, tag(term.key)) >> 1)
+                projections[term.key] = nn.Linear(row[-1], spec.whole[-1])
     return projections
+
+
+def _refuse_shape(
+    what: str, loss: Loss, shape: tuple[int, ...], against: str, wanted: tuple[int, ...], shown: str = ""
+) -> None:
+    """Raise ConfigError where rows of the student's are of another shape than those that they are against."""
+    if shape == wanted:
+        return
+    widths = shape[:-1] == wanted[:-1] and "features" in loss.needs
+    hint = '; where widths alone differ, say projection = "linear"' if widths else ""
+    raise ConfigError(
+        f"{what}: the student gives rows of {_shown(shape)}, against {against} of {shown or _shown(wanted)}{hint}"
+    )
 
 
 def label_limits(terms: Sequence[Term], given: Mapping[str, tuple[int, ...]]) -> dict[str, int]:

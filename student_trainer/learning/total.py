@@ -10,6 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 
 from torch import Tensor, nn
 
+from student_trainer.learning.alignment import Alignment
 from student_trainer.learning.student_outputs import pick
 from student_trainer.learning.targets import Target
 from student_trainer.learning.terms import Term
@@ -58,13 +59,14 @@ class _Student:
 
     def __init__(self, outputs: Mapping[str, Tensor]) -> None:
         self._outputs = outputs
-        self._picked: dict[tuple[str, str], Tensor] = {}
+        self._picked: dict[tuple[str, str, str], Tensor] = {}
 
-    def at(self, on: str, target: Target | None = None) -> Tensor:
-        """Return what of an output lies against a target's rows; without one, all of it."""
-        key = on, "" if target is None else target.field
+    def at(self, on: str, target: Target | None = None, aligned: Alignment | None = None) -> Tensor:
+        """Return what of an output, reduced as the target was, lies against its rows; without one, all of it."""
+        key = on, "" if target is None else target.field, "" if aligned is None else aligned.reduction
         if key not in self._picked:
             output = pick(self._outputs, on)
+            output = output if aligned is None else aligned.reduced(output)
             self._picked[key] = (output if target is None else target.picked(output)).float()
         return self._picked[key]
 
@@ -77,27 +79,29 @@ def _rows_of(
     of_samples = "labels" in term.loss.needs and not term.labels
     if of_samples and "labelled_fraction" in inspect.signature(function).parameters:
         params["labelled_fraction"] = labelled_fraction
-    shares = list(term.shares.items())
+    specs = term.specs
+    shares = [(name, share, Alignment(specs[name]) if name in specs else None) for name, share in term.shares.items()]
 
     def rows_of(student: _Student, targets: Mapping[str, Target], labels: Tensor) -> Tensor:
         if not shares:
             return function(student.at(term.on), None, labels, temperature, **params)
-        projected: dict[str, Tensor] = {}
+        projected: dict[tuple[str, str], Tensor] = {}
 
-        def against(target: Target) -> Tensor:
-            if projection is None:
-                return student.at(term.on, target)
-            if target.field not in projected:
-                projected[target.field] = projection(student.at(term.on, target))
-            return projected[target.field]
+        def against(target: Target, aligned: Alignment | None) -> Tensor:
+            key = target.field, "" if aligned is None else aligned.reduction
+            if projection is None or key not in projected:
+                compared = student.at(term.on, target, aligned)
+                compared = compared if aligned is None else aligned.of_classes(compared)
+                projected[key] = compared if projection is None else projection(compared)
+            return projected[key]
 
-        def cost(name: str) -> Tensor:
-            return of(against(targets[name]), targets[name], labels, temperature, **params)
+        def cost(name: str, aligned: Alignment | None) -> Tensor:
+            return of(against(targets[name], aligned), targets[name], labels, temperature, **params)
 
-        (first, share), *others = shares
-        rows = cost(first) * share
-        for name, share in others:
-            rows = rows + share * cost(name)
+        (first, share, aligned), *others = shares
+        rows = cost(first, aligned) * share
+        for name, share, aligned in others:
+            rows = rows + share * cost(name, aligned)
         return rows
 
     return rows_of

@@ -99,6 +99,12 @@ class LabelledBatches(IterableDataset[LabelledBatch]):
             "label_seed": settings.label_seed,
             "source": source.describe(),
         }
+        self.classes: dict[str, dict[str, tuple[int, ...]]] = {}
+        """Teacher -> output -> the dataset's classes that its soft targets are of, rising; of class maps alone."""
+        for name, spec in source.targets.items():
+            teacher, _, output = name.partition(".")
+            if spec.classes:
+                self.classes.setdefault(teacher, {})[output] = spec.classes
         rows = source.sequence.num_samples * source.sequence.epochs * settings.passes
         self._length = rows // batch_size
         if not self._length:

@@ -22,6 +22,7 @@ from pipeline.streams import open_stream
 from pipeline.views.check import check_data
 from schemas.codecs import CODECS, SoftRows
 from schemas.errors import ConfigError, ManifestMismatch
+from schemas.teacher_output import CLASS_KINDS
 from student_trainer.learning.targets import TargetSpec, target_name, target_specs
 from student_trainer.sources.base import Cursor, LabelledOrder
 from student_trainer.sources.hard_labels import HardLabels
@@ -157,22 +158,30 @@ class StreamSource:
         self._stop.set()
 
     def _num_classes(self) -> int:
-        """C of the student: that of the teachers' classes that losses are against, else of the data.
+        """C of the student: that of the teachers' classes that losses are against, of all of them; else of the data.
 
         Raises:
-            ConfigError: the teachers have unequal classes.
+            ConfigError: the teachers have unequal classes, or a class map has one beyond them.
         """
-        of_classes = [name for name in self._read if self.targets[name].num_classes]
+        of_classes = [name for name in self._read if self.targets[name].kind in CLASS_KINDS]
         of_classes = [name for name in of_classes if self.targets[name].default] or of_classes
-        for name in of_classes:
-            first, there = self.targets[of_classes[0]].num_classes, self.targets[name].num_classes
-            if there != first:
+        known = {name: self.targets[name].shape[-1] for name in of_classes if not self.targets[name].classes}
+        for name, there in known.items():
+            first = next(iter(known))
+            if there != known[first]:
                 raise ConfigError(
-                    f"[[teachers]] {of_classes[0]} has {first} classes, {name} has {there}: one student cannot learn "
+                    f"[[teachers]] {first} has {known[first]} classes, {name} has {there}: one student cannot learn "
                     "from both"
                 )
-        known = [self.targets[name].num_classes for name in of_classes]
-        return next(iter(known), 0) or self.stream.manifest.num_classes or self.fetcher.dataset.num_classes
+        found = next(iter(known.values()), 0) or self.stream.manifest.num_classes or self.fetcher.dataset.num_classes
+        for name in of_classes:
+            highest = max(self.targets[name].classes, default=-1)
+            if 0 < found <= highest:
+                raise ConfigError(
+                    f"[[teachers]] {name} is of classes up to {highest}, of {found} that the student has: one student "
+                    "cannot learn from both"
+                )
+        return found
 
     def _labelled(self, pass_number: int, held: Sequence[Held], place: Place | None) -> LabelledOrder:
         first = held[0].value
@@ -204,13 +213,19 @@ class StreamSource:
         Raises:
             ManifestMismatch: the record has other outputs than its teacher's record says.
         """
-        name, manifest = held.value.teacher, self.stream.manifest
+        name, codec = held.value.teacher, self.stream.manifest.codec
         there = [
             (each.name, each.codec, each.num_classes, each.row_shape, each.counts is not None)
             for each in held.value.outputs
         ]
         declared = [
-            (each.name, each.stored_as(manifest.codec).name, each.num_classes, each.stored_shape, bool(each.positions))
+            (
+                each.name,
+                each.stored_as(codec).name,
+                each.codec_classes,
+                each.stored_shape,
+                bool(each.positions),
+            )
             for each in self.stream.teacher(name).outputs
         ]
         if there != declared:

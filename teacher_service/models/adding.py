@@ -114,6 +114,6 @@ def _refusal(model: Path, found: Assessment, better: Way, how: str) -> str:
 def holes(found: Assessment, teacher: Teacher) -> str:
     """Say for how many samples a teacher's outputs cannot be stored."""
     way = found.declared
-    halves = [one.name for one in teacher.outputs if one.class_axis is None and str(one.codec) == "float16"]
+    halves = [one.name for one in teacher.outputs if not one.codec_classes and str(one.codec) == "float16"]
     why = f", or beyond float16 (else --codec {halves[0]}=float32)" if halves else ""
     return f"outputs are not finite (NaN or infinity{why}) for {way.num_unfit} of {way.num_samples} samples"

@@ -20,6 +20,7 @@ from pipeline.fault_limit import LIMIT
 from pipeline.hashing import hash64, tag
 from pipeline.user_code import one_line
 from pipeline.views.fetch import Fetched, Fetcher
+from schemas.class_maps import mapped_labels
 from schemas.codecs import CodecSpec
 from schemas.errors import BadSamples, StreamConflict, TeacherRejected
 from schemas.records import TeacherInput, TeacherOutput
@@ -50,13 +51,13 @@ class Way:
 
     inputs: tuple[TeacherInput, ...]
     guesses: Ints
-    """[N] int64 likeliest class, -1 where an output cannot be stored: there is no label of that"""
+    """[N] int64 likeliest of the stored classes, -1 where an output cannot be stored: there is no label of that"""
     confidence: npt.NDArray[np.float64]
     """[N] probability of that class"""
     likelihood: npt.NDArray[np.float64]
     """[N] log-probability of the label; 0 where there is none"""
     labels: Ints
-    """[N] int64, -1 = unlabelled"""
+    """[N] int64 among the stored classes, -1 = unlabelled, or of a class that the teacher does not have"""
     num_chosen: Mapping[str, int] = field(default_factory=dict)
     """Output per position -> how many positions of the samples are labelled."""
 
@@ -172,7 +173,8 @@ def assess(
     inputs = model.teacher.inputs
     rows = model.fixed_batch or min(model.teacher.inference_batch, _ROWS)
     with once_readable(fetcher.dataset.uri):
-        ids = some_samples(fetcher.dataset, NUM_SAMPLES)
+        classes = model.teacher.class_output
+        ids = some_samples(fetcher.dataset, NUM_SAMPLES, classes.class_map if classes else ())
         begun = time.monotonic()
         (declared,), num_read = _feed(model, codec, [inputs], fetcher, ids, view_seed, rows, seconds)
         per_sample = (time.monotonic() - begun) / num_read
@@ -181,9 +183,9 @@ def assess(
             raise BadSamples(
                 f"dataset {fetcher.dataset.uri}: none of the samples that the teacher was tried on can be decoded"
             )
-        if model.teacher.class_output is None:
+        if classes is None:
             return Assessment(declared, (), in_time, has_classes=False)
-        _refuse_labels(model, model.teacher.class_output, fetcher.dataset, declared)
+        _refuse_labels(model, classes, fetcher.dataset, declared)
         if declared.accuracy is not None and declared.accuracy > 1 - CLEAR_GAIN and not declared.at_chance:
             return Assessment(declared, (), in_time)
         ways = alternatives(inputs, fetcher.fetch(ids[:rows], view_seed, model.size).inputs)
@@ -198,14 +200,16 @@ def assess(
     return Assessment(declared, tuple(others), num_tried == len(ids))
 
 
-def some_samples(dataset: Dataset, count: int) -> Ints:
+def some_samples(dataset: Dataset, count: int, class_map: tuple[int, ...] = ()) -> Ints:
     """Return rising IDs, hashed over the dataset: of labelled samples where there are any, as many of each class.
+
+    With a class map, of a class that it has.
 
     Among samples as they come, a class of 3 % would have seven of 256: too few to tell a model that never names it from
     one that does, beyond chance. A class that has fewer than its part is there with all that it has.
     """
     ids = content_ids(dataset.num_samples)
-    labels = dataset.labels(ids)
+    labels = mapped_labels(dataset.labels(ids), class_map)
     if (labels >= 0).any():
         ids, labels = ids[labels >= 0], labels[labels >= 0]
     hashed = np.argsort(hash64(_TAG, ids), kind="stable")
@@ -283,7 +287,7 @@ def _way(model: OnnxTeacher, codec: CodecSpec, fetched: Fetched) -> Way:
         return Way(teacher.inputs, np.where(sound, 0, -1), nothing, nothing, np.full(len(sound), -1), num_chosen)
     logits = given[teacher.class_output.name]
     log_probs = log_softmax(np.where(sound[:, None], logits, np.float32(0.0)))
-    rows, labels = np.arange(len(logits)), fetched.labels
+    rows, labels = np.arange(len(logits)), mapped_labels(fetched.labels, teacher.class_output.class_map)
     known = sound & (labels >= 0) & (labels < logits.shape[1])
     likelihood = log_probs[rows, np.where(known, labels, 0)]
     likelihood = np.where(known, likelihood, np.where(labels >= 0, LEAST_LOG_PROB, 0.0))
@@ -305,7 +309,7 @@ def _joined(parts: list[Way]) -> Way:
 
 
 def _refuse_labels(model: OnnxTeacher, output: TeacherOutput, dataset: Dataset, way: Way) -> None:
-    highest, num_classes = int(way.labels.max()), output.num_classes
+    highest, num_classes = int(way.labels.max()), output.codec_classes
     if highest >= num_classes:
         raise StreamConflict(
             f"dataset {dataset.uri} has a sample of class {highest}, {model.path} gives {num_classes} classes; "

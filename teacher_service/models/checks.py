@@ -17,10 +17,12 @@ import numpy.typing as npt
 
 from pipeline import chance
 from pipeline.datasets.base import Ints
+from schemas.class_maps import mapped_labels
 from schemas.errors import TeacherRejected
 from schemas.finite import finite_rows
 from schemas.positions import positions_of
 from schemas.records import TeacherOutput
+from schemas.teacher_output import SOFTMAX_KINDS
 from teacher_service.models.session import Inputs, OnnxTeacher, Outputs
 
 TOLERANCE = 1e-4
@@ -66,7 +68,8 @@ def check_kind(values: npt.NDArray[np.float32], output: TeacherOutput) -> None:
     Rows of which no position is chosen say nothing.
 
     Raises:
-        TeacherRejected: no finite row, rows that sum to 1 declared as logits, or rows that do not as probabilities.
+        TeacherRejected: no finite row, rows that sum to 1 declared as logits, or rows that do not as probabilities;
+            multilabel logits that are none.
     """
     what = f"output {output.output!r}"
     if not len(values):
@@ -76,8 +79,16 @@ def check_kind(values: npt.NDArray[np.float32], output: TeacherOutput) -> None:
         raise TeacherRejected(f"{what} is not finite (NaN or infinity) on the stream's first samples")
     if output.class_axis is None:
         return
-    if output.num_classes < 2:
-        raise TeacherRejected(f"{what} has {output.num_classes} class; soft targets of classes need at least 2")
+    if output.kind not in SOFTMAX_KINDS:
+        if ((rows >= 0) & (rows <= 1)).all():
+            raise TeacherRejected(
+                f"{what} is declared as multilabel logits, but all of it lies between 0 and 1: they are probabilities; "
+                "take the model's output before its sigmoid"
+            )
+        return
+    if output.codec_classes < 2:
+        count = f"{output.codec_classes} class" + (" of the dataset's" if output.class_map else "")
+        raise TeacherRejected(f"{what} has {count}; soft targets of classes need at least 2")
     sums_to_one = bool((rows >= 0).all() and np.allclose(rows.sum(axis=-1), 1.0, atol=1e-3))
     if output.kind == "logits" and sums_to_one:
         raise TeacherRejected(
@@ -160,13 +171,17 @@ def _other_neighbours(values: npt.NDArray[np.generic]) -> npt.NDArray[np.generic
     return others
 
 
-def accuracy_notice(logits: npt.NDArray[np.float32], labels: npt.NDArray[np.int64]) -> str:
+def accuracy_notice(
+    logits: npt.NDArray[np.float32], labels: npt.NDArray[np.int64], class_map: tuple[int, ...] = ()
+) -> str:
     """Say how often the teacher is right on the rows with labels; a teacher at chance level is probably mapped wrongly.
 
     Args:
-        logits: [M, C]
-        labels: [M] int64, -1 = unlabelled
+        logits: [M, C] as they are stored
+        labels: [M] int64 classes of the dataset, -1 = unlabelled
+        class_map: the teacher's; a sample of a class that it does not have is unlabelled to it
     """
+    labels = mapped_labels(labels, class_map)
     labelled = labels >= 0
     count = int(labelled.sum())
     if not count:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 
 from schemas.codecs import CodecSpec
 from schemas.records import Teacher, TeacherInput
@@ -35,13 +36,17 @@ class DeclaredOutput:
     name: str = ""
     """In the soft targets; "": `logits`, or its kind where it holds no classes."""
     kind: str = ""
-    """What it holds; "": `logits`, and refused where the rows say otherwise."""
+    """One of KINDS; "": `logits`, and refused where the rows say otherwise."""
     axis: int | None = None
     """The dimension that counts classes, 0 being the batch; None: the last."""
     codec: CodecSpec | None = None
-    """How it is stored; None: as the stream says, and as float16 where it holds no classes."""
+    """How it is stored; None: as the stream says, and as float16 of multilabel, features and values."""
     positions: str = ""
     """The view's field that chooses its positions, those where it is not 0; "": a sample has one row of it."""
+    class_map: Path | str | None = None
+    """File with the dataset's class of each of its classes, one a line; None: they are the dataset's, in its order."""
+    reduction: str = ""
+    """What is done to it before it is stored, such as `mean@1`; "": nothing."""
 
     def __str__(self) -> str:
         kind = f":{self.kind}" if self.kind else ""
@@ -87,10 +92,15 @@ class Declared:
             words += ["--channel-order", "bgr"]
         for output in self.outputs:
             words += ["--output", str(output)]
-            words += ["--codec", f"{output.name}={output.codec}"] if output.codec else []
-            words += ["--positions", f"{output.name}={output.positions}"] if output.positions else []
-        said = {"--kind": self.kind, "--batch": self.batch}
-        return [*words, *(word for name, value in said.items() if value is not None for word in (name, str(value)))]
+            said = {
+                "--codec": output.codec,
+                "--positions": output.positions,
+                "--class-map": output.class_map,
+                "--reduce": output.reduction,
+            }
+            words += [word for option, value in said.items() if value for word in (option, f"{output.name}={value}")]
+        words += ["--kind", self.kind] if self.kind else []
+        return words + (["--batch", str(self.batch)] if self.batch else [])
 
 
 NOTHING = Declared()

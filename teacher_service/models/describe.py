@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from pipeline.datasets.base import Dataset
 from pipeline.onnx_runtime import open_session
 from pipeline.sequence import Sequence
 from pipeline.views.fetch import Fetcher
@@ -18,8 +19,10 @@ from schemas.codecs import CodecSpec
 from schemas.errors import ConfigError, DataUnavailable, TeacherRejected
 from schemas.names import check_name, did_you_mean
 from schemas.records import Manifest, Teacher, TeacherOutput
-from schemas.teacher_output import CLASS_KINDS
+from schemas.reductions import Reduction
+from schemas.teacher_output import CLASS_KINDS, SOFTMAX_KINDS
 from teacher_service.models.checks import OUTPUT_BYTES, check_kind, first_rows
+from teacher_service.models.class_map_files import read_class_map
 from teacher_service.models.declared import NOTHING, Declared, DeclaredOutput
 from teacher_service.models.feeding import channels_last, feed_inputs
 from teacher_service.models.files import model_sha256
@@ -65,7 +68,8 @@ def describe_on(
     there = {one.name: one for one in session.get_inputs()}
     seen = _fetch(fetcher, sample_ids[:2], view_seed, None)
     pairs = _pair(path, dict(declared.inputs), list(seen), list(there))
-    given = _outputs(path, {one.name: one.type for one in session.get_outputs()}, list(seen), declared)
+    types = {one.name: one.type for one in session.get_outputs()}
+    given = _outputs(path, types, list(seen), declared, fetcher.dataset)
     fixed = {static_shape(one.shape)[0] for one in there.values() if one.shape} - {None}
     batch = _batch(path, fixed, declared.batch)
     ids = sample_ids[: max(batch or min(order_size, DEFAULT_BATCH), 64)]
@@ -85,7 +89,9 @@ def describe_on(
     return replace(model.teacher, outputs=outputs, inference_batch=batch)
 
 
-def _outputs(path: Path, there: Mapping[str, str], fields: list[str], declared: Declared) -> tuple[TeacherOutput, ...]:
+def _outputs(
+    path: Path, there: Mapping[str, str], fields: list[str], declared: Declared, dataset: Dataset
+) -> tuple[TeacherOutput, ...]:
     """The outputs to publish of those that are there (name -> type), by what was said; of no shape yet."""
     asked = declared.outputs
     if not asked and len(there) > 1:
@@ -112,10 +118,19 @@ def _outputs(path: Path, there: Mapping[str, str], fields: list[str], declared: 
                 f"--positions {name}={one.positions}: the view gives no field {one.positions!r}: "
                 f"{did_you_mean(one.positions, fields)}"
             )
-        codec = one.codec or (None if classes else CodecSpec("float16"))
+        codec = one.codec or (None if kind in SOFTMAX_KINDS else CodecSpec("float16"))
         axis = one.axis if classes else None
+        if one.class_map and not classes:
+            raise ConfigError(f"--class-map {name}={one.class_map}: {kind} have no classes")
+        if one.reduction and classes:
+            raise ConfigError(
+                f"--reduce {name}={one.reduction}: {kind} are of classes; features and values are reduced"
+            )
+        class_map = read_class_map(Path(one.class_map), dataset) if one.class_map else ()
+        reduction = str(Reduction.parse(one.reduction)) if one.reduction else ""
         per = "position" if one.positions else "sample"
-        found.append(TeacherOutput(name, one.output, kind, (), axis, int(classes), codec, per, one.positions))
+        output = TeacherOutput(name, one.output, kind, (), axis, int(classes), codec, per, one.positions)
+        found.append(replace(output, class_map=class_map, reduction=reduction))
     return tuple(found)
 
 
@@ -131,6 +146,11 @@ def _described(
     if not all(shape):
         raise TeacherRejected(f"{path}: output {output.output!r} has shape {show(values.shape)}: nothing to store")
     if not output.num_classes:
+        if output.reduction and Reduction.parse(output.reduction).axis > len(shape):
+            raise ConfigError(
+                f"--reduce {output.name}={output.reduction}: output {output.output!r} of {path} has shape "
+                f"{show(values.shape)}, of which the batch is axis 0"
+            )
         output = replace(output, shape=shape)
     else:
         axis = len(shape) if output.class_axis is None else output.class_axis
@@ -142,12 +162,18 @@ def _described(
                 else f"{path}: output {output.output!r} gives one number for each "
                 "sample, which are no classes; add it as values"
             )
-        if output.class_axis is None and num_classes in shape[:-1] and num_classes != shape[-1]:
+        listed = len(output.class_map)
+        if output.class_axis is None and num_classes in shape[:-1] and shape[-1] not in (num_classes, listed):
             there = f"--output {output.name}={output.output}:{output.kind}@"
             raise ConfigError(
                 f"{path}: output {output.output!r} has shape {show(values.shape)}: the dataset's {num_classes} classes "
                 f"are not its last axis; say which axis counts classes, {there}{shape.index(num_classes) + 1} or "
                 f"{there}{len(shape)}"
+            )
+        if listed not in (0, shape[axis - 1]):
+            raise ConfigError(
+                f"--class-map of {output.name}: the file has {listed} lines, and output {output.output!r} of {path} "
+                f"{shape[axis - 1]} classes along axis {axis} of {show(values.shape)}: write one line for each"
             )
         output = replace(output, shape=shape, class_axis=axis - 1, num_classes=shape[axis - 1])
     mask = _positions(path, output, samples[output.positions]) if output.positions else None

@@ -82,7 +82,7 @@ def unstorable(teacher: Teacher, codec: CodecSpec, values: Outputs, counts: Mapp
     reasons: dict[int, str] = {}
     for one in teacher.outputs:
         given, spec = values[one.name], one.stored_as(codec)
-        unfit = np.flatnonzero(~storable(given, spec, one.num_classes))
+        unfit = np.flatnonzero(~storable(given, spec, one.codec_classes))
         if not len(unfit):
             continue
         row_of = _row_of(counts.get(one.name), len(given))
@@ -108,7 +108,7 @@ def _encoded(
         if left_out:
             given = given[~np.isin(_row_of(count, len(given)), left_out)]
             count = None if count is None else np.delete(count, left_out)
-        spec, classes = one.stored_as(codec), one.class_axis is not None
+        spec, classes = one.stored_as(codec), bool(one.codec_classes)
         outputs.append(Output.of(one.name, given, spec, classes=classes, counts=count))
     return tuple(outputs)
 

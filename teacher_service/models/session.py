@@ -17,8 +17,10 @@ import numpy.typing as npt
 from pipeline.datasets.base import Ints
 from pipeline.onnx_runtime import open_session
 from pipeline.views.positions import chosen, num_chosen
+from schemas.class_maps import mapped_columns
 from schemas.errors import TeacherRejected
 from schemas.records import Teacher, TeacherInput, TeacherOutput
+from schemas.reductions import Reduction
 from teacher_service.models.files import refuse_another
 
 T = TypeVar("T")
@@ -147,18 +149,17 @@ class OnnxTeacher:
 
         Args:
             inputs: the views.
-            work: gets which of the M rows these m are, and output -> [m, ...] float32 as it is stored: classes are the
-                last axis, and no probabilities, which become `log(max(p, 1e-12))`. Of an output per position these are
-                the [p, ...] positions that its field chooses, sample after sample, `num_positions` of each.
+            work: gets which of the M rows these m are, and output -> [m, ...] float32 as it is stored (`as_stored`). Of
+                an output per position these are the [p, ...] positions that its field chooses, sample after sample,
+                `num_positions` of each.
 
         Raises:
             TeacherRejected: as `answers`, and where an output has rows of another shape than its record says, or the
                 view's field has another than its positions.
         """
-        kinds = {output.name: output.kind for output in self.teacher.outputs}
+        outputs = self.teacher.outputs
         return self._in_calls(
-            inputs,
-            lambda rows, raw: work(rows, {name: to_log_space(values, kinds[name]) for name, values in raw.items()}),
+            inputs, lambda rows, raw: work(rows, {one.name: as_stored(raw[one.name], one) for one in outputs})
         )
 
     def num_positions(self, inputs: Inputs) -> dict[str, Ints]:
@@ -240,10 +241,24 @@ class OnnxTeacher:
 def pick(
     values: npt.NDArray[np.float32], output: TeacherOutput, mask: npt.NDArray[np.bool_] | None = None
 ) -> npt.NDArray[np.float32]:
-    """Return of an output [M, *shape] what is labelled: [M, ..., C], or the [P, C] positions where `mask` says so."""
-    if output.class_axis is not None and output.class_axis != len(output.shape) - 1:
+    """Return of an output [M, *shape] what is labelled: [M, ..., C], or the [P, C] positions where `mask` says so.
+
+    What has no classes is reduced as its record says.
+    """
+    if output.reduction:
+        values = Reduction.parse(output.reduction)(values)
+    elif output.class_axis is not None and output.class_axis != len(output.shape) - 1:
         values = np.moveaxis(values, 1 + output.class_axis, -1)
     return np.ascontiguousarray(values if mask is None else values[mask])
+
+
+def as_stored(picked: npt.NDArray[np.float32], output: TeacherOutput) -> npt.NDArray[np.float32]:
+    """Return [M, ...] that `pick` gave as it is stored: of classes those that the dataset has, in its order.
+
+    None are probabilities, which become `log(max(p, 1e-12))`: a softmax over them is the teacher's distribution given
+    that it is one of them.
+    """
+    return to_log_space(mapped_columns(picked, output.class_map), output.kind)
 
 
 def to_log_space(raw: npt.NDArray[np.float32], kind: str) -> npt.NDArray[np.float32]:

@@ -108,3 +108,33 @@ def test_what_is_no_arithmetic_is_a_usage_error(arguments: tuple[str, ...]) -> N
     result = CliRunner().invoke(say, list(arguments))
     assert result.exit_code == 2
     assert "Error: " in result.stderr.splitlines()[-1]
+
+
+@click.command()
+@model_options
+def say_outputs(declared: Declared) -> None:
+    """Print what is said of the outputs."""
+    for one in declared.outputs:
+        click.echo(f"{one} | {one.class_map} | {one.reduction}")
+
+
+def test_each_output_may_have_a_class_map_and_a_reduction() -> None:
+    arguments = ["--output", "logits=y", "--output", "hidden=h:features", "--class-map", "logits=my=classes.txt"]
+    result = CliRunner().invoke(say_outputs, [*arguments, "--reduce", "hidden=mean@1"])
+    assert result.stdout.splitlines() == ["logits=y | my=classes.txt | ", "hidden=h:features | None | mean@1"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (("--class-map", "classes.txt"), "write NAME=FILE, of an output that --output names (logits)"),
+        (("--class-map", "logits="), "write NAME=FILE"),
+        (("--class-map", "hidden=classes.txt"), "write NAME=FILE, of an output that --output names (logits)"),
+        (("--reduce", "mean@1"), "write NAME=REDUCTION"),
+        (("--reduce", "logits=mean@1", "--reduce", "logits=first@1"), "output logits is given two"),
+    ],
+)
+def test_what_is_said_of_no_output_is_a_usage_error(arguments: tuple[str, ...], says: str) -> None:
+    result = CliRunner().invoke(say_outputs, ["--output", "logits=y", *arguments])
+    assert result.exit_code == 2
+    assert says in " ".join(result.stderr.split())

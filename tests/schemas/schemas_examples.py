@@ -122,6 +122,19 @@ def examples() -> dict[str, Any]:
             ),
             8,
         ),
+        "teacher maps": Teacher(
+            STREAM_ID,
+            "some",
+            SHA256,
+            "model.onnx",
+            (TeacherInput("x", "image", "float32", "", 1.0, ()),),
+            (
+                replace(TeacherOutput.of_classes("scores", "logits", 4), class_map=(7, -1, 300, 2)),
+                TeacherOutput("tags", "tags", "multilabel", (3,), 0, 3, CodecSpec("float16")),
+                TeacherOutput("pooled", "last", "features", (4, 8), None, 0, CodecSpec("float32"), reduction="mean@1"),
+            ),
+            8,
+        ),
         "manifest": Manifest(
             stream="digits",
             stream_id=STREAM_ID,

@@ -21,8 +21,6 @@ HIDDEN = TeacherOutput("hidden", "h", "features", (4, 8), None, 0, CodecSpec("fl
 
 AHEAD: dict[str, tuple[dict[str, Any], str]] = {
     "a generation": ({"generation": 3}, "it has generation 3"),
-    "multilabel": ({"outputs": (replace(OUTPUT, kind="multilabel"),)}, "holds multilabel"),
-    "a class map": ({"outputs": (replace(OUTPUT, class_map=(3, 1)),)}, r"has class_map \[3, 1\]"),
     "a reduction": ({"outputs": (replace(OUTPUT, reduction="mean"),)}, "has reduction 'mean'"),
     "a cut in the graph": ({"outputs": (replace(OUTPUT, cut="graph"),)}, "has cut 'graph'"),
     "a head": ({"outputs": (replace(OUTPUT, head_sha256=SHA256),)}, "has head_sha256"),

@@ -208,3 +208,23 @@ def test_an_evaluation_on_other_samples_is_refused_before_anything_is_computed(
         refused = CliRunner().invoke(main, arguments)
         assert refused.exit_code == 1
         assert re.search(rf"error: dataset {uri} .*{says}", refused.stderr)
+
+
+def test_a_specialist_is_compared_with_the_students_distribution_among_its_classes(fetcher: Fetcher) -> None:
+    some, of_all = (2, 5, 9), labels(fetcher)
+    student = np.random.default_rng(0).normal(0, 3, (500, 10)).astype(np.float32)
+    teacher = np.random.default_rng(1).normal(0, 3, (500, 3)).astype(np.float32)
+    scores = evaluate(Oracle(student), fetcher, 64, Oracle(teacher), teacher_classes=some)
+    alone = evaluate(Oracle(student), fetcher, 64)
+    assert {name: scores[name] for name in alone} == alone
+    p = np.exp(teacher - teacher.max(axis=1, keepdims=True)).astype(np.float64)
+    p /= p.sum(axis=1, keepdims=True)
+    q = np.exp(student[:, some].astype(np.float64))
+    q /= q.sum(axis=1, keepdims=True)
+    assert scores["kl"] == pytest.approx((p * np.log(p / q)).sum(axis=1).mean(), rel=1e-4)
+    assert scores["agreement_top1"] == pytest.approx((p.argmax(axis=1) == q.argmax(axis=1)).mean())
+    known = np.isin(of_all, some)
+    right = np.array(some)[teacher.argmax(axis=1)] == of_all
+    assert scores["teacher_accuracy"] == pytest.approx(right[known].mean())
+    with pytest.raises(ConfigError, match="class map has class 12, the student 10 classes"):
+        evaluate(Oracle(student), fetcher, 64, Oracle(teacher), teacher_classes=(2, 5, 12))

@@ -48,7 +48,9 @@ def top_k(teacher: Tensor, k: int, temperature: float) -> TopKTarget:
     return TopKTarget(indices, full.gather(1, indices).float(), {temperature: tail.float()}, teacher.shape[1])
 
 
-OF_FEATURES = {name for name, loss in LOSSES.items() if "features" in loss.needs}
+WITHOUT_SOFTMAX = {"features", "multilabel"}
+OF_FEATURES = {name: min(WITHOUT_SOFTMAX & loss.needs) for name, loss in LOSSES.items() if WITHOUT_SOFTMAX & loss.needs}
+"""Losses on what no softmax is taken of, and the kind of output that they take."""
 LABELS = torch.tensor([0, -1, 3, 10, -1, 2])
 
 
@@ -70,7 +72,7 @@ def test_a_loss_is_one_finite_number_a_row_with_finite_gradients(name: str) -> N
     assert torch.isfinite(student.grad).all()
 
 
-@pytest.mark.parametrize("name", sorted(LOSSES.keys() - OF_FEATURES))
+@pytest.mark.parametrize("name", sorted(LOSSES.keys() - OF_FEATURES.keys()))
 def test_a_loss_does_not_see_a_shift_of_the_logits(name: str) -> None:
     target = dense(2)
     shifted = DenseTarget(target.logits + 7)
@@ -79,10 +81,12 @@ def test_a_loss_does_not_see_a_shift_of_the_logits(name: str) -> None:
     torch.testing.assert_close(before, after, atol=1e-4, rtol=1e-4)
 
 
-@pytest.mark.parametrize("name", [name for name, loss in LOSSES.items() if "dense" in loss.needs] + ["forward_kl"])
+@pytest.mark.parametrize(
+    "name", [name for name, loss in LOSSES.items() if "dense" in loss.needs] + ["forward_kl", "binary_kl"]
+)
 def test_a_soft_loss_is_zero_for_the_teacher_itself(name: str) -> None:
-    target = dense(2)
-    rows = LOSSES[name].function(target.logits, target, LABELS, 3.0)
+    target = FeatureTarget(logits(2)) if name in OF_FEATURES else dense(2)
+    rows = LOSSES[name].function(logits(2), target, LABELS, 3.0)
     torch.testing.assert_close(rows, torch.zeros(B), atol=1e-5, rtol=0)
 
 
@@ -92,6 +96,39 @@ def test_forward_kl_is_t_squared_times_the_divergence(temperature: float) -> Non
     torch.testing.assert_close(
         rows.double(), temperature**2 * kl(logits(2), logits(1), temperature), rtol=1e-4, atol=1e-5
     )
+
+
+def bernoulli_kl(teacher: Tensor, student: Tensor, temperature: float) -> Tensor:
+    p, q = (torch.distributions.Bernoulli(logits=each.double() / temperature) for each in (teacher, student))
+    return torch.distributions.kl_divergence(p, q).sum(dim=-1)
+
+
+@pytest.mark.parametrize("temperature", [1.0, 2.0, 4.0])
+def test_binary_kl_is_t_squared_times_the_sum_of_each_classs_divergence(temperature: float) -> None:
+    rows = LOSSES["binary_kl"].function(logits(1), FeatureTarget(logits(2)), LABELS, temperature)
+    expected = temperature**2 * bernoulli_kl(logits(2), logits(1), temperature)
+    torch.testing.assert_close(rows.double(), expected, rtol=1e-4, atol=1e-5)
+    student = logits(1).requires_grad_()
+    LOSSES["binary_kl"].function(student, FeatureTarget(logits(2)), LABELS, temperature).sum().backward()
+    assert student.grad is not None
+    gap = (student.detach() / temperature).sigmoid() - (logits(2) / temperature).sigmoid()
+    torch.testing.assert_close(student.grad, temperature * gap, rtol=1e-4, atol=1e-5)
+
+
+def test_binary_kl_is_finite_where_a_sigmoid_is_0_or_1() -> None:
+    student = torch.tensor([[-1e4, 1e4, 0.0], [1e4, -1e4, 200.0]]).requires_grad_()
+    rows = LOSSES["binary_kl"].function(student, FeatureTarget(-student.detach()), LABELS, 1.0)
+    torch.testing.assert_close(rows, torch.tensor([2e4, 2e4 + 200]))
+    rows.sum().backward()
+    assert student.grad is not None
+    assert student.grad.abs().tolist() == [[1, 1, 0], [1, 1, 1]]
+
+
+def test_binary_kl_at_several_places_costs_their_mean() -> None:
+    student, teacher = (logits(seed, classes=3 * C).reshape(B, 3, C) for seed in (1, 2))
+    rows = LOSSES["binary_kl"].rows(student, FeatureTarget(teacher), LABELS, 2.0)
+    expected = 4 * bernoulli_kl(teacher, student, 2.0).mean(dim=1)
+    torch.testing.assert_close(rows.double(), expected, rtol=1e-4, atol=1e-5)
 
 
 def test_the_gradient_of_forward_kl_keeps_its_size_at_high_temperature() -> None:
@@ -304,7 +341,10 @@ def test_a_loss_of_ones_own_is_imported_and_held_to_its_needs() -> None:
     [
         ("summed", r"gave a tensor of shape \(\): it has to give one number per row, 6 here"),
         ("failing", "raised .*no such class"),
-        ("needy", r"its needs are \{'pixels'\}; they may be some of teacher, classes, dense, logits, features, labels"),
+        (
+            "needy",
+            r"its needs are \{'pixels'\}; they may be some of teacher, classes, dense, logits, multilabel",
+        ),
     ],
 )
 def test_a_loss_of_ones_own_that_is_none_is_one_line(name: str, says: str) -> None:
@@ -315,8 +355,9 @@ def test_a_loss_of_ones_own_that_is_none_is_one_line(name: str, says: str) -> No
 @pytest.mark.parametrize("name", LOSSES)
 def test_a_loss_whose_needs_are_met_is_taken(name: str) -> None:
     run = settings([{"name": name}])
-    of_features = {name: TargetSpec("features", (C,), 0, CodecSpec(), default=True) for name in specs(run)}
-    (term,) = resolve(run, of_features if "features" in LOSSES[name].needs else specs(run))
+    kind = OF_FEATURES.get(name, "")
+    of_features = {each: TargetSpec(kind, (C,), 0, CodecSpec(), default=True) for each in specs(run)}
+    (term,) = resolve(run, of_features if kind else specs(run))
     assert term.key == name
     assert LOSSES[name].needs <= set(NEEDS)
 

@@ -1,0 +1,114 @@
+"""Streams whose teachers have class maps and multilabel outputs: what a student of them is, and what a loop gets."""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from own_loops import CLASSES, URI, opened
+from reader_logs import Logs, label
+
+from pipeline.create import StreamOptions, add_teacher, create_stream
+from pipeline.datasets import open_dataset
+from pipeline.kafka.clients import new_admin, new_producer
+from pipeline.kafka.settings import KafkaSettings
+from pipeline.streams import delete_stream, open_stream
+from pipeline.views import view_spec
+from pipeline.views.fetch import Fetcher
+from schemas.codecs import CodecSpec
+from schemas.errors import ConfigError, ManifestMismatch, StreamConflict
+from schemas.records import Output, Teacher, TeacherInput, TeacherOutput
+from student_trainer.learning.mean_losses import binary_kl, forward_kl
+from student_trainer.sources.base import Cursor
+from student_trainer.sources.stream import StreamSource
+from student_trainer.sources.stream_settings import StreamSettings
+
+pytestmark = pytest.mark.kafka
+
+SIX = TeacherOutput.of_classes("y", "logits", 6)
+SOME = replace(SIX, class_map=(9, -1, 2, -1, 5, 0))
+PERMUTED = replace(TeacherOutput.of_classes("y", "logits", CLASSES), class_map=tuple(range(CLASSES))[::-1])
+TAGS = TeacherOutput("tags", "y", "multilabel", (CLASSES,), 0, CLASSES, CodecSpec("float16"))
+
+
+@pytest.fixture
+def make(kafka_settings: KafkaSettings) -> Iterator[Callable[..., Logs]]:
+    """A stream of the teachers' outputs."""
+    admin, producer = new_admin(kafka_settings), new_producer(kafka_settings)
+    made: list[str] = []
+
+    def build(**teachers: tuple[TeacherOutput, ...]) -> Logs:
+        name = f"maps-{secrets.token_hex(4)}"
+        made.append(name)
+        fetcher = Fetcher(open_dataset(URI), view_spec("signal", {}))
+        stream, _ = create_stream(kafka_settings, name, fetcher, URI, StreamOptions(order_size=18, partitions=2))
+        for teacher, outputs in teachers.items():
+            inputs = (TeacherInput("x", "signal", "float32", "", 1.0, ()),)
+            digest = secrets.token_hex(32)
+            record = Teacher(stream.manifest.stream_id, teacher, digest, "m.onnx", inputs, outputs, 18)
+            add_teacher(kafka_settings, stream, record)
+        return Logs(kafka_settings, open_stream(kafka_settings, name), admin, producer)
+
+    yield build
+    producer.close(timeout=5)
+    admin.close()
+    for name in made:
+        delete_stream(kafka_settings, name)
+
+
+def source(logs: Logs) -> StreamSource:
+    return StreamSource(logs.settings, StreamSettings(logs.stream.manifest.stream, tuple(logs.stream.teachers)))
+
+
+def test_a_student_has_the_classes_of_the_dataset_where_all_teachers_have_maps(make: Callable[..., Logs]) -> None:
+    of_maps = source(make(a=(SOME,), b=(PERMUTED, TAGS)))
+    assert of_maps.num_classes == CLASSES
+    assert of_maps.targets["a.logits"].classes == (0, 2, 5, 9)
+    assert source(make(a=(TAGS,))).num_classes == CLASSES
+
+
+def test_a_class_that_the_stream_or_the_student_does_not_have_is_refused(make: Callable[..., Logs]) -> None:
+    beyond = replace(SOME, class_map=(CLASSES, -1, 2, -1, 5, 0))
+    with pytest.raises(StreamConflict, match=r"the class map of logits has class 10, stream .* has 10, from 0 on"):
+        make(a=(beyond,))
+    fewer = replace(TAGS, name="logits", shape=(6,), num_classes=6)
+    with pytest.raises(ConfigError, match=r"a\.logits is of classes up to 9, of 6 that the student has"):
+        source(make(a=(SOME,), b=(fewer,)))
+
+
+def test_a_loop_of_ones_own_is_told_the_classes_of_a_specialist(make: Callable[..., Logs]) -> None:
+    logs = make(a=(SOME, TAGS))
+    chance = np.random.default_rng(0)
+    some = chance.normal(size=(18, 4)).astype(np.float32)
+    tags = chance.normal(size=(18, CLASSES)).astype(np.float32)
+    outputs = (
+        Output.of("logits", some, CodecSpec("float16")),
+        Output.of("tags", tags, CodecSpec("float16"), classes=False),
+    )
+    logs.write("a", replace(label(logs.stream, "a", 0), outputs=outputs))
+    labels = opened(logs, batch_size=18)
+    assert labels.classes == {"a": {"logits": (0, 2, 5, 9)}}
+    batch = next(iter(labels))
+    student = torch.randn(18, CLASSES, generator=torch.Generator().manual_seed(0))
+    value = forward_kl(student[:, labels.classes["a"]["logits"]], batch.targets["a"]["logits"])
+    p, q = (torch.distributions.Categorical(logits=each) for each in (torch.tensor(some), student[:, [0, 2, 5, 9]]))
+    torch.testing.assert_close(value, torch.distributions.kl_divergence(p, q).mean(), rtol=1e-2, atol=1e-3)
+    ones, others = (torch.distributions.Bernoulli(logits=each) for each in (torch.tensor(tags), student))
+    expected = torch.distributions.kl_divergence(ones, others).sum(dim=1).mean()
+    torch.testing.assert_close(binary_kl(student, batch.targets["a"]["tags"]), expected, rtol=1e-2, atol=1e-3)
+    with pytest.raises(ConfigError, match="multilabel logits"):
+        forward_kl(student, batch.targets["a"]["tags"])
+
+
+def test_a_record_of_other_classes_than_the_map_says_is_not_trained_on(make: Callable[..., Logs]) -> None:
+    logs = make(a=(SOME,))
+    output = Output.of("logits", np.zeros((18, 6), np.float32), CodecSpec("float16"))
+    logs.write("a", replace(label(logs.stream, "a", 0), outputs=(output,)))
+    reading = source(logs).orders(Cursor.start())
+    with pytest.raises(ManifestMismatch, match=r"logits of 6 classes .* the record of teacher 'a' says logits of 4 cl"):
+        next(reading)
+    reading.close()
