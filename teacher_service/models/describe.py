@@ -79,14 +79,17 @@ def describe_on(
     samples = _fetch(fetcher, ids, view_seed, size or None)
     inputs = feed_inputs(path, there, pairs, samples, declared, size)
     model = OnnxTeacher(path, Teacher(stream_id, name, sha256, path.name, inputs, given, batch or _FIRST_ROWS))
-    first = _answers(model, {field: values[:_FIRST_ROWS] for field, values in samples.items()})
-    row_bytes = sum(values[0].nbytes for values in first.values())
+    row_bytes = _row_bytes(_answers(model, {field: values[:_FIRST_ROWS] for field, values in samples.items()}))
     batch = batch or min(order_size, DEFAULT_BATCH, max(1, OUTPUT_BYTES // max(1, row_bytes)))
     samples = first_rows(samples, batch, row_bytes)
     answers = _answers(model.fed_as(inputs, batch), samples)
     num_classes = fetcher.dataset.num_classes
     outputs = tuple(_described(path, output, answers[output.output], samples, num_classes) for output in given)
     return replace(model.teacher, outputs=outputs, inference_batch=batch)
+
+
+def _row_bytes(answers: Mapping[str, npt.NDArray[np.float32]]) -> int:
+    return sum(values[0].nbytes for values in answers.values())
 
 
 def _outputs(

@@ -28,6 +28,7 @@ from teacher_service.apart.child import encode_task
 from teacher_service.apart.suspects import Suspects
 from teacher_service.leases.chain import Chain, Job, Mark, Parcel
 from teacher_service.models import checks
+from teacher_service.models import describe as describe_module
 from teacher_service.models.assess import assess
 from teacher_service.models.checks import check_model
 from teacher_service.models.declared import Declared, DeclaredOutput
@@ -216,6 +217,23 @@ def test_only_the_checked_rows_outputs_are_there_in_the_checks(path: Path, monke
     teacher.raw = lambda inputs: seen.append(len(inputs["tokens"])) or raw(inputs)  # type: ignore[method-assign,func-returns-value]
     check_model(teacher, SOURCE.fetch(np.arange(20), 5).inputs)
     assert seen == [5]
+
+
+def test_a_teacher_is_described_by_no_more_outputs_than_it_is_checked_with(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    row_bytes = 4 * LENGTH * WORDS
+    for module in (checks, describe_module):
+        monkeypatch.setattr(module, "OUTPUT_BYTES", 5 * row_bytes)
+    asked: list[int] = []
+    answers = OnnxTeacher.answers
+    monkeypatch.setattr(
+        OnnxTeacher, "answers", lambda self, inputs: asked.append(len(inputs["tokens"])) or answers(self, inputs)
+    )
+    assert describe(path, SCORES).inference_batch == 5
+    assert asked == [16, 5]
+    assert describe(path, SCORES, batch=8).inference_batch == 8
+    assert asked[2:] == [16, 8]
 
 
 def made_order() -> tuple[Any, Any, Job]:
