@@ -1,5 +1,7 @@
 """Codecs: how a teacher's output travels. Letters: M rows, C classes, k kept classes, T temperature.
 
+Of an output per position the rows are positions: what a codec sees is [P, C], or without classes [P, ...].
+
 | name | of classes [M, ..., C] | of anything else [M, ...] | in |
 |---|---|---|---|
 | float32 | as they are | as it is | plain.py |
