@@ -62,11 +62,12 @@ class LabelledOrder:
     labels: NDArray[np.int64]
     """[M] int64 true labels; -1 = unlabelled, or outside the run's label budget."""
     targets: Mapping[str, SoftRows] = field(default_factory=dict)
-    """"TEACHER.OUTPUT" -> M rows; the same names in all orders that have rows. Empty without teachers."""
+    """"TEACHER.OUTPUT" -> M rows, or their positions; the same names in all orders that have rows. Empty without
+    teachers."""
     place: Any = None
     """A cursor's `place` behind this order."""
     address: str = ""
-    """Where the labels of a teacher lie, which has seen each of these samples; "" where none has."""
+    """Where the labels of the teachers lie, which have seen each of these samples; "" where none has."""
 
 
 class OrderSource(Protocol):

@@ -203,8 +203,9 @@ class StreamSource:
                 f"dataset {self.fetcher.dataset.uri}: sample {sample_ids[row]} has label {labels[row]}, the teacher "
                 f"gives {self.num_classes} classes; number the classes as the teacher does, or take no loss on labels"
             )
+        addresses = ", ".join(each.address for each in held)
         return LabelledOrder(
-            pass_number, first.sequence, first.view_seed, sample_ids, labels, targets, place, held[0].address
+            pass_number, first.sequence, first.view_seed, sample_ids, labels, targets, place, addresses
         )
 
     def _values(self, held: Held) -> dict[str, SoftRows]:

@@ -203,6 +203,11 @@ def make_logs(kafka_settings: KafkaSettings, fresh_name: Callable[[str], str]) -
         delete_stream(kafka_settings, name)
 
 
+def addresses(logs: Logs) -> str:
+    """Where the labels of order 0 lie."""
+    return ", ".join(rf"\S+soft-targets\.{teacher}/0@0" for teacher in logs.stream.teachers)
+
+
 def soft_targets(logs: Logs, teacher: str, sequence: int, kept: list[int] | None = None) -> SoftTargets:
     """What a teacher says of the hidden tokens of an order: it is nearly sure of them, but for some noise."""
     targets, texts = label(logs.stream, teacher, sequence), masked()
@@ -340,6 +345,18 @@ def moved(output: Output) -> Output:
     counts[np.flatnonzero(counts)[0]] -= 1
     counts[-1] += 1
     return replace(output, counts=counts)
+
+
+@pytest.mark.kafka
+def test_of_several_teachers_the_one_is_named_whose_positions_differ(
+    make_logs: Callable[..., Logs], tmp_path: Path
+) -> None:
+    logs = make_logs("cnn", "vits", codec="float32")
+    good = soft_targets(logs, "vits", 0)
+    logs.write("cnn", soft_targets(logs, "cnn", 0))
+    logs.write("vits", replace(good, outputs=tuple(map(moved, good.outputs))))
+    with pytest.raises(ManifestMismatch, match=rf"^{addresses(logs)}: sample \d+: vits\.logits has \d positions"):
+        train_run(tmp_path / "r", settings := stream_run(logs), source_of(logs, settings))
 
 
 @pytest.mark.kafka
