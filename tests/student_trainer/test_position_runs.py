@@ -46,15 +46,15 @@ LABELS = {"name": "cross_entropy", "labels": "wanted"}
 
 
 def text_run(**sections: Any) -> RunSettings:
-    """12 steps of 10 texts, from their hard labels alone."""
+    """20 steps of 10 texts, from their hard labels alone."""
     document: dict[str, Any] = {
         "name": "r",
         "source": "dataset",
         "data": {"dataset": URI, "order_size": 16},
         "student": {"name": "support.hidden_tokens:reader", "input": "tokens", "classes": VOCABULARY},
         "losses": [LABELS],
-        "optimizer": {"name": "sgd", "lr": 1.0, "momentum": 0.9},
-        "train": {"batch_size": 10, "steps": 12, "log_every": 1},
+        "optimizer": {"name": "adamw", "lr": 0.05},
+        "train": {"batch_size": 10, "steps": 20, "log_every": 1},
         "checkpoint": {"every": 1, "keep": 99},
     }
     for name, values in sections.items():
@@ -78,8 +78,9 @@ def test_a_run_learns_hidden_tokens_from_labels_in_a_field_and_goes_on_from_anyw
     tmp_path: Path,
 ) -> None:
     whole = train_run(tmp_path / "whole", text_run())
-    assert losses(tmp_path / "whole")[-1] < 0.7 * losses(tmp_path / "whole")[0]
-    for step in (1, 7):
+    costs = losses(tmp_path / "whole")
+    assert np.mean(costs[-5:]) < 0.7 * np.mean(costs[:5])
+    for step in (1, 13):
         shutil.copytree(tmp_path / "whole", tmp_path / f"at {step}")
         cut_back(tmp_path / f"at {step}", step)
         assert train_run(tmp_path / f"at {step}", text_run()).weights_sha256 == whole.weights_sha256
@@ -93,7 +94,7 @@ def test_the_first_loss_is_the_mean_over_the_labelled_positions_of_the_batch(tmp
     ids = source.sequence.sample_ids(0)[:10]
     train_run(tmp_path / "r", settings)
     torch.manual_seed(0)
-    model = Reader(VOCABULARY, 5)
+    model = Reader(VOCABULARY, 16)
     model.drop.p = 0.0
     texts = masked()
     tokens, wanted = (torch.tensor(np.stack([texts[int(one)][name] for one in ids])) for name in ("tokens", "wanted"))
