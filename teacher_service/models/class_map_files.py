@@ -51,7 +51,7 @@ def _number(where: str, line: str, dataset: Dataset) -> int:
     if line.isascii() and line.isdecimal():
         if len(line) <= _MOST_DIGITS and may_have(dataset, max(int(line) + 1, there)):
             return int(line)
-        hint = f"it has classes 0 to {there - 1}"
+        hint = f"it has classes 0 to {there - 1}" if there else "no dataset has so many"
     else:
         hint = did_you_mean(line, dataset.class_names) if dataset.class_names else "its classes have numbers alone"
     raise ConfigError(
