@@ -202,8 +202,8 @@ def test_a_reduced_output_is_stored_reduced(model: Path) -> None:
     teacher = OnnxTeacher(
         model, described(model, DeclaredOutput("tokens", "pooled", "features", reduction="first@1")), threads=1
     )
-    raw, labels = teacher.raw(ROWS)["pooled"], teacher.label(ROWS)["pooled"]
-    assert np.array_equal(labels, raw[:, 0])
+    given, labels = teacher.answers(ROWS)["tokens"], teacher.label(ROWS)["pooled"]
+    assert np.array_equal(labels, given[:, 0])
 
 
 # --- accuracy ---------------------------------------------------------------------------------------------------------
