@@ -48,16 +48,20 @@ class Alignment:
             raise ConfigError(f"are of classes up to {self._beyond - 1}")
         return (*shape[:-1], len(self._classes))
 
+    def __call__(self, output: Tensor) -> Tensor:
+        """Return of a student's [B, ...] what is compared."""
+        return self.gathered(self.reduced(output))
+
     def reduced(self, output: Tensor) -> Tensor:
-        """Return an output [B, ...] as the targets were reduced, unless it has as few axes as they have by itself."""
+        """Return [B, ...] reduced, unless it has as few axes as the targets have by itself."""
         if self._reduction is None or output.ndim - 1 != self._axes:
             return output
         return REDUCTIONS[self._reduction.name](output.float(), self._reduction.axis)
 
-    def of_classes(self, output: Tensor) -> Tensor:
-        """Return of logits [..., C] those of the targets' K classes: all else is as it is.
+    def gathered(self, output: Tensor) -> Tensor:
+        """Return of [..., C] logits the [..., K] of the targets' classes.
 
-        A softmax over them is the student's distribution given that it is one of them (Hinton et al. 2015, section 5,
+        A softmax over them is the student's distribution given that it is one of these (Hinton et al. 2015, section 5,
         on specialists).
         """
         if not self._beyond or len(self._classes) == output.shape[-1]:

@@ -91,7 +91,7 @@ def _rows_of(
             key = target.field, "" if aligned is None else aligned.reduction
             if projection is None or key not in projected:
                 compared = student.at(term.on, target, aligned)
-                compared = compared if aligned is None else aligned.of_classes(compared)
+                compared = compared if aligned is None else aligned.gathered(compared)
                 projected[key] = compared if projection is None else projection(compared)
             return projected[key]
 
