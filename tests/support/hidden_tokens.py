@@ -1,7 +1,8 @@
 """Tiny texts as a user writes them, some of whose tokens are hidden, and a student that says which they were.
 
-`support.hidden_tokens:masked?count=60`: fields `tokens` [L] int64 with 0 where one is hidden, `masked` [L] int8, 1 there, and
-`wanted` [L] int32: what was hidden, -1 elsewhere. Every seventh text has nothing hidden. Letters: B texts, V tokens.
+`support.hidden_tokens:masked?count=60`: fields `tokens` [L] int64 with 0 where one is hidden, `masked` [L] int8, 1
+there, and `wanted` [L] int32: what was hidden, -1 elsewhere. Every seventh text has nothing hidden. Letters: B texts, V
+tokens.
 """
 
 from __future__ import annotations
