@@ -13,14 +13,20 @@ import sys
 PR_SET_PDEATHSIG = 1
 
 
+def end_with(parent: int, number: int) -> None:
+    """Get a signal as soon as the thread that started this process ends (on Linux; nothing elsewhere)."""
+    if sys.platform == "linux":
+        libc = ctypes.CDLL(None, use_errno=True)
+        if libc.prctl(PR_SET_PDEATHSIG, number, 0, 0, 0):
+            sys.exit(f"error: prctl: {os.strerror(ctypes.get_errno())}")
+    if os.getppid() != parent:  # it died before it was tied to
+        os._exit(1)
+
+
 def main(parent: int, cores: str, command: list[str]) -> None:
     """Never returns."""
-    libc = ctypes.CDLL(None, use_errno=True)
-    if libc.prctl(PR_SET_PDEATHSIG, signal.SIGHUP, 0, 0, 0):
-        sys.exit(f"error: prctl: {os.strerror(ctypes.get_errno())}")
     signal.signal(signal.SIGHUP, signal.SIG_DFL)  # of a parent under nohup it would be ignored
-    if os.getppid() != parent:  # it died before it was tied to
-        sys.exit(1)
+    end_with(parent, signal.SIGHUP)
     if cores:
         os.sched_setaffinity(0, map(int, cores.split(",")))
     os.execv(command[0], command)

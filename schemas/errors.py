@@ -24,6 +24,7 @@ DistillogError                  the CLI prints it as one line and exits with `ex
 ├── WorkerHung                  loading, inference or publishing exceeded its deadline
 ├── ModelFailed                 a model that was well raised on an order, twice
 ├── ChildLost                   the process that labels a suspicious order ended, and not by the fault of a sample
+├── LoaderLost                  a process that reads samples ended, or gave no answer
 ├── FleetFailed                 a fleet's workers cannot work
 ├── CheckpointError             a checkpoint is missing, damaged, or of another run or student
 ├── CannotWrite                 a file cannot be written: no room, no right to, or one is there
@@ -150,6 +151,10 @@ class WorkerHung(DistillogError):
     """Loading, inference or publishing exceeded its deadline."""
 
     passing: ClassVar[bool] = True
+
+
+class LoaderLost(DistillogError):
+    """A process that reads and views samples ended, or gave no answer."""
 
 
 class FleetFailed(DistillogError):

@@ -114,7 +114,7 @@ def trained_data(
     if not uri:
         raise ConfigError(f"run {settings.name!r} has no [evaluation] dataset: give one with --dataset")
     fetcher = (
-        Fetcher(open_dataset(uri), view, settings.train.loaders)
+        Fetcher(open_dataset(uri), view, settings.train.loaders, settings.train.loader_processes)
         if view
         else evaluation_data(settings, trained.view, uri)
     )

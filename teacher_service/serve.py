@@ -47,6 +47,8 @@ class TeachOptions:
     """threads of one inference; 0 = as many as there are cores"""
     loaders: int = 1
     """threads that share the samples of an order"""
+    loader_processes: bool = False
+    """whether these are processes instead"""
     worker: WorkerOptions = field(default_factory=WorkerOptions)
 
 
@@ -68,7 +70,7 @@ def prepare_worker(
     """
     stream = open_stream(settings, stream_name)
     teacher = find_teacher(stream, model_path, options.teacher)
-    fetcher = check_data(stream.manifest, options.dataset, options.loaders)
+    fetcher = check_data(stream.manifest, options.dataset, options.loaders, options.loader_processes)
     model = open_model(model_path, teacher, options.provider, options.threads)
     notice, measured = _check_on_first_orders(stream, fetcher, model)
     message(f"teacher {teacher.name!r} of stream {stream_name!r} on {model.provider}; worker {options.worker.name}")

@@ -26,7 +26,7 @@ from pipeline.sequence import Sequence
 from pipeline.streams import Stream, TopicGuard
 from pipeline.views.fetch import Fetcher
 from pipeline.wait import Deadline
-from schemas.errors import BrokerUnavailable, DistillogError, StreamChanged, WorkerHung
+from schemas.errors import BrokerUnavailable, DistillogError, LoaderLost, StreamChanged, WorkerHung
 from teacher_service.apart.child import encode_task
 from teacher_service.apart.suspects import Suspects
 from teacher_service.leases.chain import Job, Parcel
@@ -218,7 +218,7 @@ class Worker:
                     if gave_up := self._finish(leases, watchdog):
                         watchdog.expect_end()
                 watchdog.end_within(END)
-            except WorkerHung:
+            except (WorkerHung, LoaderLost):
                 # At once, and nothing else: the others wait for its partitions, and see that it left without grace.
                 raise
             except BaseException:

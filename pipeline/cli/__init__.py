@@ -18,7 +18,7 @@ from distillog_command import PACKAGES
 from pipeline import stop_signals
 from pipeline.exit_codes import CRASHED, FINAL, PASSING
 from pipeline.user_code import one_line, said
-from schemas.errors import ChildLost, DistillogError, ModelFailed
+from schemas.errors import ChildLost, DistillogError, LoaderLost, ModelFailed
 
 SUPERVISED = "distillog.supervised"
 """Key of a context's `meta` that a command sets whose exit code is read by a supervisor."""
@@ -142,6 +142,6 @@ def main(bootstrap_servers: str | None, kafka_config: Path | None, verbose: bool
 
 def _of_supervised(error: DistillogError) -> int:
     """Say with an exit code whether another process may fare better."""
-    if isinstance(error, ChildLost | ModelFailed):
+    if isinstance(error, ChildLost | LoaderLost | ModelFailed):
         return CRASHED  # another process, or another device, may fare better; again and again is once too often
     return PASSING if error.passing else FINAL

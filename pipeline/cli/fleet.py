@@ -6,7 +6,16 @@ from pathlib import Path
 
 import click
 
-from pipeline.cli.labelling import DATA_RETRY, DATASET, LOADERS, MODEL, PROVIDER, TEACHER, UNTIL_IDLE
+from pipeline.cli.labelling import (
+    DATA_RETRY,
+    DATASET,
+    LOADER_PROCESSES,
+    LOADERS,
+    MODEL,
+    PROVIDER,
+    TEACHER,
+    UNTIL_IDLE,
+)
 from pipeline.cli.metrics_options import metrics_endpoint, metrics_option
 from pipeline.cli.options import STREAM, Seconds, kafka_settings, quiet_option
 from pipeline.limits import MAX_SESSION_SECONDS, MAX_THREADS, MAX_WORKERS
@@ -37,6 +46,7 @@ from pipeline.limits import MAX_SESSION_SECONDS, MAX_THREADS, MAX_WORKERS
     help="Of one inference; 0: a worker's share of the cores.",
 )
 @LOADERS
+@LOADER_PROCESSES
 @click.option(
     "--session-timeout",
     type=Seconds(1.0, MAX_SESSION_SECONDS),
@@ -61,6 +71,7 @@ def fleet(
     provider: str,
     threads: int,
     loaders: int,
+    loader_processes: bool,
     session_timeout: float,
     data_retry: float,
     until_idle: bool,
@@ -89,6 +100,7 @@ def fleet(
         provider=provider,
         threads=threads,
         loaders=loaders,
+        loader_processes=loader_processes,
         session_timeout=session_timeout,
         data_retry=data_retry,
         until_idle=until_idle,

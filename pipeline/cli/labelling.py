@@ -24,6 +24,11 @@ LOADERS = click.option(
     show_default=True,
     help="Threads that read and view the samples of an order; more pay off where that takes longer than the model.",
 )
+LOADER_PROCESSES = click.option(
+    "--loader-processes",
+    is_flag=True,
+    help="Loaders are processes: for data or views of your own that hold Python's lock, or that threads cannot share.",
+)
 DATA_RETRY = click.option(
     "--data-retry",
     type=Seconds(0.0),

@@ -7,7 +7,16 @@ from pathlib import Path
 import click
 
 from pipeline.cli import SUPERVISED
-from pipeline.cli.labelling import DATA_RETRY, DATASET, LOADERS, MODEL, PROVIDER, TEACHER, UNTIL_IDLE
+from pipeline.cli.labelling import (
+    DATA_RETRY,
+    DATASET,
+    LOADER_PROCESSES,
+    LOADERS,
+    MODEL,
+    PROVIDER,
+    TEACHER,
+    UNTIL_IDLE,
+)
 from pipeline.cli.metrics_options import metrics_endpoint, metrics_option
 from pipeline.cli.options import STREAM, Seconds, kafka_settings, quiet_option
 from pipeline.limits import MAX_SESSION_SECONDS, MAX_THREADS
@@ -27,6 +36,7 @@ from pipeline.limits import MAX_SESSION_SECONDS, MAX_THREADS
     help="Of one inference; 0: all cores.",
 )
 @LOADERS
+@LOADER_PROCESSES
 @click.option("--worker", metavar="NAME", help="Name of this worker; host and process ID if not said.")
 @click.option(
     "--session-timeout",
@@ -48,6 +58,7 @@ def teach(
     provider: str,
     threads: int,
     loaders: int,
+    loader_processes: bool,
     worker: str | None,
     session_timeout: float,
     data_retry: float,
@@ -96,7 +107,7 @@ def teach(
             kafka_settings(),
             stream,
             model,
-            TeachOptions(teacher, dataset, provider, threads, loaders, behaviour),
+            TeachOptions(teacher, dataset, provider, threads, loaders, loader_processes, behaviour),
             progress.message,
             show,
         )

@@ -57,6 +57,8 @@ class View:
     """Whether several threads may call it at once; a user's own says so, or not."""
     max_positions: Mapping[str, int] = field(default_factory=dict)
     """Field that chooses positions -> the most of a sample; all that it has where it is not said."""
+    usual: tuple[user.Usual, ...] = ()
+    """What the samples of each user's view are held to."""
 
 
 VIEWS: dict[str, View] = {
@@ -91,7 +93,8 @@ def find_view(name: str) -> View:
     if ":" not in name:
         raise ConfigError(f"no view {name!r}: {did_you_mean(name, VIEWS)}, or my_package.my_module:function")
     own = user.load(name)
-    apply = user.per_sample(name, own.function)
+    usual = user.Usual()
+    apply = user.per_sample(name, own.function, usual)
     return View(
         apply,
         own.defaults,
@@ -100,6 +103,7 @@ def find_view(name: str) -> View:
         evaluation=own.evaluation,
         thread_safe=own.thread_safe,
         max_positions=own.max_positions,
+        usual=(usual,),
     )
 
 
@@ -168,6 +172,7 @@ def _composed(name: str) -> View:
         thread_safe=all(view.thread_safe for view in stages.values()),
         # The last view that says it of a field; all are held to it at their end.
         max_positions={name: most for view in stages.values() for name, most in view.max_positions.items()},
+        usual=tuple(usual for view in stages.values() for usual in view.usual),
     )
 
 

@@ -14,8 +14,12 @@ from schemas.errors import ManifestMismatch
 from schemas.records import Manifest
 
 
-def check_data(manifest: Manifest, dataset_uri: str | None = None, loaders: int = 1) -> Fetcher:
+def check_data(
+    manifest: Manifest, dataset_uri: str | None = None, loaders: int = 1, processes: bool = False
+) -> Fetcher:
     """Opens the stream's dataset, or the same data at another place, and proves that it is the same.
+
+    `loaders` and `processes` are the Fetcher's.
 
     Raises ManifestMismatch, naming what differs and both values: samples, classes, a parameter of the dataset, content,
     view or its draws. ConfigError for a dataset or view that cannot be opened, DataUnavailable where it cannot be read
@@ -35,7 +39,7 @@ def check_data(manifest: Manifest, dataset_uri: str | None = None, loaders: int 
         for name, there, here in _other_params(manifest.dataset, uri):
             _compare(manifest, uri, name, there, here)
         _compare(manifest, uri, "samples, fields or labels differ: the fingerprint", pinned, found)
-    fetcher = Fetcher(dataset, manifest.view, loaders)
+    fetcher = Fetcher(dataset, manifest.view, loaders, processes)
     with once_readable(uri):
         check_probe(fetcher, manifest.view_probe)
     return fetcher

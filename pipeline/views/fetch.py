@@ -15,6 +15,7 @@ import numpy as np
 
 from pipeline.datasets.base import Arrays, Dataset, Faults, HasPictures, Ints, Samples, is_thread_safe
 from pipeline.views import find_view
+from pipeline.views.children import Children
 from pipeline.views.loaders import Loaders
 from pipeline.views.positions import too_many
 from pipeline.views.user import BadRows
@@ -44,12 +45,13 @@ class Fetched:
 class Fetcher:
     """A dataset under a view. The result for an ID is the same in any batch, and with any number of loaders.
 
-    `loaders` threads share the samples of each request, where both dataset and view say that they are `thread_safe`.
+    `loaders` threads share the samples of each request, where both dataset and view say that they are `thread_safe`; or
+    as many `processes`, each of which opens both for itself, whatever they say.
 
     Raises ConfigError for an unknown view, ManifestMismatch for one of another version than this code's.
     """
 
-    def __init__(self, dataset: Dataset, view: ViewSpec, loaders: int = 1) -> None:
+    def __init__(self, dataset: Dataset, view: ViewSpec, loaders: int = 1, processes: bool = False) -> None:
         self.dataset = dataset
         self.view = view
         found = find_view(view.name)
@@ -64,36 +66,55 @@ class Fetcher:
         self._max_positions = found.max_positions
         unsafe = [] if is_thread_safe(dataset) else [f"dataset {dataset.uri}"]
         unsafe += [] if found.thread_safe else [f"view {view.name}"]
-        if loaders > 1 and unsafe:
-            log.warning("%s: no `thread_safe = True`, so one loader reads, not %d", " and ".join(unsafe), loaders)
+        if loaders > 1 and unsafe and not processes:
+            log.warning(
+                "%s: no `thread_safe = True`, so one loader reads, not %d; loaders that are processes need none",
+                " and ".join(unsafe),
+                loaders,
+            )
             loaders = 1
+        # Of each child a thread waits for the answers.
         self._loaders = Loaders(loaders)
+        self._children = Children(dataset, view, loaders) if processes else None
+        self._usual = found.usual
         self._begun = False
 
     @property
     def busy(self) -> float:
-        """CPU seconds of the loaders' threads, but for those of who calls `fetch`."""
-        return self._loaders.busy
+        """CPU seconds of the loaders' threads and processes, but for those of who calls `fetch`."""
+        return self._loaders.busy + (self._children.busy if self._children else 0.0)
 
     def close(self) -> None:
-        """End the loaders' threads; from then on one loader reads."""
+        """End the loaders' threads and processes; from then on one loader reads, in the thread that calls."""
+        children, self._children = self._children, None
         self._loaders.close()
+        if children:
+            children.close()
+
+    def hold_to(self, kinds: Sequence[str]) -> None:
+        """Have samples of each user's view in the row of views be of these kinds, as another fetcher has them."""
+        for usual, kind in zip(self._usual, kinds, strict=True):
+            usual.kind = kind
 
     def fetch(self, sample_ids: Ints, view_seed: int, size: tuple[int, ...] | None = None) -> Fetched:
         """The views of [N] int64 IDs, at the spatial `size` if one is given.
 
         An ID outside the dataset is a fault of its row, as is a sample that cannot be decoded, or for which a user's
         view raises, gives another shape than for others, or chooses more positions than its `max_positions`. Raises
-        OSError when the data cannot be read now.
+        OSError when the data cannot be read now, LoaderLost where a loader's process ended.
 
         To be called by one thread at a time.
         """
-        fetch = partial(self._fetch, view_seed=view_seed, size=size)
-        if not self._begun or self._loaders.count == 1 or len(sample_ids) < 2:
-            fetched = fetch(sample_ids)
+        if not self._begun:
+            fetched = self._fetch(sample_ids, view_seed, size)
             # What all samples of a user's view are held to is the first that came of it: no matter for a race.
-            self._begun = self._begun or len(fetched.kept_rows) > 0
+            self._begun = len(fetched.kept_rows) > 0
             return fetched
+        if children := self._children:
+            children.start([usual.kind for usual in self._usual])
+        fetch = partial(children.fetch if children else self._fetch, view_seed=view_seed, size=size)
+        if self._loaders.count == 1 or len(sample_ids) < 2:
+            return fetch(sample_ids)
         rows = -(-len(sample_ids) // (_PARTS * self._loaders.count))
         starts = range(0, len(sample_ids), rows)
         return _joined(starts, self._loaders.map(fetch, [sample_ids[start : start + rows] for start in starts]))

@@ -41,6 +41,14 @@ class UserView:
     """Its attribute `max_positions`: field -> the most positions of a sample that it chooses."""
 
 
+@dataclass(slots=True)
+class Usual:
+    """What all samples of a view are held to."""
+
+    kind: str = ""
+    """Fields, dtypes and shapes; "" until a sample was seen."""
+
+
 class BadRows(Exception):
     """Some samples of a batch have no view, which are faults of their rows."""
 
@@ -81,14 +89,13 @@ def load(name: str) -> UserView:
     return UserView(function, defaults, version, open_ended, evaluation, thread_safe, limits)
 
 
-def per_sample(name: str, function: Callable[..., Any]) -> Callable[..., Arrays]:
+def per_sample(name: str, function: Callable[..., Any], usual: Usual) -> Callable[..., Arrays]:
     """The function as a view of a whole batch; its images are resized where a size is asked for.
 
     The view raises BadRows where the function raises for a sample, gives no arrays, or gives other fields or shapes
-    than for most of the first batch that it saw (of a stream: the first sample of its probe). OSError as the function
-    does, ConfigError and DataUnavailable as `calling`.
+    than is `usual`: for most of the first batch that it saw (of a stream: the first sample of its probe). OSError as
+    the function does, ConfigError and DataUnavailable as `calling`.
     """
-    usual = ""
 
     def view_of(samples: Arrays, row: int, sample_id: int, view_seed: int, params: dict[str, Any]) -> Arrays:
         sample = {field: array[row].copy() for field, array in samples.items()}
@@ -98,7 +105,6 @@ def per_sample(name: str, function: Callable[..., Any]) -> Callable[..., Arrays]
     def apply(
         samples: Arrays, sample_ids: Ints, view_seed: int, params: dict[str, Any], size: tuple[int, ...] | None
     ) -> Arrays:
-        nonlocal usual
         seen: dict[int, Arrays] = {}
         reasons: dict[int, str] = {}
         look = SecondLook()
@@ -110,12 +116,12 @@ def per_sample(name: str, function: Callable[..., Any]) -> Callable[..., Arrays]
                     raise
                 reasons[row] = f"view {name}: {said(error)}"
         kinds = {row: _kind(view) for row, view in seen.items()}
-        if kinds and not usual:
-            usual = Counter(kinds.values()).most_common(1)[0][0]
+        if kinds and not usual.kind:
+            usual.kind = Counter(kinds.values()).most_common(1)[0][0]
         for row, kind in kinds.items():
-            if kind != usual:
+            if kind != usual.kind:
                 del seen[row]
-                reasons[row] = f"view {name}: gives {kind} for this sample, {usual} for others"
+                reasons[row] = f"view {name}: gives {kind} for this sample, {usual.kind} for others"
         inputs = {field: array[:0] for field, array in samples.items()}
         if seen:
             views = list(seen.values())

@@ -29,6 +29,7 @@ def labelled_batches(
     labelled: int | None = None,
     label_seed: int = 0,
     loaders: int = 1,
+    loader_processes: bool = False,
     prefetch: int = 8,
     run: str | None = None,
     starve_warning: float = 30.0,
@@ -51,6 +52,7 @@ def labelled_batches(
         labelled: label budget: how many samples show their true label, stratified by class; None: all.
         label_seed: which samples those are.
         loaders: threads that read and view samples; no result depends on it.
+        loader_processes: whether these are processes instead, for data and views of your own that threads cannot share.
         prefetch: batches that lie ready.
         run: the name under which rank 0 reports where it stands; None: nobody hears of it.
         starve_warning: seconds without a label until a warning says what is waited for.
@@ -71,7 +73,9 @@ def labelled_batches(
     names = [TeacherSettings(name).name for name in ([teachers] if isinstance(teachers, str) else teachers)]
     if not names or len(set(names)) != len(names):
         raise ConfigError(f"teachers must be one or more names, each once, is {teachers!r}")
-    train = TrainSettings(batch_size=batch_size, passes=passes, loaders=loaders, prefetch=prefetch)
+    train = TrainSettings(
+        batch_size=batch_size, passes=passes, loaders=loaders, loader_processes=loader_processes, prefetch=prefetch
+    )
     data = DataSettings(labelled=labelled, label_seed=label_seed)
     asked = StreamSettings(
         stream=stream,
@@ -81,6 +85,7 @@ def labelled_batches(
         labelled=data.labelled,
         label_seed=data.label_seed,
         loaders=train.loaders,
+        loader_processes=train.loader_processes,
         starve=StarveSettings(starve_warning, starve_timeout),
     )
     return LabelledBatches(

@@ -23,7 +23,15 @@ logger = logging.getLogger(__name__)
 
 _FREE = ("evaluation", "checkpoint", "starve")
 """Sections of a run file that have no part in what is learned."""
-_FREE_KEYS = ("name", "data.dataset", "train.loaders", "train.log_every", "train.prefetch", "train.trace")
+_FREE_KEYS = (
+    "name",
+    "data.dataset",
+    "train.loaders",
+    "train.loader_processes",
+    "train.log_every",
+    "train.prefetch",
+    "train.trace",
+)
 """The same of single keys; where the data lie may change, since a fingerprint says that they are the same."""
 WHEN_ASKED = ("source", "train.steps", "train.passes", "train.threads", "train.device")
 """Settings that say nothing of what is learned and may yet change the weights: schedules are functions of the steps.

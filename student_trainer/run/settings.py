@@ -195,6 +195,8 @@ class TrainSettings:
     """Batches that lie ready for the training thread."""
     loaders: int = 1
     """Threads that read and view samples; no result depends on it."""
+    loader_processes: bool = False
+    """Whether these are processes instead."""
     trace: bool = False
     """Write what each step trained on to trace.jsonl."""
 

@@ -42,7 +42,8 @@ class DatasetSource:
                 f"[data] dataset {data.dataset} has no labels, or does not say how many classes (num_classes); without "
                 "a teacher there is nothing to learn"
             )
-        self.fetcher = Fetcher(dataset, view_spec(data.view.name, data.view.params), settings.train.loaders)
+        view, train = view_spec(data.view.name, data.view.params), settings.train
+        self.fetcher = Fetcher(dataset, view, train.loaders, train.loader_processes)
         self.num_classes = dataset.num_classes
         self._passes = settings.train.passes
         self._labels = HardLabels.of(dataset, data.labelled, data.label_seed)

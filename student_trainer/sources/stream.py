@@ -59,7 +59,7 @@ class StreamSource:
         self.teachers = tuple(self.stream.teacher(name) for name in settings.teachers)
         """In the order in which they were asked for."""
         self.sequence = OrderSequence.of(manifest)
-        self.fetcher = check_data(manifest, settings.dataset or None, settings.loaders)
+        self.fetcher = check_data(manifest, settings.dataset or None, settings.loaders, settings.loader_processes)
         self.targets: Mapping[str, TargetSpec] = {
             name: spec for teacher in self.teachers for name, spec in target_specs(teacher, manifest.codec).items()
         }

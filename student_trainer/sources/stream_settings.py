@@ -33,6 +33,8 @@ class StreamSettings:
     """Refuse labels beyond the teachers' classes: a loss looks at them."""
     loaders: int = 1
     """Threads that read and view samples."""
+    loader_processes: bool = False
+    """Whether these are processes instead."""
     starve: StarveSettings = field(default_factory=StarveSettings)
 
     @classmethod
@@ -49,5 +51,6 @@ class StreamSettings:
             label_seed=data.label_seed,
             check_labels=need_labels(settings),
             loaders=train.loaders,
+            loader_processes=train.loader_processes,
             starve=settings.starve,
         )

@@ -9,7 +9,6 @@ M of them labelled.
 
 from __future__ import annotations
 
-import ctypes
 import faulthandler
 import json
 import os
@@ -26,6 +25,7 @@ import numpy as np
 from pipeline.datasets import open_dataset
 from pipeline.datasets.base import Ints
 from pipeline.onnx_runtime import PROVIDERS
+from pipeline.tether import end_with
 from pipeline.user_code import said
 from pipeline.views.fetch import Fetcher
 from pipeline.views.patience import fetch_patiently
@@ -39,7 +39,6 @@ from teacher_service.stages import DATA_ADVICE, patient_labels
 Frame = tuple[dict[str, Any], bytes]
 
 _LENGTHS = struct.Struct("<IQ")
-_PR_SET_PDEATHSIG = 1
 
 
 def write_frame(file: IO[bytes], header: dict[str, Any], body: bytes = b"") -> None:
@@ -142,7 +141,7 @@ def main() -> None:
     first = read_frame(requests)
     if first is None:
         return
-    _die_with(first[0]["parent"])
+    end_with(first[0]["parent"], signal.SIGKILL)  # also in the middle of an order
     try:
         labeller = _Labeller(*first, answers)
         began = time.monotonic()
@@ -163,14 +162,6 @@ def _own_stdout() -> IO[bytes]:
     answers = os.fdopen(os.dup(1), "wb")
     os.dup2(2, 1)
     return answers
-
-
-def _die_with(parent: int) -> None:
-    """End as soon as the worker does, also in the middle of an order (on Linux; elsewhere at the end of stdin)."""
-    if sys.platform == "linux":
-        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
-    if os.getppid() != parent:
-        os._exit(0)
 
 
 if __name__ == "__main__":

@@ -63,6 +63,7 @@ class FleetOptions:
     threads: int = 0
     """of one inference; 0: a worker's share of the cores"""
     loaders: int = 1
+    loader_processes: bool = False
     session_timeout: float = 6.0
     data_retry: float = 60.0
     until_idle: bool = False
@@ -325,7 +326,7 @@ class Fleet:
 def _teach(stream: str, model: Path, teacher: Teacher, options: FleetOptions) -> list[str]:
     words = ["teach", stream, str(model), "--supervised", f"--teacher={teacher.name}", f"--provider={options.provider}"]
     words += [f"--session-timeout={options.session_timeout}", f"--data-retry={options.data_retry}"]
-    words += [f"--loaders={options.loaders}"]
+    words += [f"--loaders={options.loaders}"] + ["--loader-processes"] * options.loader_processes
     words += [f"--dataset={options.dataset}"] if options.dataset else []
     return words + ["--until-idle"] * options.until_idle + ["--quiet"] * options.quiet
 

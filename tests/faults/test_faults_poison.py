@@ -34,6 +34,7 @@ class Fleet:
     def __init__(self, distillog: Distillog, name: str, folder: Path, steering: Path, hang: str = "") -> None:
         self.distillog = distillog
         self.steering = steering
+        self.loaders: tuple[object, ...] = ()
         self.deaths: list[Child] = []
         self.workers: list[Child] = []
         self.model = classifier(folder / "teacher.onnx", (1, 8, 8))
@@ -56,7 +57,7 @@ class Fleet:
 
     def start(self) -> Child:
         name, number = self.stream.manifest.stream, len(self.workers) + len(self.deaths)
-        options = ("--worker", f"w{number}", "--threads", 1, "--session-timeout", 2, "--quiet")
+        options = ("--worker", f"w{number}", "--threads", 1, "--session-timeout", 2, "--quiet", *self.loaders)
         self.workers.append(self.distillog.start("teach", name, self.model, *options))
         return self.workers[-1]
 
@@ -144,6 +145,20 @@ def test_a_sample_that_kills_workers_takes_two_with_it_and_then_only_itself(flee
     made.work()
     made.leave()
     assert [worker.popen.returncode for worker in made.deaths] == [-signal.SIGSEGV] * 2
+    assert made.letters() == {poison: "ended the process that labelled it alone, twice: SIGSEGV"}
+    assert_same_but(made.logits(), undisturbed(fleet), {poison})
+
+
+def test_a_sample_that_kills_the_processes_of_loaders_is_found_as_one_that_kills_workers(fleet: Make) -> None:
+    made = fleet()
+    made.loaders = ("--loaders", 2, "--loader-processes")
+    made.let(21, 5, "SIGSEGV")
+    poison = made.sample(21, 5)
+    made.work()
+    made.leave()
+    assert len(made.deaths) == 2
+    for worker in made.deaths:
+        worker.refuse("dataset support.fatal_data:numbered", "asked for samples", str(poison), "ended (SIGSEGV)")
     assert made.letters() == {poison: "ended the process that labelled it alone, twice: SIGSEGV"}
     assert_same_but(made.logits(), undisturbed(fleet), {poison})
 

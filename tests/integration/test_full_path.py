@@ -39,7 +39,8 @@ def test_sample_ids_become_soft_targets_and_those_a_student(
     student = distillog.start("runs", "start", file, "--folder", runs)
     feeder = distillog.start("feed", name, "--follow", "student", "--lead", "12:24", "--json")
     teach = ("teach", name, model, "--threads", 1)
-    workers = [distillog.start(*teach, "--worker", f"w{loaders}", "--loaders", loaders) for loaders in (1, 2)]
+    several = (("--loaders", 2), ("--loaders", 2, "--loader-processes"))
+    workers = [distillog.start(*teach, "--worker", f"w{number}", *each) for number, each in enumerate(several)]
     assert "finished at step 81" in student.succeed()
     fed = json.loads(feeder.succeed())
     assert (fed["next"], fed["orders"]) == (52, 52)

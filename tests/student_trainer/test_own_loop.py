@@ -79,7 +79,7 @@ def test_a_loop_of_ones_own_ends_with_the_weights_of_the_run_of_equal_settings(l
     model = build_student(settings.student, Network("signal", (1, 40), 10), 0).train()
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9, fused=True)
     steps = 0
-    for batch in opened(logs, teachers=["resnet"], passes=2, labelled=40, loaders=2):
+    for batch in opened(logs, teachers=["resnet"], passes=2, labelled=40, loaders=2, loader_processes=True):
         logits = model(batch.inputs["signal"])
         soft = forward_kl(logits, batch.targets["resnet"]["logits"], temperature=2.0, weights=batch.weights)
         loss = soft + 0.5 * cross_entropy(logits, batch.labels, labelled_fraction=0.4, weights=batch.weights)

@@ -141,7 +141,7 @@ def test_samples_that_cannot_be_decoded_leave_batches_full_and_are_counted_once(
     assert run(tmp_path / "three", broken_run(loaders=3)).weights_sha256 == whole.weights_sha256
     part = run(tmp_path / "r", broken_run(steps=31, trace=True))
     assert 10 <= part.undecodable_rows < 20
-    rest = run(tmp_path / "r", broken_run(loaders=4, trace=True))
+    rest = run(tmp_path / "r", broken_run(loaders=2, loader_processes=True, trace=True))
     assert (rest.weights_sha256, rest.undecodable_rows) == (whole.weights_sha256, 20)
     trace = [json.loads(line) for line in (tmp_path / "r/trace.jsonl").read_text().splitlines()]
     assert all(len(line["samples"]) == 50 for line in trace)
