@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import runpy
 import subprocess
 import sys
 from collections.abc import Callable
@@ -19,13 +20,17 @@ pytestmark = pytest.mark.kafka
 TRAIN = Path(__file__).parents[2] / "docker" / "train.py"
 
 
-@pytest.mark.timeout(300)  # a dozen processes, one after the other
 def test_a_finished_run_is_not_taken_for_that_of_another_stream_or_run_file(
-    distillog: Distillog, fresh_name: Callable[[str], str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    distillog: Distillog,
+    fresh_name: Callable[[str], str],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     name, model = fresh_name("job"), classifier(tmp_path / "teacher.onnx")
     settings = distillog.settings
     monkeypatch.setenv("KAFKA_BOOTSTRAP_SERVERS", settings.bootstrap_servers)
+    monkeypatch.chdir(tmp_path)
 
     def asked(**sections: Any) -> Path:
         return run_file(tmp_path, name, evaluation={"dataset": "digits?split=test"}, **sections)
@@ -33,15 +38,19 @@ def test_a_finished_run_is_not_taken_for_that_of_another_stream_or_run_file(
     def labelled() -> str:
         stream = stream_with_teacher(settings, name, model)
         publish(settings, stream, range(num_orders(stream)))
-        distillog.start("teach", name, model, "--until-idle").succeed()
+        distillog.succeed("teach", name, model, "--until-idle", "--threads", 1)
         return stream.manifest.stream_id
 
     def train(code: int) -> str:
-        """One line, and how it ended."""
-        command = [sys.executable, TRAIN, file]
-        done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=110)
-        assert done.returncode == code, done.stderr
-        return done.stdout.splitlines()[-1] if code == 0 else done.stderr.splitlines()[-1]
+        """Call the script in this process: its last line, as a shell shows it."""
+        monkeypatch.setattr(sys, "argv", [str(TRAIN), str(file)])
+        capsys.readouterr()
+        if code == 0:
+            runpy.run_path(str(TRAIN), run_name="__main__")
+            return capsys.readouterr().out.splitlines()[-1]
+        with pytest.raises(SystemExit) as end:
+            runpy.run_path(str(TRAIN), run_name="__main__")
+        return str(end.value)  # what `sys.exit` says before it ends with 1
 
     first = labelled()
     file = asked()
@@ -63,5 +72,8 @@ def test_a_finished_run_is_not_taken_for_that_of_another_stream_or_run_file(
     assert train(0) == "runs/student: is trained; remove it to train again"  # a student outlives its labels
     second = labelled()
     another = f"another stream {name!r} ({first}) than there is now ({second})"
-    assert train(1) == f"error: runs/student: is trained, but on {another}; {way_on}"
+    refused = f"error: runs/student: is trained, but on {another}; {way_on}"
+    assert train(1) == refused
+    whole = subprocess.run([sys.executable, TRAIN, file], capture_output=True, text=True, timeout=110)
+    assert (whole.returncode, whole.stderr) == (1, f"{refused}\n")
     assert weights(tmp_path / "runs") == trained

@@ -8,9 +8,8 @@ import sys
 import tomllib
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
-
-import pytest
 
 from distillog_command import PACKAGES
 
@@ -66,19 +65,24 @@ def imports(tree: ast.AST, lazy: bool = False) -> Iterator[Import]:
             yield from imports(node, lazy or later or typing_only)
 
 
+@cache
+def text_of(module: str) -> str:
+    return (ROOT / module).read_text(encoding="utf-8")
+
+
+@cache
 def foreign_imports(module: str) -> list[Import]:
-    tree = ast.parse((ROOT / module).read_text(encoding="utf-8"))
-    return [each for each in imports(tree) if each.package not in sys.stdlib_module_names]
+    return [each for each in imports(ast.parse(text_of(module))) if each.package not in sys.stdlib_module_names]
 
 
 def rules_for(module: str, rules: dict[str, set[str]]) -> set[str]:
     return next(rules[str(folder)] for folder in Path(module).parents if str(folder) in rules)
 
 
-@pytest.mark.parametrize("module", MODULES)
-def test_a_module_imports_only_what_its_folder_may(module: str) -> None:
+def test_a_module_imports_only_what_its_folder_may() -> None:
     wrong = [
         f"{module}:{each.line} imports {each.package}"
+        for module in MODULES
         for each in foreign_imports(module)
         if each.package not in rules_for(module, MAY_IMPORT_INSIDE if each.lazy else MAY_IMPORT)
     ]
@@ -91,10 +95,9 @@ def test_onnx_runtime_is_imported_in_one_place() -> None:
     assert importing == ["pipeline/onnx_runtime.py"]
 
 
-@pytest.mark.parametrize("module", MODULES)
-def test_packages_of_extras_are_imported_where_they_are_used(module: str) -> None:
-    eager = [each.package for each in foreign_imports(module) if not each.lazy]
-    assert MUST_BE_LAZY.isdisjoint(eager)
+def test_packages_of_extras_are_imported_where_they_are_used() -> None:
+    eager = [(module, each) for module in MODULES for each in foreign_imports(module) if not each.lazy]
+    assert [f"{module}:{each.line}" for module, each in eager if each.package in MUST_BE_LAZY] == []
 
 
 def test_the_command_line_loads_nothing_heavy() -> None:
@@ -105,19 +108,18 @@ def test_the_command_line_loads_nothing_heavy() -> None:
     assert done.stdout.strip() == "[]"
 
 
-@pytest.mark.parametrize("module", MODULES)
-def test_no_module_is_a_drawer_for_everything(module: str) -> None:
-    assert Path(module).stem not in {"utils", "util", "common", "helpers", "misc", "shared"}
+def test_no_module_is_a_drawer_for_everything() -> None:
+    drawers = {"utils", "util", "common", "helpers", "misc", "shared"}
+    assert [module for module in MODULES if Path(module).stem in drawers] == []
 
 
-@pytest.mark.parametrize("module", MODULES)
-def test_no_file_is_long(module: str) -> None:
-    num_lines = len((ROOT / module).read_text(encoding="utf-8").splitlines())
-    assert num_lines <= LARGEST_FILE, f"{module} has {num_lines} lines: split it"
+def test_no_file_is_long() -> None:
+    num_lines = {module: len(text_of(module).splitlines()) for module in MODULES}
+    assert {module: lines for module, lines in num_lines.items() if lines > LARGEST_FILE} == {}, "split it"
 
 
 def test_most_files_are_short() -> None:
-    short = [m for m in MODULES if len((ROOT / m).read_text(encoding="utf-8").splitlines()) <= SMALL_FILE]
+    short = [module for module in MODULES if len(text_of(module).splitlines()) <= SMALL_FILE]
     assert len(short) >= 0.8 * len(MODULES)
 
 
@@ -131,10 +133,9 @@ def test_every_rule_is_of_a_package_folder() -> None:
     assert set(MAY_IMPORT) <= {str(Path(module).parent) for module in MODULES}
 
 
-@pytest.mark.parametrize("module", [module for module in MODULES if module.endswith("/__init__.py")])
-def test_importing_a_package_does_nothing(module: str) -> None:
+def test_importing_a_package_does_nothing() -> None:
     """Only packages that hold a dict of variations, or the command, do more than say what they are."""
-    if str(Path(module).parent) in {"pipeline/cli", "pipeline/datasets", "pipeline/views"}:
-        return
-    body = ast.parse((ROOT / module).read_text(encoding="utf-8")).body
-    assert [type(node) for node in body] == [ast.Expr]
+    packages = {str(Path(module).parent): module for module in MODULES if module.endswith("/__init__.py")}
+    says = {folder: [type(node) for node in ast.parse(text_of(module)).body] for folder, module in packages.items()}
+    doing = {folder for folder, nodes in says.items() if nodes != [ast.Expr]}
+    assert doing <= {"pipeline/cli", "pipeline/datasets", "pipeline/views"}

@@ -7,7 +7,6 @@ import re
 from pathlib import Path
 
 import click
-import pytest
 
 from distillog_command import PACKAGES
 from pipeline.cli import main
@@ -45,14 +44,12 @@ def tree() -> dict[str, str]:
 TREE = tree()
 
 
-@pytest.mark.parametrize("path", TREE)
-def test_what_the_tree_names_is_there(path: str) -> None:
-    assert (ROOT / path).is_dir() if path.endswith("/") else (ROOT / path).is_file()
+def test_what_the_tree_names_is_there() -> None:
+    assert [path for path in TREE if not ((ROOT / path).is_dir() if path[-1] == "/" else (ROOT / path).is_file())] == []
 
 
-@pytest.mark.parametrize("path", TREE)
-def test_the_tree_says_about_five_words_of_each(path: str) -> None:
-    assert 1 <= len(TREE[path].split()) <= 7
+def test_the_tree_says_about_five_words_of_each() -> None:
+    assert {path: words for path, words in TREE.items() if not 1 <= len(words.split()) <= 7} == {}
 
 
 def test_the_tree_names_every_folder_of_the_packages_and_no_file() -> None:
@@ -61,13 +58,13 @@ def test_the_tree_names_every_folder_of_the_packages_and_no_file() -> None:
     assert {path for path in TREE if path.startswith(tuple(f"{package}/" for package in PACKAGES))} == folders
 
 
-@pytest.mark.parametrize("module", MODULES)
-def test_the_first_line_of_a_module_says_what_it_is_for(module: str) -> None:
-    text = (ROOT / module).read_text(encoding="utf-8")
-    first = str(ast.get_docstring(ast.parse(text))).splitlines()[0]
-    assert text.startswith(f'"""{first}'), "`head -n 1` is to show it"
-    assert first.endswith(".")
-    assert len(first.split()) >= 5
+def test_the_first_line_of_a_module_says_what_it_is_for() -> None:
+    for module in MODULES:
+        text = (ROOT / module).read_text(encoding="utf-8")
+        first = str(ast.get_docstring(ast.parse(text))).splitlines()[0]
+        assert text.startswith(f'"""{first}'), f"{module}: `head -n 1` is to show it"
+        assert first.endswith("."), module
+        assert len(first.split()) >= 5, module
 
 
 def test_the_tree_names_every_folder_of_the_repository() -> None:

@@ -103,13 +103,12 @@ NUMBERS = (
 )  # fmt: skip
 
 
-@pytest.mark.parametrize("value", ["nan", "inf", "-inf", "1e400", "9223372036854775808", f"-{'9' * 400}", "9" * 5000])
 @pytest.mark.parametrize("key", NUMBERS)
-def test_no_number_is_taken_that_is_not_finite_or_over_64_bits(tmp_path: Path, key: str, value: str) -> None:
+def test_no_number_is_taken_that_is_not_finite_or_over_64_bits(tmp_path: Path, key: str) -> None:
     there = ("student.size=[8, 8]", "optimizer.betas=[0.9, 0.99]", "schedule.name=constant")
     view = 'evaluation.view={name = "affine", noise = 0.0}'
-    text = one_line(tmp_path, *there, view, f"{key}={value}")
-    assert key.split(".")[-1] in text
+    for value in ("nan", "inf", "-inf", "1e400", "9223372036854775808", f"-{'9' * 400}", "9" * 5000):
+        assert key.split(".")[-1] in one_line(tmp_path, *there, view, f"{key}={value}"), value
 
 
 @pytest.mark.parametrize(
