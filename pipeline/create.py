@@ -249,13 +249,10 @@ def _refuse_difference(asked: Manifest, there: Manifest) -> None:
     if any(chosen[0][name] != chosen[1][name] for name in ("dataset", "num_samples", "class_names")):
         for each in chosen:
             del each["dataset_fingerprint"]  # two hashes say nothing beside that
-    if asked.view.name != there.view.name:
-        for each in chosen:
-            del each["view version"]  # of different views
     unlike = _unlike(*chosen)
-    if not unlike and asked.view != there.view:  # the parameters of two views do not compare
-        params = (asked.view.params, there.view.params)
-        unlike = [f"view parameter {text}" for text in _unlike(*params)]
+    if not unlike:  # versions and parameters of two views do not compare
+        unlike = _unlike({"view version": asked.view.version}, {"view version": there.view.version})
+        unlike += [f"view parameter {text}" for text in _unlike(asked.view.params, there.view.params)]
     if unlike:
         raise StreamConflict(
             f"stream {asked.stream!r} exists and differs: {'; '.join(unlike)}; give another name, or remove it with "
@@ -279,7 +276,7 @@ def _said_of(teacher: Teacher) -> dict[str, object]:
 def _chosen(manifest: Manifest) -> dict[str, object]:
     derived = ("stream_id", "view", "view_probe", "schema_fingerprints", "max_record_bytes")
     chosen = {f.name: getattr(manifest, f.name) for f in fields(Manifest) if f.name not in derived}
-    return {**chosen, "view": manifest.view.name, "view version": manifest.view.version}
+    return {**chosen, "view": manifest.view.name}
 
 
 def _unlike(asked: Mapping[str, object], there: Mapping[str, object]) -> list[str]:

@@ -84,7 +84,7 @@ class Found:
     @property
     def address(self) -> str:
         """Of the record that it is about."""
-        return f"{self.letter.topic}/{self.letter.partition}@{self.letter.offset}"
+        return address_of(self.letter)
 
 
 @dataclass(slots=True)

@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from kafka import TopicPartition
 
     from pipeline.kafka.log import Record
-    from schemas.records import Manifest
+    from schemas.records import DeadLetter, Manifest
 
 _MANIFEST = ".manifest"
 _SOFT_TARGETS = ".soft-targets."
@@ -47,8 +47,8 @@ def log_name(partition: TopicPartition) -> str:
     return f"{partition.topic}/{partition.partition}"
 
 
-def address_of(record: Record) -> str:
-    """Where a record lies, as every message writes it: `topic/partition@offset`."""
+def address_of(record: Record | DeadLetter) -> str:
+    """Where a record lies, or the one that a letter is about, as every message writes it: `topic/partition@offset`."""
     return f"{record.topic}/{record.partition}@{record.offset}"
 
 

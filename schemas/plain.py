@@ -98,12 +98,11 @@ class Plain:
         if columns.keys() != {"values"}:
             raise ValueError(f"columns {sorted(columns)}, not only 'values'")
         values = columns["values"]
-        wanted = (num_rows, ..., num_classes) if num_classes else (num_rows, ...)
         shape = values.shape
         fits = shape[:1] == (num_rows,) and all(shape[1:]) and (not num_classes or shape[1:][-1:] == (num_classes,))
         if values.dtype != self._dtype or not fits:
-            text = ", ".join("..." if size is ... else str(size) for size in wanted)
-            raise ValueError(f"values are {values.dtype} of shape {shape}, not {self._dtype} of ({text})")
+            wanted = f"({num_rows}, ..., {num_classes})" if num_classes else f"({num_rows}, ...)"
+            raise ValueError(f"values are {values.dtype} of shape {shape}, not {self._dtype} of {wanted}")
         if not all_finite(values):
             raise ValueError("values hold NaN or infinity")
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import operator
 import threading
 from functools import partial
@@ -17,6 +18,10 @@ from pipeline.second_look import SecondLook
 from pipeline.user_code import blames_sample, calling, said
 from schemas.errors import ConfigError
 
+log = logging.getLogger(__name__)
+
+_NAMED = 16
+"""Samples without a label that are named, at most."""
 _UNKNOWN = -2  # the label of a sample that was not read yet
 _REMEMBERED = 1 << 22
 """Labels that are remembered after their items were read; with their IDs 64 MiB, whatever the size of the data."""
@@ -39,6 +44,7 @@ class ItemDataset:
         self._items = items
         self.thread_safe = is_thread_safe(items)
         self._learning = threading.Lock()
+        self._named: set[int] = set()
         if self.num_samples < 1:
             raise ConfigError(f"dataset {uri} is empty")
         self.num_classes, self.class_names = classes_of(uri, items)
@@ -99,8 +105,10 @@ class ItemDataset:
             except Exception as error:
                 if not blames_sample(error):
                     raise
-                label = -1
-                self._learn(sample_id, label)
+                label = -1  # not learnt: it may be read a moment later
+                if sample_id not in self._named and len(self._named) < _NAMED:
+                    self._named.add(sample_id)
+                    log.warning("dataset %s: sample %d counts as unlabelled: %s", self.uri, sample_id, said(error))
         return label
 
     def _known(self, sample_ids: Ints) -> Ints:

@@ -23,6 +23,8 @@ class Pixels:
                 )
         self._bytes = is_image and dtype == "uint8"
         self._mean, self._std = mean, std
+        # Kept here and not in the student: what it learns, saves and is looked at for has no part in them.
+        self._kept: dict[tuple[tuple[float, ...], torch.dtype, torch.device], Tensor] = {}
 
     @property
     def needed(self) -> bool:
@@ -39,10 +41,15 @@ class Pixels:
         if self._bytes:
             images = images.to(torch.float32) / 255
         if self._mean:
-            images = images - _by_channel(self._mean, images)
-        return images / _by_channel(self._std, images) if self._std else images
+            images = images - self._by_channel(self._mean, images)
+        return images / self._by_channel(self._std, images) if self._std else images
 
-
-def _by_channel(numbers: tuple[float, ...], images: Tensor) -> Tensor:
-    """[C or 1, 1, 1]"""
-    return torch.tensor(numbers, dtype=images.dtype, device=images.device)[:, None, None]
+    def _by_channel(self, numbers: tuple[float, ...], images: Tensor) -> Tensor:
+        """[C or 1, 1, 1]; made once for each device, as each is a copy to it that is waited for."""
+        if type(images) is not Tensor:  # an export's, which takes no other tensors than its own
+            return torch.tensor(numbers, dtype=images.dtype, device=images.device)[:, None, None]
+        key = (numbers, images.dtype, images.device)
+        if key not in self._kept:
+            with torch.inference_mode(False):  # one made in an evaluation is good for training, too
+                self._kept[key] = torch.tensor(numbers, dtype=images.dtype, device=images.device)[:, None, None]
+        return self._kept[key]

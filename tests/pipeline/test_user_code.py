@@ -323,6 +323,13 @@ def test_labels_that_can_be_learnt_a_moment_later_are_learnt(made):
     assert made(blocks).labels(np.array([7, 8])).tolist() == [1, 2]
 
 
+def test_a_label_that_could_not_be_learnt_is_said_and_learnt_when_it_can_be(made, caplog):
+    items = made(Hiccup(ValueError("bad")))
+    assert items.labels(np.array([7, 8])).tolist() == [-1, 2]
+    assert "sample 7 counts as unlabelled: bad" in caplog.text
+    assert items.labels(np.array([7, 8])).tolist() == [1, 2]
+
+
 def test_a_view_that_fails_for_a_moment_is_tried_again(made, monkeypatch):
     ways = [LOST]
 

@@ -64,6 +64,22 @@ def test_a_mean_and_a_deviation_are_of_each_channel_or_of_all() -> None:
         assert torch.equal(what_comes(values, std=(0.5,)), floats / 0.5)
 
 
+def test_mean_and_deviation_are_made_once_whatever_comes_between(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    student = build_student(StudentSettings("mlp", mean=MEAN, std=STD), Network("image", (3, 16, 16), 5, "uint8"), 0)
+    images = torch.tensor(BYTES)
+    with torch.inference_mode():
+        before = student(images)
+    export_student(student, BYTES, "image", tmp_path / "student.onnx")
+    monkeypatch.setattr(torch, "tensor", lambda *words, **options: pytest.fail("made again"))
+    for _ in range(2):
+        logits = student.train()(images)
+        logits.sum().backward()
+    assert torch.equal(student.eval()(images), before)
+    assert all("mean" not in name for name in student.state_dict())
+
+
 def test_other_fields_come_as_they_are() -> None:
     for values in (torch.rand(3, 1, 8, 8), torch.arange(12, dtype=torch.uint8).reshape(3, 4), torch.arange(3)[:, None]):
         assert what_comes(values) is values
