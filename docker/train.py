@@ -60,4 +60,4 @@ else:
 if not is_done():
     sys.exit(143)  # SIGTERM came; the next call goes on
 if not model.exists():
-    distillog("runs", "export", name, "--output", str(model))
+    distillog("runs", "export", name, "--onnx", str(model))

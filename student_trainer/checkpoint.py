@@ -29,7 +29,7 @@ from student_trainer.sources.base import Cursor
 
 logger = logging.getLogger(__name__)
 
-FORMAT = 2
+FORMAT = 3
 """Raised when runs of before cannot be gone on with to the same bits."""
 
 _DAMAGED = (ValueError, KeyError, TypeError, RuntimeError, EOFError)

@@ -6,7 +6,7 @@ worst probabilities), so NLL and calibration stand beside it.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +26,7 @@ from schemas.class_maps import mapped_labels
 from schemas.errors import ConfigError, NotFinite
 from schemas.records import ViewSpec
 from schemas.softmax import log_softmax, logsumexp
+from student_trainer.learning.student_inputs import StudentInputs
 from student_trainer.learning.student_outputs import named, pick
 from student_trainer.run.settings import RunSettings
 
@@ -37,20 +38,21 @@ NUM_BINS = 15
 """Equal-width bins of confidence of the expected calibration error (Guo et al. 2017)."""
 
 
-def predictor(model: nn.Module | Path | Predict, field: str = "") -> Predict:
+def predictor(model: nn.Module | Path | Predict, fields: Sequence[str] = ()) -> Predict:
     """Return what gives logits for the dataset's fields.
 
     Args:
         model: a PyTorch module, the path of an ONNX file whose inputs are named as the fields, or a function.
-        field: which field a PyTorch module takes; "": the only one.
+        fields: which fields a PyTorch module takes; (): the only one.
     """
     if isinstance(model, nn.Module):
         module, device = model, next(model.parameters()).device
 
         def forward(inputs: Inputs) -> NDArray[np.float32]:
-            values = inputs[field or sole_field(inputs)]
+            given = StudentInputs(module, fields or [sole_field(inputs)])
+            values = {name: torch.tensor(inputs[name], device=device) for name in given.fields}
             with torch.inference_mode():
-                logits = pick(named(module(torch.tensor(values, device=device))))
+                logits = pick(named(given.hand(values, module)))
             return logits.float().cpu().numpy()
 
         return forward
@@ -68,7 +70,7 @@ def sole_field(inputs: Inputs) -> str:
         ConfigError: there are several.
     """
     if len(inputs) != 1:
-        raise ConfigError(f"[student] input is missing; the dataset has the fields {', '.join(sorted(inputs))}")
+        raise ConfigError(f"[student] inputs is missing; the dataset has the fields {', '.join(sorted(inputs))}")
     return next(iter(inputs))
 
 
@@ -95,7 +97,7 @@ def evaluate(
     batch_size: int,
     teacher_logits: Predict | None = None,
     *,
-    field: str = "",
+    fields: Sequence[str] = (),
     size: tuple[int, ...] = (),
     teacher_size: tuple[int, ...] = (),
     teacher_classes: tuple[int, ...] = (),
@@ -108,7 +110,7 @@ def evaluate(
         fetcher: the dataset under a view without randomness (`evaluation_view`).
         batch_size: samples at once.
         teacher_logits: the teacher, on the same samples.
-        field: which field a PyTorch module takes.
+        fields: which fields a PyTorch module takes.
         size: the spatial size that the student asks of the view.
         teacher_size: the one that the teacher asks for.
         teacher_classes: the student's classes that the teacher's are, rising; (): all. Given some alone, the student's
@@ -125,7 +127,7 @@ def evaluate(
         ConfigError: the student's class count differs from the dataset's or the teacher's.
         NotFinite: the student or the teacher gives NaN or infinity; names the sample.
     """
-    predict = predictor(model, field)
+    predict = predictor(model, fields)
     was_training = isinstance(model, nn.Module) and model.training
     if isinstance(model, nn.Module):
         model.eval()

@@ -1,11 +1,12 @@
-"""A student as one ONNX file that can be served, or teach in turn."""
+"""A student as one ONNX file that can be served, or teach in turn, and its weights as safetensors."""
 
 from __future__ import annotations
 
 import hashlib
 import logging
 import time
-from collections.abc import Mapping
+import warnings
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,16 +14,19 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import nn
+from safetensors.torch import save
+from torch import Tensor, nn
 
 from pipeline.onnx_runtime import open_session
+from pipeline.user_code import said
 from schemas.errors import ConfigError
-from student_trainer.learning.student_outputs import named, pick
+from student_trainer.learning.student_inputs import StudentInputs
+from student_trainer.learning.student_outputs import ONLY, StudentOutputs, pick
 from student_trainer.learning.students import num_parameters
 from student_trainer.run.whole_files import replace_file
 
 TOLERANCE = 1e-4
-"""Largest difference between ONNX Runtime's and PyTorch's logits, as a share of the logits' range."""
+"""Largest difference between ONNX Runtime's and PyTorch's values of an output, as a share of its range."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,48 +38,72 @@ class Exported:
     file_bytes: int
     parameters: int
     difference: float
-    """Largest difference from PyTorch's logits on the inputs given, as a share of their range."""
+    """Largest difference from PyTorch's outputs on the inputs given, as a share of an output's range."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Projection:
+    """The layer of a loss, from what the student gives to the teacher's width."""
+
+    on: str
+    """The student's output; "": `logits`, or the only one."""
+    layer: nn.Module
 
 
 def export_student(
-    model: nn.Module, inputs: NDArray[Any], field: str, path: Path, metadata: Mapping[str, str] | None = None
+    model: nn.Module,
+    inputs: Mapping[str, NDArray[Any]],
+    path: Path,
+    metadata: Mapping[str, str] | None = None,
+    *,
+    outputs: Sequence[str] = (),
+    inner: Mapping[str, str] | None = None,
+    projections: Mapping[str, Projection] | None = None,
 ) -> Exported:
     """Write a student to ONNX, in one file, after checking it against PyTorch.
 
     Args:
         model: on any device; exported in evaluation mode.
-        inputs: [N, ...] real samples, N >= 2, to compare on; the ONNX input has their dtype.
-        field: the dataset's field: the ONNX input's name. The output is `logits`, or the student's only one under that
-            name; the batch is dynamic.
+        inputs: the fields that it takes, in order: name -> [N, ...] real samples, N >= 2, to compare on. The ONNX
+            inputs have their names and dtypes; the batch is dynamic.
         path: replaced only by a file that passed.
         metadata: what the file is to say of itself beside that (ONNX's `metadata_props`).
+        outputs: which of its outputs the file has; (): `logits`, or the only one under that name.
+        inner: its inner values that are outputs beside its own, as `StudentOutputs` takes them.
+        projections: further outputs: name -> of what.
 
     Raises:
-        ConfigError: the student cannot be exported, or the file's logits differ by more than TOLERANCE of their range.
+        ConfigError: no such output, or two of one name; the student cannot be exported, or the file's outputs differ by
+            more than TOLERANCE of their range.
     """
+    names = [*(outputs or (ONLY,)), *(projections or {})]
+    for name in names:
+        if [*names, *inputs].count(name) != 1:
+            raise ConfigError(f"{path}: not written: two of its inputs and outputs would be called {name!r}")
     was_training, device = model.training, next(model.parameters()).device
     model.eval().to("cpu")
-    samples, exported = torch.tensor(inputs), model
-    with torch.inference_mode():
-        if not isinstance(given := model(samples), torch.Tensor):
-            exported = _OneOutput(model).eval()
-        expected = pick(named(given)).numpy()
+    served = _Served(model, list(inputs), inner or {}, outputs or ("",), projections or {}).eval()
+    samples = {name: torch.tensor(values) for name, values in inputs.items()}
+    with torch.no_grad():  # not inference_mode, whose tensors do not say whether they are changed in place
+        expected = [values.numpy() for values in served(*samples.values())]
     difference = 0.0
 
     def write(fresh: Path) -> None:
         nonlocal difference
-        _export(exported, samples[:2], field, fresh)
+        _export(served, {name: values[:2] for name, values in samples.items()}, names, fresh)
         _describe(fresh, metadata or {})
         session = open_session(fresh, threads=1)
-        actual = session.run(["logits"], {field: inputs})[0]
-        single = session.run(["logits"], {field: inputs[:1]})[0]  # a batch that was baked in shows here
-        span = float(np.ptp(expected)) or 1.0
-        difference = float(max(np.abs(actual - expected).max(), np.abs(single - expected[:1]).max())) / span
-        if not difference <= TOLERANCE:
-            raise ConfigError(
-                f"{path}: not written: ONNX Runtime's logits differ from PyTorch's by {difference:.2g} of their range, "
-                f"more than {TOLERANCE:g}; look for operations that PyTorch does not export faithfully"
-            )
+        taken = {each.name: inputs[each.name] for each in session.get_inputs()}
+        actual = session.run(names, taken)
+        single = session.run(names, {name: values[:1] for name, values in taken.items()})  # a baked in batch shows here
+        for name, wanted, one, all_rows in zip(names, expected, single, actual, strict=True):
+            off = max(np.abs(all_rows - wanted).max(), np.abs(one - wanted[:1]).max()) / (float(np.ptp(wanted)) or 1.0)
+            if not off <= TOLERANCE:
+                raise ConfigError(
+                    f"{path}: not written: ONNX Runtime's {name} differ from PyTorch's by {off:.2g} of their range, "
+                    f"more than {TOLERANCE:g}; look for operations that PyTorch does not export faithfully"
+                )
+            difference = max(difference, float(off))
 
     try:
         replace_file(path, write)
@@ -85,36 +113,56 @@ def export_student(
     return Exported(path, hashlib.sha256(content).hexdigest(), len(content), num_parameters(model), difference)
 
 
-class _OneOutput(nn.Module):
-    """Of a student that gives several, the one that a file has."""
+class _Served(nn.Module):
+    """A student as a file has it: its fields in order to the outputs asked for, in order."""
 
-    def __init__(self, model: nn.Module) -> None:
+    def __init__(
+        self,
+        student: nn.Module,
+        fields: Sequence[str],
+        inner: Mapping[str, str],
+        outputs: Sequence[str],
+        projections: Mapping[str, Projection],
+    ) -> None:
         super().__init__()
-        self.model = model
+        self.student = student
+        self.projections = nn.ModuleList(each.layer for each in projections.values())
+        self._on = [each.on for each in projections.values()]
+        self._inputs, self._given = StudentInputs(student, fields), StudentOutputs(student, inner)
+        self._outputs = tuple(outputs)
 
-    def forward(self, samples: torch.Tensor) -> torch.Tensor:
-        return pick(named(self.model(samples)))
+    def forward(self, *fields: Tensor) -> tuple[Tensor, ...]:
+        given = self._inputs.hand(dict(zip(self._inputs.fields, fields, strict=True)), self._given)
+        projected = (layer(pick(given, on)) for layer, on in zip(self.projections, self._on, strict=True))
+        return (*(pick(given, name) for name in self._outputs), *projected)
 
 
-def _export(model: nn.Module, samples: torch.Tensor, field: str, path: Path) -> None:
+def _export(model: nn.Module, samples: Mapping[str, Tensor], outputs: Sequence[str], path: Path) -> None:
     # The exporter's remarks on operators of a torchvision that is not installed are nobody's business.
     remarks = logging.getLogger("torch.onnx._internal.exporter._registration")
     level = remarks.level
     remarks.setLevel(logging.ERROR)
+    batch = torch.export.Dim("batch")
     try:
-        torch.onnx.export(
-            model,
-            (samples,),
-            path,
-            dynamo=True,
-            input_names=[field],
-            output_names=["logits"],
-            dynamic_shapes=({0: torch.export.Dim("batch")},),
-            external_data=False,  # else large weights land in a second file that gets lost
-            verbose=False,
-        )
+        with warnings.catch_warnings():
+            # Nor is that several fields have one batch.
+            warnings.filterwarnings("ignore", "# The axis name: batch will not be used", UserWarning)
+            torch.onnx.export(
+                model,
+                tuple(samples.values()),
+                path,
+                dynamo=True,
+                input_names=list(samples),
+                output_names=list(outputs),
+                dynamic_shapes=(tuple({0: batch} for _ in samples),),
+                external_data=False,  # else large weights land in a second file that gets lost
+                verbose=False,
+            )
     except (RuntimeError, torch.onnx.errors.OnnxExporterError) as error:
-        raise ConfigError(f"{path}: the student cannot be exported: {str(error).splitlines()[0]}") from error
+        first: BaseException = error
+        while first.__cause__ is not None:  # the last one says which step of the exporter it was, the first one why
+            first = first.__cause__
+        raise ConfigError(f"{path}: the student cannot be exported: {said(first)}") from error
     finally:
         remarks.setLevel(level)
 
@@ -124,12 +172,39 @@ def _describe(path: Path, metadata: Mapping[str, str]) -> None:
     import onnx
 
     written = onnx.load(path)
-    graph = written.graph
-    for each in (written, graph, *graph.node, *graph.input, *graph.output, *graph.value_info, *graph.initializer):
-        each.ClearField("doc_string")
-        del each.metadata_props[:]
+    _clear(written)
+    # "2.7.0+cpu": equal weights are to give equal files, whatever a machine computes on.
+    written.producer_version = written.producer_version.partition("+")[0]
     onnx.helper.set_model_props(written, dict(metadata))
-    onnx.save(written, path)
+    path.write_bytes(written.SerializeToString(deterministic=True))
+
+
+def _clear(message: Any) -> None:
+    """Take remarks and metadata out of a message of ONNX and whatever lies in it: functions and inner graphs, too."""
+    for field, value in message.ListFields():
+        if field.name in ("doc_string", "metadata_props"):
+            message.ClearField(field.name)
+        elif field.message_type is not None:
+            for each in [value] if hasattr(value, "ListFields") else value:
+                _clear(each)
+
+
+def save_weights(model: nn.Module, projections: Mapping[str, Projection], path: Path) -> None:
+    """Write weights and buffers, under their own names, as safetensors; of projections as `projections.KEY.weight`.
+
+    Raises:
+        CannotWrite: the disk refuses.
+    """
+    tensors = dict(model.state_dict())
+    for key, each in projections.items():
+        tensors |= {f"projections.{key}.{name}": values for name, values in each.layer.state_dict().items()}
+    # Copies: the form has no tensors that share memory, as tied weights do.
+    content = save({name: values.detach().cpu().clone() for name, values in tensors.items()}, {"format": "pt"})
+
+    def write(fresh: Path) -> None:
+        fresh.write_bytes(content)
+
+    replace_file(path, write)
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -15,7 +15,7 @@ from pipeline.views.fetch import Fetched, Fetcher
 from schemas.errors import ConfigError
 from schemas.records import ViewSpec
 from student_trainer.evaluate import evaluation_data
-from student_trainer.export import export_student, latency
+from student_trainer.export import export_student, latency, save_weights
 from student_trainer.learning.students import num_parameters
 from student_trainer.metrics import Training
 from student_trainer.preparation import first_samples
@@ -123,32 +123,61 @@ def trained_data(
 
 def _metadata(trained: Trained, view: ViewSpec) -> dict[str, str]:
     """What an exported student says of its classes and its input: no names of runs, no paths, no times."""
-    network = trained.network
-    taken: dict[str, Any] = {"field": network.field, "dtype": network.dtype, "shape": network.input_shape}
-    if len(network.input_shape) == 3:
-        taken |= {"layout": "nchw"}
-    if network.dtype == "uint8":
-        taken |= {"scale": 1.0}  # the graph brings bytes to [0, 1] itself
+    inputs = []
+    for each in trained.network.inputs:
+        taken: dict[str, Any] = {"field": each.name, "dtype": each.dtype, "shape": each.shape}
+        if len(each.shape) == 3:
+            taken |= {"layout": "nchw"}
+            if each.dtype == "uint8":
+                taken |= {"scale": 1.0}  # the graph brings bytes to [0, 1] itself
+        inputs.append(taken)
     return {
-        "distillog.class_names": json.dumps(network.class_names),
-        "distillog.input": json.dumps(taken),
+        "distillog.class_names": json.dumps(trained.network.class_names),
+        "distillog.inputs": json.dumps(inputs),
         "distillog.view": json.dumps({"name": view.name, "params": view.params}, sort_keys=True),
     }
 
 
 def export_run(
-    path: Path, output: Path | None = None, dataset: str | None = None, view: ViewSpec | None = None
+    path: Path,
+    onnx: Path | None = None,
+    dataset: str | None = None,
+    view: ViewSpec | None = None,
+    *,
+    outputs: Sequence[str] = (),
+    safetensors: Path | None = None,
+    with_projections: bool = False,
 ) -> dict[str, Any]:
     """Export a run's newest checkpoint to ONNX and measure the file; see `export_student` and `latency`.
 
+    Args:
+        path: the run's folder.
+        onnx: where to; None: `student.onnx` in that.
+        dataset: to compare on; None: the run's own.
+        view: how its samples are seen; None: as the run sees them.
+        outputs: which of the student's the file has, those of [student] outputs too; (): `logits`, or the only one.
+        safetensors: where its weights go, before anything is exported; None: nowhere.
+        with_projections: whether the files have the layers of [[losses]], too; the ONNX file gives an output for each.
+
     Raises:
-        ConfigError: nothing to check it on, or it differs from PyTorch.
+        ConfigError: nothing to check it on, or it differs from PyTorch; no such output.
         CheckpointError: no whole checkpoint.
     """
     trained = load_student(path)
     fetcher, fetched = trained_data(trained, dataset, view)
-    field = trained.network.field
+    projections = trained.projections if with_projections else {}
+    if with_projections and not projections:
+        raise ConfigError(f"{path}: none of its [[losses]] has a projection")
+    if safetensors is not None:
+        save_weights(trained.model, projections, safetensors)
+    inputs = {name: fetched.inputs[name] for name in trained.network.fields}
     exported = export_student(
-        trained.model, fetched.inputs[field], field, output or path / "student.onnx", _metadata(trained, fetcher.view)
+        trained.model,
+        inputs,
+        onnx or path / "student.onnx",
+        _metadata(trained, fetcher.view),
+        outputs=outputs,
+        inner=trained.settings.student.outputs,
+        projections=projections,
     )
-    return asdict(exported) | asdict(latency(exported.path, {field: fetched.inputs[field]}))
+    return asdict(exported) | asdict(latency(exported.path, inputs)) | {"safetensors": safetensors}

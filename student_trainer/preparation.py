@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from itertools import zip_longest
+from typing import Any
 
 import numpy as np
 import torch
@@ -17,6 +18,7 @@ from pipeline.views.patience import fetch_patiently
 from schemas.errors import ConfigError
 from student_trainer.evaluate import evaluation_data, sole_field
 from student_trainer.learning.losses import need_labels
+from student_trainer.learning.student_inputs import InputField
 from student_trainer.learning.students import STUDENTS, Network
 from student_trainer.run.settings import RunSettings
 from student_trainer.sources.base import OrderSource
@@ -85,20 +87,14 @@ def inspect_network(settings: RunSettings, source: OrderSource) -> Network:
         DataUnavailable: the dataset cannot be read.
     """
     inputs = _first_views(settings, source)
-    field = settings.student.input or sole_field(inputs)
-    if field not in inputs:
-        raise ConfigError(
-            f"[student] input {field!r} is no field of the dataset, which has {', '.join(sorted(inputs))}"
-        )
-    values = inputs[field]
-    images_of_bytes = values.dtype == np.uint8 and values.ndim == 4
-    if settings.student.name in STUDENTS and values.dtype.kind != "f" and not images_of_bytes:
-        raise ConfigError(
-            f"[student] {settings.student.name} takes floats, or images of bytes, but field {field!r} is "
-            f"{values.dtype} {list(values.shape[1:])}; take a view that makes floats of it"
-        )
-    if settings.student.name in STUDENTS and values.ndim < 2:
-        raise ConfigError(f"[student] {settings.student.name} takes arrays, but field {field!r} is one number a sample")
+    taken = settings.student.inputs or (sole_field(inputs),)
+    for field in taken:
+        if field not in inputs:
+            raise ConfigError(
+                f"[student] inputs: {field!r} is no field of the dataset, which has {', '.join(sorted(inputs))}"
+            )
+        if settings.student.name in STUDENTS:
+            _refuse_untaken(settings.student.name, field, inputs[field])
     num_classes = settings.student.classes or source.num_classes
     if not num_classes:
         raise ConfigError(
@@ -109,8 +105,23 @@ def inspect_network(settings: RunSettings, source: OrderSource) -> Network:
         raise ConfigError(
             f"[student] classes is {num_classes}, and the labels that a loss learns from are of {source.num_classes}"
         )
-    names = source.fetcher.dataset.class_names
-    return Network(field, tuple(values.shape[1:]), num_classes, str(values.dtype), names)
+    return Network(
+        tuple(InputField(field, inputs[field].shape[1:], str(inputs[field].dtype)) for field in taken),
+        num_classes,
+        source.fetcher.dataset.class_names,
+    )
+
+
+def _refuse_untaken(student: str, field: str, values: NDArray[Any]) -> None:
+    """Refuse, as ConfigError, a field that is not for a student of ours."""
+    images_of_bytes = values.dtype == np.uint8 and values.ndim == 4
+    if values.dtype.kind != "f" and not images_of_bytes:
+        raise ConfigError(
+            f"[student] {student} takes floats, or images of bytes, but field {field!r} is {values.dtype} "
+            f"{list(values.shape[1:])}; take a view that makes floats of it"
+        )
+    if values.ndim < 2:
+        raise ConfigError(f"[student] {student} takes arrays, but field {field!r} is one number a sample")
 
 
 def choose_device(settings: RunSettings) -> torch.device:
@@ -168,13 +179,11 @@ def first_samples(what: str, fetcher: Fetcher, network: Network, size: tuple[int
     fetched = fetch_patiently(fetcher, np.arange(min(count, fetcher.dataset.num_samples)), 0, size)
     if not len(fetched.kept_rows):
         raise ConfigError(f"{what} {uri}: none of its first samples can be decoded: {fetched.faults[0][1]}")
-    there = {field: (tuple(values.shape[1:]), str(values.dtype)) for field, values in fetched.inputs.items()}
-    shape, dtype = there.get(network.field, (None, ""))
-    if shape != network.input_shape or (network.dtype and dtype != network.dtype):
-        fields = ", ".join(f"{field} {dtype}{list(shape)}" for field, (shape, dtype) in sorted(there.items()))
+    there = [InputField(name, each.shape[1:], str(each.dtype)) for name, each in sorted(fetched.inputs.items())]
+    if not set(network.inputs) <= set(there):
         raise ConfigError(
-            f"{what} {uri} has the fields {fields} under view {fetcher.view.name!r}, the student takes {network.field} "
-            f"{network.dtype}{list(network.input_shape)}; give data, or a view, of the same kind and size"
+            f"{what} {uri} has the fields {', '.join(map(str, there))} under view {fetcher.view.name!r}, the student "
+            f"takes {', '.join(map(str, network.inputs))}; give data, or a view, of the same kind and size"
         )
     names = fetcher.dataset.class_names
     if names and network.class_names and names != network.class_names:

@@ -209,7 +209,7 @@ class Records:
         self.say("evaluating")
         size, batch_size = self._settings.student.size, self._settings.evaluation.batch_size
         try:
-            scores = evaluate(self._trainee.model, self._evaluation, batch_size, field=self._trainee.field, size=size)
+            scores = evaluate(self._trainee.model, self._evaluation, batch_size, fields=self._trainee.fields, size=size)
         except DistillogError:
             self.rescue(step, cursor)
             raise

@@ -13,6 +13,7 @@ from torch import nn
 from pipeline.stop_signals import on_stop
 from schemas.errors import CheckpointError, ConfigError, DataUnavailable, RunLocked, SequenceGap, Starved
 from student_trainer.checkpoint import Checkpoint, check_resume, has_checkpoints, load_checkpoint, machine
+from student_trainer.learning.first_weights import begin_with
 from student_trainer.learning.losses import need_labels
 from student_trainer.learning.students import num_parameters
 from student_trainer.learning.terms import resolve
@@ -137,9 +138,12 @@ def train(
                 trace_bytes=saved.trace_bytes,
                 undecodable_rows=saved.undecodable_rows,
             )
-        elif resume:
-            folder.refuse_emptied()
-            logger.warning("%s: there is no checkpoint; the run begins at step 0", folder.path)
+        else:
+            if resume:
+                folder.refuse_emptied()
+                logger.warning("%s: there is no checkpoint; the run begins at step 0", folder.path)
+            if settings.student.weights is not None:
+                begin_with(trainee.model, settings.student.weights)
         records = Records(settings, folder, trainee, checkpoint, evaluation, reporter, progress, total_steps)
         folder.set_state("training")
         if say is not None:

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from torch import nn
+from torch import Tensor, nn
 
 from schemas.records import ViewSpec
 from student_trainer.checkpoint import load_checkpoint
+from student_trainer.export import Projection
 from student_trainer.learning.students import Network, build_student
 from student_trainer.learning.weights import load_weights
 from student_trainer.run.folder import checkpoint_of, read_run
@@ -23,6 +25,8 @@ class Trained:
     """On the CPU, in evaluation mode."""
     network: Network
     settings: RunSettings
+    projections: dict[str, Projection]
+    """Key of the loss -> its layer."""
     view: ViewSpec
     """What it was trained under."""
     step: int
@@ -42,4 +46,14 @@ def load_student(run: Path) -> Trained:
     network = Network.from_dict(checkpoint.network)
     model = build_student(settings.student, network, settings.train.seed)
     load_weights(model, state["model"], settings.student.name, checkpoint_of(checkpoints, checkpoint.step))
-    return Trained(model.eval(), network, settings, ViewSpec(**checkpoint.source["view"]), checkpoint.step)
+    on = {loss.title: loss.on for loss in settings.losses}
+    projections = {key: Projection(on[key], _layer(weights)) for key, weights in state["projections"].items()}
+    view = ViewSpec(**checkpoint.source["view"])
+    return Trained(model.eval(), network, settings, projections, view, checkpoint.step)
+
+
+def _layer(weights: Mapping[str, Tensor]) -> nn.Linear:
+    wide, narrow = weights["weight"].shape
+    layer = nn.Linear(narrow, wide)
+    layer.load_state_dict(weights)
+    return layer

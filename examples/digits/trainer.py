@@ -59,7 +59,7 @@ def evaluate(say: Say, teacher: str, runs: dict[str, str], dataset: str) -> dict
     scores = {"teacher": evaluate(lambda inputs: logits, fetcher, count)}
     for name, run in runs.items():
         trained = load_student(Path(run))
-        scores[name] = evaluate(trained.model, fetcher, count, lambda inputs: logits, field=trained.network.field)
+        scores[name] = evaluate(trained.model, fetcher, count, lambda inputs: logits, fields=trained.network.fields)
     return scores
 
 

@@ -60,12 +60,13 @@ def start(
     quiet: bool,
 ) -> None:
     """Train the student that RUN_FILE (TOML) describes."""
+    from student_trainer.learning.first_weights import pinned
     from student_trainer.run.edits import origin_of
     from student_trainer.run.folder import RunFolder
     from student_trainer.run.settings import load_run
 
     settings = load_run(run_file, assignments)
-    origin, settings = origin_of(run_file, assignments, settings), settings.placed()
+    origin, settings = origin_of(run_file, assignments, settings), pinned(settings.placed())
     with (
         metrics_endpoint(metrics_port, "run", quiet) as show_metrics,
         RunFolder.create(folder / settings.name, settings, origin) as run,
@@ -267,7 +268,7 @@ def evaluate(
         fetcher,
         batch_size,
         teacher_logits,
-        field=trained.network.field,
+        fields=trained.network.fields,
         size=trained.settings.student.size,
         teacher_size=teacher_size,
         teacher_classes=teacher_classes,
@@ -292,7 +293,18 @@ def _view(name: str | None, params: tuple[str, ...]) -> ViewSpec | None:
 
 @runs.command()
 @NAME
-@click.option("--output", type=click.Path(dir_okay=False, path_type=Path), help="[default: student.onnx in its folder]")
+@click.option(
+    "--onnx", type=click.Path(dir_okay=False, path_type=Path), help="Where to.  [default: student.onnx in its folder]"
+)
+@click.option(
+    "--output", "outputs", metavar="NAME", multiple=True, help="An output that the file has (repeatable). [logits]"
+)
+@click.option(
+    "--safetensors",
+    type=click.Path(dir_okay=False, path_type=Path),
+    help="Where its weights go, too.",
+)
+@click.option("--projections", is_flag=True, help="With the layers of [[losses]]: in ONNX an output for each.")
 @click.option("--dataset", metavar="URI", help="Compare with PyTorch on this dataset.  [default: the run file's]")
 @VIEW
 @VIEW_PARAM
@@ -300,7 +312,10 @@ def _view(name: str | None, params: tuple[str, ...]) -> ViewSpec | None:
 @json_option
 def export(
     name: str,
-    output: Path | None,
+    onnx: Path | None,
+    outputs: tuple[str, ...],
+    safetensors: Path | None,
+    projections: bool,
     dataset: str | None,
     view: str | None,
     view_params: tuple[str, ...],
@@ -310,12 +325,21 @@ def export(
     """Export the newest checkpoint of run NAME to one ONNX file, checked against PyTorch on real inputs."""
     from student_trainer.launch import export_run
 
-    exported = export_run(folder / name, output, dataset, _view(view, view_params))
+    exported = export_run(
+        folder / name,
+        onnx,
+        dataset,
+        _view(view, view_params),
+        outputs=outputs,
+        safetensors=safetensors,
+        with_projections=projections,
+    )
     if as_json:
-        print_json({**exported, "path": str(exported["path"])})
+        print_json({**exported, "path": str(exported["path"]), "safetensors": safetensors and str(safetensors)})
         return
     click.echo(
         f"{exported['path']}: {exported['file_bytes']:,} bytes, {exported['parameters']:,} parameters, differs from "
-        f"PyTorch by at most {exported['difference']:.1e} of the logits' range; one sample {exported['p50_ms']:.3f} ms "
+        f"PyTorch by at most {exported['difference']:.1e} of an output's range; one sample {exported['p50_ms']:.3f} ms "
         f"(p95 {exported['p95_ms']:.3f}), {exported['samples_per_s']:,.0f} samples/s on one core"
+        + (f"; weights in {safetensors}" if safetensors else "")
     )

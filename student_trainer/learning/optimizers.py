@@ -6,7 +6,9 @@ And since only a fused one heeds `found_inf`, by which a step that is not finite
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import fields
+from fnmatch import fnmatchcase
 from typing import Any
 
 import torch
@@ -14,11 +16,13 @@ from torch import nn
 
 from pipeline.user_code import said
 from schemas.errors import ConfigError
+from schemas.names import did_you_mean
 from student_trainer.learning.students import check_parameters
 from student_trainer.run.choices import choose
-from student_trainer.run.settings import OptimizerSettings
+from student_trainer.run.settings import GroupSettings, OptimizerSettings
 
-Parameters = list[nn.Parameter]
+Parameters = list[nn.Parameter] | list[dict[str, Any]]
+"""Those that learn, or groups of them: `params` and what else a group has of its own."""
 
 
 def sgd(
@@ -30,7 +34,7 @@ def sgd(
     )
     if momentum:
         # The fused kernel allocates these at the first step, and leaves them unset where that step is skipped.
-        for each in parameters:
+        for each in _parameters(optimizer):
             optimizer.state[each]["momentum_buffer"] = torch.zeros_like(each)
     return optimizer
 
@@ -51,27 +55,82 @@ def adamw(
 OPTIMIZERS: dict[str, Callable[..., torch.optim.Optimizer]] = {"sgd": sgd, "adamw": adamw}
 
 
-def build_optimizer(settings: OptimizerSettings, *models: nn.Module) -> torch.optim.Optimizer:
+def _parameters(optimizer: torch.optim.Optimizer) -> Iterator[nn.Parameter]:
+    for group in optimizer.param_groups:
+        yield from group["params"]
+
+
+def build_optimizer(
+    settings: OptimizerSettings, model: nn.Module, projections: Mapping[str, nn.Module] | None = None
+) -> torch.optim.Optimizer:
     """Build the optimizer of all parameters that learn.
 
+    Args:
+        settings: the run's.
+        model: the student.
+        projections: key of a loss -> its layer; the parameters are called `projections.KEY.weight`.
+
+    Returns:
+        Its groups are those of the settings, in their order, and then all others, where any are left; each `lr` is the
+        peak of that group's.
+
     Raises:
-        ConfigError: no such optimizer, or a parameter that it does not take.
+        ConfigError: no such optimizer, or a parameter that it does not take; a pattern that matches nothing.
     """
     what = f"[optimizer] {settings.name}"
     function = choose("[optimizer]", "optimizer", settings.name, OPTIMIZERS, lambda found: found)
-    check_parameters(function, 2, settings.params, what)
-    params: dict[str, Any] = settings.params
-    try:
-        parameters = [each for model in models for each in model.parameters() if each.requires_grad]
-        optimizer = function(parameters, lr=settings.lr, **params)
-    except Exception as error:  # one may be of the user's own
-        raise ConfigError(f"{what}: {said(error)}") from error
-    if not isinstance(optimizer, torch.optim.Optimizer):
-        raise ConfigError(f"{what} gave a {type(optimizer).__name__}, not a torch.optim.Optimizer")
+    check_parameters(function, 2, settings.params, what, _keys(OptimizerSettings))
+    layers = {f"projections.{key}.": layer for key, layer in (projections or {}).items()}
+    learned = {
+        f"{prefix}{name}": each
+        for prefix, module in {"": model, **layers}.items()
+        for name, each in module.named_parameters()
+        if each.requires_grad
+    }
+    *own, rest = _shared_out(settings.groups, learned)
+
+    def made(what: str, parameters: Parameters, lr: float, params: dict[str, Any]) -> torch.optim.Optimizer:
+        try:
+            optimizer = function(parameters, lr=lr, **params)
+        except Exception as error:  # one may be of the user's own
+            raise ConfigError(f"{what}: {said(error)}") from error
+        if not isinstance(optimizer, torch.optim.Optimizer):
+            raise ConfigError(f"{what} gave a {type(optimizer).__name__}, not a torch.optim.Optimizer")
+        return optimizer
+
+    groups: list[dict[str, Any]] = []
+    for number, (group, parameters) in enumerate(zip(settings.groups, own, strict=True)):
+        where = f"[[optimizer.groups]] {number}"
+        check_parameters(function, 2, group.params, where, _keys(GroupSettings))
+        # An optimizer checks the ranges of what it is given, but not of what its groups say: each is made alone first.
+        alone = made(where, parameters, group.lr or settings.lr, settings.params | group.params)
+        groups.append(alone.param_groups[0])
+    if groups and rest:
+        groups.append({"params": rest})
+    optimizer = made(what, groups or rest, settings.lr, settings.params)
     closure = inspect.signature(optimizer.step).parameters.get("closure")
     if closure is not None and closure.default is inspect.Parameter.empty:
         raise ConfigError(f"{what} evaluates the loss several times a step, which a run does once; take another")
     return optimizer
+
+
+def _shared_out(groups: Sequence[GroupSettings], learned: Mapping[str, nn.Parameter]) -> list[list[nn.Parameter]]:
+    """Return the parameters of each group, and at last those of none."""
+    left, shares = dict(learned), []
+    for number, group in enumerate(groups):
+        what = f"[[optimizer.groups]] {number}: match"
+        for pattern in group.match:
+            if not any(fnmatchcase(name, pattern) for name in learned):
+                raise ConfigError(f"{what} {pattern!r} is no name of what learns: {did_you_mean(pattern, learned)}")
+        taken = [name for name in left if any(fnmatchcase(name, pattern) for pattern in group.match)]
+        if not taken:
+            raise ConfigError(f"{what}: groups before it have all of its parameters: put it before them")
+        shares.append([left.pop(name) for name in taken])
+    return [*shares, list(left.values())]
+
+
+def _keys(section: type) -> set[str]:
+    return {each.name for each in fields(section)} - {"params"}
 
 
 def heeds_found_inf(optimizer: torch.optim.Optimizer) -> bool:

@@ -2,47 +2,56 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 
 from schemas.errors import ConfigError
+from student_trainer.learning.student_inputs import InputField
 
 
 class Pixels:
     """Run before a student wherever it is called: in a step on its device, in an evaluation, in the exported graph."""
 
-    def __init__(self, input_shape: tuple[int, ...], dtype: str, mean: tuple[float, ...], std: tuple[float, ...]):
-        is_image = len(input_shape) == 3
-        if (mean or std) and not is_image:
-            raise ConfigError(f"[student] mean and std are of images [C, H, W], and its samples are {input_shape}")
+    def __init__(self, inputs: Sequence[InputField], mean: tuple[float, ...], std: tuple[float, ...]):
+        """Refuse, as ConfigError, a mean or deviation that does not fit the images among a student's fields."""
+        self._fields = [each.name for each in inputs]
+        images = [each for each in inputs if len(each.shape) == 3]
+        if (mean or std) and not images:
+            shapes = ", ".join(str(each.shape) for each in inputs)
+            raise ConfigError(f"[student] mean and std are of images [C, H, W], and its samples are {shapes}")
         for name, numbers in (("mean", mean), ("std", std)):
-            if len(numbers) not in (0, 1, input_shape[0]):
-                raise ConfigError(
-                    f"[student] {name} has {len(numbers)} numbers, its images {input_shape[0]} channels: give one, or "
-                    "one for each"
-                )
-        self._bytes = is_image and dtype == "uint8"
+            for each in images:
+                if len(numbers) not in (0, 1, each.shape[0]):
+                    raise ConfigError(
+                        f"[student] {name} has {len(numbers)} numbers, its images {each.shape[0]} channels: give one, "
+                        "or one for each"
+                    )
+        self._bytes = {each.name for each in images if each.dtype == "uint8"}
+        self._changed = {each.name for each in images} if mean or std else self._bytes
         self._mean, self._std = mean, std
         # Kept here and not in the student: what it learns, saves and is looked at for has no part in them.
         self._kept: dict[tuple[tuple[float, ...], torch.dtype, torch.device], Tensor] = {}
 
-    @property
-    def needed(self) -> bool:
-        """Whether anything changes."""
-        return self._bytes or bool(self._mean or self._std)
-
     def before(self, student: nn.Module) -> None:
         """Have it run before each call of a student, whose weights keep their names."""
-        if self.needed:
-            student.register_forward_pre_hook(lambda module, inputs: (self(inputs[0]),))
+        if self._changed:
+            student.register_forward_pre_hook(self._taken, with_kwargs=True)
 
-    def __call__(self, images: Tensor) -> Tensor:
-        """[B, C, H, W] -> the same as floats."""
-        if self._bytes:
-            images = images.to(torch.float32) / 255
-        if self._mean:
-            images = images - self._by_channel(self._mean, images)
-        return images / self._by_channel(self._std, images) if self._std else images
+    def _taken(self, module: nn.Module, args: Any, kwargs: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
+        # By name or in order, as student_inputs.py has it.
+        in_order = tuple(self(name, values) for name, values in zip(self._fields, args, strict=False))
+        return in_order, {name: self(name, values) for name, values in kwargs.items()}
+
+    def __call__(self, field: str, values: Tensor) -> Tensor:
+        """Return a field's [B, C, H, W] as floats, where it is of images."""
+        if field in self._bytes:
+            values = values.to(torch.float32) / 255
+        if field in self._changed and self._mean:
+            values = values - self._by_channel(self._mean, values)
+        return values / self._by_channel(self._std, values) if field in self._changed and self._std else values
 
     def _by_channel(self, numbers: tuple[float, ...], images: Tensor) -> Tensor:
         """[C or 1, 1, 1]; made once for each device, as each is a copy to it that is waited for."""

@@ -15,8 +15,9 @@ from torch import Tensor, nn
 from pipeline.user_code import said
 from schemas.errors import ConfigError, DistillogError
 from schemas.names import did_you_mean
+from student_trainer.learning.student_inputs import StudentInputs
 from student_trainer.learning.students import Network, build_student
-from student_trainer.run.settings import StudentSettings
+from student_trainer.run.student_settings import StudentSettings
 
 T = TypeVar("T")
 
@@ -93,15 +94,15 @@ class StudentOutputs:
                 raise ConfigError(f"[student] outputs.{name}: there is no module {path!r}: {did_you_mean(path, known)}")
             modules[path].register_forward_hook(self._taking(name, path))
 
-    def __call__(self, inputs: Tensor) -> dict[str, Tensor]:
-        """Return the outputs of a forward pass, [N, ...] each.
+    def __call__(self, *args: Tensor, **kwargs: Tensor) -> dict[str, Tensor]:
+        """Return the outputs of a forward pass, [N, ...] each; called as the student is.
 
         Raises:
             ConfigError: an inner value is no tensor, is changed in place, or has the name of the student's own.
         """
         taken = self._taken = {}
         try:
-            own = named(self._model(inputs))
+            own = named(self._model(*args, **kwargs))
         finally:
             self._taken = None
         for name, (value, version) in taken.items():
@@ -139,11 +140,14 @@ def probe(
         ConfigError: it fails, or gives something else than rows.
     """
     model = build_student(settings, network, seed).to(device).train()
-    dtype = getattr(torch, network.dtype or "float32", torch.float32)
-    zeros = torch.zeros(_PROBED, *network.input_shape, dtype=dtype, device=device)
+    zeros = {
+        each.name: torch.zeros(_PROBED, *each.shape, dtype=getattr(torch, each.dtype), device=device)
+        for each in network.inputs
+    }
+    inputs, called = StudentInputs(model, network.fields), StudentOutputs(model, settings.outputs)
     try:
         with torch.no_grad(), torch.autocast(device.type, half or torch.bfloat16, enabled=half is not None):
-            outputs = StudentOutputs(model, settings.outputs)(zeros)
+            outputs = inputs.hand(zeros, called)
     except (DistillogError, MemoryError):
         raise
     except Exception as error:  # a student may be of the user's own

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, fields
 from itertools import pairwise
 from math import isqrt, prod
 from typing import Any
@@ -15,13 +15,15 @@ from torch import nn
 from pipeline.user_code import said
 from schemas.errors import ConfigError
 from student_trainer.learning.pixels import Pixels
+from student_trainer.learning.student_inputs import InputField
 from student_trainer.run.choices import choose
-from student_trainer.run.settings import StudentSettings
+from student_trainer.run.student_settings import StudentSettings
 from student_trainer.run.toml_tables import unknown
 
 Build = Callable[..., nn.Module]
 """(input_shape without the batch, num_classes, **params) -> a module: [B, *input_shape] float32 -> [B, C] logits.
 
+Of several fields `input_shape` is a dict, field -> its shape, and student_inputs.py says how the module is called.
 Images of bytes are floats in [0, 1] when they come to it (pixels.py); of other fields it gets what they hold."""
 
 
@@ -96,59 +98,73 @@ def cnn(
 
 
 STUDENTS: dict[str, Build] = {"linear": linear, "mlp": mlp, "cnn": cnn}
+_KEYS = {each.name for each in fields(StudentSettings)} - {"params"}
 
 
-def check_parameters(function: Callable[..., Any], skip: int, params: dict[str, Any], section: str) -> None:
-    """Refuse parameters that a function does not take; its first `skip` are given by us."""
+def check_parameters(
+    function: Callable[..., Any], skip: int, params: dict[str, Any], section: str, keys: Iterable[str] = ("name",)
+) -> None:
+    """Refuse parameters that a function does not take; its first `skip` are given by us, `keys` are the section's."""
     parameters = list(inspect.signature(function).parameters.values())[skip:]
     if any(parameter.kind is inspect.Parameter.VAR_KEYWORD for parameter in parameters):
         return
     for key in params:
         if key not in (known := {parameter.name for parameter in parameters}):
-            raise ConfigError(f"{section}: {unknown('key', key, known | {'name'})}")
+            raise ConfigError(f"{section}: {unknown('key', key, known | set(keys))}")
 
 
 @dataclass(frozen=True, slots=True)
 class Network:
     """What a student is built for."""
 
-    field: str
-    """The dataset's field that it takes."""
-    input_shape: tuple[int, ...]
-    """Of one sample."""
+    inputs: tuple[InputField, ...]
+    """The fields that it takes, in this order."""
     num_classes: int
-    dtype: str = ""
-    """Of the field; "": not known, in a checkpoint of an older program."""
     class_names: tuple[str, ...] = ()
     """One a class; none where the dataset does not say."""
 
+    @classmethod
+    def of(cls, field: str, shape: tuple[int, ...], num_classes: int, dtype: str = "float32") -> Network:
+        """Return that of a student that takes one field."""
+        return cls((InputField(field, shape, dtype),), num_classes)
+
+    @property
+    def fields(self) -> tuple[str, ...]:
+        """Their names."""
+        return tuple(each.name for each in self.inputs)
+
+    @property
+    def input_shape(self) -> tuple[int, ...] | dict[str, tuple[int, ...]]:
+        """What a student is built from: the shape of its one field, or of each of several."""
+        return self.inputs[0].shape if len(self.inputs) == 1 else {each.name: each.shape for each in self.inputs}
+
     def as_dict(self) -> dict[str, Any]:
         """Return plain values for JSON."""
-        return {
-            "field": self.field,
-            "input_shape": list(self.input_shape),
-            "num_classes": self.num_classes,
-            "dtype": self.dtype,
-            "class_names": list(self.class_names),
-        }
+        values = asdict(self)
+        return values | {"inputs": list(values["inputs"]), "class_names": list(self.class_names)}
 
     @classmethod
-    def from_dict(cls, values: dict[str, Any]) -> Network:
-        """Undo `as_dict`."""
-        shape, names = tuple(values["input_shape"]), tuple(map(str, values.get("class_names", ())))
-        return cls(str(values["field"]), shape, int(values["num_classes"]), str(values.get("dtype", "")), names)
+    def from_dict(cls, values: Mapping[str, Any]) -> Network:
+        """Undo `as_dict`, also once JSON made lists of all tuples."""
+        inputs = (InputField(each["name"], tuple(each["shape"]), each["dtype"]) for each in values["inputs"])
+        return cls(tuple(inputs), int(values["num_classes"]), tuple(values["class_names"]))
 
 
 def build_student(settings: StudentSettings, network: Network, seed: int) -> nn.Module:
     """Build a student whose initial weights depend on the seed alone.
 
     Raises:
-        ConfigError: no such student, or one that does not take these parameters or this shape; a mean or deviation
-            that does not fit.
+        ConfigError: no such student, or one that does not take these parameters, this shape or several fields; a mean
+            or deviation that does not fit.
     """
-    pixels = Pixels(network.input_shape, network.dtype, settings.mean, settings.std)
     function = choose("[student]", "student", settings.name, STUDENTS, lambda found: found)
-    check_parameters(function, 2, settings.params, f"[student] {settings.name}")
+    check_parameters(function, 2, settings.params, f"[student] {settings.name}", _KEYS)
+    if settings.name in STUDENTS and len(network.inputs) != 1:
+        raise ConfigError(
+            f"[student] {settings.name} takes one field, and inputs names {', '.join(network.fields)}: leave one, or "
+            "take a student of your own"
+        )
+    pixels = Pixels(network.inputs, settings.mean, settings.std)
     torch.manual_seed(seed)
     try:
         student = function(network.input_shape, network.num_classes, **settings.params)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,14 +14,16 @@ from pipeline.hashing import hash_int, tag
 from pipeline.user_code import said
 from schemas.errors import ConfigError
 from student_trainer.batches import Batch
+from student_trainer.learning.frozen import freeze
 from student_trainer.learning.guard import Guard
 from student_trainer.learning.optimizers import build_optimizer, heeds_found_inf
 from student_trainer.learning.schedules import build_schedule
+from student_trainer.learning.student_inputs import StudentInputs
 from student_trainer.learning.student_outputs import StudentOutputs, pick, probe
 from student_trainer.learning.students import Network, build_student
 from student_trainer.learning.terms import Term, fit, label_limits
 from student_trainer.learning.total import total_loss
-from student_trainer.learning.weights import load_weights, misfit
+from student_trainer.learning.weights import load_weights, misfit, tensors_sha256
 from student_trainer.run.settings import RunSettings
 
 _STEP = tag("student_trainer.step")
@@ -61,7 +62,7 @@ class Trainee:
         terms: Sequence[Term],
     ) -> None:
         train = settings.train
-        self.field = network.field
+        self.fields = network.fields
         self._name = settings.student.name
         self.device = device
         self._half = _HALVES.get(train.precision)
@@ -73,11 +74,15 @@ class Trainee:
         self.labels = label_limits(terms, given)
         """Fields of hard labels of positions, and how many classes the student tells apart there."""
         self.model: nn.Module = build_student(settings.student, network, train.seed).to(device).train()
+        self._inputs = StudentInputs(self.model, network.fields)
         self._outputs = StudentOutputs(self.model, settings.student.outputs)
+        freeze(self.model, settings.student.frozen)
         self._projections = {key: layer.to(device) for key, layer in projections.items()}
         models = [self.model, *self._projections.values()]
         self._learned = [each for model in models for each in model.parameters() if each.requires_grad]
-        self.optimizer = build_optimizer(settings.optimizer, *models)
+        self.optimizer = build_optimizer(settings.optimizer, self.model, self._projections)
+        self._peaks = [group["lr"] for group in self.optimizer.param_groups]
+        """Learning rate of each group at the schedule's factor 1."""
         self.scaler = torch.amp.GradScaler(device.type, enabled=train.precision == "fp16")
         self._guard = Guard(self.model, device, skips=self.scaler.is_enabled())
         self._asks = not (self.scaler.is_enabled() or heeds_found_inf(self.optimizer))
@@ -90,7 +95,7 @@ class Trainee:
         self._seeds = hash_int(train.seed, _STEP)
 
     def lr(self, step: int) -> float:
-        """Return the learning rate of a step."""
+        """Return the learning rate of a step, of parameters that are in no group of their own."""
         return self._lr * self._schedule(step)
 
     def take_step(self, batch: Batch, step: int) -> Step:
@@ -105,17 +110,19 @@ class Trainee:
         torch.default_generator.manual_seed(seed)  # torch.manual_seed looks at every backend first: 60 us
         if self.device.type == "cuda":
             torch.cuda.manual_seed(seed)
-        lr = self.lr(step)
-        for group in self.optimizer.param_groups:
-            group["lr"] = lr
+        factor = self._schedule(step)
+        for group, peak in zip(self.optimizer.param_groups, self._peaks, strict=True):
+            group["lr"] = peak * factor
         self.optimizer.zero_grad()
         self._guard.begin()
         if self._half is None:
-            outputs = self._outputs(batch.inputs[self.field])
+            outputs = self._inputs.hand(batch.inputs, self._outputs)
         else:
             with torch.autocast(self.device.type, self._half):
-                outputs = self._outputs(batch.inputs[self.field])
+                outputs = self._inputs.hand(batch.inputs, self._outputs)
         loss, rows = self._loss(outputs, batch.targets, batch.labels, batch.weights)
+        if not loss.requires_grad:
+            raise ConfigError(f"[student] frozen: none of the [[losses]] depends on what learns in {self._name}")
         self.scaler.scale(loss).backward()  # type: ignore[no-untyped-call]
         self._guard.check(loss, self._gradients())
         if not self._asks or not self._guard.refused:
@@ -169,11 +176,5 @@ class Trainee:
 
 
 def weights_sha256(model: nn.Module) -> str:
-    """Return the hex SHA-256 over the state dict's names, dtypes, shapes and bytes, in the order of the names."""
-    digest = hashlib.sha256()
-    for name, tensor in sorted(model.state_dict().items()):
-        values = tensor.detach().cpu().contiguous()
-        digest.update(f"{name} {values.dtype} {tuple(values.shape)}\n".encode())
-        # Through bytes, since NumPy knows no bfloat16; a scalar has no bytes to view, so it becomes a row first.
-        digest.update(values.reshape(-1).view(torch.uint8).numpy().tobytes())
-    return digest.hexdigest()
+    """Return the hex SHA-256 over a student's weights and buffers (`tensors_sha256`)."""
+    return tensors_sha256(model.state_dict())

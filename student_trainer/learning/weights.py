@@ -1,11 +1,13 @@
-"""Weights of a checkpoint, loaded into the student that its settings make."""
+"""Weights of a checkpoint, loaded into the student that its settings make, and the hash that they have."""
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
@@ -66,3 +68,14 @@ def _shape(tensors: Mapping[str, Any], name: str) -> str:
     if is_lazy(found):
         return _LAZY
     return str(tuple(found.shape)) if isinstance(found, Tensor) else type(found).__name__
+
+
+def tensors_sha256(tensors: Mapping[str, Tensor]) -> str:
+    """Return the hex SHA-256 over a state dict's names, dtypes, shapes and bytes, in the order of the names."""
+    digest = hashlib.sha256()
+    for name, tensor in sorted(tensors.items()):
+        values = tensor.detach().cpu().contiguous()
+        digest.update(f"{name} {values.dtype} {tuple(values.shape)}\n".encode())
+        # Through bytes, since NumPy knows no bfloat16; a scalar has no bytes to view, so it becomes a row first.
+        digest.update(values.reshape(-1).view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()

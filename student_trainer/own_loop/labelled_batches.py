@@ -14,7 +14,8 @@ from schemas.errors import ConfigError
 from schemas.names import check_name
 from student_trainer.batches import Share
 from student_trainer.own_loop.iterable import LabelledBatches
-from student_trainer.run.settings import DataSettings, StarveSettings, StudentSettings, TeacherSettings, TrainSettings
+from student_trainer.run.settings import DataSettings, StarveSettings, TeacherSettings, TrainSettings
+from student_trainer.run.student_settings import StudentSettings
 from student_trainer.sources.stream_settings import StreamSettings
 
 

@@ -21,10 +21,8 @@ from pipeline.limits import MAX_SECONDS, MAX_THREADS
 from pipeline.user_files import refuse_irregular
 from schemas.errors import ConfigError
 from schemas.names import check_name
+from student_trainer.run.student_settings import StudentSettings
 from student_trainer.run.toml_tables import build, flatten, override, unknown
-
-MAX_SIDE = 1 << 16
-"""Of what a student asks of the view."""
 
 SOURCES = ("stream", "dataset")
 DEVICES = ("auto", "cpu", "cuda")
@@ -81,35 +79,6 @@ class DataSettings:
 
 
 @dataclass(frozen=True, slots=True)
-class StudentSettings:
-    """`[student]`: the network."""
-
-    name: str
-    """A name of STUDENTS, or `my_package.my_module:my_function`."""
-    input: str = ""
-    """The dataset's field it takes; left out: the only one."""
-    size: tuple[int, ...] = ()
-    """The spatial size it asks of the view, e.g. [160, 160]; left out: as the samples come."""
-    classes: int = 0
-    """How many classes it tells apart; left out: as many as its teachers' output, else the dataset."""
-    mean: tuple[float, ...] = ()
-    """Taken off its images, bytes as [0, 1]: one number, or one for each channel; left out: 0."""
-    std: tuple[float, ...] = ()
-    """What they are then divided by; left out: 1."""
-    outputs: dict[str, str] = field(default_factory=dict)
-    """Inner values as outputs: name -> module of the network, e.g. `{hidden = "encoder.layers.2"}`."""
-    params: dict[str, Any] = field(default_factory=dict)
-    """All other keys: the student's own parameters."""
-
-    def __post_init__(self) -> None:
-        _check(self.classes >= 0, f"classes must not be negative, is {self.classes}")
-        for side in self.size:
-            _check(1 <= side <= MAX_SIDE, f"size must be of sides from 1 to {MAX_SIDE}, has {side}")
-        for deviation in self.std:
-            _check(deviation > 0, f"std must be positive, has {deviation}")
-
-
-@dataclass(frozen=True, slots=True)
 class TeacherSettings:
     """`[[teachers]]`: one of the stream's teachers."""
 
@@ -157,6 +126,22 @@ class LossSettings:
 
 
 @dataclass(frozen=True, slots=True)
+class GroupSettings:
+    """`[[optimizer.groups]]`: parameters that learn in a way of their own."""
+
+    match: tuple[str, ...]
+    """Patterns of their names, e.g. ["*.bias", "*norm*"]; the first group that matches a name has it."""
+    lr: float | None = None
+    """Their peak learning rate; left out: the optimizer's."""
+    params: dict[str, Any] = field(default_factory=dict)
+    """All other keys, e.g. weight_decay; left out: the optimizer's."""
+
+    def __post_init__(self) -> None:
+        _check(bool(self.match), "match is empty; name at least one pattern")
+        _check(self.lr is None or self.lr > 0, f"lr must be positive, is {self.lr}")
+
+
+@dataclass(frozen=True, slots=True)
 class OptimizerSettings:
     """`[optimizer]`."""
 
@@ -164,6 +149,8 @@ class OptimizerSettings:
     """A name of OPTIMIZERS."""
     lr: float = 1e-3
     """Peak learning rate: the schedule's factor 1."""
+    groups: tuple[GroupSettings, ...] = ()
+    """Parameters with settings of their own."""
     params: dict[str, Any] = field(default_factory=dict)
     """All other keys, e.g. weight_decay, momentum, betas."""
 
@@ -306,9 +293,10 @@ class RunSettings:
         return tables
 
     def placed(self) -> RunSettings:
-        """Return the same with datasets' folders as absolute paths: whoever goes on with it may stand elsewhere."""
+        """Return the same with files and datasets' folders as absolute paths: whoever goes on may stand elsewhere."""
         return replace(
             self,
+            student=self.student.placed(),
             data=replace(self.data, dataset=absolute(self.data.dataset)),
             evaluation=replace(self.evaluation, dataset=absolute(self.evaluation.dataset)),
         )

@@ -24,6 +24,7 @@ def summary(path: Path) -> dict[str, Any]:
         ConfigError: there is no run in this folder, or its files cannot be read.
     """
     info, settings = read_run(path), read_settings(path)
+    weights = settings.student.weights
     step, evaluation = last_figures(path / "metrics.jsonl")
     scores = evaluation.get("evaluation", {})
     samples_per_s = step.get("timing", {}).get("samples_per_s")
@@ -34,6 +35,7 @@ def summary(path: Path) -> dict[str, Any]:
         "run_id": info["run_id"],
         "source": settings.data.stream if settings.source == "stream" else settings.data.dataset,
         "student": settings.student.name,
+        "began_with": None if weights is None else f"{weights.path} ({weights.sha256[:16]})",
         "step": max([step.get("step", 0), evaluation.get("step", 0), *saved]),
         "total_steps": step.get("total_steps"),
         "loss": step.get("loss"),

@@ -74,8 +74,9 @@ def _convert(hint: Any, value: Any, where: str, key: str) -> Any:
             raise ConfigError(f"{where}: {key} must be a table, is {value!r}")
         return {name: _convert(inner, each, where, f"{key}.{name}") for name, each in value.items()}
     if dataclasses.is_dataclass(hint):
-        if isinstance(value, str) and any(field.name == "name" for field in dataclasses.fields(hint)):
-            value = {"name": value}  # `view = "none"` is short for `view = {name = "none"}`
+        short = next((field.name for field in dataclasses.fields(hint) if field.name in ("name", "path")), None)
+        if isinstance(value, str) and short:
+            value = {short: value}  # `view = "none"` is short for `view = {name = "none"}`
         if not isinstance(value, dict):
             raise ConfigError(f"{where}: {key} must be a table, is {value!r}")
         return build(typing.cast(type[Any], hint), value, f"{where} [{key}]")

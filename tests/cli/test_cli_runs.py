@@ -152,7 +152,7 @@ def test_an_exported_student_says_what_its_classes_and_its_input_are_and_nothing
     said = {each.key: json.loads(each.value) for each in student.metadata_props}
     assert said == {
         "distillog.class_names": list("0123456789"),
-        "distillog.input": {"field": "image", "dtype": "float32", "shape": [1, 8, 8], "layout": "nchw"},
+        "distillog.inputs": [{"field": "image", "dtype": "float32", "shape": [1, 8, 8], "layout": "nchw"}],
         "distillog.view": {"name": "none", "params": {}},
     }
     content = (runs / "small/student.onnx").read_bytes()

@@ -38,7 +38,7 @@ from student_trainer.learning.schedules import SCHEDULES, build_schedule
 from student_trainer.learning.students import STUDENTS, Network, build_student
 from student_trainer.learning.targets import TargetSpec, target_name
 from student_trainer.learning.terms import resolve
-from student_trainer.run.settings import DEVICES, PRECISIONS, SOURCES, RunSettings, load_run, run_settings
+from student_trainer.run.settings import DEVICES, PRECISIONS, SOURCES, Choice, RunSettings, load_run, run_settings
 
 ROOT = Path(__file__).parents[2]
 PAGES = {
@@ -208,17 +208,17 @@ def test_an_error_and_its_exit_code_are_documented(name: str) -> None:
 # --- the run file -----------------------------------------------------------------------------------------------------
 
 
-def sections() -> Iterator[tuple[str, Any]]:
-    """Heading and dataclass of each section of the run file."""
-    yield "The top", RunSettings
-    for name, hint in inspect.get_annotations(RunSettings, eval_str=True).items():
+def sections(of: type = RunSettings, above: str = "") -> Iterator[tuple[str, Any]]:
+    """Heading and dataclass of each section of the run file, and of those within them."""
+    for name, hint in inspect.get_annotations(of, eval_str=True).items():
         many = get_origin(hint) is tuple
-        inner = get_args(hint)[0] if many else hint
-        if dataclasses.is_dataclass(inner):
-            yield f"`[[{name}]]`" if many else f"`[{name}]`", inner
+        inner = next((each for each in (hint, *get_args(hint)) if dataclasses.is_dataclass(each)), None)
+        if inner is not None and not (above and inner is Choice):
+            yield f"`[[{above}{name}]]`" if many else f"`[{above}{name}]`", inner
+            yield from sections(inner, f"{above}{name}.")
 
 
-SECTIONS = dict(sections())
+SECTIONS = {"The top": RunSettings, **dict(sections())}
 
 
 @pytest.mark.parametrize("title", SECTIONS)
@@ -302,7 +302,7 @@ def test_a_written_run_file_loads(place: str, tmp_path: Path) -> None:
     build_schedule(settings.schedule, 10_000)
     view_spec(settings.data.view.name, settings.data.view.params)
     if ":" not in settings.student.name:
-        build_optimizer(settings.optimizer, build_student(settings.student, Network("image", (3, 16, 16), 5), 0))
+        build_optimizer(settings.optimizer, build_student(settings.student, Network.of("image", (3, 16, 16), 5), 0))
 
 
 # --- data -------------------------------------------------------------------------------------------------------------
@@ -364,7 +364,7 @@ def test_the_view_that_chooses_positions_in_the_docs_works(my_package: None) -> 
 
 def test_the_student_that_the_docs_write_can_be_built(my_package: None) -> None:
     settings = run_settings({**REST, "student": {"name": "my_package.students:tiny", "width": 8}})
-    assert build_student(settings.student, Network("image", (1, 8, 8), 10), 0) is not None
+    assert build_student(settings.student, Network.of("image", (1, 8, 8), 10), 0) is not None
 
 
 def test_the_teacher_that_the_readme_exports_is_an_onnx_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -373,7 +373,7 @@ def test_the_teacher_that_the_readme_exports_is_an_onnx_file(tmp_path: Path, mon
     monkeypatch.chdir(tmp_path)
     student = run_settings({**REST, "student": {"name": "cnn", "channels": [2]}}).student
     program = compile(PYTHON["export_teacher.py"], "export_teacher.py", "exec")
-    exec(program, {"model": build_student(student, Network("image", (3, 160, 160), 5), 0)})
+    exec(program, {"model": build_student(student, Network.of("image", (3, 160, 160), 5), 0)})
     session = open_session(tmp_path / "teacher.onnx")
     (logits,) = session.run(["logits"], {"image": np.zeros((3, 3, 160, 160), np.float32)})
     assert logits.shape == (3, 5)

@@ -28,7 +28,7 @@ MAY_IMPORT = {
     "pipeline/kafka/workarounds": PIPELINE | {"lz4"},
     "pipeline/views": PIPELINE,
     "teacher_service": PIPELINE | {"teacher_service", "onnx"},
-    "student_trainer": PIPELINE | {"student_trainer", "torch", "onnx", "tomli_w"},
+    "student_trainer": PIPELINE | {"student_trainer", "torch", "onnx", "safetensors", "tomli_w"},
 }
 """Folder -> what its modules may import beside the standard library; a folder that is not here is as the one above."""
 MAY_IMPORT_INSIDE = {

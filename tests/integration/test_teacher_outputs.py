@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file
 from support.log_checker import assert_nothing_lost, check_labels
 from support.models import classifier
 from support.more_outputs import with_outputs
@@ -144,6 +145,14 @@ def test_a_student_learns_from_logits_and_features_while_a_worker_is_killed_and_
     assert scores["num_samples"] == 500
     exported = json.loads(distillog.succeed("runs", "export", "replay", "--folder", runs, "--json"))
     assert [one.name for one in open_session(Path(exported["path"])).get_outputs()] == ["logits"]
+
+    asked = ("--output", "inner", "--output", "logits", "--projections", "--safetensors", tmp_path / "w.safetensors")
+    exported = json.loads(distillog.succeed("runs", "export", "replay", *asked, "--folder", runs, "--json"))
+    given = {one.name: one.shape[1:] for one in open_session(Path(exported["path"])).get_outputs()}
+    assert list(given) == ["inner", "logits", "mse", "cosine", "tokens"]
+    assert exported["difference"] < 1e-4
+    layers = {f"projections.{key}.{name}" for key in state["projections"] for name in ("weight", "bias")}
+    assert set(load_file(exported["safetensors"])) == {*state["model"], *layers}
 
 
 WRONG: dict[str, tuple[dict[str, Any], dict[str, Any], str]] = {

@@ -227,7 +227,7 @@ def test_a_refused_step_leaves_no_trace_in_an_optimizer(optimizer: str, bad_step
 
 
 def make(settings: Any) -> Trainee:
-    return Trainee(settings, Network("image", (1, 8, 8), 10), 12, 1.0, torch.device("cpu"), resolve(settings, {}))
+    return Trainee(settings, Network.of("image", (1, 8, 8), 10), 12, 1.0, torch.device("cpu"), resolve(settings, {}))
 
 
 def batch(step: int, poison: bool = False) -> Batch:

@@ -76,7 +76,7 @@ def test_a_loop_of_ones_own_ends_with_the_weights_of_the_run_of_equal_settings(l
     )
     result = train_run(tmp_path / "r", settings, StreamSource(logs.settings, StreamSettings.of(settings)))
 
-    model = build_student(settings.student, Network("signal", (1, 40), 10), 0).train()
+    model = build_student(settings.student, Network.of("signal", (1, 40), 10), 0).train()
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9, fused=True)
     steps = 0
     for batch in opened(logs, teachers=["resnet"], passes=2, labelled=40, loaders=2, loader_processes=True):

@@ -20,7 +20,8 @@ from student_trainer.export import TOLERANCE, export_student
 from student_trainer.launch import export_run
 from student_trainer.learning.students import Network, build_student
 from student_trainer.learning.trainee import weights_sha256
-from student_trainer.run.settings import RunSettings, StudentSettings
+from student_trainer.run.settings import RunSettings
+from student_trainer.run.student_settings import StudentSettings
 from student_trainer.trained import load_student
 
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
@@ -42,7 +43,7 @@ class Shown(nn.Module):
 
 
 def what_comes(values: Tensor, **settings: tuple[float, ...]) -> Tensor:
-    network = Network("image", tuple(values.shape[1:]), 5, str(values.dtype).removeprefix("torch."))
+    network = Network.of("image", tuple(values.shape[1:]), 5, str(values.dtype).removeprefix("torch."))
     student = build_student(StudentSettings(f"{__name__}:Shown", **settings), network, 0)  # type: ignore[arg-type]
     student(values)
     assert isinstance(student, Shown)
@@ -94,7 +95,7 @@ def test_other_fields_come_as_they_are() -> None:
 )
 def test_a_normalisation_that_does_not_fit_is_refused(shape, settings, says) -> None:  # type: ignore[no-untyped-def]
     with pytest.raises(ConfigError, match=says):
-        build_student(StudentSettings("mlp", **settings), Network("x", shape, 5, "uint8"), 0)
+        build_student(StudentSettings("mlp", **settings), Network.of("x", shape, 5, "uint8"), 0)
 
 
 def test_a_deviation_of_nothing_is_refused() -> None:
@@ -121,7 +122,7 @@ def test_an_exported_student_takes_the_views_bytes_and_normalises_them_itself(tm
     run(tmp_path / "r", colours_run("uint8", mean=list(MEAN), std=list(STD)))
     trained = load_student(tmp_path / "r")
     path = tmp_path / "student.onnx"
-    assert export_student(trained.model, BYTES, "image", path).difference <= TOLERANCE
+    assert export_student(trained.model, {"image": BYTES}, path).difference <= TOLERANCE
     (image,) = onnx.load(path).graph.input
     assert image.type.tensor_type.elem_type == onnx.TensorProto.UINT8
     fetcher = Fetcher(open_dataset("support.colours:colours"), view_spec("none", {}))
@@ -132,6 +133,6 @@ def test_an_exported_student_says_how_it_is_fed(tmp_path: Path) -> None:
     run(tmp_path / "r", colours_run("uint8"))
     export_run(tmp_path / "r", dataset="support.colours:colours")
     said = {one.key: one.value for one in onnx.load(tmp_path / "r" / "student.onnx").metadata_props}
-    assert said["distillog.input"] == (
-        '{"field": "image", "dtype": "uint8", "shape": [3, 16, 16], "layout": "nchw", "scale": 1.0}'
+    assert said["distillog.inputs"] == (
+        '[{"field": "image", "dtype": "uint8", "shape": [3, 16, 16], "layout": "nchw", "scale": 1.0}]'
     )

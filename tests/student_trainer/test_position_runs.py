@@ -51,7 +51,7 @@ def text_run(**sections: Any) -> RunSettings:
         "name": "r",
         "source": "dataset",
         "data": {"dataset": URI, "order_size": 16},
-        "student": {"name": "support.hidden_tokens:reader", "input": "tokens", "classes": VOCABULARY},
+        "student": {"name": "support.hidden_tokens:reader", "inputs": ["tokens"], "classes": VOCABULARY},
         "losses": [LABELS],
         "optimizer": {"name": "adamw", "lr": 0.05},
         "train": {"batch_size": 10, "steps": 20, "log_every": 1},
@@ -232,7 +232,7 @@ def stream_run(logs: Logs, *entries: dict[str, Any], **sections: Any) -> RunSett
         "data": {"stream": logs.stream.manifest.stream},
         "teachers": [{"name": name} for name in logs.stream.teachers],
         "losses": list(entries) or SOFT,
-        "student": {"name": "support.hidden_tokens:reader", "input": "tokens"},
+        "student": {"name": "support.hidden_tokens:reader", "inputs": ["tokens"]},
         "starve": {"warning": 1.0, "timeout": 5.0},
     }
     document = text_run().as_dict() | given

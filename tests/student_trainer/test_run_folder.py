@@ -223,9 +223,7 @@ def test_a_start_in_a_folder_of_somebody_else_is_one_line(open_folder: Path, tmp
 def test_a_run_of_somebody_else_is_not_resumed_nor_exported_but_can_be_looked_at(open_folder: Path) -> None:
     run(open_folder / "runs/r", digits_run())
     with tempfile.TemporaryDirectory() as path:  # whoever has no rights may not read Python's own files either
-        assert (
-            distillog("runs", "export", "r", "--folder", open_folder / "runs", "--output", f"{path}/s").exit_code == 0
-        )
+        assert distillog("runs", "export", "r", "--folder", open_folder / "runs", "--onnx", f"{path}/s").exit_code == 0
     where = ("r", "--folder", open_folder / "runs")
     assert f"error: {open_folder}/runs/r: cannot be written" in one_line_without_rights(
         open_folder, "runs", "resume", *where

@@ -8,9 +8,10 @@ from schemas.errors import ConfigError
 from student_trainer.learning.optimizers import OPTIMIZERS, build_optimizer
 from student_trainer.learning.students import STUDENTS, Network, build_student, num_parameters
 from student_trainer.learning.trainee import weights_sha256
-from student_trainer.run.settings import OptimizerSettings, StudentSettings
+from student_trainer.run.settings import OptimizerSettings
+from student_trainer.run.student_settings import StudentSettings
 
-DIGITS = Network("image", (1, 8, 8), 10)
+DIGITS = Network.of("image", (1, 8, 8), 10)
 
 
 def my_student(input_shape: tuple[int, ...], num_classes: int, width: int = 4) -> nn.Module:
@@ -20,7 +21,7 @@ def my_student(input_shape: tuple[int, ...], num_classes: int, width: int = 4) -
 @pytest.mark.parametrize("name", STUDENTS)
 @pytest.mark.parametrize("shape", [(1, 8, 8), (3, 9, 12), (1, 40)])
 def test_a_student_gives_logits_for_images_and_signals(name: str, shape: tuple[int, ...]) -> None:
-    model = build_student(StudentSettings(name), Network("x", shape, 7), 0)
+    model = build_student(StudentSettings(name), Network.of("x", shape, 7), 0)
     assert model(torch.zeros(5, *shape)).shape == (5, 7)
 
 
@@ -45,14 +46,14 @@ def test_the_networks_of_the_demo_have_their_size(settings: StudentSettings, par
     ],
 )
 def test_a_cnn_does_not_grow_with_its_samples(shape: tuple[int, ...], pool: int, parameters: int) -> None:
-    model = build_student(StudentSettings("cnn", params={"pool": pool}), Network("x", shape, 10), 0)
+    model = build_student(StudentSettings("cnn", params={"pool": pool}), Network.of("x", shape, 10), 0)
     assert num_parameters(model) == parameters
     assert model(torch.zeros(2, *shape)).shape == (2, 10)
 
 
 def test_every_place_of_a_sample_reaches_a_pooled_cnns_logits() -> None:
     settings = StudentSettings("cnn", params={"channels": [4], "hidden": 8, "pool": 9})
-    model = build_student(settings, Network("x", (1, 7, 11), 3), 0)
+    model = build_student(settings, Network.of("x", (1, 7, 11), 3), 0)
     sample = torch.zeros(1, 1, 7, 11, requires_grad=True)
     with torch.no_grad():
         for each in model.parameters():
@@ -66,7 +67,7 @@ def test_a_cnn_normalises_its_batches_where_asked() -> None:
     settings = StudentSettings("cnn", params={"batch_norm": True})
     kinds = [type(each).__name__ for each in build_student(settings, DIGITS, 0).modules()]
     assert kinds.count("BatchNorm2d") == kinds.count("Conv2d") == 3
-    kinds = [type(each).__name__ for each in build_student(settings, Network("x", (1, 40), 10), 0).modules()]
+    kinds = [type(each).__name__ for each in build_student(settings, Network.of("x", (1, 40), 10), 0).modules()]
     assert kinds.count("BatchNorm1d") == kinds.count("Conv1d") == 3
 
 

@@ -23,7 +23,8 @@ from student_trainer.learning.targets import DenseTarget, FeatureTarget, Target,
 from student_trainer.learning.terms import Term, fit, needed_targets, resolve
 from student_trainer.learning.total import total_loss
 from student_trainer.learning.trainee import Trainee, weights_sha256
-from student_trainer.run.settings import EvaluationSettings, RunSettings, StudentSettings, run_settings
+from student_trainer.run.settings import EvaluationSettings, RunSettings, run_settings
+from student_trainer.run.student_settings import StudentSettings
 
 B, C, L, H, WIDE = 6, 5, 3, 4, 8
 FLOAT32 = CodecSpec()
@@ -333,7 +334,7 @@ def test_no_inner_value_stands_for_the_logits_that_evaluations_and_exports_take(
         StudentOutputs(Student("scores alone"), {"logits": "hidden"})
 
 
-NETWORK = Network("x", (H,), C, "float32")
+NETWORK = Network.of("x", (H,), C, "float32")
 CPU = torch.device("cpu")
 
 
@@ -348,7 +349,7 @@ def test_a_student_is_asked_what_it_gives_before_the_first_step() -> None:
     with pytest.raises(ConfigError, match=r"output 'logits' has shape \(\) for 2 samples"):
         probe(replace(settings, params={"form": "no rows"}), NETWORK, 0, CPU, None)
     with pytest.raises(ConfigError, match=r"fails on samples of \(7,\)"):
-        probe(settings, replace(NETWORK, input_shape=(7,)), 0, CPU, None)
+        probe(settings, Network.of("x", (7,), C), 0, CPU, None)
 
 
 KL = {"name": "forward_kl"}

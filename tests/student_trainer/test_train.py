@@ -313,7 +313,7 @@ def test_passes_go_over_the_same_views_again(tmp_path: Path) -> None:
             "batch_size 5000 is more than the 1297 rows",
         ),
         ({"train": {"device": "cpu", "precision": "fp16"}}, "fp16 needs CUDA"),
-        ({"student": {"input": "imgae"}}, "is no field of the dataset"),
+        ({"student": {"inputs": ["imgae"]}}, "is no field of the dataset"),
         ({"evaluation": {"dataset": "digits?split=test", "view": "afine"}}, "afine"),
         (
             {"data": {"view": "support.user_data:dimmed"}, "evaluation": {"dataset": "digits?split=test"}},

@@ -76,7 +76,7 @@ def test_a_loss_sees_float32(codec: str, device: str, precision: str, monkeypatc
 
     monkeypatch.setitem(LOSSES, "spy", Loss(spy, frozenset({"teacher"})))
     run = distilled("spy", precision=precision)
-    trainee = Trainee(run, Network("x", (3,), 10), 5, 1.0, torch.device(device), terms(run, codec, 10))
+    trainee = Trainee(run, Network.of("x", (3,), 10), 5, 1.0, torch.device(device), terms(run, codec, 10))
     trainee.take_step(batch_of(sharp(4, 10), codec), 0)
     assert len(seen) >= 2
     assert set(seen) == {torch.float32}

@@ -1,0 +1,123 @@
+"""The weights that a student begins with, of another run or a safetensors file, found there under a map of names."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Collection
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+from safetensors.torch import load
+from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
+
+from pipeline.user_code import said
+from pipeline.user_files import refuse_irregular
+from schemas.errors import ConfigError
+from student_trainer.checkpoint import load_checkpoint
+from student_trainer.learning.weight_names import places
+from student_trainer.learning.weights import tensors_sha256
+from student_trainer.run.folder import read_run
+from student_trainer.run.settings import RunSettings
+from student_trainer.run.student_settings import WeightsSettings
+
+_SECTION = "[student.weights]"
+
+
+def pinned(settings: RunSettings) -> RunSettings:
+    """Return the same with the SHA-256 of the weights that the student begins with, so that it begins with no others.
+
+    Raises:
+        ConfigError: they cannot be read, or are others already.
+        CheckpointError: no whole checkpoint of that run.
+    """
+    weights = settings.student.weights
+    if weights is None:
+        return settings
+    _, sha256 = _read(weights)
+    return replace(settings, student=replace(settings.student, weights=replace(weights, sha256=sha256)))
+
+
+def begin_with(model: nn.Module, weights: WeightsSettings) -> None:
+    """Give a new student its first weights.
+
+    Raises:
+        ConfigError: they cannot be read, or are others than `sha256` says; or they do not fit: names the tensor.
+        CheckpointError: no whole checkpoint of that run.
+    """
+    tensors, _ = _read(weights)
+    own = model.state_dict()
+    found = places(list(own), list(tensors), weights)
+    taken: dict[str, Tensor] = {}
+    unlike = []
+    for name, place in found.items():
+        if place in tensors:
+            if text := _difference(tensors[place], own[name]):
+                unlike.append(f"{place} is {text} (student's {name})" if place != name else f"{name} is {text}")
+            else:
+                taken[name] = tensors[place].to(own[name].dtype)
+    if unlike:
+        raise ConfigError(f"{_SECTION} {weights.path}: {unlike[0]}{_and_more(unlike)}")
+    # What has two names, as tied weights have, needs one of them.
+    held = {own[name].data_ptr() for name in taken if not is_lazy(own[name])}
+    missing = [name for name in found if name not in taken and (is_lazy(own[name]) or own[name].data_ptr() not in held)]
+    if missing and not (weights.partial and taken):
+        first = found[missing[0]] or "layer"
+        some = ", ".join(sorted(tensors)[:3])
+        hint = "; with partial = true these keep the seed's" if taken else ""
+        raise ConfigError(
+            f"{_SECTION} {weights.path}: has no {first} for the student's {missing[0]}{_and_more(missing)}{hint}; it "
+            f"begins with {some or 'nothing'}"
+        )
+    parameters = {name for name, _ in model.named_parameters(remove_duplicate=False)}
+    for name, values in taken.items():
+        if name in parameters and not bool(torch.isfinite(values).all()):
+            raise ConfigError(f"{_SECTION} {weights.path}: {found[name]} holds NaN or infinity")
+    try:
+        model.load_state_dict(taken, strict=False)
+    except Exception as error:  # a student may be of the user's own, with a `load_state_dict` of its own
+        raise ConfigError(f"{_SECTION} {weights.path}: the student does not take them: {said(error)}") from error
+
+
+def _read(weights: WeightsSettings) -> tuple[dict[str, Tensor], str]:
+    """Return the tensors by name, and their SHA-256: of a file over its bytes, of a run as its report has it."""
+    path = Path(weights.path)
+    if path.is_dir():
+        read_run(path)
+        _, state = load_checkpoint(path / "checkpoints")
+        tensors: dict[str, Tensor] = state["model"]
+        sha256 = tensors_sha256(tensors)
+    else:
+        refuse_irregular(path)
+        try:
+            content = path.read_bytes()
+        except OSError as error:
+            raise ConfigError(f"{_SECTION} {path}: cannot be read: {error.strerror}") from None
+        sha256 = hashlib.sha256(content).hexdigest()
+        try:
+            tensors = load(content)
+        except MemoryError:
+            raise
+        except Exception as error:  # whatever the file's header says
+            raise ConfigError(
+                f"{_SECTION} {path}: is no safetensors file: {said(error)}; give one, or the folder of a run"
+            ) from error
+    if weights.sha256 not in ("", sha256):
+        raise ConfigError(
+            f"{_SECTION} {path}: is not what the run was to begin with: its SHA-256 is {sha256[:16]}, not "
+            f"{weights.sha256[:16]}; bring that back, or start another run"
+        )
+    return tensors, sha256
+
+
+def _difference(there: Tensor, own: Tensor) -> str:
+    """What keeps a tensor out of the student's; "" where nothing does."""
+    if not is_lazy(own) and there.shape != own.shape:
+        return f"{list(there.shape)}, not {list(own.shape)}"
+    both_floats = there.is_floating_point() and own.is_floating_point()
+    return "" if both_floats or there.dtype == own.dtype else f"{there.dtype}, not {own.dtype}"
+
+
+def _and_more(names: Collection[str]) -> str:
+    return f" (and {len(names) - 1} more)" if len(names) > 1 else ""

@@ -1,0 +1,310 @@
+"""What a student begins with: weights of a file or a run, by names and layers, once, and never another file's."""
+
+from __future__ import annotations
+
+import json
+import struct
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from support.students import Reader
+from torch import Tensor, nn
+from train_runs import digits_run, run
+
+from schemas.errors import CheckpointError, ConfigError
+from student_trainer.checkpoint import load_checkpoint
+from student_trainer.learning.first_weights import begin_with, pinned
+from student_trainer.learning.trainee import weights_sha256
+from student_trainer.run.finished import check_finished
+from student_trainer.run.settings import RunSettings
+from student_trainer.run.student_settings import WeightsSettings
+from student_trainer.run.summary import summary
+
+LAYERS = {"0": 0, "1": 2, "2": 4}
+
+
+def reader(depth: int, num_classes: int = 3, seed: int = 0) -> Reader:
+    torch.manual_seed(seed)
+    return Reader(num_classes, 20, 4, depth)
+
+
+def written(path: Path, tensors: dict[str, Tensor]) -> str:
+    save_file({name: values.clone() for name, values in tensors.items()}, path)
+    return str(path)
+
+
+def deep(path: Path, rename: dict[str, str] | None = None, seed: int = 1) -> tuple[str, dict[str, Tensor]]:
+    """A file of six layers, under other names where asked."""
+    weights = {}
+    for name, values in reader(6, seed=seed).state_dict().items():
+        for old, new in (rename or {}).items():
+            name = name.replace(old, new)
+        weights[name] = values
+    return written(path, weights), weights
+
+
+def test_all_weights_of_a_file_are_taken_by_their_names(tmp_path: Path) -> None:
+    path, there = deep(tmp_path / "w.safetensors")
+    student = reader(6)
+    begin_with(student, WeightsSettings(path))
+    assert all(torch.equal(values, there[name]) for name, values in student.state_dict().items())
+
+
+def test_layers_are_taken_from_the_numbered_stack_of_the_file(tmp_path: Path) -> None:
+    path, there = deep(tmp_path / "w.safetensors")
+    student = reader(3)
+    begin_with(student, WeightsSettings(path, layers=LAYERS))
+    for name, values in student.state_dict().items():
+        source = name
+        for own, theirs in ((2, 4), (1, 2)):
+            source = source.replace(f"layers.{own}.", f"layers.{theirs}.") if f"layers.{own}." in name else source
+        assert torch.equal(values, there[source]), name
+
+
+def test_names_say_where_the_file_has_the_beginnings_of_the_students(tmp_path: Path) -> None:
+    rename = {"encoder.layers": "bert.encoder.layer", "embeddings": "bert.words", "classifier": "head"}
+    path, there = deep(tmp_path / "w.safetensors", rename)
+    student = reader(3)
+    begin_with(student, WeightsSettings(path, LAYERS, {theirs: own for theirs, own in rename.items()}))
+    own = student.state_dict()
+    assert torch.equal(own["encoder.layers.2.0.bias"], there["bert.encoder.layer.4.0.bias"])
+    assert torch.equal(own["embeddings.weight"], there["bert.words.weight"])
+    assert torch.equal(own["classifier.weight"], there["head.weight"])
+
+
+def test_a_beginning_that_all_of_the_files_names_have_is_said_by_an_empty_one(tmp_path: Path) -> None:
+    path = written(tmp_path / "w.safetensors", {f"model.{n}": v for n, v in reader(2, seed=1).state_dict().items()})
+    student = reader(2)
+    begin_with(student, WeightsSettings(path, names={"": "model"}))
+    assert weights_sha256(student) == weights_sha256(reader(2, seed=1))
+    stripped = written(tmp_path / "s.safetensors", dict(reader(2, seed=2).state_dict()))
+    whole = nn.ModuleDict({"model": reader(2)})
+    begin_with(whole, WeightsSettings(stripped, {"0": 1, "1": 0}, {"model": ""}))
+    assert torch.equal(whole["model"].encoder.layers[0][0].weight, load_file(stripped)["encoder.layers.1.0.weight"])
+
+
+def test_a_layer_that_is_named_by_itself_is_not_renumbered(tmp_path: Path) -> None:
+    path, there = deep(tmp_path / "w.safetensors")
+    student = reader(3)
+    begin_with(student, WeightsSettings(path, LAYERS, {"encoder.layers.1.0": "encoder.layers.5.0"}))
+    own = student.state_dict()
+    assert torch.equal(own["encoder.layers.1.0.weight"], there["encoder.layers.5.0.weight"])
+    assert torch.equal(own["encoder.layers.1.2.weight"], there["encoder.layers.2.2.weight"])
+
+
+def test_of_two_stacks_in_both_names_say_which(tmp_path: Path) -> None:
+    def two(depth: int) -> nn.Module:
+        return nn.ModuleDict({part: nn.ModuleList(nn.Linear(2, 2) for _ in range(depth)) for part in ("left", "right")})
+
+    path = written(tmp_path / "w.safetensors", dict(two(4).state_dict()))
+    student = two(2)
+    with pytest.raises(ConfigError, match=r"layers: both have left, right; .*names = "):
+        begin_with(student, WeightsSettings(path, {"0": 0, "1": 3}))
+    begin_with(student, WeightsSettings(path, {"0": 0, "1": 3}, {"left": "right"}))
+    there = load_file(path)
+    assert torch.equal(student.state_dict()["left.1.weight"], there["right.3.weight"])
+    assert torch.equal(student.state_dict()["right.1.weight"], there["right.1.weight"])
+
+
+def test_what_the_file_has_not_keeps_the_seeds_weights_where_that_is_asked_for(tmp_path: Path) -> None:
+    path, there = deep(tmp_path / "w.safetensors", {"classifier": "head"})
+    with pytest.raises(ConfigError, match=r"has no classifier.weight for the student's classifier.weight \(and 1 more"):
+        begin_with(reader(6), WeightsSettings(path))
+    student = reader(6)
+    begin_with(student, WeightsSettings(path, partial=True))
+    assert torch.equal(student.classifier.weight, reader(6).classifier.weight)
+    assert torch.equal(student.embeddings.weight, there["embeddings.weight"])
+
+    # A layer that is left out of `layers` is none of the file's.
+    with pytest.raises(ConfigError, match=r"has no layer for the student's encoder\.layers\.1\.0\.weight"):
+        begin_with(reader(3), WeightsSettings(deep(tmp_path / "v.safetensors")[0], {"0": 0, "2": 5}))
+
+    # Classes of another task: a beginning of names that the file has not.
+    other = reader(6, num_classes=7)
+    begin_with(other, WeightsSettings(deep(tmp_path / "v.safetensors")[0], names={"classifier": "none"}, partial=True))
+    assert torch.equal(other.embeddings.weight, there["embeddings.weight"])
+
+
+def test_tied_weights_need_one_of_their_names(tmp_path: Path) -> None:
+    def tied(seed: int) -> nn.Module:
+        torch.manual_seed(seed)
+        model = nn.ModuleDict({"into": nn.Linear(3, 3, bias=False), "out": nn.Linear(3, 3, bias=False)})
+        model["out"].weight = model["into"].weight
+        return model
+
+    path = written(tmp_path / "w.safetensors", {"into.weight": tied(1)["into"].weight.detach()})
+    student = tied(0)
+    begin_with(student, WeightsSettings(path))
+    assert weights_sha256(student) == weights_sha256(tied(1))
+
+
+def test_numbers_of_other_widths_become_the_students(tmp_path: Path) -> None:
+    there = {name: values.to(torch.bfloat16) for name, values in reader(2, seed=1).state_dict().items()}
+    student = reader(2)
+    begin_with(student, WeightsSettings(written(tmp_path / "w.safetensors", there)))
+    assert student.embeddings.weight.dtype == torch.float32
+    assert torch.equal(student.embeddings.weight, there["embeddings.weight"].float())
+
+
+def spoilt(changes: dict[str, Tensor]) -> dict[str, Tensor]:
+    return {**reader(2, seed=1).state_dict(), **changes}
+
+
+@pytest.mark.parametrize(
+    ("tensors", "settings", "says"),
+    [
+        (spoilt({"classifier.bias": torch.zeros(5)}), {}, r"classifier\.bias is \[5\], not \[3\]$"),
+        (
+            spoilt({"classifier.bias": torch.zeros(5), "classifier.weight": torch.zeros(5, 4)}),
+            {"partial": True},
+            r"classifier\.weight is \[5, 4\], not \[3, 4\] \(and 1 more\)",
+        ),
+        (spoilt({"classifier.bias": torch.zeros(3, dtype=torch.int64)}), {}, r"torch\.int64, not torch\.float32"),
+        (spoilt({"classifier.bias": torch.tensor([0, torch.nan, 0])}), {}, r"classifier\.bias holds NaN"),
+        ({"x": torch.zeros(2)}, {"partial": True}, r"has no embeddings\.weight .*begins with x$"),
+        ({}, {}, r"begins with nothing$"),
+        (spoilt({}), {"names": {"encodr.layers": "x"}}, r"has no 'encodr\.layers': did you mean 'encoder\.layers"),
+        (spoilt({}), {"layers": {"0": 2}}, r"layers: the file has no layer 2 in encoder\.layers, but 0, 1"),
+        (spoilt({}), {"layers": {"7": 0}}, r"layers: the student has no layer 7 in encoder\.layers, but 0, 1"),
+        ({"head": torch.zeros(2)}, {"layers": {"0": 0}}, r"none is in both; .*the file no numbered layers"),
+    ],
+)
+def test_weights_that_do_not_fit_are_refused_by_name(
+    tmp_path: Path, tensors: dict[str, Tensor], settings: dict[str, Any], says: str
+) -> None:
+    path, student = written(tmp_path / "w.safetensors", tensors), reader(2)
+    with pytest.raises(ConfigError, match=says):
+        begin_with(student, WeightsSettings(path, **settings))
+    assert weights_sha256(student) == weights_sha256(reader(2))
+
+
+def form(header: object, body: bytes = b"") -> bytes:
+    text = header if isinstance(header, bytes) else json.dumps(header).encode()
+    return struct.pack("<Q", len(text)) + text + body
+
+
+def entry(dtype: str, shape: list[int], end: int) -> dict[str, Any]:
+    return {"x": {"dtype": dtype, "shape": shape, "data_offsets": [0, end]}}
+
+
+HOSTILE = {
+    "empty": b"",
+    "short": b"\x01\x02",
+    "no header": struct.pack("<Q", 0),
+    "endless header": struct.pack("<Q", 1 << 62) + b"{}",
+    "header longer than the file": struct.pack("<Q", 5000) + b"{}",
+    "no JSON": form(b"{{{{"),
+    "no UTF-8": form(b"\xff\xfe"),
+    "deep JSON": form(b"[" * 100_000),
+    "a list": form([1, 2]),
+    "an unknown dtype": form(entry("F99", [1], 4), b"1234"),
+    "truncated": form(entry("F32", [100], 400), b"1234"),
+    "more than it says": form(entry("F32", [1], 4), b"12345678"),
+    "another shape than its bytes": form(entry("F32", [7], 4), b"1234"),
+    "a negative shape": form(entry("F32", [-1], 4), b"1234"),
+    "a shape beyond 64 bits": form(entry("F32", [1 << 40, 1 << 40], 4), b"1234"),
+    "offsets backwards": form({"x": {"dtype": "F32", "shape": [1], "data_offsets": [4, 0]}}, b"1234"),
+    "a pickle": b"\x80\x04\x95" + b"x" * 100,
+    "a zip": b"PK\x03\x04" + b"x" * 100,
+}
+
+
+@pytest.mark.parametrize("what", HOSTILE)
+def test_a_file_that_is_no_safetensors_file_is_one_line(tmp_path: Path, what: str) -> None:
+    (tmp_path / "w.safetensors").write_bytes(HOSTILE[what])
+    with pytest.raises(ConfigError, match=r"w\.safetensors: is no safetensors file: ") as refused:
+        begin_with(reader(2), WeightsSettings(str(tmp_path / "w.safetensors")))
+    assert "\n" not in str(refused.value)
+    assert len(str(refused.value)) < 600
+
+
+def test_where_nothing_can_be_read_is_one_line(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="cannot be read: No such file"):
+        begin_with(reader(2), WeightsSettings(str(tmp_path / "w.safetensors")))
+    with pytest.raises(ConfigError, match="there is no run"):
+        begin_with(reader(2), WeightsSettings(str(tmp_path)))
+
+
+@pytest.mark.parametrize(
+    ("weights", "says"),
+    [
+        ({"path": "w", "layer": {}}, r"\[weights\]: key 'layer' is unknown: did you mean 'layers'"),
+        ({"layers": {}}, "'path' is missing"),
+        ({"path": ""}, "path is missing"),
+        ({"path": "w", "layers": {"one": 1}}, "'one' is no number of a layer"),
+        ({"path": "w", "layers": {"0": "1"}}, "layers.0 must be an integer"),
+        (3, "weights must be a table"),
+    ],
+)
+def test_settings_of_weights_that_make_no_sense_are_one_line(weights: object, says: str) -> None:
+    with pytest.raises(ConfigError, match=says):
+        digits_run(student={"weights": weights})
+
+
+def begun_run(weights: object, **sections: dict[str, Any]) -> RunSettings:
+    return pinned(digits_run(student={"weights": weights}, **sections).placed())
+
+
+def state(run: Path) -> dict[str, Tensor]:
+    tensors: dict[str, Tensor] = load_checkpoint(run / "checkpoints")[1]["model"]
+    return tensors
+
+
+def test_a_run_begins_with_the_newest_checkpoint_of_another_and_goes_on_without_it(tmp_path: Path) -> None:
+    first = run(tmp_path / "first", digits_run())
+    settings = begun_run(str(tmp_path / "first"), optimizer={"name": "sgd", "lr": 1e-30, "momentum": 0.0})
+    assert settings.student.weights is not None
+    assert settings.student.weights.sha256 == first.weights_sha256
+    short = replace(settings, train=replace(settings.train, steps=6))
+    assert run(tmp_path / "r", short).weights_sha256 == first.weights_sha256
+    assert summary(tmp_path / "r")["began_with"] == f"{tmp_path}/first ({first.weights_sha256[:16]})"
+    saved = load_checkpoint(tmp_path / "r/checkpoints")[0].settings["student"]["weights"]
+    assert (saved["path"], saved["sha256"]) == (str(tmp_path / "first"), first.weights_sha256)
+
+    (tmp_path / "first").rename(tmp_path / "gone")
+    assert run(tmp_path / "r", settings).step == 12
+
+
+def test_a_run_that_begins_anew_takes_no_other_file_than_it_was_started_with(tmp_path: Path) -> None:
+    torch.manual_seed(9)
+    trained = run(tmp_path / "first", digits_run()).model
+    path = written(tmp_path / "w.safetensors", dict(trained.state_dict()))
+    settings = begun_run(path)
+    written(tmp_path / "w.safetensors", {name: values + 1 for name, values in trained.state_dict().items()})
+    with pytest.raises(ConfigError, match="is not what the run was to begin with"):
+        run(tmp_path / "r", settings)
+    assert not (tmp_path / "r").exists()
+
+
+def test_first_weights_leave_all_else_of_a_run_as_the_seed_has_it(tmp_path: Path) -> None:
+    plain = run(tmp_path / "plain", digits_run(train={"steps": 1}, checkpoint={"every": 0}))
+    seeds = written(tmp_path / "w.safetensors", dict(load_checkpoint(tmp_path / "plain/checkpoints")[1]["model"]))
+    settings = begun_run(seeds, train={"steps": 3})
+    assert run(tmp_path / "r", settings).weights_sha256 == run(tmp_path / "again", settings).weights_sha256
+    assert plain.weights_sha256 != run(tmp_path / "r", settings).weights_sha256
+
+
+def test_a_resume_from_other_first_weights_is_refused(tmp_path: Path) -> None:
+    run(tmp_path / "first", digits_run())
+    settings = begun_run(str(tmp_path / "first"))
+    run(tmp_path / "r", settings)
+    assert settings.student.weights is not None
+    with pytest.raises(CheckpointError, match=r"student\.weights\.partial was False, is True"):
+        run(tmp_path / "r", begun_run({"path": str(tmp_path / "first"), "partial": True}))
+
+
+def test_a_finished_run_is_still_itself_when_its_first_weights_are_gone(tmp_path: Path) -> None:
+    run(tmp_path / "first", digits_run())
+    run(tmp_path / "r", begun_run(str(tmp_path / "first")))
+    (tmp_path / "first").rename(tmp_path / "gone")
+
+    def asked(path: str) -> RunSettings:
+        return digits_run(student={"weights": path})
+
+    assert check_finished(tmp_path / "r", asked(str(tmp_path / "first")), lambda: pytest.fail("no stream")) == []
+    with pytest.raises(CheckpointError, match=r"student\.weights\.path"):
+        check_finished(tmp_path / "r", asked(str(tmp_path / "other")), lambda: pytest.fail("no stream"))
