@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 from itertools import zip_longest
 from typing import Any
 
@@ -15,12 +16,15 @@ from pipeline.datasets.base import Arrays, Field
 from pipeline.user_code import said
 from pipeline.views.fetch import Fetched, Fetcher
 from pipeline.views.patience import fetch_patiently
-from schemas.errors import ConfigError
-from student_trainer.evaluate import evaluation_data, sole_field
+from schemas.errors import ConfigError, NotFinite
+from student_trainer.evaluate import evaluation_data, predictor, seen, sole_field
 from student_trainer.learning.losses import need_labels
 from student_trainer.learning.student_inputs import InputField
-from student_trainer.learning.students import STUDENTS, Network
+from student_trainer.learning.student_outputs import StudentOutputs
+from student_trainer.learning.students import STUDENTS, Network, build_student
+from student_trainer.run.metric_settings import MetricSettings
 from student_trainer.run.settings import RunSettings
+from student_trainer.scores.metrics import Metrics, without_teacher
 from student_trainer.sources.base import OrderSource
 
 _PROBED = 64
@@ -140,19 +144,41 @@ def choose_device(settings: RunSettings) -> torch.device:
     return torch.device(name)
 
 
-def evaluation_fetcher(settings: RunSettings, source: OrderSource, network: Network) -> Fetcher | None:
-    """Open the evaluation dataset, under the training view without its randomness unless another is asked for.
+@dataclass(frozen=True, slots=True, eq=False)
+class Evaluation:
+    """What a run is evaluated on."""
+
+    fetcher: Fetcher
+    """Under the training view without its randomness, unless another is asked for."""
+    metrics: tuple[MetricSettings, ...]
+    """What it measures while it trains; (): as `evaluate` does."""
+
+
+def prepare_evaluation(
+    settings: RunSettings, source: OrderSource, network: Network, device: torch.device
+) -> Evaluation | None:
+    """Open the evaluation dataset, and show the run's metrics its first samples: not after the training.
+
+    None where there is no dataset, or all metrics compare with a teacher, which a run does not have.
 
     Raises:
-        ConfigError: it cannot be opened, has more classes than the student, or no samples that the student takes.
+        ConfigError: it cannot be opened, has more classes than the student, or no samples that the student takes; or a
+            metric that does not fit what a student, made for this alone, gives for them.
         DataUnavailable: it cannot be read.
     """
-    evaluation = settings.evaluation
+    evaluation, what = settings.evaluation, "[evaluation] dataset"
     if not evaluation.dataset:
+        Metrics(evaluation.metrics)
         return None
+    metrics = without_teacher(evaluation.metrics)
     fetcher = evaluation_data(settings, source.fetcher.view, evaluation.dataset)
-    first_samples("[evaluation] dataset", fetcher, network, settings.student.size, _PROBED)  # not after the training
-    return fetcher
+    fetched = first_samples(what, fetcher, network, settings.student.size, _PROBED)
+    if metrics:
+        student = build_student(settings.student, network, settings.train.seed).to(device).eval()
+        predict = predictor(StudentOutputs(student, settings.student.outputs), network.fields)
+        with suppress(NotFinite):  # as an untrained one may be
+            Metrics(metrics).update(seen(fetcher, np.arange(_PROBED), fetched, predict(fetched.inputs)))
+    return Evaluation(fetcher, metrics) if metrics or not evaluation.metrics else None
 
 
 def first_samples(what: str, fetcher: Fetcher, network: Network, size: tuple[int, ...], count: int) -> Fetched:

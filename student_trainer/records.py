@@ -14,7 +14,6 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from pipeline.views.fetch import Fetcher
 from schemas.errors import CannotWrite, DistillogError, NotFinite, RunRemoved
 from student_trainer.batches import Batch, Cut
 from student_trainer.checkpoint import Checkpoint, save_checkpoint
@@ -22,6 +21,7 @@ from student_trainer.evaluate import evaluate
 from student_trainer.learning.guard import looks_at_once
 from student_trainer.learning.trainee import Step, Trainee
 from student_trainer.prefetch import Prefetcher
+from student_trainer.preparation import Evaluation
 from student_trainer.run.folder import RunFolder
 from student_trainer.run.json_lines import JsonLines
 from student_trainer.run.settings import RunSettings
@@ -66,7 +66,7 @@ class Records:
         folder: RunFolder,
         trainee: Trainee,
         checkpoint: Checkpoint,
-        evaluation: Fetcher | None,
+        evaluation: Evaluation | None,
         reporter: Reporter | None,
         progress: Progress | None,
         total_steps: int,
@@ -207,9 +207,15 @@ class Records:
             return {}
         self._look()
         self.say("evaluating")
-        size, batch_size = self._settings.student.size, self._settings.evaluation.batch_size
         try:
-            scores = evaluate(self._trainee.model, self._evaluation, batch_size, fields=self._trainee.fields, size=size)
+            scores = evaluate(
+                self._trainee.outputs,
+                self._evaluation.fetcher,
+                self._settings.evaluation.batch_size,
+                metrics=self._evaluation.metrics,
+                fields=self._trainee.fields,
+                size=self._settings.student.size,
+            )
         except DistillogError:
             self.rescue(step, cursor)
             raise

@@ -21,9 +21,9 @@ from student_trainer.learning.trainee import Trainee, weights_sha256
 from student_trainer.preparation import (
     choose_device,
     enough_memory,
-    evaluation_fetcher,
     inspect_network,
     plan,
+    prepare_evaluation,
     set_threads,
     view_fields,
 )
@@ -104,8 +104,8 @@ def train(
             terms = resolve(settings, source.targets, source.has_labels, lambda: view_fields(settings, source))
             fraction = source.labelled_fraction if need_labels(settings) else 1.0
             network = inspect_network(settings, source)
-            evaluation = evaluation_fetcher(settings, source, network)
             trainee = Trainee(settings, network, total_steps, fraction, device, terms)
+            evaluation = prepare_evaluation(settings, source, network, device)
         found = None
         if has_checkpoints(folder.checkpoints):
             if not resume:

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from schemas.records import ViewSpec
 from student_trainer.checkpoint import load_checkpoint
 from student_trainer.export import Projection
+from student_trainer.learning.student_outputs import StudentOutputs
 from student_trainer.learning.students import Network, build_student
 from student_trainer.learning.weights import load_weights
 from student_trainer.run.folder import checkpoint_of, read_run
@@ -23,6 +24,8 @@ class Trained:
 
     model: nn.Module
     """On the CPU, in evaluation mode."""
+    outputs: StudentOutputs
+    """The same, with its inner values."""
     network: Network
     settings: RunSettings
     projections: dict[str, Projection]
@@ -48,8 +51,9 @@ def load_student(run: Path) -> Trained:
     load_weights(model, state["model"], settings.student.name, checkpoint_of(checkpoints, checkpoint.step))
     on = {loss.title: loss.on for loss in settings.losses}
     projections = {key: Projection(on[key], _layer(weights)) for key, weights in state["projections"].items()}
+    outputs = StudentOutputs(model.eval(), settings.student.outputs)
     view = ViewSpec(**checkpoint.source["view"])
-    return Trained(model.eval(), network, settings, projections, view, checkpoint.step)
+    return Trained(model, outputs, network, settings, projections, view, checkpoint.step)
 
 
 def _layer(weights: Mapping[str, Tensor]) -> nn.Linear:

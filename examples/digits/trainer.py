@@ -55,11 +55,11 @@ def evaluate(say: Say, teacher: str, runs: dict[str, str], dataset: str) -> dict
 
     fetcher = Fetcher(open_dataset(dataset), view_spec("none", {}))
     count = fetcher.dataset.num_samples
-    logits = predictor(Path(teacher))(fetcher.fetch(np.arange(count), 0).inputs)
-    scores = {"teacher": evaluate(lambda inputs: logits, fetcher, count)}
+    answers = predictor(Path(teacher))(fetcher.fetch(np.arange(count), 0).inputs)
+    scores = {"teacher": evaluate(lambda inputs: answers, fetcher, count)}
     for name, run in runs.items():
         trained = load_student(Path(run))
-        scores[name] = evaluate(trained.model, fetcher, count, lambda inputs: logits, fields=trained.network.fields)
+        scores[name] = evaluate(trained.model, fetcher, count, lambda inputs: answers, fields=trained.network.fields)
     return scores
 
 

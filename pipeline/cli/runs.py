@@ -8,42 +8,23 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from pipeline.cli.metrics_options import Show, metrics_endpoint, metrics_option
-from pipeline.cli.model_options import model_options
-from pipeline.cli.options import (
-    confirm,
-    json_option,
-    kafka_settings,
-    print_json,
-    print_table,
-    quiet_option,
-    view_param,
-)
+from pipeline.cli.options import confirm, json_option, kafka_settings, print_json, print_table, quiet_option
+from pipeline.cli.runs_evaluate import evaluate
+from pipeline.cli.runs_options import FOLDER, NAME, VIEW, VIEW_PARAM, chosen_view
 from schemas.names import check_name
 
 if TYPE_CHECKING:
-    from schemas.records import ViewSpec
     from student_trainer.run.folder import RunFolder
     from student_trainer.run.settings import RunSettings
     from student_trainer.train import TrainResult
-    from teacher_service.models.declared import Declared
-
-NAME = click.argument("name")
-FOLDER = click.option(
-    "--folder",
-    type=click.Path(file_okay=False, path_type=Path),
-    default=Path("runs"),
-    show_default=True,
-    help="Where runs live, each in a folder of its own name.",
-)
-VIEW = click.option("--view", metavar="NAME", help="How its samples are seen.  [default: the run file's]")
-VIEW_PARAM = click.option(
-    "--view-param", "view_params", metavar="NAME=VALUE", multiple=True, help="A parameter of --view (repeatable)."
-)
 
 
 @click.group()
 def runs() -> None:
     """Train, inspect, evaluate and export students."""
+
+
+runs.add_command(evaluate)
 
 
 @runs.command()
@@ -147,7 +128,9 @@ def _conclusion(path: Path, result: TrainResult) -> str:
 
 
 def _scores(scores: dict[str, float]) -> str:
-    return "  ".join(f"{name} {value:.4f}" for name, value in scores.items() if not name.startswith("num_"))
+    shown = {name: value for name, value in scores.items() if not name.rpartition(".")[2].startswith("num_")}
+    texts = {name: f"{value:.4f}" if isinstance(value, float) else str(value) for name, value in shown.items()}
+    return "  ".join(f"{name} {text}" for name, text in texts.items())
 
 
 @runs.command()
@@ -220,79 +203,6 @@ def _text(value: object) -> str:
 
 @runs.command()
 @NAME
-@click.option("--dataset", metavar="URI", help="Evaluate on this dataset.  [default: the run file's]")
-@VIEW
-@VIEW_PARAM
-@click.option("--teacher", type=click.Path(dir_okay=False, path_type=Path), help="ONNX teacher to compare with.")
-@model_options
-@FOLDER
-@json_option
-def evaluate(
-    name: str,
-    dataset: str | None,
-    view: str | None,
-    view_params: tuple[str, ...],
-    teacher: Path | None,
-    declared: Declared,
-    folder: Path,
-    as_json: bool,
-) -> None:
-    """Evaluate the newest checkpoint of run NAME, and compare it with a teacher."""
-    import numpy as np
-
-    from schemas.errors import ConfigError
-    from student_trainer.evaluate import chance_level
-    from student_trainer.evaluate import evaluate as evaluate_student
-    from student_trainer.launch import trained_data
-    from student_trainer.trained import load_student
-
-    trained = load_student(folder / name)
-    batch_size = trained.settings.evaluation.batch_size
-    fetcher, first = trained_data(trained, dataset, _view(view, view_params), batch_size)
-    teacher_logits = None
-    teacher_size: tuple[int, ...] = ()
-    teacher_classes: tuple[int, ...] = ()
-    if teacher is not None:
-        from teacher_service.models.describe import describe_on
-        from teacher_service.models.session import OnnxTeacher
-
-        ids = np.arange(min(64, fetcher.dataset.num_samples))
-        model = OnnxTeacher(teacher, describe_on(teacher, "teacher", fetcher, ids, 0, 256, "", declared))
-        classes = model.teacher.class_output
-        if classes is None:
-            raise ConfigError(f"{teacher}: no output gives a sample one row of classes, which the student's is held to")
-        of_classes, teacher_size, teacher_classes = classes.name, model.size or (), classes.classes
-        teacher_logits = lambda inputs: model.label(inputs)[of_classes]  # noqa: E731
-    scores = evaluate_student(
-        trained.model,
-        fetcher,
-        batch_size,
-        teacher_logits,
-        fields=trained.network.fields,
-        size=trained.settings.student.size,
-        teacher_size=teacher_size,
-        teacher_classes=teacher_classes,
-        first=first,
-    )
-    scores = {"step": trained.step, **scores}
-    if as_json:
-        print_json(scores)
-    else:
-        print_table([("metric", "value"), *((key, f"{value:.6g}") for key, value in scores.items())])
-    if text := chance_level(scores):
-        click.echo(f"warning: run {name} is {text}", err=True)
-
-
-def _view(name: str | None, params: tuple[str, ...]) -> ViewSpec | None:
-    from pipeline.views import view_spec
-
-    if name is None and params:
-        raise click.UsageError("--view-param needs --view")
-    return view_spec(name, dict(map(view_param, params))) if name else None
-
-
-@runs.command()
-@NAME
 @click.option(
     "--onnx", type=click.Path(dir_okay=False, path_type=Path), help="Where to.  [default: student.onnx in its folder]"
 )
@@ -329,7 +239,7 @@ def export(
         folder / name,
         onnx,
         dataset,
-        _view(view, view_params),
+        chosen_view(view, view_params),
         outputs=outputs,
         safetensors=safetensors,
         with_projections=projections,

@@ -78,7 +78,7 @@ class StudentOutputs:
         Raises:
             ConfigError: no such module, or an inner value that is called `logits`.
         """
-        self._model = model
+        self.module = model
         self._taken: dict[str, tuple[Tensor, int]] | None = None
         """Name -> value and its version. None but in a call of this one's: whoever evaluates the student calls it
         without."""
@@ -102,7 +102,7 @@ class StudentOutputs:
         """
         taken = self._taken = {}
         try:
-            own = named(self._model(*args, **kwargs))
+            own = named(self.module(*args, **kwargs))
         finally:
             self._taken = None
         for name, (value, version) in taken.items():

@@ -19,7 +19,7 @@ from student_trainer.learning.guard import Guard
 from student_trainer.learning.optimizers import build_optimizer, heeds_found_inf
 from student_trainer.learning.schedules import build_schedule
 from student_trainer.learning.student_inputs import StudentInputs
-from student_trainer.learning.student_outputs import StudentOutputs, pick, probe
+from student_trainer.learning.student_outputs import ONLY, StudentOutputs, probe
 from student_trainer.learning.students import Network, build_student
 from student_trainer.learning.terms import Term, fit, label_limits
 from student_trainer.learning.total import total_loss
@@ -68,14 +68,18 @@ class Trainee:
         self._half = _HALVES.get(train.precision)
         given = probe(settings.student, network, train.seed, device, self._half)
         own = {name: shape for name, shape in given.items() if name not in settings.student.outputs}
-        if settings.evaluation.dataset and len(pick(own)) != 1:
-            raise ConfigError("[evaluation] dataset: the student gives a sample no row of classes to evaluate")
+        chosen = own[ONLY] if ONLY in own else next(iter(own.values())) if len(own) == 1 else ()
+        if settings.evaluation.dataset and not settings.evaluation.metrics and len(chosen) != 1:
+            raise ConfigError(
+                "[evaluation] dataset: the student gives a sample no row of classes to evaluate: say what to measure "
+                "with [[evaluation.metrics]]"
+            )
         projections = fit(terms, given, network.num_classes, train.seed)
         self.labels = label_limits(terms, given)
         """Fields of hard labels of positions, and how many classes the student tells apart there."""
         self.model: nn.Module = build_student(settings.student, network, train.seed).to(device).train()
         self._inputs = StudentInputs(self.model, network.fields)
-        self._outputs = StudentOutputs(self.model, settings.student.outputs)
+        self.outputs = StudentOutputs(self.model, settings.student.outputs)
         freeze(self.model, settings.student.frozen)
         self._projections = {key: layer.to(device) for key, layer in projections.items()}
         models = [self.model, *self._projections.values()]
@@ -116,10 +120,10 @@ class Trainee:
         self.optimizer.zero_grad()
         self._guard.begin()
         if self._half is None:
-            outputs = self._inputs.hand(batch.inputs, self._outputs)
+            outputs = self._inputs.hand(batch.inputs, self.outputs)
         else:
             with torch.autocast(self.device.type, self._half):
-                outputs = self._inputs.hand(batch.inputs, self._outputs)
+                outputs = self._inputs.hand(batch.inputs, self.outputs)
         loss, rows = self._loss(outputs, batch.targets, batch.labels, batch.weights)
         if not loss.requires_grad:
             raise ConfigError(f"[student] frozen: none of the [[losses]] depends on what learns in {self._name}")

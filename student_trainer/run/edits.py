@@ -33,6 +33,8 @@ _FREE_KEYS = (
     "train.trace",
 )
 """The same of single keys; where the data lie may change, since a fingerprint says that they are the same."""
+_WHOLE = ("evaluation.metrics",)
+"""Lists of tables that are taken as they are, or not at all."""
 WHEN_ASKED = ("source", "train.steps", "train.passes", "train.threads", "train.device")
 """Settings that say nothing of what is learned and may yet change the weights: schedules are functions of the steps.
 Another kind of source has to hold the same."""
@@ -56,7 +58,7 @@ class Edit:
 
 def edits(before: Mapping[str, Any], after: Mapping[str, Any]) -> list[Edit]:
     """Compare the tables of two run files (`RunSettings.as_dict`): what differs, by key."""
-    was, now = flat(before), flat(after)
+    was, now = flat(before, whole=_WHOLE), flat(after, whole=_WHOLE)
     differing = [key for key in sorted(was.keys() | now.keys()) if was.get(key) != now.get(key)]
     return [Edit(key, was.get(key), now.get(key), _allowed(key)) for key in differing]
 
@@ -65,15 +67,16 @@ def _allowed(key: str) -> bool:
     return key.partition(".")[0] in _FREE or key in _FREE_KEYS or key in WHEN_ASKED
 
 
-def flat(value: Any, key: str = "") -> dict[str, Any]:
-    """Return path -> value of whatever tables and lists of tables are made of."""
+def flat(value: Any, key: str = "", whole: Collection[str] = ()) -> dict[str, Any]:
+    """Return path -> value of whatever tables and lists of tables are made of; those at paths of `whole` stay lists."""
     if isinstance(value, Mapping):
         entries = value.items()
-    elif isinstance(value, list) and any(isinstance(each, Mapping) for each in value):
+    elif key not in whole and isinstance(value, list) and any(isinstance(each, Mapping) for each in value):
         entries = {str(index): each for index, each in enumerate(value)}.items()
     else:
         return {key: value}
-    return {name: leaf for part, each in entries for name, leaf in flat(each, f"{key}.{part}" if key else part).items()}
+    parts = (flat(each, f"{key}.{part}" if key else part, whole) for part, each in entries)
+    return {name: leaf for part in parts for name, leaf in part.items()}
 
 
 def origin_of(run_file: Path, assignments: Sequence[str], settings: RunSettings) -> dict[str, Any]:

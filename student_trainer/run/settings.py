@@ -21,6 +21,7 @@ from pipeline.limits import MAX_SECONDS, MAX_THREADS
 from pipeline.user_files import refuse_irregular
 from schemas.errors import ConfigError
 from schemas.names import check_name
+from student_trainer.run.metric_settings import MetricSettings
 from student_trainer.run.student_settings import StudentSettings
 from student_trainer.run.toml_tables import build, flatten, override, unknown
 
@@ -37,6 +38,11 @@ def _check(holds: bool, text: str) -> None:
 
 def _one_of(key: str, value: str, known: Sequence[str]) -> None:
     _check(value in known, unknown(key, value, known))
+
+
+def _each_once(section: str, titles: Sequence[str]) -> None:
+    for title in titles:
+        _check(titles.count(title) == 1, f"{section} two are called {title!r}: give one a `key` of its own")
 
 
 @dataclass(frozen=True, slots=True)
@@ -212,10 +218,13 @@ class EvaluationSettings:
     """Steps between two evaluations; 0: only at the end."""
     batch_size: int = 500
     """Samples at once."""
+    metrics: tuple[MetricSettings, ...] = ()
+    """What is measured; left out: `classes`."""
 
     def __post_init__(self) -> None:
         _check(self.every >= 0, f"every must not be negative, is {self.every}")
         _check(self.batch_size >= 1, f"batch_size must be at least 1, is {self.batch_size}")
+        _each_once("[[evaluation.metrics]]", [metric.title for metric in self.metrics])
 
 
 @dataclass(frozen=True, slots=True)
@@ -270,9 +279,7 @@ class RunSettings:
         check_name("run", self.name)
         _one_of("source", self.source, SOURCES)
         _check(bool(self.losses), "[[losses]] is empty; name at least one loss")
-        titles = [loss.title for loss in self.losses]
-        for title in titles:
-            _check(titles.count(title) == 1, f"[[losses]] two are called {title!r}: give one a `key` of its own")
+        _each_once("[[losses]]", [loss.title for loss in self.losses])
         names = [teacher.name for teacher in self.teachers]
         _check(len(set(names)) == len(names), f"[[teachers]] names one twice: {', '.join(names)}")
         if self.source == "stream":

@@ -32,13 +32,16 @@ from schemas.codecs import CODECS, CodecSpec
 from schemas.columns import DTYPES
 from schemas.errors import ConfigError, DistillogError
 from schemas.teacher_output import KINDS
+from student_trainer.evaluate import evaluate
 from student_trainer.learning.losses import LOSSES
 from student_trainer.learning.optimizers import OPTIMIZERS, build_optimizer
 from student_trainer.learning.schedules import SCHEDULES, build_schedule
 from student_trainer.learning.students import STUDENTS, Network, build_student
 from student_trainer.learning.targets import TargetSpec, target_name
 from student_trainer.learning.terms import resolve
+from student_trainer.run.metric_settings import MetricSettings
 from student_trainer.run.settings import DEVICES, PRECISIONS, SOURCES, Choice, RunSettings, load_run, run_settings
+from student_trainer.scores.metrics import METRICS
 
 ROOT = Path(__file__).parents[2]
 PAGES = {
@@ -245,6 +248,7 @@ def parameters(function: Callable[..., Any], skip: int) -> dict[str, Any]:
 NAMED = [
     *(("`[student]`", name, parameters(function, 2)) for name, function in STUDENTS.items()),
     *(("`[[losses]]`", name, {}) for name in LOSSES),
+    *(("`[[evaluation.metrics]]`", name, {}) for name in METRICS),
     *(("`[optimizer]`", name, parameters(function, 2)) for name, function in OPTIMIZERS.items()),
     *(("`[schedule]`", name, parameters(function, 2)) for name, function in SCHEDULES.items()),
 ]
@@ -259,6 +263,16 @@ def test_every_member_of_the_training_dicts_is_documented(title: str, name: str,
         assert written, f"{name}: {key}"
         expected = list(default) if isinstance(default, tuple) else default
         assert tomllib.loads(f"x = {written[1]}")["x"] == expected, f"{name}: {key}"
+
+
+@pytest.mark.parametrize("name", METRICS)
+def test_a_metrics_figures_and_keys_are_documented(name: str) -> None:
+    text = section(RUN_FILE, "`[[evaluation.metrics]]`")
+    row = re.search(rf"^\| `{name}` \|.*$", text, re.M)
+    assert row
+    keys = inspect.signature(METRICS[name]).parameters
+    assert [key for key in (*keys, *METRICS[name].gives) if not has_code(row[0], key)] == []
+    assert [key for key in keys if not re.search(rf"^\| `{key}` \|", text, re.M)] == []
 
 
 REST = {
@@ -365,6 +379,14 @@ def test_the_view_that_chooses_positions_in_the_docs_works(my_package: None) -> 
 def test_the_student_that_the_docs_write_can_be_built(my_package: None) -> None:
     settings = run_settings({**REST, "student": {"name": "my_package.students:tiny", "width": 8}})
     assert build_student(settings.student, Network.of("image", (1, 8, 8), 10), 0) is not None
+
+
+def test_the_metric_that_the_docs_write_measures(my_package: None) -> None:
+    data = Fetcher(open_dataset("my_package.datasets:waves?n=20"), view_spec("none", {}))
+    rows = np.tile(np.array([0.0, 1.0, 2.0], np.float32), (20, 1))
+    metric = MetricSettings("my_package.metrics:TopK", params={"k": 2})
+    found = evaluate(lambda inputs: rows[: len(inputs["signal"])], data, 7, metrics=[metric])
+    assert found == {"num_samples": 20, "top2": 0.5}
 
 
 def test_the_teacher_that_the_readme_exports_is_an_onnx_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

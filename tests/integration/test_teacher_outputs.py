@@ -95,7 +95,15 @@ LOSSES = [
     {"name": "mse", "key": "tokens", "on": "tokens", "against": "tokens", "projection": "linear"},
     {"name": "cross_entropy", "weight": 0.1},
 ]
-OF_TEST = {"dataset": "digits?split=test", "batch_size": 200}
+OF_TEST = {
+    "dataset": "digits?split=test",
+    "batch_size": 200,
+    "metrics": [
+        {"name": "classes"},
+        {"name": "features", "on": "tokens"},
+        {"name": "support.metrics:Spread", "of": "inner"},
+    ],
+}
 STUDENT = {"name": "support.students:encoder", "outputs": {"inner": "inner"}}
 
 
@@ -117,7 +125,8 @@ def test_a_student_learns_from_logits_and_features_while_a_worker_is_killed_and_
         distillog.start("teach", name, model, "--worker", worker, "--threads", 1, "--session-timeout", 6)
         for worker in ("a", "b")
     ]
-    live = distillog.start("runs", "start", student_run(tmp_path, name, "live", LOSSES), "--folder", runs, "--quiet")
+    file = student_run(tmp_path, name, "live", LOSSES, width=8)
+    live = distillog.start("runs", "start", file, "--folder", runs, "--quiet")
     distillog.succeed("feed", name)
     stream = open_stream(distillog.settings, name)
     eventually(lambda: len(check_labels(distillog.settings, stream).accepted) >= 8, 60, "some labels")
@@ -127,7 +136,7 @@ def test_a_student_learns_from_logits_and_features_while_a_worker_is_killed_and_
     workers[1].succeed()
     assert_nothing_lost(check_labels(distillog.settings, stream))
 
-    distillog.succeed("runs", "start", student_run(tmp_path, name, "replay", LOSSES), "--folder", runs)
+    distillog.succeed("runs", "start", student_run(tmp_path, name, "replay", LOSSES, width=8), "--folder", runs)
     assert weights(runs, "replay") == weights(runs, "live")
     metrics = [json.loads(line) for line in (runs / "replay/metrics.jsonl").read_text().splitlines()]
     costs = [line["losses"] for line in metrics if "losses" in line]
@@ -142,7 +151,13 @@ def test_a_student_learns_from_logits_and_features_while_a_worker_is_killed_and_
     state = torch.load(checkpoints(runs, "replay")[-1] / "state.pt", weights_only=True)
     assert set(state["projections"]) == {"mse", "cosine", "tokens"}
     scores = json.loads(distillog.succeed("runs", "evaluate", "replay", "--folder", runs, "--json"))
-    assert scores["num_samples"] == 500
+    assert (scores["num_samples"], scores["labelled"], "cosine" in scores) == (500, 500, False)
+    (written,) = (line for line in metrics if "evaluation" in line)
+    assert scores == pytest.approx({"step": written["step"], **written["evaluation"]}, rel=1e-4)
+    compare = ("--teacher", model, *OUTPUTS[:6], "--json")
+    beside = json.loads(distillog.succeed("runs", "evaluate", "replay", "--folder", runs, *compare))
+    assert beside.keys() - scores.keys() == {"num_cosines", "cosine", "mse"}
+    assert {key: beside[key] for key in scores} == pytest.approx(scores)
     exported = json.loads(distillog.succeed("runs", "export", "replay", "--folder", runs, "--json"))
     assert [one.name for one in open_session(Path(exported["path"])).get_outputs()] == ["logits"]
 

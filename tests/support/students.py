@@ -77,3 +77,27 @@ def token_files(folder: Path, num_samples: int = 200, length: int = 6) -> str:
     np.save(folder / "attention_mask.npy", mask)
     np.save(folder / "labels.npy", (ids * mask).sum(1) // mask.sum(1) // 17)
     return f"npy:{folder}"
+
+
+class Heads(nn.Module):
+    """Samples -> outputs of these shapes."""
+
+    def __init__(self, num_inputs: int, shapes: dict[str, tuple[int, ...]]) -> None:
+        super().__init__()
+        self.shapes = shapes
+        self.layers = nn.ModuleDict({name: nn.Linear(num_inputs, prod(shape)) for name, shape in shapes.items()})
+
+    def forward(self, samples: Tensor) -> dict[str, Tensor]:
+        """[B, ...] float32"""
+        flat = samples.flatten(1)
+        return {name: self.layers[name](flat).unflatten(1, shape) for name, shape in self.shapes.items()}
+
+
+def two_heads(input_shape: tuple[int, ...], num_classes: int) -> nn.Module:
+    """Two outputs, none of which is called `logits`."""
+    return Heads(prod(input_shape), {"first": (4, 2), "second": (num_classes,)})
+
+
+def scorer(input_shape: tuple[int, ...], num_classes: int) -> nn.Module:
+    """Classes, and one number beside them."""
+    return Heads(prod(input_shape), {"logits": (num_classes,), "score": (1,)})

@@ -134,3 +134,12 @@ def named_classes(names: str = "ant,bee,cow") -> ArrayDataset:
     labels = np.arange(2 * len(of_classes)) % len(of_classes)
     values = {"x": labels[:, None].astype(np.float32)}
     return ArrayDataset("", values, labels, of_classes, len(of_classes))
+
+
+def placed(sample: dict[str, Any], rng: np.random.Generator) -> dict[str, Any]:
+    """Adds `places` [4] int64 to a digit: how bright each quarter of it is, from 0 to 5; -1 where that is too dark."""
+    brightness = sample["image"].reshape(4, 16).mean(axis=1)
+    return sample | {
+        "places": np.minimum(np.floor(brightness * 10), 6).astype(np.int64) - 1,
+        "bright": brightness.sum(),
+    }

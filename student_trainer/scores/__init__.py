@@ -1,0 +1,1 @@
+"""What an evaluation measures: one small class for each metric, fed batch by batch."""

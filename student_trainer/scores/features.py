@@ -1,0 +1,63 @@
+"""Features of a student, held against a teacher's of the same shape.
+
+Letters: N samples of a batch, H numbers of a vector.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from schemas.errors import ConfigError
+from student_trainer.scores.seen import Metric, Seen, parts, shown
+
+
+class Features(Metric):
+    """Features [N, ..., H], against a teacher's.
+
+    num_cosines and cosine: the mean over vectors of H numbers, of every sample and, where there are several, every
+    place of it; where either side's vector is 0 it has no direction, and is not counted. mse: the mean over all numbers
+    of the squared difference.
+    """
+
+    gives = ("num_cosines", "cosine", "mse")
+
+    def __init__(self, on: str = "", against: str = "") -> None:
+        self._on, self._against = on, against
+        self._num_cosines = self._num_numbers = 0
+        self._cosines = self._squares = 0.0
+
+    @property
+    def compares(self) -> bool:
+        """With a teacher, always."""
+        return True
+
+    def update(self, seen: Seen) -> None:
+        """Raises ConfigError where the shapes differ."""
+        student, teacher = seen.output(self._on), seen.of_teacher(self._against, self._on)
+        if student.shape != teacher.shape:
+            raise ConfigError(
+                f"the student gives rows of {shown(student.shape)}, the teacher of {shown(teacher.shape)}: compare "
+                "features of one shape"
+            )
+        for values, who in ((student, "student"), (teacher, "teacher")):
+            seen.refuse(~np.isfinite(values).reshape(len(values), -1).all(axis=1), who)
+        width = student.shape[-1] if student.ndim > 1 else 1
+        pairs = student.reshape(-1, width), teacher.reshape(-1, width)
+        for part in parts(len(pairs[0]), width):
+            of_student, of_teacher = (values[part].astype(np.float64) for values in pairs)
+            self._squares += float(np.square(of_student - of_teacher).sum())
+            self._num_numbers += of_student.size
+            lengths = np.sqrt(np.square(of_student).sum(axis=1)), np.sqrt(np.square(of_teacher).sum(axis=1))
+            there = (lengths[0] > 0) & (lengths[1] > 0)
+            cosines = (of_student * of_teacher).sum(axis=1)[there] / lengths[0][there] / lengths[1][there]
+            self._cosines += float(np.clip(cosines, -1, 1).sum())
+            self._num_cosines += len(cosines)
+
+    def compute(self) -> dict[str, float]:
+        """Without a vector that has a direction no cosine."""
+        scores: dict[str, float] = {"num_cosines": self._num_cosines}
+        if self._num_cosines:
+            scores["cosine"] = self._cosines / self._num_cosines
+        if self._num_numbers:
+            scores["mse"] = self._squares / self._num_numbers
+        return scores
