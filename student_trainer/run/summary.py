@@ -35,7 +35,7 @@ def summary(path: Path) -> dict[str, Any]:
         "run_id": info["run_id"],
         "source": settings.data.stream if settings.source == "stream" else settings.data.dataset,
         "student": settings.student.name,
-        "began_with": None if weights is None else f"{weights.path} ({weights.sha256[:16]})",
+        "began_with": weights and f"{weights.path} ({weights.sha256[:16] or 'as it lay there'})",
         "step": max([step.get("step", 0), evaluation.get("step", 0), *saved]),
         "total_steps": step.get("total_steps"),
         "loss": step.get("loss"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import re
 import shutil
@@ -189,3 +190,24 @@ def test_a_run_says_how_large_its_student_is_when_it_starts(runs: Path, tmp_path
     assert said == f"{tmp_path}/small: linear of 650 parameters, step 0 of 12, on cpu"
     said = CliRunner().invoke(main, ["runs", "resume", "small", "--folder", str(tmp_path)]).stderr.splitlines()[0]
     assert said == f"{tmp_path}/small: linear of 650 parameters, step 12 of 12, on cpu"
+
+
+def test_a_run_goes_on_from_the_weights_that_another_one_exported(
+    runs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    call(runs, "export", "small", "--onnx", "small.onnx", "--safetensors", "small.safetensors")
+    assert sorted(each.name for each in tmp_path.iterdir()) == ["small.onnx", "small.safetensors"]
+    refuse(runs, "export", "small", "--projections", words=("none of its [[losses]] has a projection",))
+    refuse(runs, "export", "small", "--output", "logts", words=("gives no 'logts': did you mean 'logits'?",))
+
+    (tmp_path / "on.toml").write_text(RUN.replace('"small"', '"on"'))
+    weights = ("--set", "student.weights=small.safetensors")
+    assert "finished at step 12" in call(runs, "start", "on.toml", *weights, "--quiet")
+    shown = json.loads(call(runs, "show", "on", "--json"))
+    sha256 = hashlib.sha256((tmp_path / "small.safetensors").read_bytes()).hexdigest()
+    assert shown["settings"]["student"]["weights"]["sha256"] == sha256
+    assert shown["began_with"] == f"{tmp_path}/small.safetensors ({sha256[:16]})"
+    assert shown["evaluation"]["nll"] < json.loads(call(runs, "show", "small", "--json"))["evaluation"]["nll"]
+    shutil.rmtree(runs / "on")  # which the tests above know nothing of
+    refuse(runs, "start", "on.toml", "--set", "student.weights=nowhere", words=("nowhere: cannot be read",))
