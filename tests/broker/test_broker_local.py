@@ -136,6 +136,7 @@ def test_a_start_on_a_full_disk_is_one_line(tmp_path: Path) -> None:
         LocalBroker(tmp_path).start()
 
 
+@pytest.mark.faults
 def test_a_broker_that_nobody_stopped_leaves_word_of_its_end_until_the_next_one(
     own: LocalBroker, eventually: Callable[..., object]
 ) -> None:
@@ -150,6 +151,7 @@ def test_a_broker_that_nobody_stopped_leaves_word_of_its_end_until_the_next_one(
     assert own.fell == ""
 
 
+@pytest.mark.faults
 def test_a_broker_whose_disk_is_full_of_records_names_the_disk(
     own: LocalBroker, fresh_name: Callable[[str], str], eventually: Callable[..., object]
 ) -> None:

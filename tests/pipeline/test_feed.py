@@ -161,6 +161,7 @@ def test_sigterm_ends_the_feeder_with_exit_code_0(
     }
 
 
+@pytest.mark.faults
 def test_sigterm_ends_a_feeder_within_seconds_while_kafka_is_away(
     own_broker: LocalBroker, fresh_name: Name, eventually: Callable[..., object]
 ) -> None:

@@ -217,6 +217,7 @@ def test_a_user_who_may_not_read_the_brokers_settings_makes_a_stream_that_lasts(
     assert set_outright(admin, work_orders_topic("made-by-alice")) == known
 
 
+@pytest.mark.faults
 def test_a_stream_is_made_while_a_broker_is_down(tmp_path: Path, eventually: Eventually) -> None:
     alive, dead = LocalBroker(tmp_path / "alive"), LocalBroker(tmp_path / "dead")
     ports = {}

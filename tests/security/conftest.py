@@ -17,8 +17,17 @@ def secured_broker(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Secured
         yield broker
 
 
+@pytest.fixture(scope="session")
+def _settled() -> Iterator[None]:
+    """What the process has loaded need not be gone through again after each test: that would take a second."""
+    gc.collect()
+    gc.freeze()
+    yield
+    gc.unfreeze()
+
+
 @pytest.fixture(autouse=True)
-def _refused_sockets() -> Iterator[None]:
+def _refused_sockets(_settled: None) -> Iterator[None]:
     """kafka-python leaves the sockets of refused connections to the garbage collector: not to that of another test."""
     yield
     with warnings.catch_warnings():

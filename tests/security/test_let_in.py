@@ -68,6 +68,7 @@ def num_workers(broker: SecuredBroker, name: str) -> int:
         return admin.num_members([group])[group]
 
 
+@pytest.mark.faults
 def test_a_password_that_is_changed_ends_who_is_at_work(
     secured_broker: SecuredBroker, fresh_name: Callable[[str], str], tmp_path: Path, eventually: Callable[..., object]
 ) -> None:

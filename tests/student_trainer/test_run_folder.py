@@ -106,6 +106,7 @@ def test_a_checkpoint_that_does_not_fit_is_one_line_and_the_one_before_stays(tmp
     assert read_run(runs / "r")["state"] == "failed"
 
 
+@pytest.mark.faults
 def test_a_run_that_filled_its_disk_goes_on_once_there_is_room(tmp_path: Path, whole: str) -> None:
     disk, file = tmp_path / "disk", run_file(tmp_path)
     script = f"""
@@ -145,6 +146,7 @@ def test_a_report_that_does_not_fit_is_one_line_and_can_be_had_later(tmp_path: P
     assert json.loads((tmp_path / "runs/r/report.json").read_text())["steps"] == 12
 
 
+@pytest.mark.faults
 def test_a_student_that_cannot_be_exported_for_want_of_room_is_one_line(tmp_path: Path) -> None:
     run(tmp_path / "runs/r", digits_run())
     done = limited(1000, "runs", "export", "r", "--folder", tmp_path / "runs")

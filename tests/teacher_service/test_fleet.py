@@ -285,6 +285,7 @@ def running() -> Iterator[Callable[..., Fleet]]:
         assert not thread.is_alive()
 
 
+@pytest.mark.faults
 def test_a_run_that_takes_more_than_one_worker_makes_gets_another_until_it_is_done(
     distillog: Distillog,
     fresh_name: Callable[[str], str],
