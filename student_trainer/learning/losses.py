@@ -127,7 +127,7 @@ class Loss:
         the rows such that their mean is that over all positions of the whole batch.
         """
         labels = target.labels_of(labels)
-        if not len(output):  # no position in the whole batch, which a loss of a user's own need not know
+        if not len(output):  # no position at all, which costs nothing: a loss of a user's own need not know
             rows = output.flatten(1).sum(dim=1)
         elif output.ndim == 2 or "classes" not in self.needs:
             rows = self.function(output, target, labels, temperature, **params)
