@@ -358,6 +358,7 @@ OWN: Mapping[str, Callable[..., Tensor]] = {
     "teacher_argmax": mean_losses.teacher_argmax,
     "mse": mean_losses.mse,
     "cosine": mean_losses.cosine,
+    "binary_kl": mean_losses.binary_kl,
 }
 
 
@@ -365,7 +366,7 @@ OWN: Mapping[str, Callable[..., Tensor]] = {
 def test_a_loop_of_ones_own_gets_what_a_run_does(name: str) -> None:
     data = Data(name, "float16", MASK)
     (batch,) = data.batches([6], 6)
-    params = {"temperature": T} if name in ("forward_kl", "reverse_kl") else {}
+    params = {"temperature": T} if name in ("forward_kl", "reverse_kl", "binary_kl") else {}
     target = batch.targets["t.logits"].widened()
     weights = torch.tensor([1.0, 1.0, 0.0, 1.0, 1.0, 1.0])
     for each in (None, weights):
