@@ -125,7 +125,7 @@ def sole_field(inputs: Inputs) -> str:
         ConfigError: there are several.
     """
     if len(inputs) != 1:
-        raise ConfigError(f"[student] input is missing; the dataset has the fields {', '.join(sorted(inputs))}")
+        raise ConfigError(f"[student] inputs is missing; the dataset has the fields {', '.join(sorted(inputs))}")
     return next(iter(inputs))
 
 

@@ -15,6 +15,8 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
+from pipeline.views.positions import choosers
+from pipeline.views.positions import chosen as chosen_by
 from schemas.errors import ConfigError, ManifestMismatch
 from schemas.names import did_you_mean
 from student_trainer.batches import Buffer, RowBatch, cut_of
@@ -89,14 +91,14 @@ class Placing:
                 f"{name} is of positions of {list(spec.places)}, but field {field!r}, which chooses them, is of "
                 f"{list(values.shape[1:])} here"
             )
-        if not (values >= 0).all():
-            row = int(np.flatnonzero(~(values >= 0).reshape(len(values), -1).all(axis=1))[0])
+        if not (sound := choosers(values)).all():
+            row = int(np.flatnonzero(~sound)[0])
             least = values[row].min()
             raise ManifestMismatch(
                 f"{_place(rows, row)}: field {field!r} holds {least}; it chooses the positions of {name}, those where "
                 "it is not 0, and has to hold no negative number"
             )
-        return _Chosen(values != 0, self._pin)
+        return _Chosen(chosen_by(values), self._pin)
 
     def _labelled(self, field: str, num_classes: int, rows: RowBatch, values: NDArray[Any]) -> Target:
         wrong = (values < -1) | (values >= num_classes)

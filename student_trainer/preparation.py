@@ -18,7 +18,7 @@ from pipeline.views.fetch import Fetched, Fetcher
 from pipeline.views.patience import fetch_patiently
 from schemas.errors import ConfigError, NotFinite
 from student_trainer.evaluate import evaluation_data, predictor, seen, sole_field
-from student_trainer.learning.losses import need_labels
+from student_trainer.learning.losses import find_loss, need_labels
 from student_trainer.learning.student_inputs import InputField
 from student_trainer.learning.student_outputs import StudentOutputs
 from student_trainer.learning.students import STUDENTS, Network, build_student
@@ -100,7 +100,11 @@ def inspect_network(settings: RunSettings, source: OrderSource) -> Network:
         if settings.student.name in STUDENTS:
             _refuse_untaken(settings.student.name, field, inputs[field])
     num_classes = settings.student.classes or source.num_classes
-    if not num_classes:
+    # A student of a user's own that learns from features alone need not know of any class.
+    needs_classes = settings.student.name in STUDENTS or any(
+        "labels" in find_loss(entry.name).needs for entry in settings.losses
+    )
+    if not num_classes and needs_classes:
         raise ConfigError(
             f"dataset {source.fetcher.dataset.uri} does not say how many classes it has, nor does a teacher of the "
             "run: say it by [student] classes"
@@ -197,7 +201,7 @@ def first_samples(what: str, fetcher: Fetcher, network: Network, size: tuple[int
         DataUnavailable: it cannot be read.
     """
     uri, num_classes = fetcher.dataset.uri, fetcher.dataset.num_classes
-    if num_classes > network.num_classes:
+    if num_classes > network.num_classes > 0:
         raise ConfigError(
             f"{what} {uri} has {num_classes} classes, the student {network.num_classes}; evaluate on a dataset of the "
             "same classes"

@@ -162,7 +162,7 @@ class WithoutClasses(_OfSamples):
     @property
     def logits(self) -> Tensor:
         """Raise ConfigError."""
-        raise ConfigError("the target is of features or labels, which are no teacher's classes")
+        raise ConfigError("the target is of features, multilabel logits or labels, which no softmax is taken of")
 
     def flat(self) -> Self:
         """Raise ConfigError, as `logits` does."""

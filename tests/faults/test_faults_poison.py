@@ -119,11 +119,11 @@ def fleet(distillog: Distillog, fresh_name: Callable[[str], str], steering: Path
     return lambda hang="": Fleet(distillog, fresh_name("poison"), tmp_path, steering, hang)
 
 
-def undisturbed(fleet: Make) -> Logits:
+def undisturbed(fleet: Make, steering: Path) -> Logits:
     """The labels of a run in which nothing is fatal."""
-    made = fleet()
-    for file in made.steering.iterdir():
+    for file in steering.iterdir():  # before the teacher is added, and tried on samples
         file.unlink()
+    made = fleet()
     made.start()
     made.work()
     made.leave()
@@ -146,7 +146,7 @@ def test_a_sample_that_kills_workers_takes_two_with_it_and_then_only_itself(flee
     made.leave()
     assert [worker.popen.returncode for worker in made.deaths] == [-signal.SIGSEGV] * 2
     assert made.letters() == {poison: "ended the process that labelled it alone, twice: SIGSEGV"}
-    assert_same_but(made.logits(), undisturbed(fleet), {poison})
+    assert_same_but(made.logits(), undisturbed(fleet, made.steering), {poison})
 
 
 def test_a_sample_that_kills_the_processes_of_loaders_is_found_as_one_that_kills_workers(fleet: Make) -> None:
@@ -160,7 +160,7 @@ def test_a_sample_that_kills_the_processes_of_loaders_is_found_as_one_that_kills
     for worker in made.deaths:
         worker.refuse("dataset support.fatal_data:numbered", "asked for samples", str(poison), "ended (SIGSEGV)")
     assert made.letters() == {poison: "ended the process that labelled it alone, twice: SIGSEGV"}
-    assert_same_but(made.logits(), undisturbed(fleet), {poison})
+    assert_same_but(made.logits(), undisturbed(fleet, made.steering), {poison})
 
 
 def test_a_sample_that_hangs_workers_takes_two_or_three_with_it_and_then_only_itself(fleet: Make) -> None:
@@ -175,7 +175,7 @@ def test_a_sample_that_hangs_workers_takes_two_or_three_with_it_and_then_only_it
     assert 2 <= len(made.deaths) <= 3
     assert list(made.letters()) == [poison]
     assert "alone, twice: no answer within" in made.letters()[poison]
-    assert_same_but(made.logits(), undisturbed(fleet), {poison})
+    assert_same_but(made.logits(), undisturbed(fleet, made.steering), {poison})
 
 
 def test_workers_that_are_asked_to_leave_in_an_order_that_hangs_count_as_its_victims(fleet: Make) -> None:
@@ -209,7 +209,7 @@ def test_two_deadly_samples_of_partitions_of_their_own_cost_two_workers_each_at_
     made.leave()
     assert len(made.deaths) <= 4
     assert made.letters().keys() == poison
-    assert_same_but(made.logits(), undisturbed(fleet), poison)
+    assert_same_but(made.logits(), undisturbed(fleet, made.steering), poison)
 
 
 def test_workers_killed_again_and_again_dead_letter_nothing(fleet: Make) -> None:
@@ -225,7 +225,7 @@ def test_workers_killed_again_and_again_dead_letter_nothing(fleet: Make) -> None
     made.leave()
     assert len(made.deaths) >= 3
     assert made.letters() == {}
-    assert_same_but(made.logits(), undisturbed(fleet), set())
+    assert_same_but(made.logits(), undisturbed(fleet, made.steering), set())
 
 
 def test_an_order_whose_workers_are_killed_from_outside_stops_them_and_is_not_given_up(fleet: Make) -> None:
@@ -238,4 +238,4 @@ def test_an_order_whose_workers_are_killed_from_outside_stops_them_and_is_not_gi
     made.work()
     made.leave()
     assert made.letters() == {}
-    assert_same_but(made.logits(), undisturbed(fleet), set())
+    assert_same_but(made.logits(), undisturbed(fleet, made.steering), set())

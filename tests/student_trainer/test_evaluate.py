@@ -214,7 +214,7 @@ def test_a_specialist_is_compared_with_the_students_distribution_among_its_class
     some, of_all = (2, 5, 9), labels(fetcher)
     student = np.random.default_rng(0).normal(0, 3, (500, 10)).astype(np.float32)
     teacher = np.random.default_rng(1).normal(0, 3, (500, 3)).astype(np.float32)
-    scores = evaluate(Oracle(student), fetcher, 64, Oracle(teacher), teacher_classes=some)
+    scores = evaluate(Oracle(student), fetcher, 64, Oracle(teacher), teacher_classes={"logits": some})
     alone = evaluate(Oracle(student), fetcher, 64)
     assert {name: scores[name] for name in alone} == alone
     p = np.exp(teacher - teacher.max(axis=1, keepdims=True)).astype(np.float64)
@@ -227,4 +227,4 @@ def test_a_specialist_is_compared_with_the_students_distribution_among_its_class
     right = np.array(some)[teacher.argmax(axis=1)] == of_all
     assert scores["teacher_accuracy"] == pytest.approx(right[known].mean())
     with pytest.raises(ConfigError, match="class map has class 12, the student 10 classes"):
-        evaluate(Oracle(student), fetcher, 64, Oracle(teacher), teacher_classes=(2, 5, 12))
+        evaluate(Oracle(student), fetcher, 64, Oracle(teacher), teacher_classes={"logits": (2, 5, 12)})

@@ -115,7 +115,8 @@ def projected_run(folder: Path) -> Trained:
     torch.manual_seed(3)
     layers = {"tokens-to-t": Projection("tokens", nn.Linear(6, 5))}
     model = build_student(settings.student, network, 0).eval()
-    return Trained(model, network, settings, layers, view_spec("none", {}), 0)
+    outputs = StudentOutputs(model, settings.student.outputs)
+    return Trained(model, outputs, network, settings, layers, view_spec("none", {}), 0)
 
 
 def exported_outputs(path: Path) -> dict[str, Any]:

@@ -158,7 +158,7 @@ def test_how_many_classes_a_student_has_is_said_where_nothing_tells_it(tmp_path:
     with pytest.raises(ConfigError, match="classes must not be negative, is -1"):
         text_run(student={"classes": -1})
     digits = text_run(data={"dataset": "digits"}, losses=[{"name": "cross_entropy"}], student={"classes": 4})
-    digits = replace(digits, student=replace(digits.student, name="linear", input=""))
+    digits = replace(digits, student=replace(digits.student, name="linear", inputs=()))
     with pytest.raises(ConfigError, match="classes is 4, and the labels that a loss learns from are of 10"):
         train_run(tmp_path / "d", digits)
 
