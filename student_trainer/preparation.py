@@ -18,7 +18,7 @@ from pipeline.views.fetch import Fetched, Fetcher
 from pipeline.views.patience import fetch_patiently
 from schemas.errors import ConfigError, NotFinite
 from student_trainer.evaluate import evaluation_data, predictor, seen, sole_field
-from student_trainer.learning.losses import find_loss, need_labels
+from student_trainer.learning.losses import find_loss
 from student_trainer.learning.student_inputs import InputField
 from student_trainer.learning.student_outputs import StudentOutputs
 from student_trainer.learning.students import STUDENTS, Network, build_student
@@ -108,10 +108,6 @@ def inspect_network(settings: RunSettings, source: OrderSource) -> Network:
         raise ConfigError(
             f"dataset {source.fetcher.dataset.uri} does not say how many classes it has, nor does a teacher of the "
             "run: say it by [student] classes"
-        )
-    if num_classes < source.num_classes and need_labels(settings):
-        raise ConfigError(
-            f"[student] classes is {num_classes}, and the labels that a loss learns from are of {source.num_classes}"
         )
     return Network(
         tuple(InputField(field, inputs[field].shape[1:], str(inputs[field].dtype)) for field in taken),

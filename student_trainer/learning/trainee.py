@@ -60,7 +60,9 @@ class Trainee:
         labelled_fraction: float,
         device: torch.device,
         terms: Sequence[Term],
+        label_classes: int = 0,
     ) -> None:
+        """`label_classes`: how many classes true labels have; 0: as many as the network is built for."""
         train = settings.train
         self.fields = network.fields
         self._name = settings.student.name
@@ -74,7 +76,7 @@ class Trainee:
                 "[evaluation] dataset: the student gives a sample no row of classes to evaluate: say what to measure "
                 "with [[evaluation.metrics]]"
             )
-        projections = fit(terms, given, network.num_classes, train.seed)
+        projections = fit(terms, given, label_classes or network.num_classes, train.seed)
         self.labels = label_limits(terms, given)
         """Fields of hard labels of positions, and how many classes the student tells apart there."""
         self.model: nn.Module = build_student(settings.student, network, train.seed).to(device).train()

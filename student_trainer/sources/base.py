@@ -83,6 +83,8 @@ class OrderSource(Protocol):
     """"TEACHER.OUTPUT" -> what it is, of all outputs of the run's teachers; its orders have those that losses use."""
     has_labels: bool
     """Whether a sample shows its true label."""
+    label_classes: int
+    """How many classes true labels have; no more than C, unless C is of positions."""
 
     @property
     def labelled_fraction(self) -> float:

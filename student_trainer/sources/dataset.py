@@ -44,7 +44,7 @@ class DatasetSource:
             )
         view, train = view_spec(data.view.name, data.view.params), settings.train
         self.fetcher = Fetcher(dataset, view, train.loaders, train.loader_processes)
-        self.num_classes = dataset.num_classes
+        self.num_classes = self.label_classes = dataset.num_classes
         self._passes = settings.train.passes
         self._labels = HardLabels.of(dataset, data.labelled, data.label_seed)
         self.has_labels = of_samples

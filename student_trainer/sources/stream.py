@@ -65,7 +65,9 @@ class StreamSource:
         }
         """All outputs of these teachers."""
         self._read = settings.chosen(self.targets)
+        self.label_classes = self.stream.manifest.num_classes or self.fetcher.dataset.num_classes
         self.num_classes = self._num_classes()
+        self.label_classes = self.label_classes or self.num_classes
         self._labels = HardLabels.of(self.fetcher.dataset, settings.labelled, settings.label_seed)
         self.has_labels = self._labels.any
         self._check_labels = settings.check_labels
@@ -173,7 +175,7 @@ class StreamSource:
                     f"[[teachers]] {first} has {known[first]} classes, {name} has {there}: one student cannot learn "
                     "from both"
                 )
-        found = next(iter(known.values()), 0) or self.stream.manifest.num_classes or self.fetcher.dataset.num_classes
+        found = next(iter(known.values()), 0) or self.label_classes
         for name in of_classes:
             highest = max(self.targets[name].classes, default=-1)
             if 0 < found <= highest:
@@ -197,11 +199,11 @@ class StreamSource:
                 targets |= {name: targets[name].take(places) for name in targets if _is_of(name, each)}
         sample_ids = first.sample_ids[rows]
         labels = self._labels.read(sample_ids, self._stop)
-        if self._check_labels and labels.max(initial=-1) >= self.num_classes:
+        if self._check_labels and labels.max(initial=-1) >= self.label_classes:
             row = int(labels.argmax())
             raise ConfigError(
                 f"dataset {self.fetcher.dataset.uri}: sample {sample_ids[row]} has label {labels[row]}, the teacher "
-                f"gives {self.num_classes} classes; number the classes as the teacher does, or take no loss on labels"
+                f"gives {self.label_classes} classes; number the classes as the teacher does, or take no loss on labels"
             )
         addresses = ", ".join(each.address for each in held)
         return LabelledOrder(

@@ -159,7 +159,7 @@ def test_how_many_classes_a_student_has_is_said_where_nothing_tells_it(tmp_path:
         text_run(student={"classes": -1})
     digits = text_run(data={"dataset": "digits"}, losses=[{"name": "cross_entropy"}], student={"classes": 4})
     digits = replace(digits, student=replace(digits.student, name="linear", inputs=()))
-    with pytest.raises(ConfigError, match="classes is 4, and the labels that a loss learns from are of 10"):
+    with pytest.raises(ConfigError, match=r"rows of \[N, 4\], against the labels' classes of \[N, 10\]"):
         train_run(tmp_path / "d", digits)
 
 
@@ -183,13 +183,13 @@ def make_logs(kafka_settings: KafkaSettings, fresh_name: Callable[[str], str]) -
     admin, producer = new_admin(kafka_settings), new_producer(kafka_settings)
     made: list[str] = []
 
-    def make(*teachers: str, codec: str = TOPK, classes: int = VOCABULARY) -> Logs:
+    def make(*teachers: str, codec: str = TOPK, classes: int = VOCABULARY, uri: str = URI) -> Logs:
         name = fresh_name("texts")
         made.append(name)
-        fetcher = Fetcher(open_dataset(URI), view_spec("none", {}))
+        fetcher = Fetcher(open_dataset(uri), view_spec("none", {}))
         spec = CodecSpec.parse(codec)
         options = StreamOptions(order_size=16, epochs=2, partitions=2, codec=spec, num_classes=classes)
-        stream, _ = create_stream(kafka_settings, name, fetcher, URI, options)
+        stream, _ = create_stream(kafka_settings, name, fetcher, uri, options)
         for teacher in teachers:
             inputs = (TeacherInput("x", "tokens", "int64", "", 1.0, ()),)
             digest = secrets.token_hex(32)
@@ -276,6 +276,19 @@ def test_a_student_learns_from_two_teachers_positions_and_goes_on_in_the_same_bi
         assert again.weights_sha256 == whole.weights_sha256
     other = stream_run(logs, train={"loaders": 3, "prefetch": 1})
     assert train_run(tmp_path / "o", other, source_of(logs, other)).weights_sha256 == whole.weights_sha256
+
+
+@pytest.mark.kafka
+def test_a_texts_own_label_stands_beside_its_positions(make_logs: Callable[..., Logs], tmp_path: Path) -> None:
+    logs = make_logs("cnn", classes=0, uri=f"{URI}&topics=1")
+    logs.write("cnn", *(soft_targets(logs, "cnn", sequence) for sequence in range(NUM_ORDERS)))
+    settings = stream_run(logs, SOFT[0], {"name": "cross_entropy", "on": "topic"})
+    source = source_of(logs, settings)
+    assert (source.num_classes, source.label_classes) == (VOCABULARY, 4)
+    assert train_run(tmp_path / "r", settings, source).finished
+    narrow = stream_run(logs, {"name": "cross_entropy", "on": "whole"}, student={"classes": 3})
+    with pytest.raises(ConfigError, match=r"rows of \[N, 3\], against the labels' classes of \[N, 4\]"):
+        train_run(tmp_path / "narrow", narrow, source_of(logs, narrow))
 
 
 @pytest.mark.kafka

@@ -13,16 +13,18 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-LENGTH, VOCABULARY = 6, 9
+LENGTH, VOCABULARY, TOPICS = 6, 9, 4
 
 
 class Texts:
-    """`__len__` and `__getitem__`, without classes or labels of a text."""
+    """`__len__` and `__getitem__`; without classes or labels of a text, unless it has topics."""
 
     thread_safe = True
 
-    def __init__(self, count: int, label: int, unlike: int) -> None:
-        self._count, self._label, self._unlike = count, label, unlike
+    def __init__(self, count: int, label: int, topics: bool) -> None:
+        if topics:
+            self.num_classes, self.labels = TOPICS, np.arange(count) % TOPICS
+        self._count, self._label = count, label
 
     def __len__(self) -> int:
         return self._count
@@ -34,18 +36,16 @@ class Texts:
         wanted = np.where(masked, tokens, -1).astype(np.int32)
         if sample_id == 5 and self._label:
             wanted[2] = self._label
-        if sample_id == self._unlike:
-            masked[0] = not masked[0]
         return {"tokens": np.where(masked, 0, tokens), "masked": masked.astype(np.int8), "wanted": wanted}
 
 
-def masked(count: str = "60", label: str = "0", unlike: str = "-1") -> Texts:
-    """`label` stands in sample 5, as one that may be none; in sample `unlike` one token more, or fewer, is hidden."""
-    return Texts(int(count), int(label), int(unlike))
+def masked(count: str = "60", label: str = "0", topics: str = "0") -> Texts:
+    """`label` stands in sample 5, as one that may be none; with `topics=1` each text has a label of 4."""
+    return Texts(int(count), int(label), topics == "1")
 
 
 class Reader(nn.Module):
-    """[B, L] tokens -> `logits` [B, L, V], `hidden` [B, L, width], and `whole` [B, V] of each text."""
+    """[B, L] tokens -> `logits` [B, L, V], `hidden` [B, L, width], `whole` [B, V] and `topic` [B, 4]."""
 
     def __init__(self, num_classes: int, width: int) -> None:
         super().__init__()
@@ -53,12 +53,14 @@ class Reader(nn.Module):
         self.mix = nn.Conv1d(width, width, 3, padding=1)
         self.drop = nn.Dropout(0.1)
         self.head = nn.Linear(width, num_classes)
+        self.topic = nn.Linear(width, TOPICS)
 
     def forward(self, tokens: Tensor) -> dict[str, Tensor]:
         """[B, L] int64"""
         hidden = torch.tanh(self.mix(self.tokens(tokens).transpose(1, 2))).transpose(1, 2)
         logits = self.head(self.drop(hidden))
-        return {"logits": logits, "hidden": hidden, "whole": logits.mean(dim=1)}
+        topic = self.topic(hidden.mean(dim=1))
+        return {"logits": logits, "hidden": hidden, "whole": logits.mean(dim=1), "topic": topic}
 
 
 def reader(input_shape: tuple[int, ...], num_classes: int, width: int = 16) -> nn.Module:
