@@ -76,7 +76,7 @@ def test_every_wrong_declaration_is_refused_with_the_right_one(
     assert "accuracy as declared: 100.0% of 120 labelled samples" in added
     assert "already there, the same" in distillog.succeed(*shlex.split(command)[1:])
     distillog.succeed("feed", name)
-    distillog.start("teach", name, model, "--until-idle", "--threads", 1).succeed()
+    distillog.succeed("teach", name, model, "--until-idle", "--threads", 1)
     labels = check_labels(distillog.settings, open_stream(distillog.settings, name))
     assert_nothing_lost(labels)
     truth = open_dataset(dataset)

@@ -178,7 +178,7 @@ def test_processes_of_torch_distributed_share_each_batch_and_end_with_an_iterato
     library.create_stream(name, "digits?split=train", partitions=4, order_size=100)
     library.add_teacher(name, "t", model := classifier(tmp_path / "teacher.onnx"))
     library.feed(name)
-    distillog.start("teach", name, model, "--until-idle").succeed()
+    distillog.succeed("teach", name, model, "--until-idle", "--threads", 1)
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
     command = [sys.executable, "-c", RANK.format(name=name)]
     ranks = [

@@ -81,7 +81,7 @@ def test_sample_ids_become_soft_targets_and_those_a_student(
     assert weights(runs, "replay") == weights(runs)
     # What was a student teaches in turn.
     distillog.succeed("topics", "add-teacher", name, "pupil", exported["path"])
-    distillog.start("teach", name, exported["path"], "--until-idle").succeed()
+    distillog.succeed("teach", name, exported["path"], "--until-idle", "--threads", 1)
     assert_nothing_lost(check_labels(distillog.settings, stream, "pupil"), "labels of the pupil")
 
     assert "deleted stream" in distillog.succeed("topics", "delete", name, "--yes")
@@ -109,7 +109,7 @@ def test_a_foreign_teacher_labels_a_dataset_of_the_users_own(
     added = distillog.call("topics", "add-teacher", stream_name, "t", model, *declared)
     assert added.exit_code == 0, added.output
     distillog.succeed("feed", stream_name)
-    distillog.start("teach", stream_name, model, "--until-idle").succeed()
+    distillog.succeed("teach", stream_name, model, "--until-idle", "--threads", 1)
     labels = check_labels(distillog.settings, open_stream(distillog.settings, stream_name))
     assert_nothing_lost(labels)
     for label in labels.accepted.values():
