@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import secrets
 import shutil
@@ -22,6 +23,17 @@ settings.register_profile("untimed", deadline=None)
 settings.load_profile("untimed")
 
 T = TypeVar("T")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Refuse a --basetemp that another run works in: pytest would empty it, with the brokers in it."""
+    if config.option.basetemp and not hasattr(config, "workerinput"):
+        lock = os.open(f"{config.option.basetemp}.lock", os.O_CREAT | os.O_RDWR | os.O_CLOEXEC)
+        config.add_cleanup(lambda: os.close(lock))
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            raise pytest.UsageError(f"another run works in --basetemp {config.option.basetemp}") from None
 
 
 class Eventually(Protocol):

@@ -9,6 +9,7 @@ import subprocess
 import sys
 import threading
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -100,6 +101,27 @@ def opened(uri: str, view: str, processes: int, **params: Any) -> Fetcher:
     return Fetcher(open_dataset(uri), view_spec(view, params), processes or 1, processes=processes > 0)
 
 
+def children() -> list[int]:
+    """Processes of loaders whose parent is this one."""
+    found = []
+    for status in Path("/proc").glob("[0-9]*/stat"):
+        try:
+            words = status.read_text().rpartition(")")[2].split()
+            command = status.with_name("cmdline").read_bytes().split(b"\0")
+        except OSError:
+            continue  # it ended
+        if int(words[1]) == os.getpid() and b"pipeline.views.child" in command:
+            found.append(int(status.parent.name))
+    return found
+
+
+@pytest.fixture(autouse=True)
+def _none_left(eventually: Wait) -> Iterator[None]:
+    yield
+    gc.collect()
+    eventually(lambda: not children(), 10, "the end of all children")
+
+
 @pytest.mark.parametrize(
     ("uri", "view", "params", "size"),
     [
@@ -163,20 +185,6 @@ def test_how_a_child_fares_is_one_line_that_names_the_data_and_the_samples(
     else:
         assert len(fetcher.fetch(np.arange(32), 0).kept_rows) == 27
     fetcher.close()
-
-
-def children() -> list[int]:
-    """Processes of loaders whose parent is this one."""
-    found = []
-    for status in Path("/proc").glob("[0-9]*/stat"):
-        try:
-            words = status.read_text().rpartition(")")[2].split()
-            command = status.with_name("cmdline").read_bytes().split(b"\0")
-        except OSError:
-            continue  # it ended
-        if int(words[1]) == os.getpid() and b"pipeline.views.child" in command:
-            found.append(int(status.parent.name))
-    return found
 
 
 def test_a_child_that_hangs_is_no_matter_to_whoever_closes_and_none_is_left(tmp_path: Path, eventually: Wait) -> None:
