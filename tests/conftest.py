@@ -18,6 +18,9 @@ from support.processes import Distillog, distillog_commands
 from pipeline.broker.local import LocalBroker
 from pipeline.kafka.settings import KafkaSettings
 
+# Read when PyTorch and NumPy are loaded. Of several processes on few cores, each waits for its own threads longest.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
 # How long an example takes depends on what else the machine does.
 settings.register_profile("untimed", deadline=None)
 settings.load_profile("untimed")
