@@ -261,14 +261,15 @@ def test_they_end_with_their_parent_and_print_nothing_between_its_lines(
     number: signal.Signals, eventually: Wait
 ) -> None:
     path = os.pathsep.join((str(Path(__file__).parent), str(Path(__file__).parents[2])))
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell in the background has it ignored
     parent = subprocess.Popen(
         [sys.executable, "-c", PARENT],
         stdout=subprocess.PIPE,
         stderr=subprocess.DEVNULL,
         text=True,
         env={**os.environ, "PYTHONPATH": path},
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
     )
+    signal.signal(signal.SIGINT, before)
     assert parent.stdout is not None
     lines = [parent.stdout.readline().split() for _ in range(4)]
     assert [line[0] for line in lines] == ["read", "read", "children", "children"]
