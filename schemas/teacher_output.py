@@ -158,6 +158,8 @@ def not_built(output: Datum) -> str:
         return f"its output {output['name']!r} has codec {output['codec']['name']!r}"
     if output["reduction"] and not is_reduction(output["reduction"]):
         return f"its output {output['name']!r} has reduction {output['reduction']!r}"
+    if output["per"] == "position" and not output["positions"]:  # "all", the schema says
+        return f"its output {output['name']!r} is of all positions"
     found = {field: list(value) if isinstance(value, tuple) else value for field, value in output.items()}
     for field, value in _BUILT.items():
         if found[field] != value:

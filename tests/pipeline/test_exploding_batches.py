@@ -42,8 +42,13 @@ def write(settings: KafkaSettings, at: TopicPartition, codec: str | None, value:
 
 @pytest.mark.parametrize("codec", ["gzip", "lz4"])
 def test_a_batch_that_explodes_is_passed_over_and_what_is_behind_it_read(
-    codec: str, kafka_settings: KafkaSettings, topic: TopicPartition, caplog: pytest.LogCaptureFixture
+    codec: str,
+    kafka_settings: KafkaSettings,
+    topic: TopicPartition,
+    caplog: pytest.LogCaptureFixture,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    monkeypatch.setattr(exploding_batches, "_room", LEAST)  # whatever streams this process has opened before
     write(kafka_settings, topic, None, b"before")
     write(kafka_settings, topic, codec, bytes(20 * LEAST))
     write(kafka_settings, topic, codec, b"behind")

@@ -285,7 +285,7 @@ def test_a_worker_that_left_and_a_feeder_that_ended_hold_nothing() -> None:
     labelling.end()
     assert labelling.unready == "is no member of its group"
     assert {each.name for each in teach_metrics.METRICS if each.read(labelling)} == {"orders_total"}
-    feeding = Feeding(orders=20, published=7, next_sequence=7, fastest=3, followed=1)
+    feeding = Feeding(orders=20, published=7, next_sequence=7, position=3, followed=1)
     assert (feeding.ahead, feeding.unready) == (4, "")
     feeding.end()
     left = {each.name: each.read(feeding) for each in feed_metrics.METRICS if each.read(feeding)}

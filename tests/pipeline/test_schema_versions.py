@@ -148,7 +148,7 @@ def test_a_teacher_that_needs_a_newer_program_is_in_nobodys_way_and_can_be_remov
     prepare_worker(kafka_settings, name, model, options).run()
 
     refusals = {
-        "two": "teacher 'two' was added by a newer Distillog: its output 'masked' has per 'position'",
+        "two": "teacher 'two' was added by a newer Distillog: its output 'masked' is of all positions",
         "far": "unknown schema 0707",
     }
     for teacher, said in refusals.items():

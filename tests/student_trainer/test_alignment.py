@@ -205,7 +205,7 @@ def test_the_classes_that_a_loss_takes_unless_told_are_those_of_a_softmax() -> N
 def test_values_of_tags_are_a_target_without_a_softmax() -> None:
     tags = target(draw(B, C), classes=False)
     assert torch.equal(tags.features, draw(B, C))
-    with pytest.raises(ConfigError, match="multilabel logits, which no softmax is taken of"):
+    with pytest.raises(ConfigError, match="multilabel logits or labels, which no softmax is taken of"):
         _ = tags.logits
     assert np.isfinite(tags.features.numpy()).all()
 

@@ -68,11 +68,11 @@ def test_a_mean_and_a_deviation_are_of_each_channel_or_of_all() -> None:
 def test_mean_and_deviation_are_made_once_whatever_comes_between(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    student = build_student(StudentSettings("mlp", mean=MEAN, std=STD), Network("image", (3, 16, 16), 5, "uint8"), 0)
+    student = build_student(StudentSettings("mlp", mean=MEAN, std=STD), Network.of("image", (3, 16, 16), 5, "uint8"), 0)
     images = torch.tensor(BYTES)
     with torch.inference_mode():
         before = student(images)
-    export_student(student, BYTES, "image", tmp_path / "student.onnx")
+    export_student(student, {"image": BYTES}, tmp_path / "student.onnx")
     monkeypatch.setattr(torch, "tensor", lambda *words, **options: pytest.fail("made again"))
     for _ in range(2):
         logits = student.train()(images)
