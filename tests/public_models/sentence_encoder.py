@@ -153,7 +153,7 @@ def teacher() -> Bert:
 
 
 def export_teacher(path: Path) -> Path:
-    """Write it as ONNX: inputs `input_ids` and `attention_mask`, outputs `last_hidden_state` and `sentence_embedding`."""
+    """Write it as ONNX: `input_ids` and `attention_mask` in, `last_hidden_state` and `sentence_embedding` out."""
     ids, mask = (torch.from_numpy(np.stack(each)) for each in zip(*map(tokens, ("a word", "two words")), strict=True))
     batch = {0: torch.export.Dim.DYNAMIC}
     torch.onnx.export(

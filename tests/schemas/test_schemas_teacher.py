@@ -96,7 +96,7 @@ WRONG: dict[str, tuple[tuple[TeacherOutput, ...], str]] = {
     "classes without an axis": ((replace(OUTPUT, class_axis=None),), "None is no axis of 10 classes"),
     "classes of another axis": ((replace(OUTPUT, shape=(4, 10), class_axis=0),), "0 is no axis of 10 classes"),
     "a row of nothing": ((replace(HIDDEN, shape=(4, 0)),), r"rows of shape \(4, 0\)"),
-    "positions that nothing chooses": ((replace(HIDDEN, per="position"),), "field '' chooses positions"),
+    "positions that nothing chooses": ((replace(HIDDEN, per="position"),), "is of all positions"),
     "a field that chooses nothing": ((replace(HIDDEN, positions="m"),), "is per sample, and field 'm' chooses"),
     "positions of one row": ((replace(OUTPUT, per="position", positions="m"),), "which are no positions of something"),
     "more kept classes than there are": ((replace(OUTPUT, codec=CodecSpec("topk", 11)),), "use k <= 10"),
