@@ -71,6 +71,15 @@ class CodecSpec:
                 raise ConfigError(f"codec {text!r}: cannot read {setting!r}; write it as in {example}") from None
         return cls(name, **values)
 
+    @property
+    def keeps_all(self) -> bool:
+        """Whether all classes can be had from it."""
+        return not self.k
+
+    def serves(self, temperature: float) -> bool:
+        """Whether soft targets can be softened at a temperature."""
+        return self.keeps_all or temperature in self.temperatures
+
     def refuse_classes(self, num_classes: int) -> None:
         """Raise ConfigError where outputs of so many classes, 0 for those of none, cannot travel by it."""
         if self.k and not num_classes:

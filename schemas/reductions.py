@@ -2,7 +2,7 @@
 
 | text | is |
 |---|---|
-| `mean@1` | the mean over axis 1, as of a sentence's tokens |
+| `mean@1` | the mean over axis 1, as of an image's patches; of padded texts it counts the padding, too |
 | `first@1` | the first along axis 1, as the [CLS] of a sentence |
 | `attention@1` | the mean of the squares over axis 1: of an image's channels its attention map |
 

@@ -182,7 +182,7 @@ def _refuse_misfit(what: str, entry: LossSettings, loss: Loss, name: str, spec: 
     holds = {"teacher", "labels", *(("classes",) if spec.num_classes else ("features",))}
     if spec.kind == "multilabel":
         holds.add("multilabel")
-    if spec.num_classes and spec.codec.name != "topk":
+    if spec.num_classes and spec.codec.keeps_all:
         holds.add("dense")
     if spec.kind == "logits":
         holds.add("logits")
@@ -190,7 +190,7 @@ def _refuse_misfit(what: str, entry: LossSettings, loss: Loss, name: str, spec: 
         if need in loss.needs - holds:
             instead = _INSTEAD.get(spec.kind, "forward_kl")
             raise ConfigError(f"{what} needs {_LACKING[need].format(name=name, kind=spec.kind, instead=instead)}")
-    if spec.codec.name == "topk" and entry.name == "forward_kl" and entry.temperature not in spec.codec.temperatures:
+    if entry.name == "forward_kl" and not spec.codec.serves(entry.temperature):
         declared = ", ".join(map(str, spec.codec.temperatures))
         raise ConfigError(
             f"{what}: temperature {entry.temperature} has no stored tail mass; the codec of {name} declares {declared}"

@@ -255,10 +255,16 @@ def pick(
 def as_stored(picked: npt.NDArray[np.float32], output: TeacherOutput) -> npt.NDArray[np.float32]:
     """Return [M, ...] that `pick` gave as it is stored: of classes those that the dataset has, in its order.
 
-    None are probabilities, which become `log(max(p, 1e-12))`: a softmax over them is the teacher's distribution given
-    that it is one of them.
+    None are probabilities, which become `log(max(p, 1e-12))`, p being the probability given that it is one of these
+    classes: a softmax over them is that distribution. Where a sample gives none of these any probability, they are NaN.
     """
-    return to_log_space(mapped_columns(picked, output.class_map), output.kind)
+    columns = mapped_columns(picked, output.class_map)
+    if output.class_map and output.kind == "probabilities":
+        # Before the least probability is put in: all that these classes have together may be less.
+        with np.errstate(invalid="ignore"):
+            given = columns.astype(np.float64)
+            columns = (given / given.sum(axis=-1, keepdims=True)).astype(np.float32)
+    return to_log_space(columns, output.kind)
 
 
 def to_log_space(raw: npt.NDArray[np.float32], kind: str) -> npt.NDArray[np.float32]:

@@ -14,15 +14,16 @@ from support.more_outputs import with_outputs
 from support.streams import fetcher, manifest
 
 from pipeline.datasets import open_dataset
-from schemas.codecs import CodecSpec
+from schemas.codecs import CodecSpec, storable
 from schemas.errors import ConfigError, DistillogError, TeacherRejected
 from schemas.records import Teacher, TeacherOutput
+from schemas.softmax import log_softmax
 from teacher_service.models.assess import assess, some_samples
 from teacher_service.models.checks import accuracy_notice, check_model
 from teacher_service.models.class_map_files import read_class_map
 from teacher_service.models.declared import Declared, DeclaredOutput
 from teacher_service.models.describe import describe_model
-from teacher_service.models.session import OnnxTeacher
+from teacher_service.models.session import OnnxTeacher, as_stored
 
 DIGITS = fetcher()
 MANIFEST = manifest(DIGITS)
@@ -232,3 +233,22 @@ def test_labels_beyond_a_specialists_classes_are_no_conflict(tmp_path: Path) -> 
     plain = OnnxTeacher(path, replace(teacher, outputs=(replace(teacher.outputs[0], class_map=()),)), threads=1)
     with pytest.raises(DistillogError, match="has a sample of class 9"):
         assess(plain, FLOAT16, DIGITS, 0)
+
+
+# --- probabilities ----------------------------------------------------------------------------------------------------
+
+
+def test_what_is_stored_of_probabilities_is_the_distribution_among_the_maps_classes_however_little_these_have() -> None:
+    logits = np.array([[40.0, 0.0, 8.0, 3.0], [0.0, 1.0, 2.0, 5.0]])
+    probabilities = np.exp(logits) / np.exp(logits).sum(axis=1, keepdims=True)
+    output = replace(TeacherOutput.of_classes("y", "probabilities", 4), class_map=(-1, -1, 1, 0))
+    stored = as_stored(probabilities.astype(np.float32), output)
+    among = np.exp(logits[:, [3, 2]])
+    assert np.allclose(np.exp(log_softmax(stored)), among / among.sum(axis=1, keepdims=True), rtol=1e-5)
+
+
+def test_a_sample_that_has_no_probability_of_any_of_the_maps_classes_cannot_be_stored() -> None:
+    output = replace(TeacherOutput.of_classes("y", "probabilities", 3), class_map=(-1, 0, 1))
+    stored = as_stored(np.array([[1.0, 0.0, 0.0], [0.0, 1.0, 0.0]], np.float32), output)
+    assert storable(stored, FLOAT16, 2).tolist() == [False, True]
+    assert np.exp(stored[1]).tolist() == pytest.approx([1.0, 1e-12])
