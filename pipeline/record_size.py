@@ -17,8 +17,8 @@ RECORD_OVERHEAD = 2_048
 _OUTPUT_OVERHEAD = 512
 """bytes of an output beside its columns' data: names, shapes"""
 
-_COUNT_BYTES = 8
-"""of a sample's number of positions, at most"""
+_CHOSEN_BYTES = 12
+"""of a sample's number of positions, at most 8, and of their hash"""
 
 
 class OutputSize(NamedTuple):
@@ -35,7 +35,7 @@ class OutputSize(NamedTuple):
     def num_bytes(self) -> int:
         """On the wire, without headers."""
         of_values = CODECS[self.codec.name].bytes_per_row(self.codec, self.shape, self.num_classes)
-        return of_values + (_COUNT_BYTES if self.per_position else 0)
+        return of_values + (_CHOSEN_BYTES if self.per_position else 0)
 
 
 def record_bytes(order_size: int, outputs: Collection[OutputSize]) -> int:

@@ -24,6 +24,7 @@ from schemas.errors import ConfigError, EncodeError
 from schemas.finite import all_finite, bad_rows, finite_rows
 from schemas.names import did_you_mean
 from schemas.plain import Dense, Features, Plain
+from schemas.positions import Chosen
 from schemas.topk import TopK, TopKCodec
 
 __all__ = ["CODECS", "Codec", "CodecSpec", "Dense", "Features", "SoftRows", "TopK", "encode_values", "storable"]
@@ -106,6 +107,10 @@ class SoftRows(Protocol):
     @property
     def counts(self) -> IntArray | None:
         """[M] int64: how many rows of the columns are of each sample; None: one."""
+
+    @property
+    def chosen(self) -> Chosen | None:
+        """What is said of the positions that the rows are of; None: they are of samples."""
 
     @property
     def temperatures(self) -> tuple[float, ...] | None:

@@ -34,6 +34,7 @@ class Dense:
     the bytes cross the bus."""
 
     counts: ClassVar[None] = None
+    chosen: ClassVar[None] = None
 
     @property
     def columns(self) -> Columns:
@@ -57,6 +58,7 @@ class Features:
     """[M, ...] float32 or float16, as stored: a read-only view of the record's bytes."""
 
     counts: ClassVar[None] = None
+    chosen: ClassVar[None] = None
 
     @property
     def columns(self) -> Columns:

@@ -1,11 +1,13 @@
 """Outputs of which a sample has a row for each of its positions, such as the masked tokens of a text.
 
-Which positions those are is chosen by a field of the view, a pure function of the sample, so labels say only how many.
+Which positions those are is chosen by a field of the view, a pure function of the sample, so labels say only how many,
+and a hash.
 Letters: M samples, P positions of them all.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -18,13 +20,40 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, slots=True, eq=False)
+class Chosen:
+    """Which positions M samples have, as far as labels say it."""
+
+    counts: IntArray
+    """[M] int64: how many."""
+    marks: IntArray
+    """[M] int64, 0 to 2^32 - 1: a hash of which they are, so that others of the same number are told apart."""
+
+    def __len__(self) -> int:
+        return len(self.counts)
+
+    def take(self, rows: IntArray | slice) -> Chosen:
+        """Return those of some of the samples."""
+        return Chosen(self.counts[rows], self.marks[rows])
+
+    @classmethod
+    def joined(cls, parts: Sequence[Chosen]) -> Chosen:
+        """Return those of the samples of several, one or more."""
+        return cls(np.concatenate([each.counts for each in parts]), np.concatenate([each.marks for each in parts]))
+
+
+@dataclass(frozen=True, slots=True, eq=False)
 class Positions:
     """`SoftRows` of M samples, each of which has any number of rows, one after the other."""
 
     rows: SoftRows
     """P of them."""
-    counts: IntArray
-    """[M] int64: how many are of each sample."""
+    chosen: Chosen
+    """Of the M samples."""
+
+    @property
+    def counts(self) -> IntArray:
+        """[M] int64: how many rows are of each sample."""
+        return self.chosen.counts
 
     @property
     def columns(self) -> Columns:
@@ -38,7 +67,7 @@ class Positions:
 
     def take(self, rows: IntArray) -> Positions:
         """Return the positions of the samples at [K] places."""
-        return Positions(self.rows.take(positions_of(self.counts, rows)), self.counts[rows])
+        return Positions(self.rows.take(positions_of(self.counts, rows)), self.chosen.take(rows))
 
 
 def positions_of(counts: IntArray, rows: IntArray) -> IntArray:

@@ -29,7 +29,7 @@ from schemas.columns import (
 from schemas.errors import ConfigError, EncodeError
 from schemas.manifest import Manifest, Probe, ViewSpec
 from schemas.names import did_you_mean
-from schemas.positions import Positions
+from schemas.positions import Chosen, Positions
 from schemas.teacher import Teacher, TeacherInput
 from schemas.teacher_output import TeacherOutput
 
@@ -47,8 +47,8 @@ __all__ = [
 ]
 
 
-_COUNTS = "counts"
-"""The column that no codec has."""
+_COUNTS, _MARKS = "counts", "marks"
+"""The columns of outputs per position that no codec has."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -88,24 +88,24 @@ class Output:
     num_classes: int
     """C; 0 where it has no classes."""
     columns: Columns
-    """The codec's; their first dimension is M, or P, the sum of `counts`."""
-    counts: IntArray | None = None
-    """[M] int64: how many positions each kept row has; None: its rows are of samples."""
+    """The codec's; their first dimension is M, or P, all positions of the M."""
+    chosen: Chosen | None = None
+    """Which positions the kept rows have; None: its rows are of samples."""
 
     @classmethod
     def of(
-        cls, name: str, values: FloatArray, spec: CodecSpec, *, classes: bool = True, counts: IntArray | None = None
+        cls, name: str, values: FloatArray, spec: CodecSpec, *, classes: bool = True, chosen: Chosen | None = None
     ) -> Self:
         """Return the output that stores [M, ..., C] float32, or without classes [M, ...], by `spec`.
 
-        With `counts` the first dimension of `values` is P. Unfit values raise EncodeError.
+        With `chosen` the first dimension of `values` is P. Unfit values raise EncodeError.
         """
         num_classes = values.shape[-1] if classes and values.shape else 0
         try:
             columns = encode_values(values, spec, num_classes)
         except EncodeError as error:
             raise EncodeError(f"output {name!r}: {error}") from None
-        return cls(name, spec.name, num_classes, columns, counts)
+        return cls(name, spec.name, num_classes, columns, chosen)
 
     @classmethod
     def joined(cls, parts: Sequence[Self]) -> Self:
@@ -114,8 +114,8 @@ class Output:
         if len(parts) == 1:
             return first
         columns = {name: np.concatenate([part.columns[name] for part in parts]) for name in first.columns}
-        counts = [part.counts for part in parts if part.counts is not None]
-        return cls(first.name, first.codec, first.num_classes, columns, np.concatenate(counts) if counts else None)
+        chosen = [part.chosen for part in parts if part.chosen is not None]
+        return cls(first.name, first.codec, first.num_classes, columns, Chosen.joined(chosen) if chosen else None)
 
     @property
     def row_shape(self) -> tuple[int, ...]:
@@ -125,24 +125,26 @@ class Output:
     def values(self) -> SoftRows:
         """Return what the M samples have, decoded; arrays may be read-only views of the record's bytes."""
         rows = CODECS[self.codec].decode(self.columns, self.num_classes)
-        return rows if self.counts is None else Positions(rows, self.counts)
+        return rows if self.chosen is None else Positions(rows, self.chosen)
 
     def datum(self) -> Datum:
-        """Return the Avro datum: counts are a column beside the codec's."""
+        """Return the Avro datum: what is said of positions are columns beside the codec's."""
         columns = pack_columns(self.columns)
-        if self.counts is not None:
-            columns = sorted([*columns, pack_ids(_COUNTS, self.counts)], key=lambda column: str(column["name"]))
+        if self.chosen is not None:
+            columns += [pack_ids(_COUNTS, self.chosen.counts), pack_ids(_MARKS, self.chosen.marks)]
+            columns.sort(key=lambda column: str(column["name"]))
         return {"name": self.name, "codec": self.codec, "num_classes": self.num_classes, "columns": columns}
 
     @classmethod
     def of_datum(cls, datum: Datum) -> Self:
         """Undo `datum`; raises ValueError as `unpack_columns`."""
-        columns = [column for column in datum["columns"] if column["name"] != _COUNTS]
-        counts = [unpack_ids(_COUNTS, column) for column in datum["columns"] if column["name"] == _COUNTS]
-        if len(counts) > 1:
-            raise ValueError(f"column {_COUNTS!r} comes twice")
-        unpacked = unpack_columns(columns)
-        return cls(datum["name"], datum["codec"], datum["num_classes"], unpacked, next(iter(counts), None))
+        columns = [column for column in datum["columns"] if column["name"] not in (_COUNTS, _MARKS)]
+        ours = [column for column in datum["columns"] if column["name"] in (_COUNTS, _MARKS)]
+        said = {column["name"]: unpack_ids(column["name"], column) for column in ours}
+        if len(ours) not in (0, 2) or len(said) != len(ours):
+            raise ValueError(f"columns {sorted(column['name'] for column in ours)}, not both of positions, each once")
+        chosen = Chosen(said[_COUNTS], said[_MARKS]) if said else None
+        return cls(datum["name"], datum["codec"], datum["num_classes"], unpack_columns(columns), chosen)
 
     def check(self, num_kept: int) -> None:
         """Raise ValueError where `values` could not be trusted with the columns, of M = `num_kept`."""
@@ -152,11 +154,12 @@ class Output:
         if self.num_classes < 0:
             raise ValueError(f"has {self.num_classes} classes")
         num_rows = num_kept
-        if self.counts is not None:
-            if len(self.counts) != num_kept:
-                raise ValueError(f"counts positions of {len(self.counts)} rows, not of {num_kept}")
+        if self.chosen is not None:
+            for each in (self.chosen.counts, self.chosen.marks):
+                if len(each) != num_kept:
+                    raise ValueError(f"tells positions of {len(each)} rows, not of {num_kept}")
             # As Python's numbers, which do not overflow.
-            num_rows = sum(self.counts.tolist())
+            num_rows = sum(self.chosen.counts.tolist())
         codec.check(self.columns, self.num_classes, num_rows)
 
 

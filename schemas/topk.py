@@ -41,6 +41,7 @@ class TopK:
     num_classes: int
 
     counts: ClassVar[None] = None
+    chosen: ClassVar[None] = None
 
     @property
     def columns(self) -> Columns:

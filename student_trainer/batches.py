@@ -49,6 +49,8 @@ class RowBatch:
     """What it was put together from, in this order."""
     counts: dict[str, Tensor] = field(default_factory=dict)
     """[B] int64 of each target of positions: how many of its P rows each sample has."""
+    marks: dict[str, Tensor] = field(default_factory=dict)
+    """[B] int64 of each of these: a hash of which positions they are (`schemas.positions.Chosen`)."""
     density: dict[str, float] = field(default_factory=dict)
     """Of each target of positions: how many a sample has, the mean over the batch of all processes."""
 
@@ -245,9 +247,9 @@ def _columns(order: LabelledOrder) -> dict[str, _Column]:
     columns = {"sample_ids": _Column(order.sample_ids), "labels": _Column(order.labels)}
     for name, rows in order.targets.items():
         ends = None
-        if rows.counts is not None:
-            columns[name] = _Column(rows.counts)
-            ends = np.concatenate([np.zeros(1, np.int64), np.cumsum(rows.counts)])
+        if rows.chosen is not None:
+            columns[name], columns[f"{name}#"] = _Column(rows.chosen.counts), _Column(rows.chosen.marks)
+            ends = np.concatenate([np.zeros(1, np.int64), np.cumsum(rows.chosen.counts)])
         columns |= {f"{name}/{column}": _Column(values, ends) for column, values in rows.columns.items()}
     return columns
 
@@ -260,4 +262,6 @@ def _batch(
         for name, rows in order.targets.items()
     }
     counts = {name: buffers[name].tensor for name in density}
-    return RowBatch(buffers["sample_ids"].tensor, buffers["labels"].tensor, targets, tuple(cuts), counts, density)
+    marks = {name: buffers[f"{name}#"].tensor for name in density}
+    ids, labels = buffers["sample_ids"].tensor, buffers["labels"].tensor
+    return RowBatch(ids, labels, targets, tuple(cuts), counts, marks, density)

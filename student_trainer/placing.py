@@ -15,10 +15,11 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
-from pipeline.views.positions import choosers
+from pipeline.views.positions import choosers, what_is_chosen
 from pipeline.views.positions import chosen as chosen_by
 from schemas.errors import ConfigError, ManifestMismatch
 from schemas.names import did_you_mean
+from schemas.positions import Chosen
 from student_trainer.batches import Buffer, RowBatch, cut_of
 from student_trainer.learning.positions import LabelTarget, PositionTarget, labels_name
 from student_trainer.learning.targets import Target, TargetSpec
@@ -38,9 +39,14 @@ class _Chosen:
         return _tensor(np.flatnonzero(self.mask), self.pin)
 
     @cached_property
+    def said(self) -> Chosen:
+        """What labels say of them."""
+        return what_is_chosen(self.mask)
+
+    @cached_property
     def counts(self) -> Tensor:
         """[B] int64: how many are of each sample."""
-        return _tensor(self.mask.reshape(len(self.mask), -1).sum(axis=1, dtype=np.int64), self.pin)
+        return _tensor(self.said.counts, self.pin)
 
 
 class Placing:
@@ -70,7 +76,7 @@ class Placing:
             if spec.positions not in fields:
                 fields[spec.positions] = self._chosen(name, spec, rows, inputs)
             chosen = fields[spec.positions]
-            _refuse_others(name, spec.positions, rows, chosen.counts.numpy())
+            _refuse_others(name, spec.positions, rows, chosen.said)
             found[name] = PositionTarget(
                 found[name], spec.positions, spec.places, chosen.at, chosen.counts, rows.density[name]
             )
@@ -115,13 +121,15 @@ class Placing:
         return PositionTarget(labels, labels_name(field), values.shape[1:], chosen.at, chosen.counts, density)
 
 
-def _refuse_others(name: str, field: str, rows: RowBatch, counts: NDArray[np.int64]) -> None:
-    there = rows.counts[name].numpy()
-    if np.array_equal(there, counts):
+def _refuse_others(name: str, field: str, rows: RowBatch, here: Chosen) -> None:
+    counts, marks = rows.counts[name].numpy(), rows.marks[name].numpy()
+    unlike = np.flatnonzero((counts != here.counts) | (marks != here.marks))
+    if not len(unlike):
         return
-    row = int(np.flatnonzero(there != counts)[0])
+    row = int(unlike[0])
+    others = "others" if counts[row] == here.counts[row] else here.counts[row]
     raise ManifestMismatch(
-        f"{_place(rows, row)}: {name} has {there[row]} positions, and field {field!r} chooses {counts[row]}: the view "
+        f"{_place(rows, row)}: {name} has {counts[row]} positions, and field {field!r} chooses {others}: the view "
         "here chooses other positions than the teacher's; make both the same (data, view, and what it imports), and "
         "resume the run"
     )

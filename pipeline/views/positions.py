@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -9,8 +10,12 @@ import numpy as np
 import numpy.typing as npt
 
 from pipeline.datasets.base import Arrays, Ints
+from pipeline.hashing import hash64, tag
 from schemas.errors import ConfigError
 from schemas.names import did_you_mean
+from schemas.positions import Chosen
+
+_TAG = tag("view.positions")
 
 Bools = npt.NDArray[np.bool_]
 
@@ -24,6 +29,17 @@ def chosen(values: npt.NDArray[Any]) -> Bools:
 def num_chosen(mask: Bools) -> Ints:
     """Return [M] int64: how many positions of each sample [M, *places] are chosen."""
     return np.asarray(np.count_nonzero(mask, axis=tuple(range(1, mask.ndim))), np.int64)
+
+
+def what_is_chosen(mask: Bools) -> Chosen:
+    """Return what labels say of the positions [M, *places] that are chosen.
+
+    A sample's mark is the sum of a hash of each of its places, modulo 2^64, of which the upper half is kept.
+    """
+    rows = mask.reshape(len(mask), math.prod(mask.shape[1:]))
+    hashes = hash64(_TAG, np.arange(rows.shape[1]))
+    marks = (np.where(rows, hashes, np.uint64(0)).sum(axis=1, dtype=np.uint64) >> np.uint64(32)).astype(np.int64)
+    return Chosen(num_chosen(mask), marks)
 
 
 def choosers(values: npt.NDArray[Any]) -> Bools:

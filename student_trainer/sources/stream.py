@@ -218,7 +218,7 @@ class StreamSource:
         """
         name, codec = held.value.teacher, self.stream.manifest.codec
         there = [
-            (each.name, each.codec, each.num_classes, each.row_shape, each.counts is not None)
+            (each.name, each.codec, each.num_classes, each.row_shape, each.chosen is not None)
             for each in held.value.outputs
         ]
         declared = [

@@ -31,6 +31,7 @@ from pipeline.views.fetch import Fetcher
 from pipeline.views.patience import fetch_patiently
 from schemas.codecs import CodecSpec
 from schemas.errors import DistillogError
+from schemas.positions import Chosen
 from schemas.records import Output, Teacher, ViewSpec
 from teacher_service.models.labels import Labels
 from teacher_service.models.session import OnnxTeacher
@@ -85,8 +86,8 @@ def encode_labels(labels: Labels) -> Frame:
     outputs, body = [], []
     for one in labels.outputs:
         columns = [(name, column.dtype.str, column.shape) for name, column in one.columns.items()]
-        counts = None if one.counts is None else one.counts.tolist()
-        outputs.append((one.name, one.codec, one.num_classes, columns, counts))
+        chosen = None if one.chosen is None else (one.chosen.counts.tolist(), one.chosen.marks.tolist())
+        outputs.append((one.name, one.codec, one.num_classes, columns, chosen))
         body += [column.tobytes() for column in one.columns.values()]
     header = {"kind": "labels", "kept": labels.kept.tolist(), "faults": labels.faults, "outputs": outputs}
     return header, b"".join(body)
@@ -96,12 +97,13 @@ def decode_labels(answer: Frame) -> Labels:
     """Undo `encode_labels`; arrays are read-only views of the body."""
     header, body = answer
     outputs, at = [], 0
-    for output, codec, num_classes, described, counts in header["outputs"]:
+    for output, codec, num_classes, described, positions in header["outputs"]:
         columns = {}
         for name, dtype, shape in described:
             columns[name] = np.ndarray(shape, dtype, body, at)
             at += columns[name].nbytes
-        outputs.append(Output(output, codec, num_classes, columns, None if counts is None else np.array(counts, int)))
+        chosen = None if positions is None else Chosen(*(np.array(each, np.int64) for each in positions))
+        outputs.append(Output(output, codec, num_classes, columns, chosen))
     faults = tuple((int(row), str(reason)) for row, reason in header["faults"])
     return Labels(np.array(header["kept"], np.int64), faults, tuple(outputs))
 

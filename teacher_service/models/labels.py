@@ -15,6 +15,7 @@ from pipeline.datasets.base import Faults, Ints
 from pipeline.views.fetch import Fetched
 from pipeline.views.positions import choosers
 from schemas.codecs import CodecSpec, storable
+from schemas.positions import Chosen
 from schemas.records import Output, Teacher
 from teacher_service.models.session import Inputs, OnnxTeacher, Outputs
 
@@ -46,13 +47,13 @@ def label(model: OnnxTeacher, fetched: Fetched, codec: CodecSpec) -> Labels:
     A row is left out where one of its outputs, or one of its positions, cannot be stored, and where a field that
     chooses positions holds a negative number. Raises as `OnnxTeacher.in_calls`.
     """
-    counts = model.num_positions(fetched.inputs)
+    chosen = model.what_is_chosen(fetched.inputs)
     misled = _misled(model.teacher, fetched.inputs) if len(fetched.kept_rows) else {}
     unfit: dict[int, str] = {}
 
     def encode(rows: slice, values: Outputs) -> tuple[Output, ...]:
-        of_call = {name: each[rows] for name, each in counts.items()}
-        reasons = unstorable(model.teacher, codec, values, of_call)
+        of_call = {name: each.take(rows) for name, each in chosen.items()}
+        reasons = unstorable(model.teacher, codec, values, {name: each.counts for name, each in of_call.items()})
         reasons |= {row - rows.start: why for row, why in misled.items() if rows.start <= row < rows.stop}
         unfit.update({rows.start + row: why for row, why in reasons.items()})
         return _encoded(model.teacher, codec, values, of_call, list(reasons))
@@ -66,7 +67,8 @@ def label(model: OnnxTeacher, fetched: Fetched, codec: CodecSpec) -> Labels:
 def nothing(teacher: Teacher, codec: CodecSpec) -> tuple[Output, ...]:
     """Return the outputs of no row."""
     empty = {one.name: np.empty((0, *one.stored_shape), np.float32) for one in teacher.outputs}
-    none = {one.name: np.empty(0, np.int64) for one in teacher.outputs if one.per == "position"}
+    no_position = np.empty(0, np.int64)
+    none = {one.name: Chosen(no_position, no_position) for one in teacher.outputs if one.per == "position"}
     return _encoded(teacher, codec, empty, none, [])
 
 
@@ -99,17 +101,17 @@ def _row_of(counts: Ints | None, num_values: int) -> Ints:
 
 
 def _encoded(
-    teacher: Teacher, codec: CodecSpec, values: Outputs, counts: Mapping[str, Ints], left_out: list[int]
+    teacher: Teacher, codec: CodecSpec, values: Outputs, chosen: Mapping[str, Chosen], left_out: list[int]
 ) -> tuple[Output, ...]:
     """Return the outputs of all rows but those."""
     outputs = []
     for one in teacher.outputs:
-        given, count = values[one.name], counts.get(one.name)
+        given, own = values[one.name], chosen.get(one.name)
         if left_out:
-            given = given[~np.isin(_row_of(count, len(given)), left_out)]
-            count = None if count is None else np.delete(count, left_out)
+            given = given[~np.isin(_row_of(None if own is None else own.counts, len(given)), left_out)]
+            own = None if own is None else own.take(np.delete(np.arange(len(own)), left_out))
         spec, classes = one.stored_as(codec), bool(one.codec_classes)
-        outputs.append(Output.of(one.name, given, spec, classes=classes, counts=count))
+        outputs.append(Output.of(one.name, given, spec, classes=classes, chosen=own))
     return tuple(outputs)
 
 

@@ -16,9 +16,10 @@ import numpy.typing as npt
 
 from pipeline.datasets.base import Ints
 from pipeline.onnx_runtime import open_session
-from pipeline.views.positions import chosen, num_chosen
+from pipeline.views.positions import chosen, num_chosen, what_is_chosen
 from schemas.class_maps import mapped_columns
 from schemas.errors import TeacherRejected
+from schemas.positions import Chosen
 from schemas.records import Teacher, TeacherInput, TeacherOutput
 from schemas.reductions import Reduction
 from teacher_service.models.files import refuse_another
@@ -161,6 +162,10 @@ class OnnxTeacher:
         return self._in_calls(
             inputs, lambda rows, raw: work(rows, {one.name: as_stored(raw[one.name], one) for one in outputs})
         )
+
+    def what_is_chosen(self, inputs: Inputs) -> dict[str, Chosen]:
+        """Return for each output per position what its labels say of the M samples' positions."""
+        return {name: what_is_chosen(mask) for name, mask in self._chosen(inputs).items()}
 
     def num_positions(self, inputs: Inputs) -> dict[str, Ints]:
         """Return for each output per position [M] int64: how many positions of each sample are labelled."""

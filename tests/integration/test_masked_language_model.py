@@ -91,7 +91,7 @@ def test_labels_are_those_of_the_masked_words_and_a_student_learns_them_to_the_s
         chosen = inputs["masked"] != 0
         logits, features = record.outputs
         assert scores.shape == (25, LENGTH, VOCABULARY)
-        assert logits.counts.tolist() == chosen.sum(axis=1).tolist() == features.counts.tolist()
+        assert logits.chosen.counts.tolist() == chosen.sum(axis=1).tolist() == features.chosen.counts.tolist()
         wanted = log_softmax(scores[chosen])
         kept = logits.values().columns
         assert np.array_equal(kept["indices"][:, 0], wanted.argmax(axis=1))

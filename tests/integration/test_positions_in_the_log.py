@@ -71,8 +71,8 @@ def test_top_k_of_the_masked_positions_lies_in_the_log_as_numpy_says_though_a_wo
         fetched = source.fetch(record.sample_ids, record.view_seed)
         (output,) = record.outputs
         mask = fetched.inputs["masked"] != 0
-        assert output.counts.tolist() == mask.sum(axis=1).tolist()
-        num_unmasked += output.counts.tolist().count(0)
+        assert output.chosen.counts.tolist() == mask.sum(axis=1).tolist()
+        num_unmasked += output.chosen.counts.tolist().count(0)
         assert output.datum() == label(here, fetched, CodecSpec("float16")).outputs[0].datum()
         positions = output.values()
         assert isinstance(positions, Positions)

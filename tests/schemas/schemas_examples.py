@@ -12,6 +12,7 @@ from hypothesis.extra import numpy as hnp
 
 from schemas.codecs import CodecSpec
 from schemas.manifest import Manifest, Probe, ViewSpec
+from schemas.positions import Chosen
 from schemas.records import DeadLetter, Output, SoftTargets, WorkOrder
 from schemas.teacher import Teacher, TeacherInput, TeacherOutput
 
@@ -50,11 +51,11 @@ def soft_targets_of_outputs() -> SoftTargets:
 
 def soft_targets_of_positions() -> SoftTargets:
     """Of outputs per position, the last by topk; the second sample has none."""
-    counts, values = ids(2, 0, 1), np.arange(12, dtype=np.float32)
+    chosen, values = Chosen(ids(2, 0, 1), ids(7, 0, 2**32 - 1)), np.arange(12, dtype=np.float32)
     outputs = (
-        Output.of("logits", values.reshape(3, 4), CodecSpec("float16"), counts=counts),
-        Output.of("hidden", values.reshape(3, 4) / 4, CodecSpec("float16"), classes=False, counts=counts),
-        Output.of("words", np.zeros((3, 2), np.float32), CodecSpec("topk", 1, (1.0, 2.0)), counts=counts),
+        Output.of("logits", values.reshape(3, 4), CodecSpec("float16"), chosen=chosen),
+        Output.of("hidden", values.reshape(3, 4) / 4, CodecSpec("float16"), classes=False, chosen=chosen),
+        Output.of("words", np.zeros((3, 2), np.float32), CodecSpec("topk", 1, (1.0, 2.0)), chosen=chosen),
     )
     return replace(soft_targets(), outputs=outputs)
 

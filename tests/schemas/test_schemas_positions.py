@@ -13,16 +13,17 @@ from hypothesis.extra import numpy as hnp
 from schemas.codecs import CodecSpec
 from schemas.columns import pack_ids
 from schemas.errors import DecodeError, EncodeError
-from schemas.positions import positions_of
+from schemas.positions import Chosen, positions_of
 from schemas.records import Output, SoftTargets, TeacherOutput
 
 _COUNTS = np.array([2, 0, 3], np.int64)
+_CHOSEN = Chosen(_COUNTS, _COUNTS * 3)
 _CODECS = ("float32", "float16", "topk:k=4,temperatures=1|2")
 
 
 def _targets(codec: str = "float32", counts: np.ndarray = _COUNTS) -> SoftTargets:
     values = np.random.default_rng(0).normal(size=(int(counts.sum()), 7)).astype(np.float32)
-    output = Output.of("logits", values, CodecSpec.parse(codec), counts=counts)
+    output = Output.of("logits", values, CodecSpec.parse(codec), chosen=Chosen(counts, counts * 3))
     ids = np.arange(len(counts), dtype=np.int64)
     return SoftTargets("s", 3, 0, ids, 5, None, "t", "ab" * 32, (output,))
 
@@ -31,7 +32,8 @@ def _targets(codec: str = "float32", counts: np.ndarray = _COUNTS) -> SoftTarget
 def test_positions_come_back_as_they_were_stored(codec: str) -> None:
     targets = _targets(codec)
     read = SoftTargets.decode(targets.encode(), "t/0@1")
-    assert read.outputs[0].counts.tolist() == [2, 0, 3]
+    assert read.outputs[0].chosen.counts.tolist() == [2, 0, 3]
+    assert read.outputs[0].chosen.marks.tolist() == [6, 0, 9]
     assert read.outputs[0].row_shape == (7,)
     rows, before = read.outputs[0].values(), targets.outputs[0].values()
     assert rows.counts.tolist() == [2, 0, 3]
@@ -57,7 +59,7 @@ def test_taken_samples_keep_their_positions(counts: np.ndarray, data: st.DataObj
 def test_taken_samples_have_the_columns_of_their_positions() -> None:
     rows = _targets("topk:k=4,temperatures=1|2").outputs[0].values()
     taken = rows.take(np.array([2, 1]))
-    assert taken.counts.tolist() == [3, 0]
+    assert (taken.counts.tolist(), taken.chosen.marks.tolist()) == ([3, 0], [9, 0])
     for name, column in rows.columns.items():
         assert np.array_equal(taken.columns[name], column[2:])
 
@@ -67,9 +69,9 @@ def test_parts_that_are_encoded_one_by_one_are_joined_to_the_same_bytes(codec: s
     values = np.random.default_rng(0).normal(size=(5, 7)).astype(np.float32)
     spec = CodecSpec.parse(codec)
     parts = [
-        Output.of("logits", values[:2], spec, counts=_COUNTS[:1]),
-        Output.of("logits", values[2:2], spec, counts=_COUNTS[1:2]),
-        Output.of("logits", values[2:], spec, counts=_COUNTS[2:]),
+        Output.of("logits", values[:2], spec, chosen=_CHOSEN.take(slice(0, 1))),
+        Output.of("logits", values[2:2], spec, chosen=_CHOSEN.take(slice(1, 2))),
+        Output.of("logits", values[2:], spec, chosen=_CHOSEN.take(np.array([2]))),
     ]
     whole = _targets(codec)
     assert replace(whole, outputs=(Output.joined(parts),)).encode() == whole.encode()
@@ -78,14 +80,19 @@ def test_parts_that_are_encoded_one_by_one_are_joined_to_the_same_bytes(codec: s
 @pytest.mark.parametrize(
     ("counts", "why"),
     [
-        ([2, 0], "counts positions of 2 rows, not of 3"),
+        ([2, 0], "tells positions of 2 rows, not of 3"),
         ([2, 0, 4], r"values are float32 of shape \(5, 7\), not float32 of \(6, ..., 7\)"),
         ([2**62, 2**62, 2**62], r"values are float32 of shape \(5, 7\), not float32 of"),
     ],
 )
 def test_counts_that_do_not_fit_are_refused(counts: list[int], why: str) -> None:
     targets = _targets()
-    wrong = replace(targets, outputs=(replace(targets.outputs[0], counts=np.array(counts, np.int64)),))
+    wrong = replace(
+        targets,
+        outputs=(
+            replace(targets.outputs[0], chosen=Chosen(np.array(counts, np.int64), np.zeros(len(counts), np.int64))),
+        ),
+    )
     with pytest.raises(EncodeError, match=f"output 'logits' {why}"):
         wrong.encode()
 
@@ -97,9 +104,9 @@ def test_counts_that_come_twice_are_refused() -> None:
             return datum | {"columns": [*datum["columns"], pack_ids("counts", _COUNTS)]}
 
     one = _targets().outputs[0]
-    twice = Twice(one.name, one.codec, one.num_classes, one.columns, one.counts)
+    twice = Twice(one.name, one.codec, one.num_classes, one.columns, one.chosen)
     raw = replace(_targets(), outputs=(twice,)).encode()
-    with pytest.raises(DecodeError, match="column 'counts' comes twice"):
+    with pytest.raises(DecodeError, match="not both of positions, each once"):
         SoftTargets.decode(raw, "t/0@1")
 
 

@@ -29,6 +29,7 @@ from pipeline.kafka.settings import KafkaSettings
 from pipeline.streams import delete_stream, open_stream
 from pipeline.views import view_spec
 from pipeline.views.fetch import Fetcher
+from pipeline.views.positions import what_is_chosen
 from schemas.codecs import CodecSpec
 from schemas.errors import ConfigError, ManifestMismatch
 from schemas.records import Output, SoftTargets, Teacher, TeacherInput, TeacherOutput
@@ -214,14 +215,14 @@ def soft_targets(logs: Logs, teacher: str, sequence: int, kept: list[int] | None
     targets, texts = label(logs.stream, teacher, sequence), masked()
     rows = np.arange(len(targets.sample_ids)) if kept is None else np.array(kept)
     samples = [texts[int(one)] for one in targets.sample_ids[rows]]
-    counts = np.array([int(each["masked"].sum()) for each in samples])
+    chosen = what_is_chosen(np.stack([each["masked"] for each in samples]) != 0)
     wanted = np.concatenate([each["wanted"][each["masked"] > 0] for each in samples])
     chance = np.random.default_rng([sequence, len(teacher)])
     logits = (4 * np.eye(VOCABULARY)[wanted] + chance.normal(0, 0.3, (len(wanted), VOCABULARY))).astype(np.float32)
     hidden = np.cos(np.outer(wanted, np.arange(1, 5))).astype(np.float32)
     outputs = (
-        Output.of("logits", logits, logs.stream.manifest.codec, counts=counts),
-        Output.of("hidden", hidden, CodecSpec("float16"), classes=False, counts=counts),
+        Output.of("logits", logits, logs.stream.manifest.codec, chosen=chosen),
+        Output.of("hidden", hidden, CodecSpec("float16"), classes=False, chosen=chosen),
     )
     return replace(targets, kept_rows=None if kept is None else rows, outputs=outputs)
 
@@ -345,6 +346,10 @@ UNLIKE: dict[str, tuple[Callable[[SoftTargets], SoftTargets], str]] = {
         lambda good: replace(good, outputs=(moved(good.outputs[0]), moved(good.outputs[1]))),
         r"sample \d+: cnn\.logits has \d positions, and field 'masked' chooses \d: the view here chooses other",
     ),
+    "as many positions, but others": (
+        lambda good: replace(good, outputs=(good.outputs[0], elsewhere(good.outputs[1]))),
+        r"sample \d+: cnn\.hidden has \d positions, and field 'masked' chooses others: the view here chooses other",
+    ),
 }
 
 
@@ -354,11 +359,19 @@ def of_samples(good: SoftTargets) -> Output:
 
 def moved(output: Output) -> Output:
     """One position less of the first sample that has any, one more of the last."""
-    assert output.counts is not None
-    counts = output.counts.copy()
+    assert output.chosen is not None
+    counts = output.chosen.counts.copy()
     counts[np.flatnonzero(counts)[0]] -= 1
     counts[-1] += 1
-    return replace(output, counts=counts)
+    return replace(output, chosen=replace(output.chosen, counts=counts))
+
+
+def elsewhere(output: Output) -> Output:
+    """As many positions of a sample, but others."""
+    assert output.chosen is not None
+    marks = output.chosen.marks.copy()
+    marks[3] ^= 1
+    return replace(output, chosen=replace(output.chosen, marks=marks))
 
 
 @pytest.mark.kafka

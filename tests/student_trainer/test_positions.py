@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from pipeline.datasets.base import ArrayDataset
 from pipeline.views import view_spec
 from pipeline.views.fetch import Fetcher
+from pipeline.views.positions import what_is_chosen
 from schemas.codecs import CodecSpec
 from schemas.errors import ConfigError, ManifestMismatch
 from schemas.records import Output
@@ -63,7 +64,9 @@ class Data:
         ends = np.cumsum(self.counts)
         rows = [self.values[ends[one] - self.counts[one] : ends[one]] for one in ids]
         values = np.concatenate([*rows, self.values[:0]])
-        output = Output.of("logits", values, self.codec, classes=self.classes, counts=self.counts[ids])
+        output = Output.of(
+            "logits", values, self.codec, classes=self.classes, chosen=what_is_chosen(self.mask[ids] != 0)
+        )
         return LabelledOrder(0, sequence, 0, ids, ids % 3, {"t.logits": output.values()}, address=f"log@{sequence}")
 
     def orders(self, sizes: list[int]) -> Iterator[LabelledOrder]:

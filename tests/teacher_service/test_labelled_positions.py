@@ -123,7 +123,7 @@ def test_a_field_that_chooses_nothing_at_first_is_no_fault_of_the_teacher(path: 
     assert (found.declared.num_unfit, found.has_holes, found.has_classes) == (0, False, False)
     assert found.declared.num_chosen == {"logits": 0, "hidden": 0}
     labels = label(teacher, fetched, TOPK)
-    assert [(one.counts.tolist(), one.row_shape) for one in labels.outputs if one.counts is not None] == [
+    assert [(one.chosen.counts.tolist(), one.row_shape) for one in labels.outputs if one.chosen is not None] == [
         ([0] * 20, (WORDS,)),
         ([0] * 20, (WIDTH,)),
     ]
@@ -139,8 +139,8 @@ def test_chosen_positions_are_labelled_as_numpy_says_in_the_order_of_samples(pat
     expected = scores_of(fetched.inputs["tokens"])[mask]
     scores, words, hidden = labels.outputs
     for one in labels.outputs:
-        assert one.counts is not None
-        assert one.counts.tolist() == mask.sum(axis=1).tolist()
+        assert one.chosen is not None
+        assert one.chosen.counts.tolist() == mask.sum(axis=1).tolist()
         assert isinstance(one.values(), Positions)
     assert np.allclose(scores.columns["values"], expected, atol=1e-4)
     assert np.array_equal(scores.columns["values"], words.columns["values"])
@@ -255,7 +255,7 @@ def test_a_row_is_left_out_where_any_of_its_positions_cannot_be_stored(tmp_path:
     assert parcel.value is not None
     record = SoftTargets.decode(parcel.value, "here")
     assert record.kept_sample_ids.tolist() == made.sample_ids[~hidden].tolist()
-    counts = record.output("hidden").counts
+    counts = record.output("hidden").chosen.counts
     assert counts is not None
     assert counts.tolist() == (tokens[~hidden] != 0).sum(axis=1).tolist()
     assert [DeadLetter.decode(letter, "").row for letter in parcel.letters] == np.flatnonzero(hidden).tolist()
@@ -272,8 +272,8 @@ def test_a_row_whose_field_turns_negative_is_a_fault_that_names_the_field(path: 
     assert labels.faults == ((8, why), (19, why))
     kept = whole.outputs[0].values().take(np.delete(np.arange(20), [8, 19]))
     found = labels.outputs[0].values()
-    assert found.counts is not None
-    assert np.array_equal(found.counts, kept.counts)
+    assert found.chosen is not None
+    assert np.array_equal(found.chosen.counts, kept.chosen.counts)
     assert all(np.array_equal(found.columns[name], kept.columns[name]) for name in kept.columns)
 
 
@@ -320,7 +320,7 @@ def test_an_order_of_which_no_sample_can_be_viewed_has_outputs_of_no_row(path: P
     labels = label(teacher, fetched, TOPK)
     assert len(labels.kept) == 0
     assert len(labels.faults) == 1
-    assert [(one.counts is None, one.row_shape) for one in labels.outputs] == [(False, (WORDS,)), (True, (3,))]
+    assert [(one.chosen is None, one.row_shape) for one in labels.outputs] == [(False, (WORDS,)), (True, (3,))]
 
 
 @pytest.fixture
