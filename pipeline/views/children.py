@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import queue
 import signal
@@ -19,10 +20,14 @@ from pipeline.views.messages import STORAGE, Answer, Task, receive, send
 from schemas.errors import BadSamples, ConfigError, DataUnavailable, LoaderLost, ManifestMismatch
 from schemas.records import ViewSpec
 
+log = logging.getLogger(__name__)
+
 _BEGIN = 600.0
 """Seconds for a child to open its data, and to begin an answer."""
 _ROW = 60.0
 """Seconds for each sample of it."""
+_SILENCE = 10.0
+"""Seconds without an answer after which a warning says so; the next come at twice the last."""
 _STEP = 0.2
 _LEAVE = 5.0
 """Seconds for a child that closed its socket to end."""
@@ -106,16 +111,22 @@ class Children:
             self._free.put(child)
 
     def _answer(self, child: _Child, patience: float, what: str) -> Any:
-        left, before = patience, time.monotonic()
+        left, before, warn_at = patience, time.monotonic(), _SILENCE
 
         def waiting() -> None:
-            nonlocal left, before
+            nonlocal left, before, warn_at
             if self._over.is_set():
                 raise LoaderLost(f"{self._what}: the loaders were closed")
             now = time.monotonic()
             left, before = left - min(now - before, 1.0), now  # no more, should this process have been frozen
             if left < 0:
                 raise self._lost(what, f"gave no answer within {patience:.0f} s")
+            if (silent := patience - left) >= warn_at:
+                warn_at = 2 * silent
+                log.warning(
+                    "%s: the process of a loader that %s gave no answer for %.0f s; waiting up to %.0f s for it",
+                    self._what, what, silent, patience,
+                )  # fmt: skip
 
         try:
             answer: Answer = receive(child.end, waiting)

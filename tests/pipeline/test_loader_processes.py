@@ -225,6 +225,29 @@ def test_an_answer_that_does_not_come_is_not_waited_for_for_ever(
     fetcher.close()
 
 
+def test_a_long_silence_is_warned_of_at_doubling_times_by_data_and_samples(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    steer = tmp_path / "steer"
+    fetcher = opened(f"{HERE}:steered?file={steer}", "none", 1)
+    fetcher.fetch(np.arange(1), 0)
+    steer.write_text("hang")
+    fetcher.fetch(np.arange(2), 0)
+    monkeypatch.setattr("pipeline.views.children._ROW", 0.01)
+    monkeypatch.setattr("pipeline.views.children._BEGIN", 4.0)
+    monkeypatch.setattr("pipeline.views.children._SILENCE", 0.5)
+    with pytest.raises(LoaderLost):
+        fetcher.fetch(np.array([33, 1]), 0)
+    fetcher.close()
+    said = [record.getMessage() for record in caplog.records]
+    place = f"dataset {HERE}:steered?file={steer} under view none"
+    assert said[0] == (
+        f"{place}: the process of a loader that was asked for samples 33, 1 gave no answer for 1 s; "
+        "waiting up to 4 s for it"
+    )
+    assert 2 <= len(said) <= 3
+
+
 def test_they_end_with_whoever_knew_them(eventually: Wait) -> None:
     fetcher = opened(f"{HERE}:items", "none", 2)
     fetcher.fetch(np.arange(1), 0)
