@@ -106,7 +106,7 @@ def train(
             network = inspect_network(settings, source)
             trainee = Trainee(settings, network, total_steps, fraction, device, terms, source.label_classes)
             evaluation = prepare_evaluation(settings, source, network, device)
-        found = None
+        found, beginning = None, ""
         if has_checkpoints(folder.checkpoints):
             if not resume:
                 raise ConfigError(f"{folder.path}: holds checkpoints; resume the run, or give another name")
@@ -143,12 +143,14 @@ def train(
                 folder.refuse_emptied()
                 logger.warning("%s: there is no checkpoint; the run begins at step 0", folder.path)
             if settings.student.weights is not None:
-                begin_with(trainee.model, settings.student.weights)
+                beginning = begin_with(trainee.model, settings.student.weights, settings.student.frozen)
         records = Records(settings, folder, trainee, checkpoint, evaluation, reporter, progress, total_steps)
         folder.set_state("training")
         if say is not None:
             size, name = num_parameters(trainee.model), settings.student.name
             say(f"{name} of {size:,} parameters, step {checkpoint.step:,} of {total_steps:,}, on {device.type}")
+            if beginning:
+                say(f"{name} {beginning}")
     except BaseException:
         source.close()
         raise

@@ -16,7 +16,7 @@ from pipeline.user_code import said
 from pipeline.user_files import refuse_irregular
 from schemas.errors import ConfigError
 from student_trainer.checkpoint import load_checkpoint
-from student_trainer.learning.weight_names import places
+from student_trainer.learning.weight_names import is_under_any, places
 from student_trainer.learning.weights import tensors_sha256
 from student_trainer.run.folder import read_run
 from student_trainer.run.settings import RunSettings
@@ -39,8 +39,11 @@ def pinned(settings: RunSettings) -> RunSettings:
     return replace(settings, student=replace(settings.student, weights=replace(weights, sha256=sha256)))
 
 
-def begin_with(model: nn.Module, weights: WeightsSettings) -> None:
-    """Give a new student its first weights.
+def begin_with(model: nn.Module, weights: WeightsSettings, frozen: Collection[str] = ()) -> str:
+    """Give a new student its first weights; what is `frozen` of it must have some, or be named in `fresh`.
+
+    Returns:
+        A line that says how many tensors were taken, and which keep the seed's values.
 
     Raises:
         ConfigError: they cannot be read, or are others than `sha256` says; or they do not fit: names the tensor.
@@ -61,7 +64,8 @@ def begin_with(model: nn.Module, weights: WeightsSettings) -> None:
         raise ConfigError(f"{_SECTION} {weights.path}: {unlike[0]}{_and_more(unlike)}")
     # What has two names, as tied weights have, needs one of them.
     held = {own[name].data_ptr() for name in taken if not is_lazy(own[name])}
-    missing = [name for name in found if name not in taken and (is_lazy(own[name]) or own[name].data_ptr() not in held)]
+    kept = [name for name in found if name not in taken and (is_lazy(own[name]) or own[name].data_ptr() not in held)]
+    missing = [name for name in kept if not taken or not is_under_any(name, weights.fresh)]
     if missing and not (weights.partial and taken):
         first = found[missing[0]] or "layer"
         some = ", ".join(sorted(tensors)[:3])
@@ -71,6 +75,11 @@ def begin_with(model: nn.Module, weights: WeightsSettings) -> None:
             f"begins with {some or 'nothing'}"
         )
     parameters = {name for name, _ in model.named_parameters(remove_duplicate=False)}
+    if unlearned := [name for name in missing if name in parameters and is_under_any(name, frozen)]:
+        raise ConfigError(
+            f"{_SECTION} {weights.path}: has nothing for {unlearned[0]}{_and_more(unlearned)}, which [student] frozen "
+            "keeps as the seed makes it: mend names, or say in fresh that it is meant"
+        )
     for name, values in taken.items():
         if name in parameters and not bool(torch.isfinite(values).all()):
             raise ConfigError(f"{_SECTION} {weights.path}: {found[name]} holds NaN or infinity")
@@ -78,6 +87,8 @@ def begin_with(model: nn.Module, weights: WeightsSettings) -> None:
         model.load_state_dict(taken, strict=False)
     except Exception as error:  # a student may be of the user's own, with a `load_state_dict` of its own
         raise ConfigError(f"{_SECTION} {weights.path}: the student does not take them: {said(error)}") from error
+    text = f"begins with {len(taken)} of {len(own)} tensors from {weights.path}"
+    return f"{text}; the seed's are {', '.join(kept[:3])}{', ...' if kept[3:] else ''}" if kept else text
 
 
 def _read(weights: WeightsSettings) -> tuple[dict[str, Tensor], str]:

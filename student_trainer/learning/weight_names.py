@@ -20,15 +20,16 @@ def places(own: Collection[str], there: Collection[str], weights: WeightsSetting
         weights: how the one follows from the other.
 
     Returns:
-        Name -> name; "" of a layer that is left out.
+        Name -> name; "" of a layer that is left out, and of what is `fresh`.
 
     Raises:
-        ConfigError: layers of no one stack, or a layer that there is not.
+        ConfigError: layers of no one stack, a layer that there is not, or names under which there is nothing.
     """
-    for prefix in weights.names:
-        if not any(_is_under(name, prefix) for name in own):
-            beginnings = {name.rpartition(".")[0] for name in own} | {name.partition(".")[0] for name in own}
-            raise ConfigError(f"{_SECTION} names: the student has no {prefix!r}: {did_you_mean(prefix, beginnings)}")
+    for key, prefixes in (("names", weights.names), ("fresh", weights.fresh)):
+        for prefix in prefixes:
+            if not any(_is_under(name, prefix) for name in own):
+                hint = did_you_mean(prefix, _beginnings(own))
+                raise ConfigError(f"{_SECTION} {key}: the student has no {prefix!r}: {hint}")
     numbers = {int(layer): source for layer, source in weights.layers.items()}
     stack = _stack(own, there, weights) if numbers else ""
     there_stack = _renamed(stack, weights.names)
@@ -48,13 +49,43 @@ def places(own: Collection[str], there: Collection[str], weights: WeightsSetting
         rest = _below(name, stack).split(".") if numbers and _below(name, stack) else [""]
         # A name that is mapped by itself is told from which layer it comes.
         by_itself = any(len(prefix) > len(stack) and _is_under(name, prefix) for prefix in weights.names)
-        if not rest[0].isdecimal() or by_itself:
+        if is_under_any(name, weights.fresh):
+            found[name] = ""
+        elif not rest[0].isdecimal() or by_itself:
             found[name] = _renamed(name, weights.names)
         elif int(rest[0]) in numbers:
             found[name] = _joined(there_stack, str(numbers[int(rest[0])]), *rest[1:])
         else:
             found[name] = ""
+    _refuse_unmatched(found, there, weights.names)
     return found
+
+
+def is_under_any(name: str, prefixes: Iterable[str]) -> bool:
+    """Whether a name is one of these, or of something inside of one."""
+    return any(_is_under(name, prefix) for prefix in prefixes)
+
+
+def _refuse_unmatched(found: Mapping[str, str], there: Collection[str], names: Mapping[str, str]) -> None:
+    """Refuse, as ConfigError, a line of `names` by which nothing is found: a typo would leave all of it to the seed."""
+    for prefix, source in names.items():
+        sought = {name: place for name, place in found.items() if place and _longest(name, names) == prefix}
+        if not sought or any(place in there for place in sought.values()):
+            continue
+        if not any(_is_under(name, source) for name in there):
+            hint = did_you_mean(source, _beginnings(there))
+            raise ConfigError(f"{_SECTION} names: the file has no {source!r}: {hint}")
+        name, place = next(iter(sought.items()))
+        raise ConfigError(
+            f"{_SECTION} names: the file has nothing for the student's {prefix!r} in {source!r}: "
+            f"for {name} there is no {place}"
+        )
+
+
+def _beginnings(names: Iterable[str]) -> set[str]:
+    """Return whatever names, or parts of the model, they are or are in."""
+    parts = (name.split(".") for name in names)
+    return {".".join(each[:count]) for each in parts for count in range(1, len(each) + 1)}
 
 
 def _stack(own: Collection[str], there: Collection[str], weights: WeightsSettings) -> str:
@@ -94,11 +125,13 @@ def _layers(names: Iterable[str], prefix: str) -> set[int]:
 
 def _renamed(name: str, names: Mapping[str, str]) -> str:
     """Return a name with the longest of the prefixes that it is under replaced."""
-    under = [prefix for prefix in names if _is_under(name, prefix)]
-    if not under:
-        return name
-    prefix = max(under, key=len)
-    return _joined(names[prefix], _below(name, prefix))
+    prefix = _longest(name, names)
+    return name if prefix is None else _joined(names[prefix], _below(name, prefix))
+
+
+def _longest(name: str, prefixes: Iterable[str]) -> str | None:
+    """Return the longest of the prefixes that a name is under."""
+    return max((prefix for prefix in prefixes if _is_under(name, prefix)), key=len, default=None)
 
 
 def _is_under(name: str, prefix: str) -> bool:

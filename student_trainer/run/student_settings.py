@@ -22,6 +22,8 @@ class WeightsSettings:
     """The student's numbered layer -> the file's, e.g. {0 = 0, 1 = 2, 2 = 4}; left out: by their numbers."""
     names: dict[str, str] = field(default_factory=dict)
     """The beginning of the student's names -> the file's, e.g. {"encoder.layers" = "bert.encoder.layer"}."""
+    fresh: tuple[str, ...] = ()
+    """Beginnings of the student's names that keep the seed's weights, whatever the file has, e.g. ["head"]."""
     partial: bool = False
     """Keep the seed's weights where the file has none."""
     sha256: str = ""
@@ -33,6 +35,10 @@ class WeightsSettings:
         for layer in self.layers:
             if not layer.isdecimal() or str(int(layer)) != layer:
                 raise ConfigError(f"layers: {layer!r} is no number of a layer")
+        if "" in self.fresh:
+            raise ConfigError("fresh has an empty name; to keep all of the seed's weights, leave [student.weights] out")
+        if both := sorted(self.names.keys() & set(self.fresh)):
+            raise ConfigError(f"{both[0]!r} is in names and in fresh: it begins with the file's, or with the seed's")
 
 
 @dataclass(frozen=True, slots=True)

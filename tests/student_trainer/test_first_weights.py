@@ -1,10 +1,9 @@
-"""What a student begins with: weights of a file or a run, by names and layers, once, and never another file's."""
+"""What a student begins with: weights of a safetensors file, by names and layers, and what of it is the seed's."""
 
 from __future__ import annotations
 
 import json
 import struct
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,16 +12,12 @@ import torch
 from safetensors.torch import load_file, save_file
 from support.students import Reader
 from torch import Tensor, nn
-from train_runs import digits_run, run
+from train_runs import digits_run
 
-from schemas.errors import CheckpointError, ConfigError
-from student_trainer.checkpoint import load_checkpoint
-from student_trainer.learning.first_weights import begin_with, pinned
+from schemas.errors import ConfigError
+from student_trainer.learning.first_weights import begin_with
 from student_trainer.learning.trainee import weights_sha256
-from student_trainer.run.finished import check_finished
-from student_trainer.run.settings import RunSettings
 from student_trainer.run.student_settings import WeightsSettings
-from student_trainer.run.summary import summary
 
 LAYERS = {"0": 0, "1": 2, "2": 4}
 
@@ -32,12 +27,12 @@ def reader(depth: int, num_classes: int = 3, seed: int = 0) -> Reader:
     return Reader(num_classes, 20, 4, depth)
 
 
-def written(path: Path, tensors: dict[str, Tensor]) -> str:
+def written(path: str | Path, tensors: dict[str, Tensor]) -> str:
     save_file({name: values.clone() for name, values in tensors.items()}, path)
     return str(path)
 
 
-def deep(path: Path, rename: dict[str, str] | None = None, seed: int = 1) -> tuple[str, dict[str, Tensor]]:
+def deep(path: str | Path, rename: dict[str, str] | None = None, seed: int = 1) -> tuple[str, dict[str, Tensor]]:
     """A file of six layers, under other names where asked."""
     weights = {}
     for name, values in reader(6, seed=seed).state_dict().items():
@@ -123,10 +118,39 @@ def test_what_the_file_has_not_keeps_the_seeds_weights_where_that_is_asked_for(t
     with pytest.raises(ConfigError, match=r"has no layer for the student's encoder\.layers\.1\.0\.weight"):
         begin_with(reader(3), WeightsSettings(deep(tmp_path / "v.safetensors")[0], {"0": 0, "2": 5}))
 
-    # Classes of another task: a beginning of names that the file has not.
-    other = reader(6, num_classes=7)
-    begin_with(other, WeightsSettings(deep(tmp_path / "v.safetensors")[0], names={"classifier": "none"}, partial=True))
+
+def test_what_is_fresh_keeps_the_seeds_weights_and_all_else_must_be_there(tmp_path: Path) -> None:
+    path, there = deep(tmp_path / "w.safetensors")
+    other = reader(6, num_classes=7)  # of another task
+    begin_with(other, WeightsSettings(path, fresh=("classifier",)))
+    assert torch.equal(other.classifier.weight, reader(6, num_classes=7).classifier.weight)
     assert torch.equal(other.embeddings.weight, there["embeddings.weight"])
+
+    other = reader(3)
+    begin_with(other, WeightsSettings(path, LAYERS, fresh=("encoder.layers.1",)))
+    assert torch.equal(other.encoder.layers[1][0].weight, reader(3).encoder.layers[1][0].weight)
+    assert torch.equal(other.encoder.layers[2][0].weight, there["encoder.layers.4.0.weight"])
+    with pytest.raises(ConfigError, match=r"has no embeddings\.weight "):
+        begin_with(reader(6), WeightsSettings(deep(path, {"embeddings": "words"})[0], fresh=("classifier",)))
+
+
+def test_a_line_says_how_much_was_taken_and_what_is_the_seeds(tmp_path: Path) -> None:
+    path, _ = deep(tmp_path / "w.safetensors")
+    assert begin_with(reader(6), WeightsSettings(path)) == f"begins with 27 of 27 tensors from {path}"
+    text = begin_with(reader(6), WeightsSettings(path, fresh=("classifier",)))
+    assert text == f"begins with 25 of 27 tensors from {path}; the seed's are classifier.weight, classifier.bias"
+    text = begin_with(reader(7), WeightsSettings(path, partial=True))
+    assert text.endswith(
+        "; the seed's are encoder.layers.6.0.weight, encoder.layers.6.0.bias, encoder.layers.6.2.weight, ..."
+    )
+
+
+def test_what_is_frozen_is_the_files_or_said_to_be_fresh(tmp_path: Path) -> None:
+    path, _ = deep(tmp_path / "w.safetensors", {"embeddings": "words"})
+    with pytest.raises(ConfigError, match=r"has nothing for embeddings\.weight, which \[student\] frozen keeps"):
+        begin_with(reader(6), WeightsSettings(path, partial=True), ["embeddings", "encoder"])
+    begin_with(reader(6), WeightsSettings(path, partial=True), ["encoder"])
+    begin_with(reader(6), WeightsSettings(path, fresh=("embeddings",)), ["embeddings"])
 
 
 def test_tied_weights_need_one_of_their_names(tmp_path: Path) -> None:
@@ -168,6 +192,19 @@ def spoilt(changes: dict[str, Tensor]) -> dict[str, Tensor]:
         ({"x": torch.zeros(2)}, {"partial": True}, r"has no embeddings\.weight .*begins with x$"),
         ({}, {}, r"begins with nothing$"),
         (spoilt({}), {"names": {"encodr.layers": "x"}}, r"has no 'encodr\.layers': did you mean 'encoder\.layers"),
+        (
+            spoilt({}),
+            {"names": {"encoder.layers": "encodr.layers"}, "partial": True},
+            r"names: the file has no 'encodr\.layers': did you mean 'encoder\.layers'",
+        ),
+        (
+            spoilt({}),
+            {"names": {"encoder": "embeddings"}, "partial": True},
+            r"has nothing for the student's 'encoder' in 'embeddings': for encoder\.layers\.0\.0\.weight there is no "
+            r"embeddings\.layers\.0\.0\.weight$",
+        ),
+        (spoilt({}), {"fresh": ("clasifier",)}, r"fresh: the student has no 'clasifier': did you mean 'classifier'"),
+        (spoilt({}), {"fresh": ("classifier", "embeddings", "encoder")}, r"has no layer for the student's"),
         (spoilt({}), {"layers": {"0": 2}}, r"layers: the file has no layer 2 in encoder\.layers, but 0, 1"),
         (spoilt({}), {"layers": {"7": 0}}, r"layers: the student has no layer 7 in encoder\.layers, but 0, 1"),
         ({"head": torch.zeros(2)}, {"layers": {"0": 0}}, r"none is in both; .*the file no numbered layers"),
@@ -235,6 +272,8 @@ def test_where_nothing_can_be_read_is_one_line(tmp_path: Path) -> None:
         ({"path": "w", "layer": {}}, r"\[weights\]: key 'layer' is unknown: did you mean 'layers'"),
         ({"layers": {}}, "'path' is missing"),
         ({"path": ""}, "path is missing"),
+        ({"path": "w", "fresh": [""]}, "fresh has an empty name"),
+        ({"path": "w", "fresh": ["head"], "names": {"head": "x"}}, "'head' is in names and in fresh"),
         ({"path": "w", "layers": {"one": 1}}, "'one' is no number of a layer"),
         ({"path": "w", "layers": {"0": "1"}}, "layers.0 must be an integer"),
         (3, "weights must be a table"),
@@ -243,68 +282,3 @@ def test_where_nothing_can_be_read_is_one_line(tmp_path: Path) -> None:
 def test_settings_of_weights_that_make_no_sense_are_one_line(weights: object, says: str) -> None:
     with pytest.raises(ConfigError, match=says):
         digits_run(student={"weights": weights})
-
-
-def begun_run(weights: object, **sections: dict[str, Any]) -> RunSettings:
-    return pinned(digits_run(student={"weights": weights}, **sections).placed())
-
-
-def state(run: Path) -> dict[str, Tensor]:
-    tensors: dict[str, Tensor] = load_checkpoint(run / "checkpoints")[1]["model"]
-    return tensors
-
-
-def test_a_run_begins_with_the_newest_checkpoint_of_another_and_goes_on_without_it(tmp_path: Path) -> None:
-    first = run(tmp_path / "first", digits_run())
-    settings = begun_run(str(tmp_path / "first"), optimizer={"name": "sgd", "lr": 1e-30, "momentum": 0.0})
-    assert settings.student.weights is not None
-    assert settings.student.weights.sha256 == first.weights_sha256
-    short = replace(settings, train=replace(settings.train, steps=6))
-    assert run(tmp_path / "r", short).weights_sha256 == first.weights_sha256
-    assert summary(tmp_path / "r")["began_with"] == f"{tmp_path}/first ({first.weights_sha256[:16]})"
-    saved = load_checkpoint(tmp_path / "r/checkpoints")[0].settings["student"]["weights"]
-    assert (saved["path"], saved["sha256"]) == (str(tmp_path / "first"), first.weights_sha256)
-
-    (tmp_path / "first").rename(tmp_path / "gone")
-    assert run(tmp_path / "r", settings).step == 12
-
-
-def test_a_run_that_begins_anew_takes_no_other_file_than_it_was_started_with(tmp_path: Path) -> None:
-    torch.manual_seed(9)
-    trained = run(tmp_path / "first", digits_run()).model
-    path = written(tmp_path / "w.safetensors", dict(trained.state_dict()))
-    settings = begun_run(path)
-    written(tmp_path / "w.safetensors", {name: values + 1 for name, values in trained.state_dict().items()})
-    with pytest.raises(ConfigError, match="is not what the run was to begin with"):
-        run(tmp_path / "r", settings)
-    assert not (tmp_path / "r").exists()
-
-
-def test_first_weights_leave_all_else_of_a_run_as_the_seed_has_it(tmp_path: Path) -> None:
-    plain = run(tmp_path / "plain", digits_run(train={"steps": 1}, checkpoint={"every": 0}))
-    seeds = written(tmp_path / "w.safetensors", dict(load_checkpoint(tmp_path / "plain/checkpoints")[1]["model"]))
-    settings = begun_run(seeds, train={"steps": 3})
-    assert run(tmp_path / "r", settings).weights_sha256 == run(tmp_path / "again", settings).weights_sha256
-    assert plain.weights_sha256 != run(tmp_path / "r", settings).weights_sha256
-
-
-def test_a_resume_from_other_first_weights_is_refused(tmp_path: Path) -> None:
-    run(tmp_path / "first", digits_run())
-    settings = begun_run(str(tmp_path / "first"))
-    run(tmp_path / "r", settings)
-    assert settings.student.weights is not None
-    with pytest.raises(CheckpointError, match=r"student\.weights\.partial was False, is True"):
-        run(tmp_path / "r", begun_run({"path": str(tmp_path / "first"), "partial": True}))
-
-
-def test_a_finished_run_is_still_itself_when_its_first_weights_are_gone(tmp_path: Path) -> None:
-    run(tmp_path / "first", digits_run())
-    run(tmp_path / "r", begun_run(str(tmp_path / "first")))
-    (tmp_path / "first").rename(tmp_path / "gone")
-
-    def asked(path: str) -> RunSettings:
-        return digits_run(student={"weights": path})
-
-    assert check_finished(tmp_path / "r", asked(str(tmp_path / "first")), lambda: pytest.fail("no stream")) == []
-    with pytest.raises(CheckpointError, match=r"student\.weights\.path"):
-        check_finished(tmp_path / "r", asked(str(tmp_path / "other")), lambda: pytest.fail("no stream"))
