@@ -5,8 +5,9 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
+from typing import Any
 
 from torch import nn
 
@@ -111,6 +112,17 @@ def train(
             if not resume:
                 raise ConfigError(f"{folder.path}: holds checkpoints; resume the run, or give another name")
             found = load_checkpoint(folder.checkpoints)
+            settings = _as_begun(settings, found[0].settings)
+        else:
+            if resume:
+                folder.refuse_emptied()
+                logger.warning("%s: there is no checkpoint; the run begins at step 0", folder.path)
+            if settings.student.weights is not None:
+                first = begin_with(trainee.model, settings.student.weights, settings.student.frozen, network)
+                beginning = first.text
+                if not settings.student.weights.sha256:
+                    settings = replace(settings, student=settings.student.pinned(first.sha256))
+                    folder.pin(settings)
         checkpoint = Checkpoint(
             step=0,
             cursor=Cursor.start().as_dict(),
@@ -138,12 +150,6 @@ def train(
                 trace_bytes=saved.trace_bytes,
                 undecodable_rows=saved.undecodable_rows,
             )
-        else:
-            if resume:
-                folder.refuse_emptied()
-                logger.warning("%s: there is no checkpoint; the run begins at step 0", folder.path)
-            if settings.student.weights is not None:
-                beginning = begin_with(trainee.model, settings.student.weights, settings.student.frozen)
         records = Records(settings, folder, trainee, checkpoint, evaluation, reporter, progress, total_steps)
         folder.set_state("training")
         if say is not None:
@@ -228,6 +234,15 @@ def train(
         step, finished, weights_sha256(trainee.model), cursor, scores, dropped_rows, records.undecodable_rows,
         ready.first_wait, ready.longest_wait, ready.waited, seconds, views_per_s, trainee.model,
     )  # fmt: skip
+
+
+def _as_begun(settings: RunSettings, saved: Mapping[str, Any]) -> RunSettings:
+    """Return the same with the first weights that the checkpoint's settings say, unless these say some themselves."""
+    weights = settings.student.weights
+    if weights is None or weights.sha256:
+        return settings
+    sha256 = saved["student"].get("weights", {}).get("sha256", "")
+    return replace(settings, student=settings.student.pinned(sha256))
 
 
 def _due(step: int, every: int) -> bool:

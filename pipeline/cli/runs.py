@@ -41,13 +41,12 @@ def start(
     quiet: bool,
 ) -> None:
     """Train the student that RUN_FILE (TOML) describes."""
-    from student_trainer.learning.first_weights import pinned
     from student_trainer.run.edits import origin_of
     from student_trainer.run.folder import RunFolder
     from student_trainer.run.settings import load_run
 
     settings = load_run(run_file, assignments)
-    origin, settings = origin_of(run_file, assignments, settings), pinned(settings.placed())
+    origin, settings = origin_of(run_file, assignments, settings), settings.placed()
     with (
         metrics_endpoint(metrics_port, "run", quiet) as show_metrics,
         RunFolder.create(folder / settings.name, settings, origin) as run,

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Collection
-from dataclasses import replace
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
+from itertools import zip_longest
 from pathlib import Path
 
 import torch
@@ -16,40 +17,41 @@ from pipeline.user_code import said
 from pipeline.user_files import refuse_irregular
 from schemas.errors import ConfigError
 from student_trainer.checkpoint import load_checkpoint
+from student_trainer.learning.students import Network
 from student_trainer.learning.weight_names import is_under_any, places
 from student_trainer.learning.weights import tensors_sha256
 from student_trainer.run.folder import read_run
-from student_trainer.run.settings import RunSettings
 from student_trainer.run.student_settings import WeightsSettings
 
 _SECTION = "[student.weights]"
 
 
-def pinned(settings: RunSettings) -> RunSettings:
-    """Return the same with the SHA-256 of the weights that the student begins with, so that it begins with no others.
+@dataclass(frozen=True, slots=True)
+class Begun:
+    """What a student began with."""
 
-    Raises:
-        ConfigError: they cannot be read, or are others already.
-        CheckpointError: no whole checkpoint of that run.
-    """
-    weights = settings.student.weights
-    if weights is None:
-        return settings
-    _, sha256 = _read(weights)
-    return replace(settings, student=replace(settings.student, weights=replace(weights, sha256=sha256)))
+    sha256: str
+    """As `WeightsSettings.sha256`."""
+    text: str
+    """A line that says how many tensors were taken, and which keep the seed's values."""
 
 
-def begin_with(model: nn.Module, weights: WeightsSettings, frozen: Collection[str] = ()) -> str:
-    """Give a new student its first weights; what is `frozen` of it must have some, or be named in `fresh`.
+def begin_with(
+    model: nn.Module, weights: WeightsSettings, frozen: Collection[str] = (), network: Network | None = None
+) -> Begun:
+    """Give a new student its first weights; they are read once, since those of a run that trains may change.
 
-    Returns:
-        A line that says how many tensors were taken, and which keep the seed's values.
+    Args:
+        model: the student.
+        weights: where they lie, and what of it is taken.
+        frozen: parts of the student that do not learn; they must be given weights, or be named in `fresh`.
+        network: what the student is built for; another run's rows of classes have to be of the same classes.
 
     Raises:
         ConfigError: they cannot be read, or are others than `sha256` says; or they do not fit: names the tensor.
         CheckpointError: no whole checkpoint of that run.
     """
-    tensors, _ = _read(weights)
+    tensors, sha256, origin = _read(weights)
     own = model.state_dict()
     found = places(list(own), list(tensors), weights)
     taken: dict[str, Tensor] = {}
@@ -83,20 +85,48 @@ def begin_with(model: nn.Module, weights: WeightsSettings, frozen: Collection[st
     for name, values in taken.items():
         if name in parameters and not bool(torch.isfinite(values).all()):
             raise ConfigError(f"{_SECTION} {weights.path}: {found[name]} holds NaN or infinity")
+    if origin and network:
+        _refuse_other_classes(taken, weights, origin, network)
     try:
         model.load_state_dict(taken, strict=False)
     except Exception as error:  # a student may be of the user's own, with a `load_state_dict` of its own
         raise ConfigError(f"{_SECTION} {weights.path}: the student does not take them: {said(error)}") from error
     text = f"begins with {len(taken)} of {len(own)} tensors from {weights.path}"
-    return f"{text}; the seed's are {', '.join(kept[:3])}{', ...' if kept[3:] else ''}" if kept else text
+    if kept:
+        text += f"; the seed's are {', '.join(kept[:3])}{', ...' if kept[3:] else ''}"
+    return Begun(sha256, text)
 
 
-def _read(weights: WeightsSettings) -> tuple[dict[str, Tensor], str]:
-    """Return the tensors by name, and their SHA-256: of a file over its bytes, of a run as its report has it."""
-    path = Path(weights.path)
+def _refuse_other_classes(
+    taken: Mapping[str, Tensor], weights: WeightsSettings, origin: Network, network: Network
+) -> None:
+    """Refuse, as ConfigError, tensors of a row a class where the run's student learned other classes, or another order.
+
+    A tensor of that many rows may be of something else: which are of classes is known to the student alone.
+    """
+    there, here = origin.class_names, network.class_names
+    heads = [name for name, values in taken.items() if values.shape[:1] == (network.num_classes,)]
+    if not (there and here and heads) or there == here:
+        return
+    pairs = enumerate(zip_longest(there, here, fillvalue="nothing"))
+    number, (learned, is_now) = next((number, pair) for number, pair in pairs if pair[0] != pair[1])
+    raise ConfigError(
+        f"{_SECTION} {weights.path}: learned other classes: number {number} is {learned!r} there, {is_now!r} here, and "
+        f"{heads[0]}{_and_more(heads)} has a row for each: name them in fresh, or, where they are of no classes, give "
+        "the weights as a safetensors file"
+    )
+
+
+def _read(weights: WeightsSettings) -> tuple[dict[str, Tensor], str, Network | None]:
+    """Return the tensors by name, and their SHA-256: of a file over its bytes, of a run as its report has it.
+
+    Of a run, what its student is built for comes, too.
+    """
+    path, origin = Path(weights.path), None
     if path.is_dir():
         read_run(path)
-        _, state = load_checkpoint(path / "checkpoints")
+        checkpoint, state = load_checkpoint(path / "checkpoints")
+        origin = Network.from_dict(checkpoint.network)
         tensors: dict[str, Tensor] = state["model"]
         sha256 = tensors_sha256(tensors)
     else:
@@ -119,7 +149,7 @@ def _read(weights: WeightsSettings) -> tuple[dict[str, Tensor], str]:
             f"{_SECTION} {path}: is not what the run was to begin with: its SHA-256 is {sha256[:16]}, not "
             f"{weights.sha256[:16]}; bring that back, or start another run"
         )
-    return tensors, sha256
+    return tensors, sha256, origin
 
 
 def _difference(there: Tensor, own: Tensor) -> str:

@@ -183,6 +183,11 @@ class RunFolder:
         """The exported student."""
         return self.path / "student.onnx"
 
+    def pin(self, settings: RunSettings) -> None:
+        """Write settings that say what the run begins with, for a start after a kill; raises as `set_state`."""
+        self.refuse_removed(now=True)
+        write_whole(self.path / "run.toml", settings.as_toml())
+
     def set_state(self, state: str) -> None:
         """Write `run.json`, what `runs list` shows: one of RUN_STATES; that of a killed run still says "training".
 

@@ -27,7 +27,7 @@ class WeightsSettings:
     partial: bool = False
     """Keep the seed's weights where the file has none."""
     sha256: str = ""
-    """Of the file, or as the run's report has it; written when the run starts. Another one is refused."""
+    """Of the file, or as the run's report has it; written before the first step. Another one is refused."""
 
     def __post_init__(self) -> None:
         if not self.path:
@@ -84,3 +84,9 @@ class StudentSettings:
         if self.weights is None:
             return self
         return replace(self, weights=replace(self.weights, path=str(Path(self.weights.path).absolute())))
+
+    def pinned(self, sha256: str) -> StudentSettings:
+        """Return the same, to begin with first weights of this SHA-256 alone."""
+        if self.weights is None:
+            return self
+        return replace(self, weights=replace(self.weights, sha256=sha256))

@@ -136,10 +136,10 @@ def test_what_is_fresh_keeps_the_seeds_weights_and_all_else_must_be_there(tmp_pa
 
 def test_a_line_says_how_much_was_taken_and_what_is_the_seeds(tmp_path: Path) -> None:
     path, _ = deep(tmp_path / "w.safetensors")
-    assert begin_with(reader(6), WeightsSettings(path)) == f"begins with 27 of 27 tensors from {path}"
-    text = begin_with(reader(6), WeightsSettings(path, fresh=("classifier",)))
+    assert begin_with(reader(6), WeightsSettings(path)).text == f"begins with 27 of 27 tensors from {path}"
+    text = begin_with(reader(6), WeightsSettings(path, fresh=("classifier",))).text
     assert text == f"begins with 25 of 27 tensors from {path}; the seed's are classifier.weight, classifier.bias"
-    text = begin_with(reader(7), WeightsSettings(path, partial=True))
+    text = begin_with(reader(7), WeightsSettings(path, partial=True)).text
     assert text.endswith(
         "; the seed's are encoder.layers.6.0.weight, encoder.layers.6.0.bias, encoder.layers.6.2.weight, ..."
     )

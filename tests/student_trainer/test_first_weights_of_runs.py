@@ -2,23 +2,29 @@
 
 from __future__ import annotations
 
+from collections.abc import Generator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
+from click.testing import CliRunner
 from safetensors.torch import save_file
 from torch import Tensor
 from train_runs import digits_run, run
 
-from schemas.errors import CheckpointError, ConfigError
-from student_trainer.checkpoint import load_checkpoint
-from student_trainer.learning.first_weights import pinned
+from pipeline.cli import main
+from pipeline.datasets import open_dataset
+from schemas.errors import CheckpointError, ConfigError, DataUnavailable
+from student_trainer.checkpoint import has_checkpoints, load_checkpoint
+from student_trainer.learning.weights import tensors_sha256
 from student_trainer.run.finished import check_finished
-from student_trainer.run.folder import RunFolder
+from student_trainer.run.folder import RunFolder, read_settings
 from student_trainer.run.settings import RunSettings
 from student_trainer.run.summary import summary
+from student_trainer.sources.base import Cursor, LabelledOrder
 from student_trainer.sources.dataset import DatasetSource
 from student_trainer.train import train
 
@@ -28,8 +34,35 @@ def written(path: Path, tensors: dict[str, Tensor]) -> str:
     return str(path)
 
 
+class Away(DatasetSource):
+    """Data that cannot be read once the run has begun."""
+
+    def orders(self, cursor: Cursor) -> Generator[LabelledOrder]:
+        raise DataUnavailable("away")
+        yield
+
+
+class Backwards:
+    """The digits, named the other way round."""
+
+    class_names = tuple("9876543210")
+
+    def __init__(self) -> None:
+        self._digits = open_dataset("digits?split=train")
+
+    def __len__(self) -> int:
+        return self._digits.num_samples
+
+    def __getitem__(self, sample_id: int) -> tuple[dict[str, Any], int]:
+        samples, label = self._digits.read(np.array([sample_id])), self._digits.labels(np.array([sample_id]))
+        return {"image": samples.fields["image"][0]}, 9 - int(label[0])
+
+
+backwards = Backwards
+
+
 def begun_run(weights: object, **sections: dict[str, Any]) -> RunSettings:
-    return pinned(digits_run(student={"weights": weights}, **sections).placed())
+    return digits_run(student={"weights": weights}, **sections)
 
 
 def state(run: Path) -> dict[str, Tensor]:
@@ -40,8 +73,6 @@ def state(run: Path) -> dict[str, Tensor]:
 def test_a_run_begins_with_the_newest_checkpoint_of_another_and_goes_on_without_it(tmp_path: Path) -> None:
     first = run(tmp_path / "first", digits_run())
     settings = begun_run(str(tmp_path / "first"), optimizer={"name": "sgd", "lr": 1e-30, "momentum": 0.0})
-    assert settings.student.weights is not None
-    assert settings.student.weights.sha256 == first.weights_sha256
     short = replace(settings, train=replace(settings.train, steps=6))
     assert run(tmp_path / "r", short).weights_sha256 == first.weights_sha256
     assert summary(tmp_path / "r")["began_with"] == f"{tmp_path}/first ({first.weights_sha256[:16]})"
@@ -57,10 +88,57 @@ def test_a_run_that_begins_anew_takes_no_other_file_than_it_was_started_with(tmp
     trained = run(tmp_path / "first", digits_run()).model
     path = written(tmp_path / "w.safetensors", dict(trained.state_dict()))
     settings = begun_run(path)
+    with pytest.raises(DataUnavailable):
+        run(tmp_path / "r", settings, Away(settings))
+    assert not has_checkpoints(tmp_path / "r/checkpoints")
     written(tmp_path / "w.safetensors", {name: values + 1 for name, values in trained.state_dict().items()})
+    kept = read_settings(tmp_path / "r")
     with pytest.raises(ConfigError, match="is not what the run was to begin with"):
-        run(tmp_path / "r", settings)
-    assert not (tmp_path / "r").exists()
+        run(tmp_path / "r", kept)
+    written(tmp_path / "w.safetensors", dict(trained.state_dict()))
+    assert run(tmp_path / "r", kept).weights_sha256 == run(tmp_path / "other", settings).weights_sha256
+    with pytest.raises(ConfigError, match="is not what the run was to begin with"):
+        run(tmp_path / "none", begun_run({"path": path, "sha256": "0" * 64}))
+    assert not (tmp_path / "none").exists()
+
+
+def test_a_run_begins_with_what_another_that_trains_has_come_to(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first = digits_run()
+    run(tmp_path / "first", replace(first, train=replace(first.train, steps=6)))
+
+    class Later(DatasetSource):
+        """Opened while the other run goes on."""
+
+        def __init__(self, settings: RunSettings) -> None:
+            run(tmp_path / "first", first)
+            super().__init__(settings)
+
+    monkeypatch.setattr("student_trainer.launch.DatasetSource", Later)
+    (tmp_path / "r.toml").write_text(begun_run(str(tmp_path / "first")).as_toml())
+    started = CliRunner().invoke(
+        main, ["runs", "start", str(tmp_path / "r.toml"), "--folder", str(tmp_path), "--quiet"]
+    )
+    assert started.exit_code == 0, started.output
+    weights = read_settings(tmp_path / "r").student.weights
+    assert weights is not None
+    assert weights.sha256 == tensors_sha256(state(tmp_path / "first"))
+
+
+def test_another_runs_rows_of_classes_are_of_the_same_classes(tmp_path: Path) -> None:
+    run(tmp_path / "first", digits_run())
+    first, data = str(tmp_path / "first"), {"dataset": f"{__name__}:backwards", "view": {"name": "none"}}
+    with pytest.raises(ConfigError) as refused:
+        run(tmp_path / "r", begun_run(first, data=data))
+    assert str(refused.value) == (
+        f"[student.weights] {first}: learned other classes: number 0 is '0' there, '9' here, and 4.weight (and 1 more) "
+        "has a row for each: name them in fresh, or, where they are of no classes, give the weights as a safetensors "
+        "file"
+    )
+    run(tmp_path / "r", begun_run({"path": first, "fresh": ["4"]}, data=data))
+    path = written(tmp_path / "w.safetensors", state(tmp_path / "first"))
+    run(tmp_path / "of a file", begun_run(path, data=data))
 
 
 def test_first_weights_leave_all_else_of_a_run_as_the_seed_has_it(tmp_path: Path) -> None:
@@ -75,7 +153,6 @@ def test_a_resume_from_other_first_weights_is_refused(tmp_path: Path) -> None:
     run(tmp_path / "first", digits_run())
     settings = begun_run(str(tmp_path / "first"))
     run(tmp_path / "r", settings)
-    assert settings.student.weights is not None
     with pytest.raises(CheckpointError, match=r"student\.weights\.partial was False, is True"):
         run(tmp_path / "r", begun_run({"path": str(tmp_path / "first"), "partial": True}))
 
