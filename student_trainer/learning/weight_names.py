@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Mapping
+from difflib import get_close_matches
 
 from schemas.errors import ConfigError
 from schemas.names import did_you_mean
@@ -28,8 +29,7 @@ def places(own: Collection[str], there: Collection[str], weights: WeightsSetting
     for key, prefixes in (("names", weights.names), ("fresh", weights.fresh)):
         for prefix in prefixes:
             if not any(_is_under(name, prefix) for name in own):
-                hint = did_you_mean(prefix, _beginnings(own))
-                raise ConfigError(f"{_SECTION} {key}: the student has no {prefix!r}: {hint}")
+                raise ConfigError(f"{_SECTION} {key}: the student has no {prefix!r}: {_hint(prefix, own)}")
     numbers = {int(layer): source for layer, source in weights.layers.items()}
     stack = _stack(own, there, weights) if numbers else ""
     there_stack = _renamed(stack, weights.names)
@@ -73,8 +73,7 @@ def _refuse_unmatched(found: Mapping[str, str], there: Collection[str], names: M
         if not sought or any(place in there for place in sought.values()):
             continue
         if not any(_is_under(name, source) for name in there):
-            hint = did_you_mean(source, _beginnings(there))
-            raise ConfigError(f"{_SECTION} names: the file has no {source!r}: {hint}")
+            raise ConfigError(f"{_SECTION} names: the file has no {source!r}: {_hint(source, there)}")
         name, place = next(iter(sought.items()))
         raise ConfigError(
             f"{_SECTION} names: the file has nothing for the student's {prefix!r} in {source!r}: "
@@ -82,10 +81,11 @@ def _refuse_unmatched(found: Mapping[str, str], there: Collection[str], names: M
         )
 
 
-def _beginnings(names: Iterable[str]) -> set[str]:
-    """Return whatever names, or parts of the model, they are or are in."""
-    parts = (name.split(".") for name in names)
-    return {".".join(each[:count]) for each in parts for count in range(1, len(each) + 1)}
+def _hint(prefix: str, names: Collection[str]) -> str:
+    """Text to put behind a beginning that no name has: the nearest that one has, or where names begin at all."""
+    parts = [name.split(".") for name in names]
+    beginnings = {".".join(each[:count]) for each in parts for count in range(1, len(each) + 1)}
+    return did_you_mean(prefix, get_close_matches(prefix, beginnings, n=1) or {each[0] for each in parts})
 
 
 def _stack(own: Collection[str], there: Collection[str], weights: WeightsSettings) -> str:

@@ -199,6 +199,11 @@ def spoilt(changes: dict[str, Tensor]) -> dict[str, Tensor]:
         ),
         (
             spoilt({}),
+            {"names": {"encoder": "x"}},
+            r"has no 'x': choose one of classifier, embeddings, encoder$",
+        ),
+        (
+            spoilt({}),
             {"names": {"encoder": "embeddings"}, "partial": True},
             r"has nothing for the student's 'encoder' in 'embeddings': for encoder\.layers\.0\.0\.weight there is no "
             r"embeddings\.layers\.0\.0\.weight$",
