@@ -143,7 +143,7 @@ def evaluation_data(settings: RunSettings, training: ViewSpec, uri: str) -> Fetc
     """
     view = settings.evaluation.view
     spec = view_spec(view.name, view.params) if view else evaluation_view(training)
-    return Fetcher(open_dataset(uri), spec, settings.train.loaders)
+    return Fetcher(open_dataset(uri), spec, settings.train.loaders, settings.train.loader_processes)
 
 
 def evaluate(

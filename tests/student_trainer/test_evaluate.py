@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 from pathlib import Path
 from typing import Any
@@ -142,6 +143,19 @@ def test_an_evaluation_keeps_what_a_users_view_says_that_stays() -> None:
     asked = digits_run(evaluation={"view": "none"})
     seen = evaluation_data(asked, training, "digits?split=test").fetch(np.arange(9), 0).inputs["image"]
     assert np.array_equal(seen, plain)
+
+
+def whose(sample: Arrays, rng: np.random.Generator) -> Arrays:
+    return {"process": np.array(os.getpid())}
+
+
+def test_an_evaluations_loaders_are_processes_where_the_runs_are() -> None:
+    settings = digits_run(train={"loaders": 2, "loader_processes": True}, evaluation={"view": f"{__name__}:whose"})
+    fetcher = evaluation_data(settings, view_spec("none", {}), "digits?split=test")
+    fetcher.fetch(np.arange(1), 0)  # the first of all is this process's
+    processes = fetcher.fetch(np.arange(200), 0).inputs["process"]
+    fetcher.close()
+    assert os.getpid() not in processes
 
 
 def test_a_student_of_a_users_view_is_evaluated_and_exported_only_under_a_view_that_somebody_named(
