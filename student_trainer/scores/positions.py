@@ -22,11 +22,11 @@ NONE = -1
 class PositionNll(Metric):
     """Rows of classes [N, ..., C] against a field of whole numbers [N, ...], of which -1 is no label.
 
-    num_positions, and means over all labelled positions of the dataset: nll (natural log), perplexity (exp of it),
-    accuracy. Rows at positions without a label are not looked at. The dataset's own labels play no part.
+    num_positions, and means over all labelled positions of the dataset: position_nll (natural log), perplexity (exp of
+    it), position_accuracy. Rows at positions without a label are not looked at. The dataset's own labels play no part.
     """
 
-    gives = ("num_positions", "nll", "perplexity", "accuracy")
+    gives = ("num_positions", "position_nll", "perplexity", "position_accuracy")
 
     def __init__(self, labels: str, on: str = "") -> None:
         self._labels, self._on = labels, on
@@ -82,4 +82,7 @@ class PositionNll(Metric):
         if not count:
             return {"num_positions": 0}
         nll = self._nll / count
-        return {"num_positions": count, "nll": nll, "perplexity": math.exp(nll), "accuracy": self._hits / count}
+        accuracy = self._hits / count
+        return {
+            "num_positions": count, "position_nll": nll, "perplexity": math.exp(nll), "position_accuracy": accuracy
+        }  # fmt: skip

@@ -76,7 +76,8 @@ def test_a_run_writes_the_figures_of_its_metrics_wherever_it_writes_figures(trai
     last = found[-1]
     assert list(last) == [
         *("num_samples", "num_labelled", "accuracy", "nll", "ece", "num_commonest"),
-        *("places.num_positions", "places.nll", "places.perplexity", "places.accuracy", "spread", "labelled"),
+        *("places.num_positions", "places.position_nll", "places.perplexity", "places.position_accuracy"),
+        *("spread", "labelled"),
     ]
     again = succeed("evaluate", "r", "--folder", trained.parent, "--metric", "places", "--metric", "classes")
     assert again == {key: value for key, value in (last | {"step": 12}).items() if key not in ("spread", "labelled")}
@@ -85,7 +86,7 @@ def test_a_run_writes_the_figures_of_its_metrics_wherever_it_writes_figures(trai
     shown = succeed("show", "r", "--folder", trained.parent)
     assert shown["evaluation"] == {"step": 12, **last}
     table = distillog("show", "r", "--folder", trained.parent).stdout
-    assert re.search(rf"^evaluation places.nll +{last['places.nll']:.6g}$", table, re.M)
+    assert re.search(rf"^evaluation places.position_nll +{last['places.position_nll']:.6g}$", table, re.M)
 
 
 def test_the_figures_are_those_of_the_checkpoints_student(trained: Path) -> None:
@@ -96,8 +97,16 @@ def test_the_figures_are_those_of_the_checkpoints_student(trained: Path) -> None
     labels = torch.tensor(fetched.inputs["places"])
     nll = torch.nn.functional.cross_entropy(tokens.flatten(0, 1), labels.flatten(), ignore_index=-1)
     assert 0 < scores["places.num_positions"] == int((labels >= 0).sum()) < labels.numel()
-    assert scores["places.nll"] == pytest.approx(nll.item(), rel=1e-9)
-    assert scores["places.accuracy"] == pytest.approx((tokens.argmax(2) == labels)[labels >= 0].double().mean().item())
+    assert scores["places.position_nll"] == pytest.approx(nll.item(), rel=1e-9)
+    hits = (tokens.argmax(2) == labels)[labels >= 0].double().mean().item()
+    assert scores["places.position_accuracy"] == pytest.approx(hits)
+
+
+def test_a_run_measured_at_positions_has_no_accuracy_of_samples(tmp_path: Path) -> None:
+    run(tmp_path / "r", metric_run({"name": "position_nll", "on": "tokens", "labels": "places"}))
+    [listed] = succeed("list", "--folder", tmp_path)
+    assert listed["accuracy"] is None
+    assert 0 <= listed["evaluation"]["position_accuracy"] <= 1
 
 
 def test_a_run_says_which_metrics_wait_for_a_teacher(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
@@ -163,7 +172,7 @@ def test_a_resume_takes_other_metrics_whole(tmp_path: Path) -> None:
     file.write_text(metric_run(*METRICS[:3]).as_toml())
     started = distillog("start", file, "--folder", tmp_path, "--quiet")
     assert started.exit_code == 0, started.output
-    assert re.search(r"  places\.accuracy \d\.\d{4}  spread \d\.\d{4}  labelled 500$", started.stdout, re.M)
+    assert re.search(r"  places\.position_accuracy \d\.\d{4}  spread \d\.\d{4}  labelled 500$", started.stdout, re.M)
     assert "num_positions" not in started.stdout
     file.write_text(metric_run({"name": "classes"}, {"name": "spearman", "on": "first", "labels": "bright"}).as_toml())
     metrics = resumed_settings(tmp_path / "r").evaluation.metrics
@@ -191,7 +200,7 @@ def test_a_student_is_held_against_a_teachers_file_by_the_runs_metrics_and_by_ot
 ) -> None:
     compare = ("evaluate", "r", "--folder", trained.parent, "--teacher", teacher, *TOLD)
     scores = succeed(*compare)
-    assert {"accuracy", "places.nll", "spread", "num_cosines", "cosine", "mse"} < set(scores)
+    assert {"accuracy", "places.position_nll", "spread", "num_cosines", "cosine", "mse"} < set(scores)
     inputs = seen().inputs
     of_teacher = predictor(teacher)(inputs)
     with torch.no_grad():

@@ -128,8 +128,8 @@ def test_the_nll_of_positions_is_what_a_loop_says(
     nll = -math.fsum(max(row[label], -700.0) for row, label in pairs) / len(pairs)
     hits = sum(row[label] == max(row) for row, label in pairs)
     expected = {
-        "num_samples": N, "num_positions": len(pairs), "nll": nll, "perplexity": math.exp(nll),
-        "accuracy": hits / len(pairs),
+        "num_samples": N, "num_positions": len(pairs), "position_nll": nll, "perplexity": math.exp(nll),
+        "position_accuracy": hits / len(pairs),
     }  # fmt: skip
     assert found == pytest.approx(expected, rel=1e-12)
 
@@ -145,7 +145,7 @@ def test_a_certain_student_and_one_that_is_wrong_for_certain_have_finite_figures
     row = np.array([[[1e30, -1e30]]], np.float32)
     assert scores("position_nll", {"logits": row}, data, labels="truth")["perplexity"] == 1.0
     wrong = scores("position_nll", {"logits": -row}, data, labels="truth")
-    assert (wrong["nll"], wrong["accuracy"]) == (700.0, 0.0)
+    assert (wrong["position_nll"], wrong["position_accuracy"]) == (700.0, 0.0)
     assert math.isfinite(wrong["perplexity"])
 
 
@@ -366,13 +366,15 @@ def test_a_sample_that_cannot_be_decoded_is_left_out_of_every_figure(name: str) 
 
 
 def test_two_metrics_of_one_figure_need_a_key() -> None:
-    both = (MetricSettings("classes"), MetricSettings("position_nll", params={"labels": "places"}))
-    outputs = {"logits": draw(N, C), "tokens": draw(N, L, C)}
-    with pytest.raises(ConfigError, match="metrics classes and position_nll both give 'nll': give one a `key`"):
+    both = (MetricSettings("classes"), MetricSettings("classes", params={"on": "other"}))
+    outputs = {"logits": draw(N, C), "other": draw(N, C), "tokens": draw(N, L, C)}
+    with pytest.raises(ConfigError, match="metrics classes and classes both give 'num_labelled': give one a `key`"):
         evaluate(Prepared(**outputs), DATA, 5, metrics=both)
-    keyed = (both[0], MetricSettings("position_nll", "tokens", {"labels": "places", "on": "tokens"}))
+    keyed = (both[0], MetricSettings("classes", "other", {"on": "other"}))
     found = evaluate(Prepared(**outputs), DATA, 5, metrics=keyed)
-    assert {"nll", "tokens.nll", "num_labelled", "tokens.num_positions"} < set(found)
+    assert {"nll", "other.nll", "num_labelled", "other.num_labelled"} < set(found)
+    of_positions = MetricSettings("position_nll", params={"labels": "places", "on": "tokens"})
+    assert {"nll", "position_nll"} < set(evaluate(Prepared(**outputs), DATA, 5, metrics=(both[0], of_positions)))
 
 
 def test_a_metric_is_found_by_its_name_or_the_nearest_is_said() -> None:
