@@ -24,6 +24,7 @@ from student_trainer.learning.student_outputs import StudentOutputs
 from student_trainer.learning.students import STUDENTS, Network, build_student
 from student_trainer.run.metric_settings import MetricSettings
 from student_trainer.run.settings import RunSettings
+from student_trainer.scores.by_default import metrics_by_default
 from student_trainer.scores.metrics import Metrics, without_teacher
 from student_trainer.sources.base import OrderSource
 
@@ -151,19 +152,20 @@ class Evaluation:
     fetcher: Fetcher
     """Under the training view without its randomness, unless another is asked for."""
     metrics: tuple[MetricSettings, ...]
-    """What it measures while it trains; (): as `evaluate` does."""
+    """What it measures while it trains."""
 
 
 def prepare_evaluation(
     settings: RunSettings, source: OrderSource, network: Network, device: torch.device
 ) -> Evaluation | None:
-    """Open the evaluation dataset, and show the run's metrics its first samples: not after the training.
+    """Open the evaluation dataset, and show what is measured its first samples: not after the training.
 
     None where there is no dataset, or all metrics compare with a teacher, which a run does not have.
 
     Raises:
         ConfigError: it cannot be opened, has more classes than the student, or no samples that the student takes; or a
-            metric that does not fit what a student, made for this alone, gives for them.
+            metric that does not fit what a student, made for this alone, gives for them; or nobody says what is
+            measured, and no loss makes a classifier of the student.
         DataUnavailable: it cannot be read.
     """
     evaluation, what = settings.evaluation, "[evaluation] dataset"
@@ -173,12 +175,14 @@ def prepare_evaluation(
     metrics = without_teacher(evaluation.metrics)
     fetcher = evaluation_data(settings, source.fetcher.view, evaluation.dataset)
     fetched = first_samples(what, fetcher, network, settings.student.size, _PROBED)
-    if metrics:
-        student = build_student(settings.student, network, settings.train.seed).to(device).eval()
-        predict = predictor(StudentOutputs(student, settings.student.outputs), network.fields)
-        with suppress(NotFinite):  # as an untrained one may be
-            Metrics(metrics).update(seen(fetcher, np.arange(_PROBED), fetched, predict(fetched.inputs)))
-    return Evaluation(fetcher, metrics) if metrics or not evaluation.metrics else None
+    if evaluation.metrics and not metrics:
+        return None
+    student = build_student(settings.student, network, settings.train.seed).to(device).eval()
+    outputs = predictor(StudentOutputs(student, settings.student.outputs), network.fields)(fetched.inputs)
+    metrics = metrics or metrics_by_default(settings, outputs, "[[evaluation.metrics]]")
+    with suppress(NotFinite):  # as an untrained one may be
+        Metrics(metrics).update(seen(fetcher, np.arange(_PROBED), fetched, outputs))
+    return Evaluation(fetcher, metrics)
 
 
 def first_samples(what: str, fetcher: Fetcher, network: Network, size: tuple[int, ...], count: int) -> Fetched:

@@ -45,9 +45,10 @@ def evaluate(
     as_json: bool,
 ) -> None:
     """Evaluate the newest checkpoint of run NAME, and compare it with a teacher."""
-    from student_trainer.evaluate import chance_level
+    from student_trainer.evaluate import chance_level, predictor
     from student_trainer.evaluate import evaluate as evaluate_student
     from student_trainer.launch import trained_data
+    from student_trainer.scores.by_default import metrics_by_default
     from student_trainer.scores.metrics import asked_metrics, with_teacher
     from student_trainer.trained import load_student
 
@@ -55,6 +56,9 @@ def evaluate(
     settings = trained.settings
     chosen = asked_metrics(metrics, settings.evaluation.metrics, teacher is not None)
     fetcher, first = trained_data(trained, dataset, chosen_view(view, view_params), settings.evaluation.batch_size)
+    if not chosen:
+        few = {field: values[:2] for field, values in first.inputs.items()}
+        chosen = metrics_by_default(settings, predictor(trained.outputs, trained.network.fields)(few), "--metric")
     model = None if teacher is None else _opened(teacher, fetcher, declared)
     if model is not None:
         of_classes = model.teacher.class_output

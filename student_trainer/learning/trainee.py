@@ -19,7 +19,7 @@ from student_trainer.learning.guard import Guard
 from student_trainer.learning.optimizers import build_optimizer, heeds_found_inf
 from student_trainer.learning.schedules import build_schedule
 from student_trainer.learning.student_inputs import StudentInputs
-from student_trainer.learning.student_outputs import ONLY, StudentOutputs, probe
+from student_trainer.learning.student_outputs import StudentOutputs, probe
 from student_trainer.learning.students import Network, build_student
 from student_trainer.learning.terms import Term, fit, label_limits
 from student_trainer.learning.total import total_loss
@@ -69,13 +69,6 @@ class Trainee:
         self.device = device
         self._half = _HALVES.get(train.precision)
         given = probe(settings.student, network, train.seed, device, self._half)
-        own = {name: shape for name, shape in given.items() if name not in settings.student.outputs}
-        chosen = own[ONLY] if ONLY in own else next(iter(own.values())) if len(own) == 1 else ()
-        if settings.evaluation.dataset and not settings.evaluation.metrics and len(chosen) != 1:
-            raise ConfigError(
-                "[evaluation] dataset: the student gives a sample no row of classes to evaluate: say what to measure "
-                "with [[evaluation.metrics]]"
-            )
         projections = fit(terms, given, label_classes or network.num_classes, train.seed)
         self.labels = label_limits(terms, given)
         """Fields of hard labels of positions, and how many classes the student tells apart there."""

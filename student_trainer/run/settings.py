@@ -219,7 +219,7 @@ class EvaluationSettings:
     batch_size: int = 500
     """Samples at once."""
     metrics: tuple[MetricSettings, ...] = ()
-    """What is measured; left out: `classes`."""
+    """What is measured; left out: `classes`, of a student that learns them."""
 
     def __post_init__(self) -> None:
         _check(self.every >= 0, f"every must not be negative, is {self.every}")

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Iterator
+from dataclasses import replace
+from math import prod
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +16,7 @@ import torch
 from click.testing import CliRunner, Result
 from support.models import classifier
 from support.more_outputs import with_outputs
+from support.students import Heads
 from train_runs import digits_run, run
 
 from pipeline.cli import main
@@ -20,13 +24,17 @@ from pipeline.datasets import open_dataset
 from pipeline.onnx_runtime import open_session
 from pipeline.views import view_spec
 from pipeline.views.fetch import Fetched, Fetcher
+from schemas.codecs import CodecSpec, Features
 from schemas.errors import ConfigError
 from student_trainer.evaluate import evaluate, predictor
 from student_trainer.learning.student_outputs import StudentOutputs
+from student_trainer.learning.targets import TargetSpec
 from student_trainer.run.edits import resumed_settings
 from student_trainer.run.folder import read_settings
 from student_trainer.run.metric_settings import MetricSettings, parse_metric
-from student_trainer.run.settings import RunSettings, run_settings
+from student_trainer.run.settings import LossSettings, RunSettings, run_settings
+from student_trainer.sources.base import Cursor, LabelledOrder
+from student_trainer.sources.dataset import DatasetSource
 from student_trainer.trained import load_student
 
 OF_TEST = "digits?split=test"
@@ -165,6 +173,72 @@ def test_a_student_of_several_outputs_and_no_logits_says_what_it_is_measured_by(
     settings = metric_run({"name": "classes", "on": "second"}, student=student)
     result = run(tmp_path / "second", run_settings(settings.as_dict() | losses))
     assert 0 <= result.metrics["accuracy"] <= 1
+
+
+def lone(input_shape: tuple[int, ...], num_classes: int) -> torch.nn.Module:
+    """One output, which is not called `logits`."""
+    return Heads(prod(input_shape), {"scores": (num_classes,)})
+
+
+def test_an_evaluation_takes_what_the_student_itself_gives_beside_inner_values(tmp_path: Path) -> None:
+    student = {"name": f"{__name__}:lone", "outputs": {"inner": "layers.scores"}}
+    losses = {"losses": [{"name": "cross_entropy", "on": "scores"}]}
+    result = run(tmp_path / "r", run_settings(metric_run(student=student).as_dict() | losses))
+    assert 0 <= succeed("evaluate", "r", "--folder", tmp_path)["accuracy"] == result.metrics["accuracy"]
+
+
+class Near(DatasetSource):
+    """A teacher of features [N, 10], or of as many tags, which are all 0."""
+
+    has_labels = True
+
+    def __init__(self, settings: RunSettings, kind: str) -> None:
+        super().__init__(replace(settings, losses=(LossSettings("cross_entropy"),)))
+        self.targets = {"t.of": TargetSpec(kind, (10,), 0, CodecSpec("float32"), default=True)}
+
+    def orders(self, cursor: Cursor) -> Iterator[LabelledOrder]:
+        for order in super().orders(cursor):
+            yield replace(order, targets={"t.of": Features(np.zeros((len(order.sample_ids), 10), np.float32))})
+
+
+@pytest.mark.parametrize(("loss", "kind"), [("mse", "features"), ("cosine", "values"), ("binary_kl", "multilabel")])
+def test_a_student_that_learns_no_classes_says_what_it_is_measured_by(tmp_path: Path, loss: str, kind: str) -> None:
+    def taught(*metrics: dict[str, Any], **evaluation: Any) -> RunSettings:
+        settings = metric_run(*metrics, student={"name": "linear"}, **evaluation)
+        stream = {"source": "stream", "data": {"stream": "s"}, "teachers": [{"name": "t"}]}
+        document = settings.as_dict() | {"losses": [{"name": loss, "against": "t.of"}]}
+        return run_settings(document | stream | {"data": document["data"] | stream["data"]})
+
+    settings = taught()
+    with pytest.raises(ConfigError, match=r"output 'logits', .* say what to measure with \[\[evaluation.metrics\]\]"):
+        run(tmp_path / "refused", settings, Near(settings, kind))
+    assert not (tmp_path / "refused").exists()
+    settings = taught({"name": "support.metrics:Spread", "of": "logits"})
+    assert "spread" in run(tmp_path / "named", settings, Near(settings, kind)).metrics
+    settings = taught(dataset="")
+    run(tmp_path / "later", settings, Near(settings, kind))
+    evaluate_later = ("evaluate", "later", "--folder", tmp_path, "--dataset", OF_TEST)
+    refused = distillog(*evaluate_later)
+    assert refused.exit_code == 1
+    assert re.search(r"^error: no loss has the student .* say what to measure with --metric$", refused.stderr, re.M)
+    assert "accuracy" in succeed(*evaluate_later, "--metric", "classes")
+
+
+class Shrinking(torch.nn.Linear):
+    """Gives the first four of its numbers alone, where it does not learn."""
+
+    def __init__(self, input_shape: tuple[int, ...], num_classes: int) -> None:
+        super().__init__(prod(input_shape), num_classes)
+
+    def forward(self, samples: torch.Tensor) -> torch.Tensor:
+        logits = super().forward(samples.flatten(1))
+        return logits if self.training else logits[:, :4]
+
+
+def test_what_is_measured_by_default_is_tried_before_the_first_step(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"metric classes: dataset .* has 10 classes, the student 4"):
+        run(tmp_path / "r", metric_run(student={"name": f"{__name__}:Shrinking"}))
+    assert not (tmp_path / "r").exists()
 
 
 def test_a_resume_takes_other_metrics_whole(tmp_path: Path) -> None:

@@ -23,7 +23,7 @@ from student_trainer.learning.targets import DenseTarget, FeatureTarget, Target,
 from student_trainer.learning.terms import Term, fit, needed_targets, resolve
 from student_trainer.learning.total import total_loss
 from student_trainer.learning.trainee import Trainee, weights_sha256
-from student_trainer.run.settings import EvaluationSettings, RunSettings, run_settings
+from student_trainer.run.settings import RunSettings, run_settings
 from student_trainer.run.student_settings import StudentSettings
 
 B, C, L, H, WIDE = 6, 5, 3, 4, 8
@@ -353,7 +353,6 @@ def test_a_student_is_asked_what_it_gives_before_the_first_step() -> None:
 
 
 KL = {"name": "forward_kl"}
-BY_SCORES = {"name": "forward_kl", "on": "scores"}
 HERE = Path("here")
 
 
@@ -363,12 +362,6 @@ def batch(seed: int = 0) -> Batch:
         "a.hidden": FeatureTarget(draw(B, H, seed=seed + 2).half()),
     }
     return Batch(torch.arange(B), {"x": draw(B, H, seed=seed)}, LABELS, targets)
-
-
-def test_an_evaluation_takes_what_the_student_itself_gives_beside_inner_values() -> None:
-    settings = run(BY_SCORES, name=f"{__name__}:student", form="scores alone", outputs={"inner": "hidden"})
-    settings = replace(settings, evaluation=EvaluationSettings(dataset="digits"))
-    assert Trainee(settings, NETWORK, 10, 1.0, CPU, resolve(settings, ONE)).take_step(batch(), 0).refused == 0
 
 
 def test_adding_a_loss_leaves_the_initial_weights_as_they_are() -> None:
