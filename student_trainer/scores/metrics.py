@@ -22,6 +22,7 @@ from student_trainer.scores.own import Own
 from student_trainer.scores.positions import PositionNll
 from student_trainer.scores.ranks import Spearman
 from student_trainer.scores.seen import Metric, Seen
+from student_trainer.scores.tags import Tags
 
 logger = logging.getLogger(__name__)
 
@@ -31,6 +32,7 @@ METRICS: dict[str, Callable[..., Metric]] = {
     "position_nll": PositionNll,
     "features": Features,
     "spearman": Spearman,
+    "tags": Tags,
 }
 
 _TAKEN = ("step", "num_samples", "num_labelled", "num_commonest")

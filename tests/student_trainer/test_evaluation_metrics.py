@@ -292,6 +292,20 @@ def test_a_student_is_held_against_a_teachers_file_by_the_runs_metrics_and_by_ot
     assert "accuracy" not in named
 
 
+def test_a_student_is_held_against_reduced_features_and_tags_of_a_teachers_file(trained: Path, teacher: Path) -> None:
+    told = ("--output", "tags=y:multilabel", "--output", "pooled=tokens:features", "--reduce", "pooled=mean@1")
+    metrics = ("--metric", "features?on=tokens&against=pooled&reduce=mean@1", "--metric", "tags?on=logits&against=tags")
+    scores = succeed("evaluate", "r", "--folder", trained.parent, "--teacher", teacher, *told, *metrics)
+    of_teacher = predictor(teacher)(seen().inputs)
+    with torch.no_grad():
+        given = load_student(trained).model(torch.tensor(seen().inputs["image"]))
+    pooled = given["tokens"].double().mean(dim=1) - torch.tensor(of_teacher["tokens"]).double().mean(dim=1)
+    assert scores["mse"] == pytest.approx(pooled.square().mean().item(), rel=1e-5)
+    student, tags = given["logits"].double().sigmoid(), torch.tensor(of_teacher["y"]).double().sigmoid()
+    assert scores["num_tag_rows"] == 500
+    assert scores["tag_difference"] == pytest.approx((student - tags).abs().mean().item(), rel=1e-5)
+
+
 def test_a_teacher_beside_metrics_that_do_not_compare_adds_agreement(tmp_path: Path, teacher: Path) -> None:
     run(tmp_path / "r", metric_run({"name": "spearman", "on": "score", "labels": "bright"}, student=SCORES))
     compare = ("evaluate", "r", "--folder", tmp_path, "--teacher", teacher)

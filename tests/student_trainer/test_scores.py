@@ -213,6 +213,90 @@ def test_features_of_another_shape_are_refused() -> None:
         scores("features", {"a": draw(3, 6)}, data, {"b": draw(3, 7)})
 
 
+@pytest.mark.parametrize("batch_size", BATCHES)
+@pytest.mark.parametrize(("reduce", "by_hand"), [
+    ("mean@1", lambda rows: rows.mean(axis=0)),
+    ("first@1", lambda rows: rows[0]),
+    ("attention@2", lambda rows: (rows**2).mean(axis=1)),
+])  # fmt: skip
+def test_a_students_features_are_reduced_as_a_teachers_were(batch_size: int, reduce: str, by_hand: Any) -> None:
+    student, data = draw(N, L, H), fetcher({"x": draw(N, 2)})
+    reduced = np.stack([by_hand(rows.astype(np.float64)) for rows in student])
+    teacher = draw(*reduced.shape, seed=1)
+    found = scores("features", {"a": student}, data, {"b": teacher}, batch_size, reduce=reduce)
+    assert found == pytest.approx(scores("features", {"a": reduced}, data, {"b": teacher}), rel=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("reduce", "says"),
+    [
+        ("mean", "reduction 'mean': write NAME@AXIS"),
+        ("meen@1", "reduction 'meen@1': did you mean 'mean'"),
+        ("mean@2", r"reduce: the student gives rows of \[N, 6\], mean@2 needs more"),
+    ],
+)
+def test_a_reduction_that_does_not_fit_is_refused(reduce: str, says: str) -> None:
+    with pytest.raises(ConfigError, match=f"metric features: {says}"):
+        scores("features", {"a": draw(3, H)}, fetcher({"x": draw(3, 2)}), {"b": draw(3)}, reduce=reduce)
+
+
+# --- tags -------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("batch_size", BATCHES)
+@pytest.mark.parametrize("places", [(), (L,), (2, 3)], ids=str)
+@pytest.mark.parametrize("classes", [(), (0, 2, 3)], ids=str)
+def test_tags_are_as_near_to_a_teachers_as_a_loop_says(
+    batch_size: int, places: tuple[int, ...], classes: tuple[int, ...], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(seen_module, "_AT_ONCE", 3 * C)
+    student, teacher = draw(N, *places, C), draw(N, *places, len(classes) or C, seed=1)
+    found = evaluate(
+        Prepared(logits=draw(N, C), tags=student), fetcher({"x": draw(N, 2)}), batch_size, Prepared(t=teacher),
+        metrics=(MetricSettings("tags", params={"on": "tags"}),), teacher_classes={"t": classes},
+    )  # fmt: skip
+    costs, differences = [], []
+    for at in np.ndindex(N, *places):
+        for number, logit in enumerate(teacher[at]):
+            of_student = student[at][classes[number] if classes else number]
+            p, q = (1 / (1 + math.exp(-float(each))) for each in (logit, of_student))
+            costs.append(p * math.log(p / q) + (1 - p) * math.log((1 - p) / (1 - q)))
+            differences.append(abs(p - q))
+    rows = math.prod((N, *places))
+    expected = {
+        "num_samples": N, "num_tag_rows": rows, "binary_kl": math.fsum(costs) / rows,
+        "tag_difference": math.fsum(differences) / len(differences),
+    }  # fmt: skip
+    assert found == pytest.approx(expected, rel=1e-9)
+
+
+def test_certain_tags_have_finite_figures_and_equal_ones_none() -> None:
+    data, rows = fetcher({"x": draw(2, 2)}), np.array([[1e30, -1e30], [0, 800]], np.float32)
+    same = scores("tags", {"a": rows}, data, {"b": rows})
+    assert same == {"num_samples": 2, "num_tag_rows": 2, "binary_kl": 0.0, "tag_difference": 0.0}
+    wrong = scores("tags", {"a": -rows}, data, {"b": rows})
+    assert (math.isfinite(wrong["binary_kl"]), wrong["tag_difference"]) == (True, 0.75)
+
+
+@pytest.mark.parametrize(
+    ("shape", "of_teacher", "classes", "says"),
+    [
+        ((3, 6), (3, 7), (), r"rows of \[N, 6\], the teacher of \[N, 7\]: compare logits of the same classes"),
+        ((3, 6), (3, 2), (1, 6), r"rows of \[N, 6\], the teacher of \[N, 2\]"),
+        ((3,), (3,), (), r"rows of \[N\], the teacher of \[N\]"),
+    ],
+)
+def test_tags_of_other_classes_are_refused(
+    shape: tuple[int, ...], of_teacher: tuple[int, ...], classes: tuple[int, ...], says: str
+) -> None:
+    chosen = (MetricSettings("tags"),)
+    with pytest.raises(ConfigError, match=f"metric tags: the student gives {says}"):
+        evaluate(
+            Prepared(a=draw(*shape)), fetcher({"x": draw(3, 2)}), 8, Prepared(b=draw(*of_teacher)),
+            metrics=chosen, teacher_classes={"b": classes},
+        )  # fmt: skip
+
+
 # --- ranks ------------------------------------------------------------------------------------------------------------
 
 
@@ -301,6 +385,7 @@ OF_ONE = {
     "position_nll": ({"logits": draw(N, L, C)}, {"labels": "places"}),
     "features": ({"logits": draw(N, H)}, {}),
     "spearman": ({"logits": draw(N)}, {"labels": "truth"}),
+    "tags": ({"logits": draw(N, C)}, {}),
 }
 """What each may be asked of a student."""
 DATA = fetcher({"places": np.zeros((N, L), int), "truth": np.arange(N)}, np.zeros(N, int), C)
@@ -324,7 +409,7 @@ def test_what_is_not_finite_is_told_with_its_sample(name: str, bad: float) -> No
     says = "dataset data: the student gives NaN or infinity for 1 of 4 samples, the first is sample 9"
     with pytest.raises(NotFinite, match=says):
         scores(name, spoilt, DATA, outputs, **params)
-    if name in ("agreement", "features"):
+    if name in ("agreement", "features", "tags"):
         with pytest.raises(NotFinite, match=says.replace("student", "teacher")):
             scores(name, outputs, DATA, spoilt, **params)
 
