@@ -38,7 +38,7 @@ class Tags(Metric):
         classes = seen.classes_of_teacher(self._against, self._on)
         if classes and student.ndim > 1 and classes[-1] < student.shape[-1]:
             student = student[..., classes]
-        if student.shape != teacher.shape or student.ndim < 2:
+        if student.shape != teacher.shape or student.ndim < 2 or not student.size:
             raise ConfigError(
                 f"the student gives rows of {shown(student.shape)}, the teacher of {shown(teacher.shape)}: compare "
                 "logits of the same classes"

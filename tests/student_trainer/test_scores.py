@@ -283,6 +283,7 @@ def test_certain_tags_have_finite_figures_and_equal_ones_none() -> None:
     [
         ((3, 6), (3, 7), (), r"rows of \[N, 6\], the teacher of \[N, 7\]: compare logits of the same classes"),
         ((3, 6), (3, 2), (1, 6), r"rows of \[N, 6\], the teacher of \[N, 2\]"),
+        ((3, 0), (3, 0), (), r"rows of \[N, 0\], the teacher of \[N, 0\]"),
         ((3,), (3,), (), r"rows of \[N\], the teacher of \[N\]"),
     ],
 )
