@@ -2,33 +2,34 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
-
 from schemas.errors import ConfigError
 from student_trainer.learning.losses import find_loss
 from student_trainer.learning.student_outputs import ONLY
 from student_trainer.run.metric_settings import MetricSettings
 from student_trainer.run.settings import LossSettings, RunSettings
+from student_trainer.scores.seen import Outputs
 
 _CLASSES = {"classes", "labels"}
 _NO_CLASSES = {"multilabel", "features"}
 """What a loss needs that sees no classes which exclude one another, though it may look at labels beside them."""
 
 
-def metrics_by_default(settings: RunSettings, outputs: Collection[str], say: str) -> tuple[MetricSettings, ...]:
+def metrics_by_default(settings: RunSettings, outputs: Outputs, say: str) -> tuple[MetricSettings, ...]:
     """Return `classes`, on `logits` or the only output that is no inner value.
 
     Args:
         settings: the run's.
-        outputs: names of the student's, inner values among them.
+        outputs: the student's, inner values among them.
         say: where somebody may say what else is measured.
 
     Raises:
-        ConfigError: no loss is of a softmax's classes, or of the samples' labels, on that output.
+        ConfigError: that is no row of classes for each sample, or no loss on it is of a softmax's classes or of the
+            samples' labels.
     """
     own = [name for name in outputs if name not in settings.student.outputs]
     on = ONLY if ONLY in own or len(own) != 1 else own[0]
-    if any(entry.on in (on, "") and _of_classes(entry) for entry in settings.losses) and on in own:
+    taught = any(entry.on in (on, "") and _of_classes(entry) for entry in settings.losses)
+    if taught and on in own and outputs[on].ndim == 2:
         return (MetricSettings("classes", params={} if on == ONLY else {"on": on}),)
     raise ConfigError(
         f"no loss has the student give a sample one row of classes as its output {on!r}, which is measured where "

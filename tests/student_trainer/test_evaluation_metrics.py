@@ -33,6 +33,7 @@ from student_trainer.run.edits import resumed_settings
 from student_trainer.run.folder import read_settings
 from student_trainer.run.metric_settings import MetricSettings, parse_metric
 from student_trainer.run.settings import LossSettings, RunSettings, run_settings
+from student_trainer.scores.by_default import metrics_by_default
 from student_trainer.sources.base import Cursor, LabelledOrder
 from student_trainer.sources.dataset import DatasetSource
 from student_trainer.trained import load_student
@@ -222,6 +223,13 @@ def test_a_student_that_learns_no_classes_says_what_it_is_measured_by(tmp_path: 
     assert refused.exit_code == 1
     assert re.search(r"^error: no loss has the student .* say what to measure with --metric$", refused.stderr, re.M)
     assert "accuracy" in succeed(*evaluate_later, "--metric", "classes")
+
+
+@pytest.mark.parametrize("shape", [(2,), (2, 4, 10)])
+def test_a_student_of_no_row_of_classes_is_told_to_say_what_is_measured(shape: tuple[int, ...]) -> None:
+    with pytest.raises(ConfigError, match=r"one row of classes as its output 'logits', .* say what .* with --metric"):
+        metrics_by_default(digits_run(), {"logits": np.zeros(shape)}, "--metric")
+    assert metrics_by_default(digits_run(), {"logits": np.zeros((2, 10))}, "--metric") == (MetricSettings("classes"),)
 
 
 class Shrinking(torch.nn.Linear):
