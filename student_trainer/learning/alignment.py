@@ -26,8 +26,8 @@ class Alignment:
     """What is done to a student's output before it is compared with an output of a teacher's."""
 
     def __init__(self, spec: TargetSpec) -> None:
-        self.reduction = spec.reduction
-        """As text."""
+        self.reduction = spec.reduction, spec.axes
+        """As text, and of how many axes what it reduces: where both are equal, so is what comes of an output."""
         self._reduction = Reduction.parse(spec.reduction) if spec.reduction else None
         self._axes = spec.axes
         self._classes = torch.tensor(spec.classes, dtype=torch.int64)

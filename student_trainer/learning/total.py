@@ -59,11 +59,11 @@ class _Student:
 
     def __init__(self, outputs: Mapping[str, Tensor]) -> None:
         self._outputs = outputs
-        self._picked: dict[tuple[str, str, str], Tensor] = {}
+        self._picked: dict[tuple[str, str, tuple[str, int]], Tensor] = {}
 
     def at(self, on: str, target: Target | None = None, aligned: Alignment | None = None) -> Tensor:
         """Return what of an output, reduced as the target was, lies against its rows; without one, all of it."""
-        key = on, "" if target is None else target.field, "" if aligned is None else aligned.reduction
+        key = on, "" if target is None else target.field, ("", 0) if aligned is None else aligned.reduction
         if key not in self._picked:
             output = pick(self._outputs, on)
             output = output if aligned is None else aligned.reduced(output)
@@ -80,20 +80,23 @@ def _rows_of(
     if of_samples and "labelled_fraction" in inspect.signature(function).parameters:
         params["labelled_fraction"] = labelled_fraction
     specs = term.specs
-    shares = [(name, share, Alignment(specs[name]) if name in specs else None) for name, share in term.shares.items()]
+    # One object for all that are equal, by which results are kept.
+    alike = {(each.reduction, each.axes, each.classes): Alignment(each) for each in specs.values()}
+    aligned = {name: alike[each.reduction, each.axes, each.classes] for name, each in specs.items()}
+    shares = [(name, share, aligned.get(name)) for name, share in term.shares.items()]
 
     def rows_of(student: _Student, targets: Mapping[str, Target], labels: Tensor) -> Tensor:
         if not shares:
             return function(student.at(term.on), None, labels, temperature, **params)
-        projected: dict[tuple[str, str], Tensor] = {}
+        compared: dict[tuple[str, Alignment | None], Tensor] = {}
 
         def against(target: Target, aligned: Alignment | None) -> Tensor:
-            key = target.field, "" if aligned is None else aligned.reduction
-            if projection is None or key not in projected:
-                compared = student.at(term.on, target, aligned)
-                compared = compared if aligned is None else aligned.gathered(compared)
-                projected[key] = compared if projection is None else projection(compared)
-            return projected[key]
+            key = target.field, aligned
+            if key not in compared:
+                output = student.at(term.on, target, aligned)
+                output = output if aligned is None else aligned.gathered(output)
+                compared[key] = output if projection is None else projection(output)
+            return compared[key]
 
         def cost(name: str, aligned: Alignment | None) -> Tensor:
             return of(against(targets[name], aligned), targets[name], labels, temperature, **params)

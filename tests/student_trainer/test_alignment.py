@@ -121,6 +121,36 @@ def test_a_projection_comes_behind_the_reduction() -> None:
     torch.testing.assert_close(value, (layers["mse"](student.mean(dim=1)) - wanted).square().mean())
 
 
+def test_losses_on_one_output_are_each_reduced_as_their_own_teacher_was() -> None:
+    heads = replace(TOKENS, shape=(2, L, H))
+    two = specs(teacher("a", replace(TOKENS, reduction="mean@1")), teacher("b", replace(heads, reduction="mean@1")))
+    entries = [{"name": "mse", "key": name, "on": "tokens", "against": f"{name}.tokens"} for name in ("a", "b")]
+    terms = resolve(run(*entries, teachers=("a", "b")), two)
+    fit(terms, {"tokens": (L, H)}, C, 0)
+    student, mean, whole = draw(L, L, H), draw(L, H, seed=1), draw(L, L, H, seed=2)  # B == L: either would broadcast
+    wanted: dict[str, Target] = {"a.tokens": FeatureTarget(mean), "b.tokens": FeatureTarget(whole)}
+    _, parts = total_loss(terms, 1.0)({"tokens": student}, wanted, LABELS[:L])
+    torch.testing.assert_close(parts["a"], (student.mean(dim=1) - mean).square().mean(dim=1))
+    torch.testing.assert_close(parts["b"], (student - whole).square().mean(dim=(1, 2)))
+
+
+def test_a_projection_is_of_the_classes_that_each_teacher_has() -> None:
+    maps = {"a": (4, -1, 1), "b": (0, 2, -1)}
+    tags = {name: replace(TAGS, num_classes=3, shape=(3,), class_map=each) for name, each in maps.items()}
+    two = specs(*(teacher(name, each) for name, each in tags.items()))
+    entry = {"name": "mse", "against": "tags", "projection": "linear"}
+    (term,) = resolve(run(entry, teachers=("a", "b")), two)
+    layers = fit([term], {"logits": (C,)}, C, 0)
+    student, ones, others = draw(B, C), draw(B, 2, seed=1), draw(B, 2, seed=2)
+    wanted: dict[str, Target] = {"a.tags": FeatureTarget(ones), "b.tags": FeatureTarget(others)}
+    _, parts = total_loss([term], 1.0, layers)({"logits": student}, wanted, LABELS)
+    rows = [
+        (layers["mse"](student[:, classes]) - each).square().mean(dim=1)
+        for classes, each in (([1, 4], ones), ([0, 2], others))
+    ]
+    torch.testing.assert_close(parts["mse"], 0.25 * rows[0] + 0.75 * rows[1])
+
+
 def needs_both(logits: Tensor, target: Target, labels: Tensor, temperature: float) -> Tensor:
     return logits.sum(dim=1)
 
