@@ -78,13 +78,13 @@ class OrderSource(Protocol):
     fetcher: Fetcher
     """The dataset under its view."""
     num_classes: int
-    """C, the number of the student's logits."""
+    """C, the number of the student's logits, unless a loss on another of its outputs asks for others there."""
     targets: Mapping[str, TargetSpec]
     """"TEACHER.OUTPUT" -> what it is, of all outputs of the run's teachers; its orders have those that losses use."""
     has_labels: bool
     """Whether a sample shows its true label."""
     label_classes: int
-    """How many classes true labels have; no more than C, unless C is of positions."""
+    """How many classes true labels have."""
 
     @property
     def labelled_fraction(self) -> float:

@@ -44,7 +44,7 @@ class StreamSource:
     Raises:
         StreamNotFound: no such stream, or no such teacher in it.
         ManifestMismatch: the data or views here are not those of the manifest.
-        ConfigError: teachers with unequal classes, or a label budget that does not fit.
+        ConfigError: a label budget that does not fit.
         DataUnavailable: the dataset cannot be read now.
         BrokerUnavailable: no answer from Kafka.
     """
@@ -160,30 +160,16 @@ class StreamSource:
         self._stop.set()
 
     def _num_classes(self) -> int:
-        """C of the student: that of the teachers' classes that losses are against, of all of them; else of the data.
+        """C of the student: of the teachers' classes that its first loss against some is against; of maps, the data's.
 
-        Raises:
-            ConfigError: the teachers have unequal classes, or a class map has one beyond them.
+        Losses on other outputs of the student's may be against other classes: `fit` holds each against its own.
         """
         of_classes = [name for name in self._read if self.targets[name].kind in CLASS_KINDS]
         of_classes = [name for name in of_classes if self.targets[name].default] or of_classes
-        known = {name: self.targets[name].shape[-1] for name in of_classes if not self.targets[name].classes}
-        for name, there in known.items():
-            first = next(iter(known))
-            if there != known[first]:
-                raise ConfigError(
-                    f"[[teachers]] {first} has {known[first]} classes, {name} has {there}: one student cannot learn "
-                    "from both"
-                )
-        found = next(iter(known.values()), 0) or self.label_classes
-        for name in of_classes:
-            highest = max(self.targets[name].classes, default=-1)
-            if 0 < found <= highest:
-                raise ConfigError(
-                    f"[[teachers]] {name} is of classes up to {highest}, of {found} that the student has: one student "
-                    "cannot learn from both"
-                )
-        return found
+        whole = [self.targets[name].shape[-1] for name in of_classes if not self.targets[name].classes]
+        if of_classes and self.targets[of_classes[0]].classes:
+            whole = [self.label_classes, *whole]
+        return next(filter(None, whole), self.label_classes)
 
     def _labelled(self, pass_number: int, held: Sequence[Held], place: Place | None) -> LabelledOrder:
         first = held[0].value

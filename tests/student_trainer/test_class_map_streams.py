@@ -5,12 +5,17 @@ from __future__ import annotations
 import secrets
 from collections.abc import Callable, Iterator
 from dataclasses import replace
+from math import prod
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from own_loops import CLASSES, URI, opened
 from reader_logs import Logs, label
+from torch import nn
+from train_runs import digits_run
+from train_runs import run as train_run
 
 from pipeline.create import StreamOptions, add_teacher, create_stream
 from pipeline.datasets import open_dataset
@@ -23,6 +28,7 @@ from schemas.codecs import CodecSpec
 from schemas.errors import ConfigError, ManifestMismatch, StreamConflict
 from schemas.records import Output, Teacher, TeacherInput, TeacherOutput
 from student_trainer.learning.mean_losses import binary_kl, forward_kl
+from student_trainer.run.settings import run_settings
 from student_trainer.sources.base import Cursor
 from student_trainer.sources.stream import StreamSource
 from student_trainer.sources.stream_settings import StreamSettings
@@ -71,13 +77,58 @@ def test_a_student_has_the_classes_of_the_dataset_where_all_teachers_have_maps(m
     assert source(make(a=(TAGS,))).num_classes == CLASSES
 
 
-def test_a_class_that_the_stream_or_the_student_does_not_have_is_refused(make: Callable[..., Logs]) -> None:
+def test_a_class_that_the_stream_does_not_have_is_refused(make: Callable[..., Logs]) -> None:
     beyond = replace(SOME, class_map=(CLASSES, -1, 2, -1, 5, 0))
     with pytest.raises(StreamConflict, match=r"the class map of logits has class 10, stream .* has 10, from 0 on"):
         make(a=(beyond,))
-    fewer = replace(TAGS, name="logits", shape=(6,), num_classes=6)
-    with pytest.raises(ConfigError, match=r"a\.logits is of classes up to 9, of 6 that the student has"):
-        source(make(a=(SOME,), b=(fewer,)))
+
+
+class TwoHeads(nn.Module):
+    """[B, L] -> `logits` [B, C], and `tags` [B, 40]."""
+
+    def __init__(self, inputs: int, num_classes: int) -> None:
+        super().__init__()
+        self.logits, self.tags = nn.Linear(inputs, num_classes), nn.Linear(inputs, 40)
+
+    def forward(self, signal: torch.Tensor) -> dict[str, torch.Tensor]:
+        return {"logits": self.logits(signal.flatten(1)), "tags": self.tags(signal.flatten(1))}
+
+
+def two_heads(input_shape: tuple[int, ...], num_classes: int) -> nn.Module:
+    return TwoHeads(prod(input_shape), num_classes)
+
+
+def test_teachers_of_other_classes_teach_each_a_head_of_one_student(make: Callable[..., Logs], tmp_path: Path) -> None:
+    forty = replace(TAGS, shape=(40,), num_classes=40)
+    logs = make(a=(TeacherOutput.of_classes("y", "logits", CLASSES),), b=(forty,))
+    chance = np.random.default_rng(0)
+    for sequence in range(6):
+        for name, output, width in (("a", "logits", CLASSES), ("b", "tags", 40)):
+            record = label(logs.stream, name, sequence)
+            rows = chance.normal(size=(len(record.sample_ids), width)).astype(np.float32)
+            stored = Output.of(output, rows, CodecSpec("float16"), classes=name == "a")
+            logs.write(name, replace(record, outputs=(stored,)))
+    stream = logs.stream.manifest.stream
+    heads = [{"name": "forward_kl", "against": "a.logits"}, {"name": "binary_kl", "on": "tags", "against": "b.tags"}]
+    document = digits_run().as_dict() | {
+        "source": "stream",
+        "data": {"stream": stream},
+        "teachers": [{"name": "a"}, {"name": "b"}],
+        "student": {"name": f"{__name__}:two_heads"},
+        "losses": heads,
+        "train": {"batch_size": 18},
+    }
+    settings = run_settings(document)
+    both = StreamSource(logs.settings, StreamSettings.of(settings))
+    assert both.num_classes == CLASSES
+    assert train_run(tmp_path / "r", settings, both).finished
+    (batch, *_) = opened(logs, batch_size=18)
+    assert (batch.targets["a"]["logits"].shape, batch.targets["b"]["tags"].shape) == ((18, CLASSES), (18, 40))
+
+    one_head = [heads[0], {"name": "binary_kl", "against": "b.tags"}]
+    settings = run_settings(document | {"losses": one_head})
+    with pytest.raises(ConfigError, match=r"binary_kl: .* rows of \[N, 10\], against b.tags of \[N, 40\]"):
+        train_run(tmp_path / "one", settings, StreamSource(logs.settings, StreamSettings.of(settings)))
 
 
 def test_a_loop_of_ones_own_is_told_the_classes_of_a_specialist(make: Callable[..., Logs]) -> None:
