@@ -13,7 +13,7 @@ import logging
 import os
 import platform
 import shutil
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -57,6 +57,8 @@ class Checkpoint:
     """`machine()`: what may change the bits of a result."""
     trace_bytes: int = 0
     """Length of trace.jsonl, as metrics_bytes; 0 where none is written."""
+    aligned: dict[str, list[dict[str, Any]]] = field(default_factory=dict)
+    """Key of a loss with a projection -> each `Alignment` that stands before that, as a dict."""
     undecodable_rows: int = 0
     """Rows that had weight 0 so far, since their samples cannot be decoded."""
     format: int = FORMAT

@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from pipeline.onnx_runtime import open_session
 from pipeline.user_code import said
 from schemas.errors import ConfigError
+from student_trainer.learning.alignment import Alignment
 from student_trainer.learning.student_inputs import StudentInputs
 from student_trainer.learning.student_outputs import ONLY, StudentOutputs, pick
 from student_trainer.learning.students import num_parameters
@@ -48,6 +49,8 @@ class Projection:
     on: str
     """The student's output; "": `logits`, or the only one."""
     layer: nn.Module
+    aligned: tuple[Alignment, ...] = ()
+    """What is done to that first, as in training; several where its teachers were reduced, or have classes, each so."""
 
 
 def export_student(
@@ -73,9 +76,15 @@ def export_student(
         projections: further outputs: name -> of what.
 
     Raises:
-        ConfigError: no such output, or two of one name; the student cannot be exported, or the file's outputs differ by
-            more than TOLERANCE of their range.
+        ConfigError: no such output, two of one name, or a projection before which each teacher has something else done;
+            the student cannot be exported, or the file's outputs differ by more than TOLERANCE of their range.
     """
+    for name, each in (projections or {}).items():
+        if len(each.aligned) > 1:
+            raise ConfigError(
+                f"{path}: not written: what the projection {name!r} is of is reduced, or has classes, as each of its "
+                "teachers has: leave projections out"
+            )
     names = [*(outputs or (ONLY,)), *(projections or {})]
     for name in names:
         if [*names, *inputs].count(name) != 1:
@@ -127,13 +136,18 @@ class _Served(nn.Module):
         super().__init__()
         self.student = student
         self.projections = nn.ModuleList(each.layer for each in projections.values())
-        self._on = [each.on for each in projections.values()]
+        self._of = list(projections.values())
         self._inputs, self._given = StudentInputs(student, fields), StudentOutputs(student, inner)
         self._outputs = tuple(outputs)
 
     def forward(self, *fields: Tensor) -> tuple[Tensor, ...]:
         given = self._inputs.hand(dict(zip(self._inputs.fields, fields, strict=True)), self._given)
-        projected = (layer(pick(given, on)) for layer, on in zip(self.projections, self._on, strict=True))
+        projected = []
+        for each in self._of:
+            output = pick(given, each.on)
+            for aligned in each.aligned:
+                output = aligned(output)
+            projected.append(each.layer(output))
         return (*(pick(given, name) for name in self._outputs), *projected)
 
 

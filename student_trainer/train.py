@@ -14,6 +14,7 @@ from torch import nn
 from pipeline.stop_signals import on_stop
 from schemas.errors import CheckpointError, ConfigError, DataUnavailable, RunLocked, SequenceGap, Starved
 from student_trainer.checkpoint import Checkpoint, check_resume, has_checkpoints, load_checkpoint, machine
+from student_trainer.learning.alignment import alignments
 from student_trainer.learning.first_weights import begin_with
 from student_trainer.learning.losses import need_labels
 from student_trainer.learning.students import num_parameters
@@ -132,6 +133,11 @@ def train(
             source=source.describe(found[0].source if found else None),
             network=network.as_dict(),
             machine=machine(settings.train.threads),
+            aligned={
+                term.key: [each.as_dict() for each in dict.fromkeys(alignments(term.specs).values())]
+                for term in terms
+                if term.projection
+            },
         )
         if found:
             saved, tensors = found

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from schemas.records import ViewSpec
 from student_trainer.checkpoint import load_checkpoint
 from student_trainer.export import Projection
+from student_trainer.learning.alignment import Alignment
 from student_trainer.learning.student_outputs import StudentOutputs
 from student_trainer.learning.students import Network, build_student
 from student_trainer.learning.weights import load_weights
@@ -50,7 +51,10 @@ def load_student(run: Path) -> Trained:
     model = build_student(settings.student, network, settings.train.seed)
     load_weights(model, state["model"], settings.student.name, checkpoint_of(checkpoints, checkpoint.step))
     on = {loss.title: loss.on for loss in settings.losses}
-    projections = {key: Projection(on[key], _layer(weights)) for key, weights in state["projections"].items()}
+    aligned = {key: tuple(Alignment(**each) for each in made) for key, made in checkpoint.aligned.items()}
+    projections = {
+        key: Projection(on[key], _layer(weights), aligned.get(key, ())) for key, weights in state["projections"].items()
+    }
     outputs = StudentOutputs(model.eval(), settings.student.outputs)
     view = ViewSpec(**checkpoint.source["view"])
     return Trained(model, outputs, network, settings, projections, view, checkpoint.step)

@@ -5,7 +5,8 @@ Letters: B rows of a batch, C classes of the student, K of them that the targets
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -25,14 +26,19 @@ REDUCTIONS: dict[str, Callable[[Tensor, int], Tensor]] = {
 class Alignment:
     """What is done to a student's output before it is compared with an output of a teacher's."""
 
-    def __init__(self, spec: TargetSpec) -> None:
-        self.reduction = spec.reduction, spec.axes
+    def __init__(self, reduction: str = "", axes: int = 0, classes: Sequence[int] = ()) -> None:
+        """As a `TargetSpec` has them."""
+        self.reduction = reduction, axes
         """As text, and of how many axes what it reduces: where both are equal, so is what comes of an output."""
-        self._reduction = Reduction.parse(spec.reduction) if spec.reduction else None
-        self._axes = spec.axes
-        self._classes = torch.tensor(spec.classes, dtype=torch.int64)
+        self._reduction = Reduction.parse(reduction) if reduction else None
+        self._axes = axes
+        self._classes = torch.tensor(classes, dtype=torch.int64)
         """[K], rising; [0] where the targets are of all."""
-        self._beyond = max(spec.classes, default=-1) + 1
+        self._beyond = max(classes, default=-1) + 1
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return what it was made of, for JSON."""
+        return {"reduction": self.reduction[0], "axes": self._axes, "classes": self._classes.tolist()}
 
     def row(self, shape: tuple[int, ...]) -> tuple[int, ...]:
         """Return the shape that a row of a student's output comes to.
@@ -69,3 +75,10 @@ class Alignment:
         if self._classes.device != output.device:
             self._classes = self._classes.to(output.device)
         return output.index_select(-1, self._classes)
+
+
+def alignments(specs: Mapping[str, TargetSpec]) -> dict[str, Alignment]:
+    """Return that of each target: one object for all that are equal, by which results may be kept."""
+    keys = {name: (spec.reduction, spec.axes, spec.classes) for name, spec in specs.items()}
+    made = {key: Alignment(*key) for key in keys.values()}
+    return {name: made[key] for name, key in keys.items()}

@@ -18,7 +18,7 @@ from pipeline.datasets.base import Field
 from pipeline.hashing import hash_int, tag
 from schemas.errors import ConfigError
 from schemas.names import did_you_mean
-from student_trainer.learning.alignment import Alignment
+from student_trainer.learning.alignment import alignments
 from student_trainer.learning.losses import Loss, find_loss
 from student_trainer.learning.positions import labels_name
 from student_trainer.learning.student_outputs import pick
@@ -228,9 +228,10 @@ def fit(
         elif not term.shares:  # it may know more classes than the labels have
             wanted = (max(num_classes, *shape),) if len(shape) == 1 else (num_classes,)
             _refuse_shape(what, term.loss, shape, "the labels' classes", wanted)
+        aligned = alignments(term.specs)
         for name, spec in term.specs.items():
             try:
-                row = Alignment(spec).row(shape)
+                row = aligned[name].row(shape)
             except ConfigError as error:
                 raise ConfigError(f"{what}: the student gives rows of {_shown(shape)}, and {name} {error}") from None
             if "labels" in term.loss.needs and len(spec.whole) != 1:

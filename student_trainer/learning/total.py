@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 
 from torch import Tensor, nn
 
-from student_trainer.learning.alignment import Alignment
+from student_trainer.learning.alignment import Alignment, alignments
 from student_trainer.learning.student_outputs import pick
 from student_trainer.learning.targets import Target
 from student_trainer.learning.terms import Term
@@ -79,10 +79,7 @@ def _rows_of(
     of_samples = "labels" in term.loss.needs and not term.labels
     if of_samples and "labelled_fraction" in inspect.signature(function).parameters:
         params["labelled_fraction"] = labelled_fraction
-    specs = term.specs
-    # One object for all that are equal, by which results are kept.
-    alike = {(each.reduction, each.axes, each.classes): Alignment(each) for each in specs.values()}
-    aligned = {name: alike[each.reduction, each.axes, each.classes] for name, each in specs.items()}
+    aligned = alignments(term.specs)
     shares = [(name, share, aligned.get(name)) for name, share in term.shares.items()]
 
     def rows_of(student: _Student, targets: Mapping[str, Target], labels: Tensor) -> Tensor:

@@ -18,7 +18,7 @@ from schemas.errors import ConfigError
 from schemas.records import Output, TeacherOutput
 from schemas.reductions import REDUCTIONS, Reduction
 from student_trainer.learning.alignment import REDUCTIONS as OF_TENSORS
-from student_trainer.learning.alignment import Alignment
+from student_trainer.learning.alignment import alignments
 from student_trainer.learning.targets import FeatureTarget, Target, target_of
 from student_trainer.learning.terms import fit, resolve
 from student_trainer.learning.total import total_loss
@@ -85,7 +85,7 @@ def test_a_permuted_teacher_beside_one_that_is_not_needs_nothing_in_training() -
     (term,) = resolve(run({"name": "logit_mse"}, teachers=("a", "b")), two)
     assert fit([term], {"logits": (C,)}, C, 0) == {}
     student = draw(B, C)
-    assert Alignment(two["b.logits"])(student) is student
+    assert alignments(two)["b.logits"](student) is student
 
 
 def test_some_tags_of_a_student_are_held_against_a_teacher_of_some() -> None:
@@ -242,7 +242,7 @@ def test_values_of_tags_are_a_target_without_a_softmax() -> None:
 
 @pytest.mark.parametrize("device", DEVICES)
 def test_the_gradient_of_a_gathered_output_is_the_same_each_time_on_any_device(device: str) -> None:
-    aligned = Alignment(specs(teacher("a", SECOND))["a.logits"])
+    aligned = alignments(specs(teacher("a", SECOND)))["a.logits"]
     gradients = []
     for _ in range(2):
         student = draw(64, C).to(device).requires_grad_()

@@ -21,17 +21,20 @@ from pipeline.create import StreamOptions, add_teacher, create_stream
 from pipeline.datasets import open_dataset
 from pipeline.kafka.clients import new_admin, new_producer
 from pipeline.kafka.settings import KafkaSettings
+from pipeline.onnx_runtime import open_session
 from pipeline.streams import delete_stream, open_stream
 from pipeline.views import view_spec
 from pipeline.views.fetch import Fetcher
 from schemas.codecs import CodecSpec
 from schemas.errors import ConfigError, ManifestMismatch, StreamConflict
 from schemas.records import Output, Teacher, TeacherInput, TeacherOutput
+from student_trainer.export import export_student
 from student_trainer.learning.mean_losses import binary_kl, forward_kl
 from student_trainer.run.settings import run_settings
 from student_trainer.sources.base import Cursor
 from student_trainer.sources.stream import StreamSource
 from student_trainer.sources.stream_settings import StreamSettings
+from student_trainer.trained import load_student
 
 pytestmark = pytest.mark.kafka
 
@@ -129,6 +132,45 @@ def test_teachers_of_other_classes_teach_each_a_head_of_one_student(make: Callab
     settings = run_settings(document | {"losses": one_head})
     with pytest.raises(ConfigError, match=r"binary_kl: .* rows of \[N, 10\], against b.tags of \[N, 40\]"):
         train_run(tmp_path / "one", settings, StreamSource(logs.settings, StreamSettings.of(settings)))
+
+
+@pytest.mark.parametrize("projected", [("attention@1", None), ("mean@1", None), ("", (3, -1, 1))], ids=str)
+def test_a_file_has_projections_of_what_they_were_trained_on(
+    make: Callable[..., Logs], projected: tuple[str, tuple[int, ...] | None], tmp_path: Path
+) -> None:
+    reduction, class_map = projected
+    float16 = CodecSpec("float16")
+    taught = TeacherOutput("taught", "t", "features", (4, 3), None, 0, float16, reduction=reduction)
+    if class_map:
+        taught = TeacherOutput("taught", "t", "multilabel", (3,), 0, 3, float16, class_map=class_map)
+    logs = make(a=(taught,))
+    for sequence in range(6):
+        record = label(logs.stream, "a", sequence)
+        rows = np.ones((len(record.sample_ids), *taught.stored_shape), np.float32)
+        logs.write("a", replace(record, outputs=(Output.of("taught", rows, float16, classes=False),)))
+    loss = {"name": "mse", "against": "taught", "projection": "linear", "on": "logits" if class_map else "tokens"}
+    settings = run_settings(
+        digits_run().as_dict()
+        | {"source": "stream", "data": {"stream": logs.stream.manifest.stream}, "teachers": [{"name": "a"}]}
+        | {"student": {"name": "support.students:encoder"}, "losses": [loss], "train": {"batch_size": 18}}
+    )
+    train_run(tmp_path / "r", settings, StreamSource(logs.settings, StreamSettings.of(settings)))
+    trained, path = load_student(tmp_path / "r"), tmp_path / "student.onnx"
+    samples = np.random.default_rng(0).normal(size=(5, *trained.network.inputs[0].shape)).astype(np.float32)
+    inputs = {trained.network.fields[0]: samples}
+    export_student(trained.model, inputs, path, projections=trained.projections)
+    (found,) = open_session(path).run(["mse"], inputs)
+    with torch.no_grad():
+        given = trained.model(torch.tensor(samples))
+        tokens = given["tokens"]
+        before = given["logits"][:, [1, 3]] if class_map else tokens.mean(1) if "mean" in reduction else tokens**2
+        before = before.mean(1) if reduction == "attention@1" else before
+        expected = trained.projections["mse"].layer(before)
+    np.testing.assert_allclose(found, expected.numpy(), atol=1e-5)
+
+    twice = {"mse": replace(trained.projections["mse"], aligned=2 * trained.projections["mse"].aligned)}
+    with pytest.raises(ConfigError, match="not written: what the projection 'mse' is of is reduced, or has"):
+        export_student(trained.model, inputs, path, projections=twice)
 
 
 def test_a_loop_of_ones_own_is_told_the_classes_of_a_specialist(make: Callable[..., Logs]) -> None:
