@@ -6,6 +6,7 @@ And since only a fused one heeds `found_inf`, by which a step that is not finite
 from __future__ import annotations
 
 import inspect
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import fields
 from fnmatch import fnmatchcase
@@ -21,12 +22,9 @@ from student_trainer.learning.students import check_parameters
 from student_trainer.run.choices import choose
 from student_trainer.run.settings import GroupSettings, OptimizerSettings
 
-Parameters = list[nn.Parameter] | list[dict[str, Any]]
-"""Those that learn, or groups of them: `params` and what else a group has of its own."""
-
 
 def sgd(
-    parameters: Parameters, lr: float, momentum: float = 0.0, weight_decay: float = 0.0, nesterov: bool = False
+    parameters: list[nn.Parameter], lr: float, momentum: float = 0.0, weight_decay: float = 0.0, nesterov: bool = False
 ) -> torch.optim.Optimizer:
     """Stochastic gradient descent; weight decay is added to the gradient (L2)."""
     optimizer = torch.optim.SGD(
@@ -40,7 +38,7 @@ def sgd(
 
 
 def adamw(
-    parameters: Parameters,
+    parameters: list[nn.Parameter],
     lr: float,
     weight_decay: float = 0.01,
     betas: tuple[float, float] = (0.9, 0.999),
@@ -71,11 +69,12 @@ def build_optimizer(
         projections: key of a loss -> its layer; the parameters are called `projections.KEY.weight`.
 
     Returns:
-        Its groups are those of the settings, in their order, and then all others, where any are left; each `lr` is the
-        peak of that group's.
+        Its groups are those of the settings, in their order, and then all others, where any are left, and what a user's
+        optimizer makes of each; each `lr` is the peak of that group's.
 
     Raises:
-        ConfigError: no such optimizer, or a parameter that it does not take; a pattern that matches nothing.
+        ConfigError: no such optimizer, or a parameter that it does not take; a pattern that matches nothing; or it
+            leaves out what is to learn.
     """
     what = f"[optimizer] {settings.name}"
     function = choose("[optimizer]", "optimizer", settings.name, OPTIMIZERS, lambda found: found)
@@ -89,7 +88,7 @@ def build_optimizer(
     }
     *own, rest = _shared_out(settings.groups, learned)
 
-    def made(what: str, parameters: Parameters, lr: float, params: dict[str, Any]) -> torch.optim.Optimizer:
+    def made(what: str, parameters: list[nn.Parameter], lr: float, params: dict[str, Any]) -> torch.optim.Optimizer:
         try:
             optimizer = function(parameters, lr=lr, **params)
         except Exception as error:  # one may be of the user's own
@@ -98,20 +97,40 @@ def build_optimizer(
             raise ConfigError(f"{what} gave a {type(optimizer).__name__}, not a torch.optim.Optimizer")
         return optimizer
 
-    groups: list[dict[str, Any]] = []
+    # Each is made alone: an optimizer checks the ranges of what it is given, but not of what groups say, and one of the
+    # user's own may make several groups of its parameters.
+    alone = []
     for number, (group, parameters) in enumerate(zip(settings.groups, own, strict=True)):
         where = f"[[optimizer.groups]] {number}"
         check_parameters(function, 2, group.params, where, _keys(GroupSettings))
-        # An optimizer checks the ranges of what it is given, but not of what its groups say: each is made alone first.
-        alone = made(where, parameters, group.lr or settings.lr, settings.params | group.params)
-        groups.append(alone.param_groups[0])
-    if groups and rest:
-        groups.append({"params": rest})
-    optimizer = made(what, groups or rest, settings.lr, settings.params)
+        alone.append(made(where, parameters, group.lr or settings.lr, settings.params | group.params))
+    if rest or not alone:
+        alone.append(made(what, rest, settings.lr, settings.params))
+    optimizer, *others = alone
+    for other in others:
+        try:
+            for each in other.param_groups:
+                optimizer.add_param_group(each)
+        except Exception as error:
+            raise ConfigError(f"{what} takes no [[optimizer.groups]]: {said(error)}") from error
+        optimizer.state.update(other.state)
+    _refuse_lost(what, optimizer, learned)
     closure = inspect.signature(optimizer.step).parameters.get("closure")
     if closure is not None and closure.default is inspect.Parameter.empty:
         raise ConfigError(f"{what} evaluates the loss several times a step, which a run does once; take another")
     return optimizer
+
+
+def _refuse_lost(what: str, optimizer: torch.optim.Optimizer, learned: Mapping[str, nn.Parameter]) -> None:
+    """Raise ConfigError unless an optimizer has each parameter once."""
+    counts = Counter(id(each) for each in _parameters(optimizer))
+    for name, each in learned.items():
+        if counts[id(each)] != 1:
+            there = "leaves out" if not counts[id(each)] else f"has {counts[id(each)]} times"
+            raise ConfigError(
+                f"{what} {there} {name}: an optimizer has each of its parameters once; what is not to learn is said by "
+                "[student] frozen"
+            )
 
 
 def _shared_out(groups: Sequence[GroupSettings], learned: Mapping[str, nn.Parameter]) -> list[list[nn.Parameter]]:

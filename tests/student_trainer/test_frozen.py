@@ -156,6 +156,38 @@ def test_groups_that_have_all_parameters_leave_no_empty_one() -> None:
     assert of(optimizer, model) == [{"weight", "bias"}]
 
 
+def split(parameters: list[nn.Parameter], lr: float, momentum: float = 0.0) -> torch.optim.Optimizer:
+    """An optimizer of a user's own that makes several groups by itself; matrices learn at a tenth of the rate."""
+    kinds = [([each for each in parameters if each.ndim > 1], lr / 10), ([e for e in parameters if e.ndim < 2], lr)]
+    made = [{"params": some, "lr": rate} for some, rate in kinds if some]
+    return torch.optim.SGD(made, lr=lr, momentum=momentum)
+
+
+def forgetful(parameters: list[nn.Parameter], lr: float) -> torch.optim.Optimizer:
+    return torch.optim.SGD([each for each in parameters if each.ndim > 1], lr=lr)
+
+
+def test_an_optimizer_that_makes_groups_by_itself_makes_them_of_each_group() -> None:
+    model = Reader(3, 20, 4, 1)
+    settings = groups(GroupSettings(("encoder.*",), 0.5, {"momentum": 0.9}), name=f"{__name__}:split")
+    optimizer = build_optimizer(settings, model)
+    inner = "encoder.layers.0."
+    assert of(optimizer, model) == [
+        {f"{inner}0.weight"},
+        {f"{inner}0.bias", f"{inner}2.weight", f"{inner}2.bias"},
+        {"embeddings.weight", "classifier.weight"},
+        {"classifier.bias"},
+    ]
+    rates = [(group["lr"], group["momentum"]) for group in optimizer.param_groups]
+    assert rates == [(0.05, 0.9), (0.5, 0.9), (pytest.approx(0.01), 0.0), (0.1, 0.0)]
+
+
+@pytest.mark.parametrize("entries", [(), (GroupSettings(("classifier.*",)),)], ids=["alone", "in groups"])
+def test_an_optimizer_that_loses_a_parameter_is_refused_by_its_name(entries: tuple[GroupSettings, ...]) -> None:
+    with pytest.raises(ConfigError, match=r"forgetful leaves out encoder\.layers\.0\.0\.bias: .* \[student\] frozen"):
+        build_optimizer(groups(*entries, name=f"{__name__}:forgetful"), Reader(3, 20, 4, 1))
+
+
 def test_what_is_frozen_is_in_no_group() -> None:
     model = Reader(3, 20, 4, 1)
     freeze(model, ["encoder"])
