@@ -68,6 +68,18 @@ def test_several_fields_go_by_name_where_all_are_taken_by_name_else_in_order(mod
     assert StudentInputs(model, ["a", "b"]).hand(inputs, model).item() == 3
 
 
+class Swallowing(nn.Module):
+    def forward(self, input_ids: Tensor, attention_mask: Tensor | None = None, **kwargs: Tensor) -> Tensor:
+        return input_ids if attention_mask is None else input_ids * attention_mask
+
+
+def test_a_field_that_keywords_would_swallow_is_refused() -> None:
+    model, inputs = Swallowing(), {"input_ids": torch.tensor([5.0]), "attention_mask": torch.tensor([2.0])}
+    assert StudentInputs(model, ["attention_mask", "input_ids"]).hand(inputs, model).item() == 10
+    with pytest.raises(ConfigError, match=r"'mask' would be lost among .*: choose one of attention_mask, input_ids"):
+        StudentInputs(model, ["input_ids", "mask"])
+
+
 def test_one_field_is_handed_on_whatever_its_parameter_is_called() -> None:
     inputs = {"a": torch.tensor([2.0]), "b": torch.tensor([5.0])}
     assert StudentInputs(model := Alone(), ["a"]).hand(inputs, model).item() == 2
