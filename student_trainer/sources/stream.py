@@ -67,7 +67,7 @@ class StreamSource:
         self._read = settings.chosen(self.targets)
         self.label_classes = self.stream.manifest.num_classes or self.fetcher.dataset.num_classes
         self.num_classes = self._num_classes()
-        self.label_classes = self.label_classes or self.num_classes
+        self.label_classes = self.label_classes or self.num_classes or settings.classes
         self._labels = HardLabels.of(self.fetcher.dataset, settings.labelled, settings.label_seed)
         self.has_labels = self._labels.any
         self._check_labels = settings.check_labels
@@ -188,8 +188,8 @@ class StreamSource:
         if self._check_labels and labels.max(initial=-1) >= self.label_classes:
             row = int(labels.argmax())
             raise ConfigError(
-                f"dataset {self.fetcher.dataset.uri}: sample {sample_ids[row]} has label {labels[row]}, the teacher "
-                f"gives {self.label_classes} classes; number the classes as the teacher does, or take no loss on labels"
+                f"dataset {self.fetcher.dataset.uri}: sample {sample_ids[row]} has label {labels[row]}, but there are "
+                f"{self.label_classes} classes, from 0 on; number the classes so, or take no loss on labels"
             )
         addresses = ", ".join(each.address for each in held)
         return LabelledOrder(

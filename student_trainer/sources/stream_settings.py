@@ -30,7 +30,9 @@ class StreamSettings:
     label_seed: int = 0
     """Which samples show theirs."""
     check_labels: bool = False
-    """Refuse labels beyond the teachers' classes: a loss looks at them."""
+    """Refuse labels beyond the classes: a loss looks at them."""
+    classes: int = 0
+    """How many classes labels have where neither stream, dataset nor teacher says; 0: nobody does."""
     loaders: int = 1
     """Threads that read and view samples."""
     loader_processes: bool = False
@@ -50,6 +52,7 @@ class StreamSettings:
             labelled=data.labelled,
             label_seed=data.label_seed,
             check_labels=need_labels(settings),
+            classes=settings.student.classes,
             loaders=train.loaders,
             loader_processes=train.loader_processes,
             starve=settings.starve,

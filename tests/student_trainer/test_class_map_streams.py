@@ -50,11 +50,11 @@ def make(kafka_settings: KafkaSettings) -> Iterator[Callable[..., Logs]]:
     admin, producer = new_admin(kafka_settings), new_producer(kafka_settings)
     made: list[str] = []
 
-    def build(**teachers: tuple[TeacherOutput, ...]) -> Logs:
+    def build(uri: str = URI, /, **teachers: tuple[TeacherOutput, ...]) -> Logs:
         name = f"maps-{secrets.token_hex(4)}"
         made.append(name)
-        fetcher = Fetcher(open_dataset(URI), view_spec("signal", {}))
-        stream, _ = create_stream(kafka_settings, name, fetcher, URI, StreamOptions(order_size=18, partitions=2))
+        fetcher = Fetcher(open_dataset(uri), view_spec("signal" if uri == URI else "none", {}))
+        stream, _ = create_stream(kafka_settings, name, fetcher, uri, StreamOptions(order_size=18, partitions=2))
         for teacher, outputs in teachers.items():
             inputs = (TeacherInput("x", "signal", "float32", "", 1.0, ()),)
             digest = secrets.token_hex(32)
@@ -171,6 +171,33 @@ def test_a_file_has_projections_of_what_they_were_trained_on(
     twice = {"mse": replace(trained.projections["mse"], aligned=2 * trained.projections["mse"].aligned)}
     with pytest.raises(ConfigError, match="not written: what the projection 'mse' is of is reduced, or has"):
         export_student(trained.model, inputs, path, projections=twice)
+
+
+def test_hard_labels_beside_features_have_the_classes_that_the_student_is_said_to_have(
+    make: Callable[..., Logs], tmp_path: Path
+) -> None:
+    hidden = TeacherOutput("hidden", "h", "features", (4, 6), None, 0, CodecSpec("float16"))
+    logs = make("support.user_data:unsaid", a=(hidden,))
+    for sequence in range(6):
+        record = label(logs.stream, "a", sequence)
+        rows = np.ones((len(record.sample_ids), 4, 6), np.float32)
+        logs.write("a", replace(record, outputs=(Output.of("hidden", rows, CodecSpec("float16"), classes=False),)))
+    mse = {"name": "mse", "on": "tokens", "against": "hidden"}
+
+    def trained(name: str, **student: int) -> bool:
+        settings = run_settings(
+            digits_run().as_dict()
+            | {"source": "stream", "data": {"stream": logs.stream.manifest.stream}, "teachers": [{"name": "a"}]}
+            | {"student": {"name": "support.students:encoder", **student}, "train": {"batch_size": 18}}
+            | {"losses": [mse, {"name": "cross_entropy"}]}
+        )
+        return train_run(tmp_path / name, settings, StreamSource(logs.settings, StreamSettings.of(settings))).finished
+
+    assert trained("three", classes=3)
+    with pytest.raises(ConfigError, match=r"say it by \[student\] classes"):
+        trained("unsaid")
+    with pytest.raises(ConfigError, match="has label 2, but there are 2 classes, from 0 on"):
+        trained("two", classes=2)
 
 
 def test_a_loop_of_ones_own_is_told_the_classes_of_a_specialist(make: Callable[..., Logs]) -> None:
