@@ -238,6 +238,8 @@ def fit(
                 raise ConfigError(f"{what}: a sample has one label, the rows of {_shown(spec.whole)} several places")
             if "labels" in term.loss.needs and spec.classes and row != shape:
                 raise ConfigError(f"{what}: labels are of all {shape[-1]} classes, and {name} is of {row[-1]} of them")
+            if {"labels", "classes"} <= term.loss.needs and row and row[-1] < num_classes:
+                raise ConfigError(f"{what}: labels are of {num_classes} classes, {name} is of {row[-1]}")
             if not term.projection or not row or not spec.whole or row[:-1] != spec.whole[:-1]:
                 _refuse_shape(what, term.loss, row, name, spec.whole)
             elif term.key not in projections:

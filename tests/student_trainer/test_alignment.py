@@ -189,6 +189,12 @@ MISFITS: dict[str, tuple[dict[str, Any], tuple[TeacherOutput, ...], tuple[int, .
         (C,),
         "labels are of all 5 classes, and a.logits is of 2 of them",
     ),
+    "labels of classes that an output does not have": (
+        {"name": f"{__name__}:needs_both", "on": "few", "against": "few"},
+        (replace(WHOLE, name="few", num_classes=3, shape=(3,)),),
+        (3,),
+        "labels are of 5 classes, a.few is of 3",
+    ),
     "other widths": (
         {"name": "mse", "against": "tokens"},
         (replace(TOKENS, reduction="mean@1"),),
@@ -202,7 +208,7 @@ MISFITS: dict[str, tuple[dict[str, Any], tuple[TeacherOutput, ...], tuple[int, .
 def test_what_does_not_fit_is_refused_in_one_line(name: str) -> None:
     entry, outputs, given, says = MISFITS[name]
     with pytest.raises(ConfigError, match=says) as caught:
-        fit(resolve(run(entry), specs(teacher("a", *outputs))), {"logits": given}, C, 0)
+        fit(resolve(run(entry), specs(teacher("a", *outputs))), {entry.get("on", "logits"): given}, C, 0)
     assert "\n" not in str(caught.value)
 
 
