@@ -13,6 +13,9 @@ from typing import Any
 
 PARTS = ("images", "worker", "student", "data_plane", "footprint", "teachers")
 """In this order: PyTorch is loaded by the student, and a worker has none."""
+PAPER = "paper"
+"""A part that runs alone, and writes `paper.json`."""
+PAIRS, PAPER_PAIRS = 7, 30
 
 
 def main() -> None:
@@ -22,13 +25,18 @@ def main() -> None:
         "parts",
         nargs="*",
         metavar="PART",
-        help=f"of {', '.join(PARTS)}; all if none is named; teachers:SCENARIO is one scenario of it",
+        help=f"of {', '.join(PARTS)}; all if none is named; teachers:SCENARIO is one scenario of it; "
+        f"or {PAPER} alone: the paper's table",
     )
-    parser.add_argument("--pairs", type=int, default=7, help="interleaved pairs of each ratio (default: 7)")
-    parser.add_argument("--output", type=Path, default=Path("runs/bench"), help="folder of bench.json")
+    parser.add_argument(
+        "--pairs", type=int, help=f"interleaved pairs of each ratio ({PAIRS}; {PAPER_PAIRS} of {PAPER})"
+    )
+    parser.add_argument("--output", type=Path, default=Path("runs/bench"), help="folder of bench.json and paper.json")
     arguments = parser.parse_args()
+    paper = arguments.parts == [PAPER]
+    arguments.pairs = (PAPER_PAIRS if paper else PAIRS) if arguments.pairs is None else arguments.pairs
     chosen: dict[str, list[str]] = {}
-    for named in arguments.parts or PARTS:
+    for named in [] if paper else arguments.parts or PARTS:
         part, _, scenario = named.partition(":")
         chosen.setdefault(part, []).extend([scenario] if scenario else [])
     if unknown := set(chosen) - set(PARTS):
@@ -51,6 +59,9 @@ def main() -> None:
             parser.error(f"{part} has no scenario {', '.join(sorted(unknown))}; it has {', '.join(there) or 'none'}")
 
     console = Console(width=None if Console().is_terminal else 160)
+    if paper:
+        _paper(arguments.pairs, arguments.output, console)
+        return
     figures: dict[str, Any] = {"ratios": {}, "more_ratios": {}, "seconds": {}}
     with bench(arguments.pairs) as here:
         for part in PARTS:
@@ -69,6 +80,21 @@ def main() -> None:
     console.print(f"all figures: {arguments.output / 'bench.json'}")
     if figures.get("failed"):
         sys.exit(1)
+
+
+def _paper(pairs: int, output: Path, console: Any) -> None:
+    from benchmarks import paper, report
+    from benchmarks.paper import pictures, table
+    from benchmarks.streams import bench
+
+    began = time.perf_counter()
+    with bench(pairs) as here:
+        figures = paper.run(here)
+    figures["seconds"] = time.perf_counter() - began
+    report.write(figures, output / "paper.json")
+    table.show(figures, console)
+    drawn = pictures.draw(figures, output)
+    console.print(f"all figures: {output / 'paper.json'}; pictures: {', '.join(map(str, drawn))}")
 
 
 if __name__ == "__main__":

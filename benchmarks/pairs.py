@@ -10,7 +10,7 @@ from __future__ import annotations
 import statistics
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from math import sqrt
+from math import comb, sqrt
 from typing import Any
 
 Measure = Callable[[], float]
@@ -39,6 +39,21 @@ class Spread:
     def width(self) -> float:
         """Distance of the quartiles."""
         return self.high - self.low
+
+
+def median_interval(values: Sequence[float], confidence: float = 0.95) -> tuple[float, float]:
+    """Bounds of the median of what such figures are drawn from, whatever their distribution (by order statistics).
+
+    Of too few figures for that confidence (below 6 for 0.95) the least and the largest.
+    """
+    ordered, count = sorted(values), len(values)
+    left_out, chance = 0, 0.0
+    for rank in range((count + 1) // 2):
+        chance += comb(count, rank) / 2**count  # that no more than `rank` of the figures lie below the median
+        if 2 * chance > 1 - confidence:
+            break
+        left_out = rank
+    return ordered[left_out], ordered[count - 1 - left_out]
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,6 +3,9 @@
 The worker is that of `distillog teach` in all it does: the same checks, the same loop. Only the session that its model
 calls is a stand-in: it looks the logits up in a table, and then sleeps for as long as the accelerator that it stands
 for would take. So there may be more of them than cores; what they label is right, and can be checked.
+
+Of a model that is a table itself (`write_table_model`) it is found by samples' numbers, of any other by what the
+samples are: `--known` names a folder of samples and what the model gives for them.
 """
 
 from __future__ import annotations
@@ -13,7 +16,7 @@ import os
 import sys
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from math import isinf
 from pathlib import Path
 from typing import Any
@@ -25,6 +28,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 from benchmarks.service_times import ServiceTimes
 from pipeline.kafka.settings import KafkaSettings
+from pipeline.onnx_runtime import open_session
 from pipeline.stop_signals import on_stop
 from schemas.errors import DistillogError
 from schemas.records import Teacher
@@ -55,12 +59,51 @@ def write_table_model(path: Path, table: npt.NDArray[np.float32]) -> Path:
     return path
 
 
-class SimulatedSession:
-    """Stands in for an ONNX session: rows of the model's table, after the time that an accelerator would take."""
+Answer = Callable[[npt.NDArray[Any]], npt.NDArray[np.float32]]
+"""What the model is fed, [N, ...], to what it gives, [N, C]: in no time."""
 
-    def __init__(self, path: Path, order_size: int, service: ServiceTimes, began: float) -> None:
-        (table,) = onnx.load(path).graph.initializer
-        self._table = numpy_helper.to_array(table)
+
+def from_table(path: Path) -> Answer:
+    """Answer as the model of `write_table_model` does."""
+    (table,) = onnx.load(path).graph.initializer
+    rows: npt.NDArray[np.float32] = numpy_helper.to_array(table)
+    return lambda numbers: rows[numbers]
+
+
+class KnownSamples:
+    """Answers what a model gave for these samples, found by their bytes; what it does not know, the model computes."""
+
+    SAMPLES, ANSWERS = "samples.npy", "answers.npy"
+
+    def __init__(self, path: Path, folder: Path) -> None:
+        samples = np.load(folder / self.SAMPLES)
+        self._answers: npt.NDArray[np.float32] = np.load(folder / self.ANSWERS)
+        self._rows = {sample.tobytes(): row for row, sample in enumerate(samples)}
+        self._session = open_session(path, "cpu", threads=1)
+
+    @classmethod
+    def write(cls, folder: Path, samples: npt.NDArray[Any], answers: npt.NDArray[np.float32]) -> Path:
+        """Write samples [n, ...] and what a model gives for them [n, C] where workers find them."""
+        folder.mkdir()
+        np.save(folder / cls.SAMPLES, samples)
+        np.save(folder / cls.ANSWERS, answers)
+        return folder
+
+    def __call__(self, samples: npt.NDArray[Any]) -> npt.NDArray[np.float32]:
+        """[N, ...] to [N, C]; the check before a worker joins asks for rows that are in no dataset."""
+        try:
+            return self._answers[[self._rows[sample.tobytes()] for sample in samples]]
+        except KeyError:
+            (fed,) = self._session.get_inputs()
+            computed: npt.NDArray[np.float32] = self._session.run(None, {fed.name: samples})[0]
+            return computed
+
+
+class SimulatedSession:
+    """Stands in for an ONNX session: the model's answer, after the time that an accelerator would take."""
+
+    def __init__(self, answer: Answer, order_size: int, service: ServiceTimes, began: float) -> None:
+        self._answer = answer
         self._order_size = order_size
         self._service = service
         self._began = began
@@ -72,9 +115,9 @@ class SimulatedSession:
     def run(self, outputs: list[str], feeds: Mapping[str, npt.NDArray[Any]]) -> list[npt.NDArray[np.float32]]:
         """Answer a call of some rows, which takes its share of an order's time; for ever, where that is its time."""
         begin = time.time() - self._began
-        (numbers,) = feeds.values()
-        answer = self._table[numbers]
-        end = self._service.ends(begin, len(numbers) / self._order_size)
+        (fed,) = feeds.values()
+        answer = self._answer(fed)
+        end = self._service.ends(begin, len(fed) / self._order_size)
         if isinf(end):
             threading.Event().wait()
         time.sleep(max(0.0, self._began + end - time.time()))
@@ -100,12 +143,14 @@ def main() -> int:
     parser.add_argument("--order-size", type=int, required=True, help="rows that take the service time together")
     parser.add_argument("--service", type=ServiceTimes.parse, required=True, metavar="SINCE:SECONDS,...")
     parser.add_argument("--began", type=float, required=True, metavar="SECONDS", help="wall clock as the run began")
+    parser.add_argument("--known", type=Path, metavar="FOLDER", help="samples and answers of a model that is no table")
     arguments = parser.parse_args()
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
     logging.getLogger("kafka").setLevel(logging.CRITICAL)
 
     def open_model(path: Path, teacher: Teacher, provider: str, threads: int) -> OnnxTeacher:
-        session = SimulatedSession(path, arguments.order_size, arguments.service, arguments.began)
+        answer = KnownSamples(path, arguments.known) if arguments.known else from_table(path)
+        session = SimulatedSession(answer, arguments.order_size, arguments.service, arguments.began)
         return SimulatedTeacher(path, teacher, session)
 
     print(f"SIMULATION of an accelerator, {arguments.service} s for an order", file=sys.stderr)

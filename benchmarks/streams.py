@@ -79,7 +79,7 @@ def bench(pairs: int) -> Iterator[Bench]:
     """Give the cluster of KAFKA_BOOTSTRAP_SERVERS, or one of our own that ends with the block."""
     with tempfile.TemporaryDirectory(prefix="distillog-bench-") as name:
         folder = Path(name)
-        _write_digits(folder)
+        write_digits(folder)
         if servers := os.environ.get("KAFKA_BOOTSTRAP_SERVERS"):
             yield Bench(KafkaSettings(servers), folder, pairs)
             return
@@ -91,7 +91,8 @@ def bench(pairs: int) -> Iterator[Bench]:
             broker.stop()
 
 
-def _write_digits(folder: Path) -> None:
+def write_digits(folder: Path) -> None:
+    """Write the digits, labelled and not, as folders of `.npy` files."""
     digits = open_dataset("digits?split=train")
     ids = np.arange(ORDERS_PER_EPOCH * ORDER_SIZE)
     images = digits.read(ids).fields["image"]

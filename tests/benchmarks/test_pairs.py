@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from math import comb
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from benchmarks.pairs import Pairs, Spread, interleave
+from benchmarks.pairs import Pairs, Spread, interleave, median_interval
 
 RATES = st.floats(min_value=1e-3, max_value=1e6)
 
@@ -45,6 +47,27 @@ def test_quartiles_lie_around_the_median_and_inside_the_figures(values: list[flo
     spread = Spread.of(values)
     assert min(values) <= spread.low <= spread.median <= spread.high <= max(values)
     assert spread.width == spread.high - spread.low
+
+
+@pytest.mark.parametrize("count", [1, 2, 5, 6, 7, 30, 31])
+def test_the_medians_interval_leaves_out_what_chance_allows_and_no_more(count: int) -> None:
+    low, high = median_interval([float(value) for value in range(count)])
+    left_out = int(low)
+    assert high == count - 1 - left_out
+
+    def chance(figures: int) -> float:
+        """That the median lies outside of all but so many figures on either side."""
+        return 2 * sum(comb(count, below) for below in range(figures + 1)) / 2**count
+
+    assert left_out == 0 or chance(left_out) <= 0.05
+    assert chance(left_out + 1) > 0.05
+    assert {30: 9, 6: 0, 5: 0}.get(count, left_out) == left_out
+
+
+@given(st.lists(RATES, min_size=1, max_size=40))
+def test_the_medians_interval_lies_around_the_median(values: list[float]) -> None:
+    low, high = median_interval(values)
+    assert low <= Spread.of(values).median <= high
 
 
 def test_pairs_without_their_bare_figures_are_refused() -> None:

@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from benchmarks.service_times import ServiceTimes, ideal_orders
-from benchmarks.simulated import SimulatedSession, logits_table, write_table_model
+from benchmarks.simulated import SimulatedSession, from_table, logits_table, write_table_model
 from benchmarks.teachers import NUM_CHANGES, PERIOD, changing
 
 SECONDS = st.floats(min_value=0.1, max_value=60.0)
@@ -82,7 +82,7 @@ def test_a_simulated_session_answers_from_its_models_table_and_takes_its_time(tm
     table = logits_table(20, 4)
     model = write_table_model(tmp_path / "table.onnx", table)
     began = time.time()
-    session = SimulatedSession(model, 8, ServiceTimes.constant(0.2), began)
+    session = SimulatedSession(from_table(model), 8, ServiceTimes.constant(0.2), began)
     (answer,) = session.run(["logits"], {"number": np.array([3, 19, 3, 0])})
     assert time.time() - began >= 0.1  # half an order
     assert np.array_equal(answer, table[[3, 19, 3, 0]])
