@@ -89,7 +89,7 @@ def _paper(pairs: int, output: Path, console: Any) -> None:
 
     began = time.perf_counter()
     with bench(pairs) as here:
-        figures = paper.run(here)
+        figures = paper.run(here, say=console.print)
     figures["seconds"] = time.perf_counter() - began
     report.write(figures, output / "paper.json")
     table.show(figures, console)

@@ -6,7 +6,7 @@ import math
 import os
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from benchmarks.paper.cores import Cores
-from benchmarks.paper.costly import Costly, logits_of, make_costly, torch_seconds
+from benchmarks.paper.costly import Costly, logits_of, make_costly, torch_differs_by
 from benchmarks.paper.live import Live, environment
 from benchmarks.paper.meter import Metered, Reading, peak_mib
 from benchmarks.paper.plan import Plan
@@ -38,8 +38,8 @@ SPARE = 1.3
 """Of a student's pace, that teachers elsewhere can do at least."""
 
 
-def run(bench: Bench, plan: Plan | None = None) -> dict[str, Any]:
-    """Measure all of it; some 20 minutes."""
+def run(bench: Bench, plan: Plan | None = None, say: Callable[[str], object] = print) -> dict[str, Any]:
+    """Measure all of it; some 20 minutes. `say` is told what each comparison came to."""
     plan = plan or Plan(Turns(pairs=bench.pairs))
     cores = Cores.here()
     own = os.sched_getaffinity(0) if cores.others else set()
@@ -49,15 +49,15 @@ def run(bench: Bench, plan: Plan | None = None) -> dict[str, Any]:
     try:
         if cores.others:
             os.sched_setaffinity(0, cores.others)  # what is started here starts there
-        return _Table(bench, plan, cores).measure()
+        return _Table(bench, plan, cores, say).measure()
     finally:
         if own:
             os.sched_setaffinity(0, own)
 
 
 class _Table:
-    def __init__(self, bench: Bench, plan: Plan, cores: Cores) -> None:
-        self._bench, self._plan, self._cores = bench, plan, cores
+    def __init__(self, bench: Bench, plan: Plan, cores: Cores, say: Callable[[str], object]) -> None:
+        self._bench, self._plan, self._cores, self._say = bench, plan, cores, say
         self._students = Students(bench, plan, cores)
         self._folder = bench.folder / "paper"
         data = open_dataset(bench.dataset)
@@ -96,15 +96,11 @@ class _Table:
         test = open_dataset("digits?split=test")
         ids = np.arange(test.num_samples)
         answers = logits_of(path, test.read(ids).fields["image"], ORDER_SIZE).argmax(axis=1)
-        in_torch, differs = torch_seconds(path, self._images[:ORDER_SIZE])
         self._figures.setdefault("teachers", {})[str(cost)] = {
             "enlarge": made.size.enlarge,
             "channels": list(made.size.channels),
             "forward_ms": 1000 * made.seconds,
-            "torch_forward_ms": 1000 * in_torch,
-            "cost": made.seconds / self._step,
-            "torch_cost": in_torch / self._step,
-            "torch_differs_by": differs,
+            "torch_differs_by": torch_differs_by(path, self._images[:ORDER_SIZE]),
             "accuracy": float((answers == test.labels(ids)).mean()),
         }
 
@@ -131,6 +127,10 @@ class _Table:
             far.halt()
             others[f"live_remote_r{cost}"] = far
             readings = self._take_turns(pure, others)
+            for runtime in ("torch", "onnx"):
+                # Of a loop that takes 1 + cost of pure training's seconds.
+                ratio = self._figures["more_ratios"][f"online_{runtime}_r{cost}"]["median"]
+                self._figures["teachers"][str(cost)][f"cost_in_{runtime}"] = 1 / ratio - 1
             online = max(
                 (readings[key] for key in others if key.startswith("online")),
                 key=lambda taken: sorted(map(samples_per_s, taken))[len(taken) // 2],
@@ -198,7 +198,7 @@ class _Table:
             student.wait(WARM)
             student.halt()
             self._take_turns(pure, {key: student}, by_the_clock=True)
-            self._figures["rows"][key]["bytes_per_sample"] = live.log_bytes(self._plan.equal_steps // 2)
+            self._figures["rows"][key]["bytes_per_sample"] = live.log_bytes(WARM)
             self._figures["rows"][key]["teachers"] = 1
             if cost != self._plan.headline:
                 return {}
@@ -216,6 +216,8 @@ class _Table:
             said["by_the_clock"] = ratios(taken, of_pure, samples_per_s_by_the_clock)["median"]
             self._figures["more_ratios"][key] = said
             rows[key] = {"peak_mib": peak_mib(others[key].process.pid)}
+            low, high = said["interval"]
+            self._say(f"{key}: {said['median']:.3f} of pure training ({low:.3f} - {high:.3f})")
         return readings
 
     def _weights_are_equal(self, outcomes: dict[str, dict[str, Any]]) -> None:

@@ -109,9 +109,9 @@ def lines(figures: Mapping[str, Any]) -> list[str]:
     found.append(f"equal weights after as many steps: {', '.join(equal['students'])} (SHA-256 {equal['sha256'][:12]})")
     for cost, teacher in figures["teachers"].items():
         found.append(
-            f"teacher of r = {cost}: forward {teacher['forward_ms']:.1f} ms in ONNX Runtime, {teacher['cost']:.2f} of "
-            f"the student's step of {figures['step_ms']:.1f} ms; {teacher['torch_forward_ms']:.1f} ms in PyTorch "
-            f"({teacher['torch_cost']:.2f}); accuracy {100 * teacher['accuracy']:.1f} %"
+            f"teacher of r = {cost}: forward of {teacher['forward_ms']:.1f} ms where the student's step is "
+            f"{figures['step_ms']:.1f} ms; in the loop it cost {teacher['cost_in_onnx']:.2f} steps in ONNX Runtime, "
+            f"{teacher['cost_in_torch']:.2f} in PyTorch; accuracy {100 * teacher['accuracy']:.1f} %"
         )
     over_teachers = figures["over_teachers"]
     rates = ", ".join(f"{count}: {rate:,.0f}" for count, rate in over_teachers["samples_per_s"].items())

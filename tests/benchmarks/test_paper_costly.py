@@ -14,9 +14,10 @@ from benchmarks.paper.costly import (
     WIDTHS,
     Size,
     fit_last_layer,
+    in_torch,
     logits_of,
     make_costly,
-    torch_seconds,
+    torch_differs_by,
 )
 from benchmarks.simulated import KnownSamples
 from pipeline.datasets import open_dataset
@@ -40,9 +41,14 @@ def test_a_fitted_teacher_knows_the_classes(teacher: Path) -> None:
 
 
 def test_the_twin_in_pytorch_gives_the_same_logits(teacher: Path) -> None:
-    seconds, differs = torch_seconds(teacher, IMAGES)
-    assert seconds > 0
-    assert differs < 1e-3
+    assert torch_differs_by(teacher, IMAGES) < 1e-3
+
+
+def test_another_network_is_no_twin(teacher: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    other = in_torch(write_cnn(teacher.with_name("other.onnx"), (16, 16, 24), HIDDEN, enlarge=2))
+    monkeypatch.setattr("benchmarks.paper.costly.in_torch", lambda path: other)
+    with pytest.raises(ValueError, match="in PyTorch its logits differ by"):
+        torch_differs_by(teacher, IMAGES)
 
 
 def test_the_teacher_elsewhere_answers_to_the_bit_and_computes_what_it_does_not_know(

@@ -43,7 +43,7 @@ def figures() -> dict[str, Any]:
         },
         "more_ratios": more | {"remote_over_online_r1": against(readings(0.03), readings(0.06))},
         "rows": {key: {"peak_mib": 300.0} for key in (*more, "none", "replay", "rpc")},
-        "teachers": {"5": dict.fromkeys(("forward_ms", "torch_forward_ms", "cost", "torch_cost", "accuracy"), 0.9)},
+        "teachers": {"5": dict.fromkeys(("forward_ms", "cost_in_onnx", "cost_in_torch", "accuracy"), 0.9)},
         "step_ms": 30.0,
         "over_teachers": {
             "service_ms": 150.0,
