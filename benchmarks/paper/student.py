@@ -144,11 +144,11 @@ def run_with_teacher(orders: Orders, meter: Meter) -> None:
     terms = resolve(settings, target_specs(record, CodecSpec("float32")))
     trainee = Trainee(settings, network, steps, source.labelled_fraction, torch.device("cpu"), terms)
     name = target_name(TEACHER, output.name)
+    seen = Fetcher(open_dataset(settings.evaluation.dataset), view_spec("none", {}))
     with supply(source, Cursor.start(), settings.train.batch_size, (), settings.train.prefetch) as ready:
         for step, (batch, logits) in enumerate(_answered(orders, meter, ready)):
             trainee.take_step(replace(batch, targets={name: DenseTarget(logits)}), step)
             if step + 1 == orders.equal_steps:
-                seen = Fetcher(open_dataset(settings.evaluation.dataset), view_spec("none", {}))
                 scores = evaluate(trainee.model, seen, settings.evaluation.batch_size)
                 write_outcome(orders, trainee.model.state_dict(), scores)
             if step + 1 == steps:
