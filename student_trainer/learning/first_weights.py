@@ -83,7 +83,9 @@ def begin_with(
             "keeps as the seed makes it: mend names, or say in fresh that it is meant"
         )
     for name, values in taken.items():
-        if name in parameters and not bool(torch.isfinite(values).all()):
+        # A buffer may be a constant that holds infinity, such as a mask; then the student's own does.
+        watched = name in parameters or bool(torch.isfinite(own[name]).all())
+        if watched and not bool(torch.isfinite(values).all()):
             raise ConfigError(f"{_SECTION} {weights.path}: {found[name]} holds NaN or infinity")
     if origin and network:
         _refuse_other_classes(taken, weights, origin, network)

@@ -287,3 +287,21 @@ def test_where_nothing_can_be_read_is_one_line(tmp_path: Path) -> None:
 def test_settings_of_weights_that_make_no_sense_are_one_line(weights: object, says: str) -> None:
     with pytest.raises(ConfigError, match=says):
         digits_run(student={"weights": weights})
+
+
+def test_running_statistics_that_are_not_finite_are_refused_by_name_and_a_mask_of_infinities_is_taken(
+    tmp_path: Path,
+) -> None:
+    class Normed(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.norm = nn.BatchNorm1d(2)
+            self.register_buffer("mask", torch.tensor([0.0, -torch.inf]))
+
+    good, bad = Normed().state_dict(), Normed().state_dict()
+    bad["norm.running_mean"] = torch.full((2,), torch.nan)
+    for name, tensors in (("good", good), ("bad", bad)):
+        save_file(tensors, tmp_path / f"{name}.safetensors")
+    begin_with(Normed(), WeightsSettings(str(tmp_path / "good.safetensors")))
+    with pytest.raises(ConfigError, match=r"norm\.running_mean holds NaN or infinity"):
+        begin_with(Normed(), WeightsSettings(str(tmp_path / "bad.safetensors")))
