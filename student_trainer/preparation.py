@@ -16,7 +16,7 @@ from pipeline.datasets.base import Arrays, Field
 from pipeline.user_code import said
 from pipeline.views.fetch import Fetched, Fetcher
 from pipeline.views.patience import fetch_patiently
-from schemas.errors import ConfigError, NotFinite
+from schemas.errors import ConfigError
 from student_trainer.evaluate import evaluation_data, predictor, seen, sole_field
 from student_trainer.learning.losses import find_loss
 from student_trainer.learning.student_inputs import InputField
@@ -180,8 +180,7 @@ def prepare_evaluation(
     student = build_student(settings.student, network, settings.train.seed).to(device).eval()
     outputs = predictor(StudentOutputs(student, settings.student.outputs), network.fields)(fetched.inputs)
     metrics = metrics or metrics_by_default(settings, outputs, "[[evaluation.metrics]]")
-    with suppress(NotFinite):  # as an untrained one may be
-        Metrics(metrics).update(seen(fetcher, np.arange(_PROBED), fetched, outputs))
+    Metrics(metrics).rehearse(seen(fetcher, np.arange(_PROBED), fetched, outputs))
     return Evaluation(fetcher, metrics)
 
 

@@ -7,12 +7,14 @@ from __future__ import annotations
 
 import inspect
 import logging
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Collection, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
 
-from schemas.errors import ConfigError, DataUnavailable
+import numpy as np
+
+from schemas.errors import ConfigError, DataUnavailable, NotFinite
 from student_trainer.run.choices import choose
 from student_trainer.run.metric_settings import MetricSettings, parse_metric
 from student_trainer.run.toml_tables import unknown
@@ -82,6 +84,22 @@ class Metrics:
             with _of(each.settings):
                 each.metric.update(seen)
 
+    def rehearse(self, seen: Seen) -> None:
+        """Feed each of them the same batch, and see what users' own compute of it; of no use for others afterwards.
+
+        What is not finite is no fault here: an untrained student may give it, and nothing is computed of it.
+
+        Raises:
+            ConfigError: as `update` and `compute`.
+        """
+        finite = all(np.isfinite(values).all() for values in seen.outputs.values())
+        taken = {each.full(name) for each in self._all for name in each.metric.gives}
+        for each in self._all:
+            with suppress(NotFinite), _of(each.settings):
+                each.metric.update(seen)
+            if finite and not each.metric.gives:
+                taken |= _figures(each, taken).keys()
+
     def compute(self) -> dict[str, float]:
         """Return all figures by their names.
 
@@ -90,13 +108,18 @@ class Metrics:
         """
         scores: dict[str, float] = {}
         for each in self._all:
-            with _of(each.settings):
-                given = {each.full(name): value for name, value in each.metric.compute().items()}
-            for name in given:
-                if name in scores or (name in _TAKEN and name not in each.metric.gives):
-                    raise ConfigError(f"metric {each.settings.title} gives {name!r}, which is taken: give it a `key`")
-            scores |= given
+            scores |= _figures(each, scores)
         return scores
+
+
+def _figures(each: _Named, taken: Collection[str]) -> dict[str, float]:
+    """What a metric computes, by full names, none of which are taken."""
+    with _of(each.settings):
+        given = {each.full(name): value for name, value in each.metric.compute().items()}
+    for name in given:
+        if name in taken or (name in _TAKEN and name not in each.metric.gives):
+            raise ConfigError(f"metric {each.settings.title} gives {name!r}, which is taken: give it a `key`")
+    return given
 
 
 def _make(settings: MetricSettings) -> Metric:

@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 import torch
 from click.testing import CliRunner, Result
+from support.metrics import Spread
 from support.models import classifier
 from support.more_outputs import with_outputs
 from support.students import Heads
@@ -25,7 +26,7 @@ from pipeline.onnx_runtime import open_session
 from pipeline.views import view_spec
 from pipeline.views.fetch import Fetched, Fetcher
 from schemas.codecs import CodecSpec, Features
-from schemas.errors import ConfigError
+from schemas.errors import ConfigError, NotFinite
 from student_trainer.evaluate import evaluate, predictor
 from student_trainer.learning.student_outputs import StudentOutputs
 from student_trainer.learning.targets import TargetSpec
@@ -155,6 +156,51 @@ def test_a_metric_that_does_not_fit_is_refused_before_the_first_step(tmp_path: P
     with pytest.raises(ConfigError, match=says):
         run(tmp_path / "r", metric_run(metric))
     assert not (tmp_path / "r").exists()
+
+
+LATE: dict[str, tuple[list[dict[str, Any]], str]] = {
+    "raises": ([{"name": "support.metrics:Faulty", "how": "compute"}], r"compute\(\) raised ZeroDivisionError"),
+    "no number": ([{"name": "support.metrics:Faulty", "how": "nan"}], r"compute\(\) gave 'nan' for 'area'"),
+    "ours, later": ([{"name": "support.metrics:Faulty", "how": "other's"}, METRICS[0]], "'accuracy', which is taken"),
+    "two of one's own": (
+        [{"name": "support.metrics:Spread", "of": "inner"}, {"name": f"{__name__}:OfTokens"}],
+        f"metric {__name__}:OfTokens gives 'spread', which is taken: give it a `key`",
+    ),
+}
+
+
+class OfTokens(Spread):
+    """Gives figures of the same names as another."""
+
+    def __init__(self) -> None:
+        super().__init__("tokens")
+
+
+@pytest.mark.parametrize("what", LATE)
+def test_what_a_metric_computes_is_looked_at_before_the_first_step(tmp_path: Path, what: str) -> None:
+    metrics, says = LATE[what]
+    with pytest.raises(ConfigError, match=says):
+        run(tmp_path / "r", metric_run(*metrics))
+    assert not (tmp_path / "r").exists()
+
+
+class Endless(torch.nn.Linear):
+    """Gives NaN, whatever it is given."""
+
+    def __init__(self, input_shape: tuple[int, ...], num_classes: int) -> None:
+        super().__init__(prod(input_shape), num_classes)
+
+    def forward(self, samples: torch.Tensor) -> torch.Tensor:
+        return super().forward(samples.flatten(1)) * torch.nan
+
+
+def test_a_metric_is_tried_though_one_before_it_comes_by_nan(tmp_path: Path) -> None:
+    faulty, fine = ({"name": "support.metrics:Faulty", "how": how} for how in ("update", "nan"))
+    student = {"name": f"{__name__}:Endless"}
+    with pytest.raises(ConfigError, match=r"update\(\) raised KeyError"):
+        run(tmp_path / "r", metric_run(METRICS[0], faulty, student=student))
+    with pytest.raises(NotFinite, match="step 1"):  # and what comes of NaN is no fault of a metric's
+        run(tmp_path / "r", metric_run(METRICS[0], fine, student=student))
 
 
 def test_two_metrics_of_one_name_need_a_key() -> None:
