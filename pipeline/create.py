@@ -144,7 +144,7 @@ def is_new(stream: Stream, teacher: Teacher) -> bool:
         )
     for output in teacher.outputs:
         output.refuse_codec(output.stored_as(manifest.codec))
-        if manifest.num_classes and max(output.classes, default=0) >= manifest.num_classes:
+        if output is classes and manifest.num_classes and max(output.classes, default=0) >= manifest.num_classes:
             raise StreamConflict(
                 f"teacher {teacher.name!r}: the class map of {output.name} has class {max(output.classes)}, stream "
                 f"{manifest.stream!r} has {manifest.num_classes}, from 0 on"

@@ -167,9 +167,13 @@ class StreamSource:
         of_classes = [name for name in self._read if self.targets[name].kind in CLASS_KINDS]
         of_classes = [name for name in of_classes if self.targets[name].default] or of_classes
         whole = [self.targets[name].shape[-1] for name in of_classes if not self.targets[name].classes]
-        if of_classes and self.targets[of_classes[0]].classes:
-            whole = [self.label_classes, *whole]
-        return next(filter(None, whole), self.label_classes)
+        if of_classes and (first := self.targets[of_classes[0]]).classes:
+            beyond = max(first.classes) + 1
+            if len(first.whole) > 1:  # of positions or places, whose classes need not be those of labels
+                whole.append(beyond)
+            elif self.label_classes:
+                whole.insert(0, max(self.label_classes, beyond))
+        return next(iter(whole), self.label_classes)
 
     def _labelled(self, pass_number: int, held: Sequence[Held], place: Place | None) -> LabelledOrder:
         first = held[0].value

@@ -15,10 +15,16 @@ _MOST_DIGITS = 9
 """Of a class's number, where the dataset does not say how many it has."""
 
 
-def read_class_map(file: Path, dataset: Dataset) -> tuple[int, ...]:
+def read_class_map(file: Path, dataset: Dataset, of_labels: bool = True) -> tuple[int, ...]:
     """Return the dataset's class of each class of a model, -1 for one that the dataset does not have.
 
     A line is a class of the dataset, by name or by number from 0 on (a name comes first, where it is a number), or `-`.
+
+    Args:
+        file: the map.
+        dataset: whose classes they are.
+        of_labels: whether they are the classes that labels of samples have; else, as those of a vocabulary, they may be
+            any: a number is taken as it is.
 
     Raises:
         ConfigError: the file cannot be read; a line is no class of the dataset, or one that another line is; none is.
@@ -32,7 +38,11 @@ def read_class_map(file: Path, dataset: Dataset) -> tuple[int, ...]:
     line_of: dict[int, int] = {}
     class_map = []
     for count, line in enumerate(lines, 1):
-        number = NO_CLASS if line == _NONE else numbers.get(line)
+        is_number = line.isascii() and line.isdecimal() and len(line) <= _MOST_DIGITS
+        if not of_labels and is_number:
+            number: int | None = int(line)
+        else:
+            number = NO_CLASS if line == _NONE else numbers.get(line)
         if number is None:
             number = _number(f"class map {file}, line {count}", line, dataset)
         if number != NO_CLASS and line_of.setdefault(number, count) != count:

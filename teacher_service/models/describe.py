@@ -10,7 +10,6 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from pipeline.datasets.base import Dataset
 from pipeline.onnx_runtime import open_session
 from pipeline.sequence import Sequence
 from pipeline.views.fetch import Fetcher
@@ -69,7 +68,7 @@ def describe_on(
     seen = _fetch(fetcher, sample_ids[:2], view_seed, None)
     pairs = _pair(path, dict(declared.inputs), list(seen), list(there))
     types = {one.name: one.type for one in session.get_outputs()}
-    given = _outputs(path, types, list(seen), declared, fetcher.dataset)
+    given = _outputs(path, types, list(seen), declared)
     fixed = {static_shape(one.shape)[0] for one in there.values() if one.shape} - {None}
     batch = _batch(path, fixed, declared.batch)
     ids = sample_ids[: max(batch or min(order_size, DEFAULT_BATCH), 64)]
@@ -83,19 +82,24 @@ def describe_on(
     batch = batch or min(order_size, DEFAULT_BATCH, max(1, OUTPUT_BYTES // max(1, row_bytes)))
     samples = first_rows(samples, batch, row_bytes)
     answers = _answers(model.fed_as(inputs, batch), samples)
-    num_classes = fetcher.dataset.num_classes
-    outputs = tuple(_described(path, output, answers[output.output], samples, num_classes) for output in given)
-    return replace(model.teacher, outputs=outputs, inference_batch=batch)
+    files = [one.class_map for one in declared.outputs] or [None]
+    outputs: list[TeacherOutput] = []
+    for output, file in zip(given, files, strict=True):
+        values = answers[output.output]
+        if file:
+            before = any(each.codec_classes and len(each.shape) == 1 for each in outputs)
+            of_labels = values.ndim == 2 and output.kind in SOFTMAX_KINDS and not before
+            output = replace(output, class_map=read_class_map(Path(file), fetcher.dataset, of_labels))
+        outputs.append(_described(path, output, values, samples, fetcher.dataset.num_classes))
+    return replace(model.teacher, outputs=tuple(outputs), inference_batch=batch)
 
 
 def _row_bytes(answers: Mapping[str, npt.NDArray[np.float32]]) -> int:
     return sum(values[0].nbytes for values in answers.values())
 
 
-def _outputs(
-    path: Path, there: Mapping[str, str], fields: list[str], declared: Declared, dataset: Dataset
-) -> tuple[TeacherOutput, ...]:
-    """The outputs to publish of those that are there (name -> type), by what was said; of no shape yet."""
+def _outputs(path: Path, there: Mapping[str, str], fields: list[str], declared: Declared) -> tuple[TeacherOutput, ...]:
+    """The outputs to publish of those that are there (name -> type), by what was said; of no shape or map yet."""
     asked = declared.outputs
     if not asked and len(there) > 1:
         raise ConfigError(f"{path} has several outputs ({', '.join(there)}): say which with --output")
@@ -129,11 +133,10 @@ def _outputs(
             raise ConfigError(
                 f"--reduce {name}={one.reduction}: {kind} are of classes; features and values are reduced"
             )
-        class_map = read_class_map(Path(one.class_map), dataset) if one.class_map else ()
         reduction = str(Reduction.parse(one.reduction)) if one.reduction else ""
         per = "position" if one.positions else "sample"
         output = TeacherOutput(name, one.output, kind, (), axis, int(classes), codec, per, one.positions)
-        found.append(replace(output, class_map=class_map, reduction=reduction))
+        found.append(replace(output, reduction=reduction))
     return tuple(found)
 
 

@@ -184,7 +184,13 @@ def make_logs(kafka_settings: KafkaSettings, fresh_name: Callable[[str], str]) -
     admin, producer = new_admin(kafka_settings), new_producer(kafka_settings)
     made: list[str] = []
 
-    def make(*teachers: str, codec: str = TOPK, classes: int = VOCABULARY, uri: str = URI) -> Logs:
+    def make(
+        *teachers: str,
+        codec: str = TOPK,
+        classes: int = VOCABULARY,
+        uri: str = URI,
+        outputs: tuple[TeacherOutput, ...] = OUTPUTS,
+    ) -> Logs:
         name = fresh_name("texts")
         made.append(name)
         fetcher = Fetcher(open_dataset(uri), view_spec("none", {}))
@@ -194,7 +200,7 @@ def make_logs(kafka_settings: KafkaSettings, fresh_name: Callable[[str], str]) -
         for teacher in teachers:
             inputs = (TeacherInput("x", "tokens", "int64", "", 1.0, ()),)
             digest = secrets.token_hex(32)
-            record = Teacher(stream.manifest.stream_id, teacher, digest, "m.onnx", inputs, OUTPUTS, 16)
+            record = Teacher(stream.manifest.stream_id, teacher, digest, "m.onnx", inputs, outputs, 16)
             add_teacher(kafka_settings, stream, record)
         return Logs(kafka_settings, open_stream(kafka_settings, name), admin, producer)
 
@@ -290,6 +296,27 @@ def test_a_texts_own_label_stands_beside_its_positions(make_logs: Callable[..., 
     narrow = stream_run(logs, {"name": "cross_entropy", "on": "whole"}, student={"classes": 3})
     with pytest.raises(ConfigError, match=r"rows of \[N, 3\], against the labels' classes of \[N, 4\]"):
         train_run(tmp_path / "narrow", narrow, source_of(logs, narrow))
+
+
+@pytest.mark.kafka
+def test_a_teacher_of_some_words_teaches_a_student_of_all_though_labels_have_fewer_classes(
+    make_logs: Callable[..., Logs], tmp_path: Path
+) -> None:
+    words = (-1, *range(VOCABULARY - 1, 0, -1))
+    some = replace(OUTPUTS[0], class_map=words)
+    logs = make_logs("cnn", codec="float32", classes=0, uri=f"{URI}&topics=1", outputs=(some,))
+    for sequence in range(NUM_ORDERS):
+        record = soft_targets(logs, "cnn", sequence)
+        whole = record.outputs[0]
+        stored = Output.of("logits", whole.columns["values"][:, 1:], CodecSpec("float32"), counts=whole.counts)
+        logs.write("cnn", replace(record, outputs=(stored,)))
+    settings = stream_run(logs, {"name": "forward_kl"}, {"name": "cross_entropy", "on": "topic"})
+    source = source_of(logs, settings)
+    assert (source.num_classes, source.label_classes) == (VOCABULARY, 4)
+    assert source.targets["cnn.logits"].whole == (LENGTH, VOCABULARY - 1)
+    assert train_run(tmp_path / "r", settings, source).finished
+    costs = losses(tmp_path / "r")
+    assert np.mean(costs[-3:]) < np.mean(costs[:3])
 
 
 @pytest.mark.kafka

@@ -148,6 +148,24 @@ def test_chosen_positions_are_labelled_as_numpy_says_in_the_order_of_samples(pat
     assert np.allclose(hidden.columns["values"], (embedded - embedded.mean(axis=1, keepdims=True))[mask], atol=1e-5)
 
 
+def test_a_class_map_at_positions_is_of_words_however_many_classes_labels_have(path: Path, tmp_path: Path) -> None:
+    word_of = np.random.default_rng(1).permutation(WORDS)
+    (tmp_path / "all.txt").write_text("\n".join(map(str, word_of)) + "\n")
+    (tmp_path / "some.txt").write_text("\n".join("-" if word % 2 else str(word) for word in word_of) + "\n")
+    dense = replace(SCORES, codec=FLOAT32)
+    some = replace(dense, name="some", class_map=tmp_path / "some.txt")
+    teacher = opened(path, replace(dense, class_map=tmp_path / "all.txt"), some)
+    fetched = SOURCE.fetch(np.arange(20), 5)
+    expected = scores_of(fetched.inputs["tokens"])[fetched.inputs["masked"] != 0][:, np.argsort(word_of)]
+    all_words, some_words = (one.columns["values"] for one in label(teacher, fetched, TOPK).outputs)
+    assert np.allclose(all_words, expected, atol=1e-4)
+    assert np.allclose(some_words, expected[:, ::2], atol=1e-4)
+
+    (tmp_path / "topics.txt").write_text("0\n1\n3\n")
+    with pytest.raises(ConfigError, match=r"line 3: '3' is no class of dataset .*: it has classes 0 to 2"):
+        describe(path, replace(TOPIC, class_map=tmp_path / "topics.txt"))
+
+
 def test_probabilities_at_positions_become_logarithms(path: Path) -> None:
     teacher = opened(path, DeclaredOutput("likely", "p", "probabilities", positions="masked"))
     fetched = SOURCE.fetch(np.arange(20), 5)
