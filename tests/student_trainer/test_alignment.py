@@ -19,6 +19,7 @@ from schemas.records import Output, TeacherOutput
 from schemas.reductions import REDUCTIONS, Reduction
 from student_trainer.learning.alignment import REDUCTIONS as OF_TENSORS
 from student_trainer.learning.alignment import alignments
+from student_trainer.learning.positions import PositionTarget
 from student_trainer.learning.targets import FeatureTarget, Target, target_of
 from student_trainer.learning.terms import fit, resolve
 from student_trainer.learning.total import total_loss
@@ -109,6 +110,16 @@ def test_a_students_value_is_reduced_where_it_has_as_many_axes_as_the_teachers_h
     assert fit([term], {"tokens": tuple(given.shape[1:])}, C, 0) == {}
     value, _ = total_loss([term], 1.0)({"tokens": given}, {"a.tokens": FeatureTarget(wanted)}, LABELS)
     torch.testing.assert_close(value, (own - wanted).square().mean())
+
+
+def test_what_a_student_gives_is_reduced_before_its_positions_are_picked() -> None:
+    token = TeacherOutput("t", "t", "features", (L, 2, H), None, 0, FLOAT32, "position", "masked", reduction="mean@2")
+    (term,) = resolve(run({"name": "mse", "on": "heads", "against": "t"}), specs(teacher("a", token)))
+    fit([term], {"heads": (L, 2, H)}, C, 0)
+    student, wanted, at = draw(B, L, 2, H), draw(B, H, seed=1), torch.arange(B) * L + 1
+    rows = PositionTarget(FeatureTarget(wanted), "masked", (L,), at, torch.ones(B, dtype=torch.int64), 1.0)
+    value, _ = total_loss([term], 1.0)({"heads": student}, {"a.t": rows}, LABELS)
+    torch.testing.assert_close(value, (student.mean(dim=2)[:, 1] - wanted).square().mean())
 
 
 def test_a_projection_comes_behind_the_reduction() -> None:
