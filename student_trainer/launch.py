@@ -21,7 +21,7 @@ from student_trainer.metrics import Training
 from student_trainer.preparation import first_samples
 from student_trainer.records import Progress
 from student_trainer.reporter import RunReporter
-from student_trainer.run.folder import RunFolder
+from student_trainer.run.folder import RunFolder, refuse_targets
 from student_trainer.run.settings import RunSettings
 from student_trainer.sources.dataset import DatasetSource
 from student_trainer.sources.stream import StreamSource
@@ -160,9 +160,12 @@ def export_run(
         with_projections: whether the files have the layers of [[losses]], too; the ONNX file gives an output for each.
 
     Raises:
-        ConfigError: nothing to check it on, or it differs from PyTorch; no such output.
+        ConfigError: nothing to check it on, or it differs from PyTorch; no such output; both files at one path.
+        CannotWrite: the disk refuses, a path is no file's, or that of a run's own file; nothing was written then.
         CheckpointError: no whole checkpoint.
     """
+    onnx = onnx or path / "student.onnx"
+    refuse_targets(onnx, *([safetensors] if safetensors else []))
     trained = load_student(path)
     fetcher, fetched = trained_data(trained, dataset, view)
     projections = trained.projections if with_projections else {}
@@ -174,7 +177,7 @@ def export_run(
     exported = export_student(
         trained.model,
         inputs,
-        onnx or path / "student.onnx",
+        onnx,
         _metadata(trained, fetcher.view),
         outputs=outputs,
         inner=trained.settings.student.outputs,

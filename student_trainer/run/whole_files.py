@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from pipeline.user_files import refuse_irregular
 from schemas.errors import CannotWrite
 
 _FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
@@ -53,8 +54,9 @@ def replace_file(path: Path, write: Callable[[Path], None]) -> None:
     """Let `write` make a file under another name, then rename it into place.
 
     Raises:
-        CannotWrite: the disk refuses; the file is as it was.
+        CannotWrite: the disk refuses; the file is as it was. Or no file lies there, but a folder, a pipe or a device.
     """
+    refuse_irregular(path, CannotWrite)  # renaming would put a file in its place
     fresh = path.with_name(f".new-{path.name}")
     with writing(path):
         try:
