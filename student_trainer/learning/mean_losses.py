@@ -67,10 +67,21 @@ def cross_entropy(
 
     `labelled_fraction` is that of the data: its inverse makes the expectation that of the mean over labelled rows. Of
     logits [B, ..., C] and labels [B, ...] of any integers it is the mean over all positions of the batch that have a
-    label, and 0 where none has; there the fraction is no matter.
+    label, and 0 where none has; there the fraction is no matter. Labels of no class raise ConfigError on the CPU.
     """
     if student_logits.shape[:-1] != labels.shape:
         raise _unlike(student_logits, "labels", tuple(labels.shape))
+    try:
+        return _of_labels(student_logits, labels, labelled_fraction, weights)
+    except IndexError:
+        lowest, highest = labels.min().item(), labels.max().item()
+        raise ConfigError(
+            f"labels are {lowest} to {highest}, and the student's {student_logits.shape[-1]} classes 0 to "
+            f"{student_logits.shape[-1] - 1}: give -1 where there is no label"
+        ) from None
+
+
+def _of_labels(student_logits: Tensor, labels: Tensor, labelled_fraction: float, weights: Tensor | None) -> Tensor:
     if labels.ndim == 1:
         return _mean(rows_of_labels(student_logits.float(), None, labels, 1.0, labelled_fraction), weights)
     rows = rows_of_labels(student_logits.flatten(0, -2).float(), None, labels.flatten().long(), 1.0)

@@ -202,6 +202,8 @@ class TrainSettings:
         for key in ("threads", "loaders"):
             value = getattr(self, key)
             _check(value <= MAX_THREADS, f"{key} must be at most {MAX_THREADS} here, is {value}")
+        wanted = f"loader_processes must be true or false, is {self.loader_processes!r}"
+        _check(isinstance(self.loader_processes, bool), wanted)
         _one_of("precision", self.precision, PRECISIONS)
         _one_of("device", self.device, DEVICES)
 

@@ -4,11 +4,37 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from numbers import Integral, Real
 from pathlib import Path
+from typing import Any
 
 from schemas.codecs import CodecSpec
+from schemas.errors import ConfigError
 from schemas.records import Teacher, TeacherInput
-from schemas.teacher import number_text, numbers_text
+from schemas.teacher import CHANNEL_ORDERS, number_text, numbers_text
+from schemas.teacher_output import KINDS
+
+_A_KIND = f"one of {', '.join(KINDS)}"
+
+
+def _need(declared: object, key: str, fits: bool, wanted: str) -> None:
+    if not fits:
+        value = " ".join(repr(getattr(declared, key)).split())[:100]
+        raise ConfigError(f"{type(declared).__name__}: {key} is {value}: give {wanted}")
+
+
+def _is_whole(value: Any) -> bool:
+    return isinstance(value, Integral) and not isinstance(value, bool)
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, Real) and not isinstance(value, bool)
+
+
+def _is_mapping(value: Any, of: type) -> bool:
+    if not isinstance(value, Mapping):
+        return False
+    return all(isinstance(key, str) and isinstance(each, of) for key, each in value.items())
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,6 +46,15 @@ class Scaling:
     mean: tuple[float, ...] = ()
     """One number, or one for each channel; () = not said."""
     std: tuple[float, ...] = ()
+
+    def __post_init__(self) -> None:
+        """Raise ConfigError for a value of another type."""
+        _need(self, "scale", self.scale is None or _is_number(self.scale), "a number, or None")
+        for key in ("mean", "std"):
+            numbers = getattr(self, key)
+            are_numbers = isinstance(numbers, list | tuple) and all(map(_is_number, numbers))
+            _need(self, key, are_numbers, "numbers in a tuple, such as (0.5,)")
+            object.__setattr__(self, key, tuple(numbers))
 
     def over(self, general: Scaling) -> Scaling:
         """Return this one, and where it says nothing what holds in general."""
@@ -39,14 +74,33 @@ class DeclaredOutput:
     """One of KINDS; "": `logits`, and refused where the rows say otherwise."""
     axis: int | None = None
     """The dimension that counts classes, 0 being the batch; None: the last."""
-    codec: CodecSpec | None = None
-    """How it is stored; None: as the stream says, and as float16 of multilabel, features and values."""
+    codec: CodecSpec | str | None = None
+    """How it is stored; None: as the stream says, and as float16 of multilabel, features, values. Texts are parsed."""
     positions: str = ""
     """The view's field that chooses its positions, those where it is not 0; "": a sample has one row of it."""
     class_map: Path | str | None = None
     """File with the dataset's class of each of its classes, one a line; None: they are the dataset's, in its order."""
     reduction: str = ""
     """What is done to it before it is stored, such as `mean@1`; "": nothing."""
+
+    def __post_init__(self) -> None:
+        """Raise ConfigError for a value of another type, or one that there is not."""
+        for key in ("output", "name", "kind", "positions", "reduction"):
+            _need(self, key, isinstance(getattr(self, key), str), "a text")
+        _need(self, "output", self.output != "", "the name of an output of the ONNX file")
+        _need(self, "kind", self.kind in ("", *KINDS), _A_KIND)
+        _need(self, "axis", self.axis is None or _is_whole(self.axis), "a whole number, or None")
+        if isinstance(self.codec, str):
+            object.__setattr__(self, "codec", CodecSpec.parse(self.codec))
+        _need(self, "codec", isinstance(self.codec, CodecSpec | None), "a codec, such as 'float16', or None")
+        is_path = isinstance(self.class_map, Path | str) and self.class_map != ""
+        _need(self, "class_map", self.class_map is None or is_path, "the path of a file, or None")
+
+    @property
+    def codec_spec(self) -> CodecSpec | None:
+        """`codec`, which is no text any more."""
+        assert not isinstance(self.codec, str)
+        return self.codec
 
     def __str__(self) -> str:
         kind = f":{self.kind}" if self.kind else ""
@@ -75,6 +129,20 @@ class Declared:
     batch: int | None = None
     """Rows of each call; the model's own where it is fixed, else the order size, or as many as 256, or fewer of large
     outputs."""
+
+    def __post_init__(self) -> None:
+        """Raise ConfigError for a value of another type, or one that there is not."""
+        outputs = self.outputs
+        are_outputs = isinstance(outputs, list | tuple) and all(isinstance(one, DeclaredOutput) for one in outputs)
+        _need(self, "outputs", are_outputs, "a tuple of DeclaredOutput")
+        object.__setattr__(self, "outputs", tuple(outputs))
+        _need(self, "kind", self.kind is None or self.kind in KINDS, f"{_A_KIND}, or None")
+        _need(self, "inputs", _is_mapping(self.inputs, str), "a dict, field of the dataset to ONNX input")
+        _need(self, "scaling", _is_mapping(self.scaling, Scaling), "a dict, field of the dataset to Scaling")
+        _need(self, "general", isinstance(self.general, Scaling), "a Scaling")
+        _need(self, "layout", self.layout in (None, "nchw", "nhwc"), "'nchw', 'nhwc' or None")
+        _need(self, "channel_order", self.channel_order in CHANNEL_ORDERS, "'' or 'bgr'")
+        _need(self, "batch", self.batch is None or _is_whole(self.batch), "a whole number, or None")
 
     def options(self, teacher: Teacher) -> list[str]:
         """Return the options of the command line that declare just this teacher, of which these declared some."""

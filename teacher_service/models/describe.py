@@ -125,7 +125,7 @@ def _outputs(path: Path, there: Mapping[str, str], fields: list[str], declared: 
                 f"--positions {name}={one.positions}: the view gives no field {one.positions!r}: "
                 f"{did_you_mean(one.positions, fields)}"
             )
-        codec = one.codec or (None if kind in SOFTMAX_KINDS else CodecSpec("float16"))
+        codec = one.codec_spec or (None if kind in SOFTMAX_KINDS else CodecSpec("float16"))
         axis = one.axis if classes else None
         if one.class_map and not classes:
             raise ConfigError(f"--class-map {name}={one.class_map}: {kind} have no classes")

@@ -113,3 +113,13 @@ def test_kept_classes_are_counted_at_several_places_too() -> None:
     kept = target_of(places, {name: torch.from_numpy(np.array(values)) for name, values in places.columns.items()})
     with pytest.raises(ConfigError, match="keeps 2 of 5 classes"):
         kept.logits  # noqa: B018
+
+
+@pytest.mark.parametrize("shape", [(5,), (5, 3)])
+@pytest.mark.parametrize("label", [4, -2])
+def test_a_label_of_no_class_is_refused(shape: tuple[int, ...], label: int) -> None:
+    labels = torch.zeros(shape, dtype=torch.int64)
+    labels[-1] = label
+    says = f"labels are {min(label, 0)} to {max(label, 0)}, and the student's 4 classes 0 to 3: give -1 where"
+    with pytest.raises(ConfigError, match=says):
+        mean_losses.cross_entropy(torch.zeros(*shape, 4), labels)

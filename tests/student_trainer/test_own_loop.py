@@ -259,6 +259,7 @@ BAD: list[tuple[dict[str, Any], str]] = [
     ({"device": "abacus"}, "abacus"),
     ({"run": "a.b"}, "run name 'a.b'"),
     ({"starve_timeout": float("nan")}, "timeout must be positive"),
+    ({"loader_processes": "yes"}, "loader_processes must be true or false, is 'yes'"),
 ]
 
 
