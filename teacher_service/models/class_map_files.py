@@ -11,6 +11,10 @@ from schemas.errors import ConfigError
 from schemas.names import did_you_mean
 
 _NONE = "-"
+_MOST_BYTES = 4 << 20
+"""Of a file: some hundred thousand classes by name. What is larger is another file, given by mistake."""
+_LONGEST = 255
+"""Characters of a name that one like it is looked for by."""
 _MOST_DIGITS = 9
 """Of a class's number, where the dataset does not say how many it has."""
 
@@ -27,10 +31,16 @@ def read_class_map(file: Path, dataset: Dataset, of_labels: bool = True) -> tupl
             any: a number is taken as it is.
 
     Raises:
-        ConfigError: the file cannot be read; a line is no class of the dataset, or one that another line is; none is.
+        ConfigError: the file cannot be read, or is too large; a line is no class of the dataset, or one that another
+            line is; none is.
     """
     refuse_irregular(file)
     try:
+        if (size := file.stat().st_size) > _MOST_BYTES:
+            raise ConfigError(
+                f"class map {file}: has {size:,} bytes, and a class map {_MOST_BYTES:,} at most: give a file with a "
+                "line for each class of the model"
+            )
         lines = [line.strip() for line in file.read_text("utf-8-sig").splitlines()]
     except (OSError, ValueError) as error:
         raise ConfigError(f"class map {file}: cannot be read: {error}") from None
@@ -63,7 +73,8 @@ def _number(where: str, line: str, dataset: Dataset) -> int:
             return int(line)
         hint = f"it has classes 0 to {there - 1}" if there else "no dataset has so many"
     else:
-        hint = did_you_mean(line, dataset.class_names) if dataset.class_names else "its classes have numbers alone"
+        names = dataset.class_names
+        hint = did_you_mean(line[:_LONGEST], names) if names else "its classes have numbers alone"
     raise ConfigError(
         f"{where}: {line[:80]!r} is no class of dataset {dataset.uri}: {hint}; write a number, a name, or - where the "
         "dataset does not have it"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import time
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -94,6 +95,19 @@ def test_a_file_that_cannot_be_read_is_refused(tmp_path: Path) -> None:
     for file in (tmp_path, tmp_path / "pipe"):
         with pytest.raises(ConfigError, match="is no regular file but a folder, a pipe or a device"):
             read_class_map(file, open_dataset(NAMED))
+
+
+def test_a_file_that_is_too_large_is_refused_before_it_is_read(tmp_path: Path) -> None:
+    large = tmp_path / "model.onnx"
+    with large.open("wb") as file:
+        file.truncate(1 << 34)
+    begun = time.monotonic()
+    with pytest.raises(ConfigError, match=r"model.onnx: has 17,179,869,184 bytes, and a class map 4,194,304 at most"):
+        read_class_map(large, open_dataset(NAMED))
+    large.write_bytes(bytes(1 << 22))
+    with pytest.raises(ConfigError, match=r"line 1: .* is no class of dataset"):
+        read_class_map(large, open_dataset(NAMED))
+    assert time.monotonic() - begun < 10
 
 
 def test_a_file_of_another_editor_is_read_too(tmp_path: Path) -> None:
