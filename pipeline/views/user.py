@@ -8,6 +8,7 @@ from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
+from numbers import Integral
 from typing import Any
 
 import numpy as np
@@ -74,10 +75,11 @@ def load(name: str) -> UserView:
             version = operator.index(getattr(function, "version", 1))
             evaluation = getattr(function, "evaluation", None)
             evaluation = None if evaluation is None else dict(evaluation)
-            limits = dict(getattr(function, "max_positions", {}))
-            limits = {str(name): operator.index(limit) for name, limit in limits.items()}
-            if min(limits.values(), default=1) < 1:
-                raise ValueError(f"max_positions are {limits}: at least 1")
+            limits = {}
+            for field, limit in dict(getattr(function, "max_positions", {})).items():
+                if not isinstance(limit, Integral) or isinstance(limit, bool) or limit < 1:
+                    raise ValueError(f"max_positions of field {str(field)!r} is {limit!r}: no whole number from 1 on")
+                limits[str(field)] = int(limit)
     except (TypeError, ValueError) as error:
         raise ConfigError(
             f"view {name}: {said(error)}; a view is a function(sample, rng, **params), its attribute `version` a whole "

@@ -41,6 +41,18 @@ none.max_positions = {"chosen": 0}
 def text(sample, rng):
     return sample
 text.max_positions = {"chosen": "three"}
+
+def yes(sample, rng):
+    return sample
+yes.max_positions = {"others": 2, "chosen": True}
+
+def half(sample, rng):
+    return sample
+half.max_positions = {"chosen": 2.0}
+
+def array(sample, rng):
+    return sample
+array.max_positions = {"chosen": np.int64(2)}
 """
 IDS = np.arange(50)
 
@@ -97,7 +109,12 @@ def test_a_field_that_is_not_there_is_refused_by_name() -> None:
         views("users_positions:bare").fetch(IDS, 0)
 
 
-@pytest.mark.parametrize("name", ["none", "text"])
-def test_limits_that_are_none_are_refused(name: str) -> None:
-    with pytest.raises(ConfigError, match="`max_positions` a dict of whole numbers"):
+@pytest.mark.parametrize(("name", "limit"), [("none", "0"), ("text", "'three'"), ("yes", "True"), ("half", "2.0")])
+def test_limits_that_are_none_are_refused_by_their_field(name: str, limit: str) -> None:
+    says = f"^view users_positions:{name}: max_positions of field 'chosen' is {limit}: .*a dict of whole numbers"
+    with pytest.raises(ConfigError, match=says):
         views(f"users_positions:{name}")
+
+
+def test_a_limit_may_be_a_number_of_an_array() -> None:
+    assert find_view("users_positions:array").max_positions == {"chosen": 2}
