@@ -192,7 +192,11 @@ def _positions(path: Path, output: TeacherOutput, field: npt.NDArray[Any]) -> np
     said = f"--positions {output.name}={output.positions}"
     shape, of_field = show([None, *output.shape]), show([None, *field.shape[1:]])
     if not output.places:
-        raise ConfigError(f"{said}: output {output.output!r} has shape {shape}: a sample has no positions in it")
+        left = "left" if output.reduction else "in it"
+        reduced = f", and is reduced by {output.reduction}" if output.reduction else ""
+        raise ConfigError(
+            f"{said}: output {output.output!r} has shape {shape}{reduced}: a sample has no positions {left}"
+        )
     if field.shape[1:] != output.places:
         raise ConfigError(
             f"{said}: the field has shape {of_field}, output {output.output!r} has shape {shape}: to choose its "

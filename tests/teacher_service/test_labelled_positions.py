@@ -100,6 +100,12 @@ REFUSED: dict[str, tuple[DeclaredOutput, type[DistillogError], str]] = {
         ConfigError,
         r"--positions topic=masked: output 'topic' has shape \?x3: a sample has no positions in it",
     ),
+    "no positions left": (
+        replace(HIDDEN, reduction="mean@1"),
+        ConfigError,
+        r"--positions hidden=masked: output 'hidden' has shape \?x12x16, and is reduced by mean@1: a sample has no "
+        "positions left$",
+    ),
     "logits that are probabilities": (
         DeclaredOutput("likely", "logits", positions="masked"),
         TeacherRejected,
