@@ -59,7 +59,7 @@ def calling(what: str) -> Iterator[None]:
     except (Exception, KeyboardInterrupt):
         raise
     except BaseException as error:
-        raise ConfigError(f"{what} raised {said(error)}: only an Exception says something of a sample") from error
+        raise ConfigError(f"{what} raised {said(error)}, which ends a process: raise an Exception") from error
 
 
 def blames_sample(error: Exception) -> bool:

@@ -43,7 +43,7 @@ def test_several_of_one_class_stand_beside_ours() -> None:
 FAULTS = {
     "made": "metric support.metrics:Faulty: it raised not today",
     "update": r"metric support.metrics:Faulty: update\(\) raised KeyError: 'logits'",
-    "exit": r"metric support.metrics:Faulty: update\(\) raised SystemExit: 0: only an Exception",
+    "exit": r"metric support.metrics:Faulty: update\(\) raised SystemExit: 0, which ends a process: raise an E",
     "write": r"metric support.metrics:Faulty: update\(\) raised .*read-only",
     "compute": r"metric support.metrics:Faulty: compute\(\) raised ZeroDivisionError",
     "list": r"compute\(\) gave a list; it has to give a dict of numbers",
