@@ -86,15 +86,15 @@ def export_student(
                 "teachers has: leave projections out"
             )
     names = [*(outputs or (ONLY,)), *(projections or {})]
-    for name in names:
-        if [*names, *inputs].count(name) != 1:
-            raise ConfigError(f"{path}: not written: two of its inputs and outputs would be called {name!r}")
     was_training, device = model.training, next(model.parameters()).device
     model.eval().to("cpu")
     served = _Served(model, list(inputs), inner or {}, outputs or ("",), projections or {}).eval()
     samples = {name: torch.tensor(values) for name, values in inputs.items()}
     with torch.no_grad():  # not inference_mode, whose tensors do not say whether they are changed in place
         expected = [values.numpy() for values in served(*samples.values())]
+    for name in names:
+        if [*names, *inputs].count(name) != 1:
+            raise ConfigError(f"{path}: not written: two of its inputs and outputs would be called {name!r}")
     difference = 0.0
 
     def write(fresh: Path) -> None:

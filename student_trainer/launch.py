@@ -167,10 +167,10 @@ def export_run(
     onnx = onnx or path / "student.onnx"
     refuse_targets(onnx, *([safetensors] if safetensors else []))
     trained = load_student(path)
-    fetcher, fetched = trained_data(trained, dataset, view)
     projections = trained.projections if with_projections else {}
     if with_projections and not projections:
         raise ConfigError(f"{path}: none of its [[losses]] has a projection")
+    fetcher, fetched = trained_data(trained, dataset, view)
     if safetensors is not None:
         save_weights(trained.model, projections, safetensors)
     inputs = {name: fetched.inputs[name] for name in trained.network.fields}

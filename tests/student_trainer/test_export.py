@@ -156,8 +156,8 @@ def test_a_file_has_the_outputs_that_are_asked_for_and_the_projections(tmp_path:
     [
         (["tokns"], "gives no 'tokns': did you mean 'tokens'"),
         (["inner", "inner"], "two of its inputs and outputs would be called 'inner'"),
-        (["tokens-to-t"], "two of its inputs and outputs would be called 'tokens-to-t'"),
-        (["image"], "two of its inputs and outputs would be called 'image'"),
+        (["tokens-to-t"], "the student gives no 'tokens-to-t'"),
+        (["image"], "the student gives no 'image': choose one of "),
     ],
 )
 def test_outputs_that_no_file_can_have_are_refused(tmp_path: Path, outputs: list[str], says: str) -> None:
