@@ -228,22 +228,26 @@ def _is_whole(place: Path) -> bool:
     return True
 
 
-def check_resume(saved: Checkpoint, now: Checkpoint, origin: Path) -> None:
+def check_resume(
+    saved: Checkpoint, settings: dict[str, Any], source: dict[str, Any], here: dict[str, str], origin: Path
+) -> None:
     """Refuse to resume what would learn something else; warn where the bits may differ.
 
     Args:
         saved: what was loaded.
-        now: made of the settings, source and machine of this process.
+        settings: of this process, and so are the others: `RunSettings.as_dict`.
+        source: `OrderSource.describe`.
+        here: `machine()`.
         origin: the run's folder, for messages.
 
     Raises:
         CheckpointError: the stream was made anew; or names each difference in student, losses, optimizer, schedule,
             data, batch size, seed, dataset, manifest or teachers.
     """
-    if text := another_stream(saved.source, now.source):  # in which whatever else differs follows from that
+    if text := another_stream(saved.source, source):  # in which whatever else differs follows from that
         raise CheckpointError(f"{origin}: learned from {text}; {ways_on(origin)}")
-    found = edits(saved.settings, now.settings)
-    was, is_now = flat(saved.source), flat(now.source)
+    found = edits(saved.settings, settings)
+    was, is_now = flat(saved.source), flat(source)
     unlike = [key for key in sorted(was.keys() | is_now.keys()) if was.get(key) != is_now.get(key)]
     # Two hashes do not say what differs: where the data lie does, though that alone may change.
     moved = ["data.dataset"] if "fingerprint" in unlike else []
@@ -260,12 +264,12 @@ def check_resume(saved: Checkpoint, now: Checkpoint, origin: Path) -> None:
     for edit in found:
         if edit.key in WHEN_ASKED:
             logger.warning("%s: resumes with another %s", origin, edit)
-    for key, value in now.machine.items():
+    for key, value in here.items():
         if saved.machine.get(key) != value:
             logger.warning(
                 "%s: resumes with another %s; the weights may differ in their last bits",
                 origin,
-                _difference(key, saved.machine, now.machine),
+                _difference(key, saved.machine, here),
             )
 
 

@@ -100,6 +100,16 @@ def train(
     """
     try:
         set_threads(settings.train.threads)
+        found = None
+        if has_checkpoints(folder.checkpoints):
+            if not resume:
+                raise ConfigError(f"{folder.path}: holds checkpoints; resume the run, or give another name")
+            found = load_checkpoint(folder.checkpoints)
+            settings = _as_begun(settings, found[0].settings)
+        described, here = {}, machine(settings.train.threads)
+        if found:  # first: what differs may be why a student cannot be built
+            described = source.describe(found[0].source)
+            check_resume(found[0], settings.as_dict(), described, here, folder.path)
         device = choose_device(settings)
         total_steps, dropped_rows = plan(settings, source)
         with enough_memory(settings.student.name):
@@ -108,13 +118,8 @@ def train(
             network = inspect_network(settings, source)
             trainee = Trainee(settings, network, total_steps, fraction, device, terms, source.label_classes)
             evaluation = prepare_evaluation(settings, source, network, device)
-        found, beginning = None, ""
-        if has_checkpoints(folder.checkpoints):
-            if not resume:
-                raise ConfigError(f"{folder.path}: holds checkpoints; resume the run, or give another name")
-            found = load_checkpoint(folder.checkpoints)
-            settings = _as_begun(settings, found[0].settings)
-        else:
+        beginning = ""
+        if found is None:
             if resume:
                 folder.refuse_emptied()
                 logger.warning("%s: there is no checkpoint; the run begins at step 0", folder.path)
@@ -130,9 +135,9 @@ def train(
             metrics_bytes=0,
             settings=settings.as_dict(),
             settings_sha256=settings.sha256(),
-            source=source.describe(found[0].source if found else None),
+            source=described or source.describe(),
             network=network.as_dict(),
-            machine=machine(settings.train.threads),
+            machine=here,
             aligned={
                 term.key: [each.as_dict() for each in dict.fromkeys(alignments(term.specs).values())]
                 for term in terms
@@ -141,7 +146,6 @@ def train(
         )
         if found:
             saved, tensors = found
-            check_resume(saved, checkpoint, folder.path)
             if saved.step > total_steps:
                 raise CheckpointError(
                     f"{folder.path}: has taken {saved.step} steps, more than the {total_steps} that [train] steps asks "

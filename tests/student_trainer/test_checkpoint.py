@@ -195,6 +195,11 @@ def changed(section: str, **values: Any) -> dict[str, Any]:
     return SETTINGS | {section: SETTINGS[section] | values}
 
 
+def go_on(now: Checkpoint) -> None:
+    """As a process does whose checkpoints would be like `now`."""
+    check_resume(CHECKPOINT, now.settings, now.source, now.machine, Path("run"))
+
+
 @pytest.mark.parametrize(
     ("settings", "says"),
     [
@@ -209,27 +214,27 @@ def changed(section: str, **values: Any) -> dict[str, Any]:
 )
 def test_a_run_that_would_learn_something_else_is_not_resumed(settings: dict[str, Any], says: str) -> None:
     with pytest.raises(CheckpointError, match=says):
-        check_resume(CHECKPOINT, replace(CHECKPOINT, settings=settings), Path("run"))
+        go_on(replace(CHECKPOINT, settings=settings))
 
 
 def test_another_dataset_or_teacher_is_refused() -> None:
     with pytest.raises(CheckpointError, match="fingerprint was 'f', is 'g'"):
-        check_resume(CHECKPOINT, replace(CHECKPOINT, source={"fingerprint": "g"}), Path("run"))
+        go_on(replace(CHECKPOINT, source={"fingerprint": "g"}))
 
 
 def test_another_kind_of_source_is_taken_where_it_holds_the_same(caplog: pytest.LogCaptureFixture) -> None:
     other = replace(CHECKPOINT, settings={**SETTINGS, "source": "stream"})
     with caplog.at_level(logging.WARNING):
-        check_resume(CHECKPOINT, other, Path("run"))
+        go_on(other)
     assert "resumes with another source was 'dataset', is 'stream'" in caplog.text
     with pytest.raises(CheckpointError, match=r"source was 'dataset', is 'stream'; fingerprint was 'f', is None;"):
-        check_resume(CHECKPOINT, replace(other, source={"stream": "s", "stream_id": "ab"}), Path("run"))
+        go_on(replace(other, source={"stream": "s", "stream_id": "ab"}))
 
 
 def test_where_other_data_lie_is_said_and_not_two_fingerprints() -> None:
     now = replace(CHECKPOINT, settings=changed("data", dataset="elsewhere"), source={"fingerprint": "g"})
     with pytest.raises(CheckpointError, match=r"data\.dataset was '.*', is 'elsewhere'; these are other data: set"):
-        check_resume(CHECKPOINT, now, Path("run"))
+        go_on(now)
 
 
 @pytest.mark.parametrize(
@@ -243,7 +248,7 @@ def test_where_other_data_lie_is_said_and_not_two_fingerprints() -> None:
 )
 def test_what_may_change_the_bits_only_warns(now: Checkpoint, says: str, caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level(logging.WARNING):
-        check_resume(CHECKPOINT, now, Path("run"))
+        go_on(now)
     assert says in caplog.text
 
 
@@ -252,5 +257,5 @@ def test_what_may_change_the_bits_only_warns(now: Checkpoint, says: str, caplog:
     [changed("checkpoint", every=7), changed("data", dataset="elsewhere"), changed("train", loaders=7), SETTINGS],
 )
 def test_what_changes_nothing_says_nothing(settings: dict[str, Any], caplog: pytest.LogCaptureFixture) -> None:
-    check_resume(CHECKPOINT, replace(CHECKPOINT, settings=settings), Path("run"))
+    go_on(replace(CHECKPOINT, settings=settings))
     assert not caplog.text

@@ -113,6 +113,18 @@ def test_a_run_that_has_taken_more_steps_than_are_asked_for_now_is_refused(stopp
     assert "has taken 12 steps, more than the 11 that [train] steps asks for now" in result.stderr
 
 
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [("student.inputs", ["m2"]), ("student.name", "support.students:none"), ("losses.0.name", "forward_kl")],
+)
+def test_what_differs_is_said_before_a_student_is_built_of_it(stopped: Path, key: str, value: Any) -> None:
+    result = resumed(stopped, "--set", f"{key}={json.dumps(value)}")
+    assert result.exit_code == 1
+    error = result.stderr.splitlines()[-1]
+    assert f"r: cannot resume a run that differs: {key} was " in error
+    assert f", is {value!r}; remove that run to train anew" in error
+
+
 def test_a_key_that_nobody_has_decided_on_may_not_change() -> None:
     assert [each.allowed for each in edits({}, {"train": {"new": 1}, "new": {"key": 1}, "checkpoint": {"new": 1}})] == [
         True,
