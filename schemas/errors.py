@@ -31,6 +31,7 @@ DistillogError                  the CLI prints it as one line and exits with `ex
 ├── RunRemoved                  the folder of a run was removed, moved or replaced under the running process
 ├── NotFinite                   NaN or infinity in a loss, a gradient, the weights or a student's outputs
 ├── RunLocked                   another process trains in this run folder
+├── PeerLost                    another process of the same run is gone, or cannot go on
 └── Starved                     no label came for `starve_timeout`; exit code 3
 """
 
@@ -187,6 +188,12 @@ class NotFinite(DistillogError):
 
 class RunLocked(DistillogError):
     """Another process trains in this run folder."""
+
+
+class PeerLost(DistillogError):
+    """Another process of the same run is gone, or cannot go on."""
+
+    passing: ClassVar[bool] = True
 
 
 class Starved(DistillogError):

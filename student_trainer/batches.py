@@ -6,7 +6,7 @@ allocated, never wrapped: a matrix product's last bits may depend on how its mem
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -36,6 +36,15 @@ class Cut:
 
 
 @dataclass(frozen=True, slots=True, eq=False)
+class Whole:
+    """Which rows a batch has that several processes have shares of."""
+
+    sample_ids: Tensor
+    """[B] int64, of all of them."""
+    cuts: tuple[Cut, ...]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
 class RowBatch:
     """B rows to train on, whose views nobody has fetched yet."""
 
@@ -53,6 +62,8 @@ class RowBatch:
     """[B] int64 of each of these: a hash of which positions they are (`schemas.positions.Chosen`)."""
     density: dict[str, float] = field(default_factory=dict)
     """Of each target of positions: how many a sample has, the mean over the batch of all processes."""
+    whole: Whole | None = None
+    """Of a batch that several processes have shares of, on the one that records it; None: it is all there is."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -71,6 +82,10 @@ class Batch:
     """What it was put together from, in this order."""
     weights: Tensor | None = None
     """[B] float32, each row's factor on its losses: 0 where the sample cannot be decoded. None: 1 for all."""
+    whole: Whole | None = None
+    """As in `RowBatch`."""
+    undecodable_rows: int | None = None
+    """Rows of weight 0 in the shares of all processes; None: those of `weights` are all."""
 
     def to(self, device: torch.device) -> Batch:
         """Return the batch on a device; copies from pinned memory do not wait."""
@@ -81,12 +96,14 @@ class Batch:
             {name: target.to(device) for name, target in self.targets.items()},
             self.cuts,
             None if self.weights is None else self.weights.to(device, non_blocking=True),
+            self.whole,
+            self.undecodable_rows,
         )
 
 
 @dataclass(frozen=True, slots=True)
 class Share:
-    """Which rows of each batch are this process's: the rank-th of `world` equal parts."""
+    """Which rows of each batch are this process's: the rank-th of `world` parts, which differ by one row at most."""
 
     rank: int = 0
     world: int = 1
@@ -95,16 +112,13 @@ class Share:
         """Return the first of its rows of B, and the one behind the last.
 
         Raises:
-            ConfigError: there is no such part, or B does not divide.
+            ConfigError: there is no such part, or there are fewer rows than parts.
         """
         if not 0 <= self.rank < self.world:
             raise ConfigError(f"rank {self.rank} of {self.world} processes: ranks go from 0 to {self.world - 1}")
-        if batch_size % self.world:
-            raise ConfigError(
-                f"batch_size {batch_size} is of all {self.world} processes together, and does not divide among them"
-            )
-        size = batch_size // self.world
-        return self.rank * size, (self.rank + 1) * size
+        if batch_size < self.world:
+            raise ConfigError(f"batch_size {batch_size} is of all {self.world} processes together: each needs a row")
+        return self.rank * batch_size // self.world, (self.rank + 1) * batch_size // self.world
 
 
 WHOLE = Share()
@@ -178,6 +192,29 @@ def cut(
     pin: bool = False,
     share: Share = WHOLE,
 ) -> Iterator[list[tuple[RowBatch, Cursor]]]:
+    """Cut the rows of consecutive orders into full batches, of which this process trains on a share.
+
+    Args:
+        orders, batch_size, start, num_orders, together, pin: as `cut_for_all` has them.
+        share: which of the B rows are given.
+
+    Yields:
+        Batches, or this process's share of them, each with the cursor where the next whole one starts. Rows that are
+        left at the end are dropped.
+    """
+    for group in cut_for_all(orders, batch_size, start, num_orders, [share], together, pin):
+        yield [(rows, cursor) for (rows,), cursor in group]
+
+
+def cut_for_all(
+    orders: Iterable[LabelledOrder],
+    batch_size: int,
+    start: Cursor,
+    num_orders: int,
+    shares: Sequence[Share],
+    together: int = 1,
+    pin: bool = False,
+) -> Iterator[list[tuple[tuple[RowBatch, ...], Cursor]]]:
     """Cut the rows of consecutive orders, from the cursor on, into full batches across orders, epochs and passes.
 
     Args:
@@ -185,20 +222,19 @@ def cut(
         batch_size: B.
         start: the next row to train on.
         num_orders: of a pass; after its last one a cursor says pass + 1, sequence 0.
+        shares: which of the B rows each process gets.
         together: how many batches are given at once, at most; none waits for an order that it needs no row of.
         pin: allocate page-locked memory, which a CUDA copy need not wait for.
-        share: which of the B rows are given.
 
     Yields:
-        Batches, or this process's share of them, each with the cursor where the next whole one starts. Rows that are
-        left at the end are dropped.
+        Batches, each as the rows of each share, with the cursor where the next one starts. Rows that are left at the
+        end are dropped.
     """
-    low, high = share.rows(batch_size)
+    bounds = [share.rows(batch_size) for share in shares]
     skip, place = start.row, start.place
-    buffers: dict[str, Buffer | Pieces] = {}
+    parts: list[_Part] = []
     positions: dict[str, int] = {}
-    cuts: list[Cut] = []
-    done: list[tuple[RowBatch, Cursor]] = []
+    done: list[tuple[tuple[RowBatch, ...], Cursor]] = []
     filled = 0
     for order in orders:
         columns = _columns(order)
@@ -206,15 +242,10 @@ def cut(
         row, skip = min(skip, num_rows), 0
         while row < num_rows:
             if not filled:
-                buffers = {name: each.buffer(high - low, pin) for name, each in columns.items()}
-                positions, cuts = {}, []
+                parts, positions = [_Part(columns, low, high, pin) for low, high in bounds], {}
             taken = min(batch_size - filled, num_rows - row)
-            begin, end = max(filled, low), min(filled + taken, high)
-            if begin < end:
-                first = row + begin - filled
-                for name, each in columns.items():
-                    buffers[name].put(begin - low, each.between(first, first + end - begin))
-                cuts.append(Cut(order.pass_number, order.sequence, first, end - begin, order.view_seed, order.address))
+            for part in parts:
+                part.take(order, columns, row, filled, taken)
             for name, rows in order.targets.items():
                 if rows.counts is not None:
                     positions[name] = positions.get(name, 0) + int(rows.counts[row : row + taken].sum())
@@ -224,8 +255,8 @@ def cut(
                 filled = 0
                 after = Cursor(order.pass_number, order.sequence, row, place)
                 density = {name: count / batch_size for name, count in positions.items()}
-                batch = _batch(order, buffers, cuts, density)
-                done.append((batch, _behind(order, num_orders) if row == num_rows else after))
+                batches = tuple(part.batch(order, density) for part in parts)
+                done.append((batches, _behind(order, num_orders) if row == num_rows else after))
                 if len(done) == together:
                     yield done
                     done = []
@@ -233,6 +264,38 @@ def cut(
         if done:
             yield done
             done = []
+
+
+class _Part:
+    """The rows [low, high) of a batch while it is filled."""
+
+    def __init__(self, columns: Mapping[str, _Column], low: int, high: int, pin: bool) -> None:
+        self._low, self._high = low, high
+        self._buffers = {name: each.buffer(high - low, pin) for name, each in columns.items()}
+        self._cuts: list[Cut] = []
+
+    def take(self, order: LabelledOrder, columns: Mapping[str, _Column], row: int, filled: int, taken: int) -> None:
+        """Take what is its own of the order's rows [row, row + taken), which are the batch's from `filled` on."""
+        begin, end = max(filled, self._low), min(filled + taken, self._high)
+        if begin >= end:
+            return
+        first, num_rows = row + begin - filled, end - begin
+        for name, each in columns.items():
+            self._buffers[name].put(begin - self._low, each.between(first, first + num_rows))
+        cut = Cut(order.pass_number, order.sequence, first, num_rows, order.view_seed, order.address)
+        self._cuts.append(cut)
+
+    def batch(self, order: LabelledOrder, density: dict[str, float]) -> RowBatch:
+        """Return its rows; `order` is one of those that they are of."""
+        buffers = self._buffers
+        targets = {
+            name: target_of(rows, {column: buffers[f"{name}/{column}"].tensor for column in rows.columns})
+            for name, rows in order.targets.items()
+        }
+        counts = {name: buffers[name].tensor for name in density}
+        marks = {name: buffers[f"{name}#"].tensor for name in density}
+        ids, labels = buffers["sample_ids"].tensor, buffers["labels"].tensor
+        return RowBatch(ids, labels, targets, tuple(self._cuts), counts, marks, density)
 
 
 def _behind(order: LabelledOrder, num_orders: int) -> Cursor:
@@ -252,16 +315,3 @@ def _columns(order: LabelledOrder) -> dict[str, _Column]:
             ends = np.concatenate([np.zeros(1, np.int64), np.cumsum(rows.chosen.counts)])
         columns |= {f"{name}/{column}": _Column(values, ends) for column, values in rows.columns.items()}
     return columns
-
-
-def _batch(
-    order: LabelledOrder, buffers: dict[str, Buffer | Pieces], cuts: list[Cut], density: dict[str, float]
-) -> RowBatch:
-    targets = {
-        name: target_of(rows, {column: buffers[f"{name}/{column}"].tensor for column in rows.columns})
-        for name, rows in order.targets.items()
-    }
-    counts = {name: buffers[name].tensor for name in density}
-    marks = {name: buffers[f"{name}#"].tensor for name in density}
-    ids, labels = buffers["sample_ids"].tensor, buffers["labels"].tensor
-    return RowBatch(ids, labels, targets, tuple(cuts), counts, marks, density)

@@ -69,8 +69,8 @@ class Checkpoint:
         return Cursor.from_dict(self.cursor)
 
 
-def machine(threads: int) -> dict[str, str]:
-    """Return versions, CPU capability (torch's and NumPy's) and threads: what the bits of a result hang on."""
+def machine(threads: int, processes: int = 1) -> dict[str, str]:
+    """Return versions, CPU capability (torch's and NumPy's), threads, processes: what the bits of a result hang on."""
     versions = {}
     for package in ("torch", "numpy", "onnxruntime"):
         try:
@@ -83,6 +83,7 @@ def machine(threads: int) -> dict[str, str]:
         "torch_cpu_capability": torch.backends.cpu.get_cpu_capability(),
         "numpy_cpu_features": " ".join(extensions["baseline"] + extensions["found"]),
         "threads": str(threads),
+        "processes": str(processes),
     }
 
 

@@ -19,6 +19,7 @@ from student_trainer.export import export_student, latency, save_weights
 from student_trainer.learning.students import num_parameters
 from student_trainer.metrics import Training
 from student_trainer.preparation import first_samples
+from student_trainer.processes.world import ALONE, World
 from student_trainer.records import Progress
 from student_trainer.reporter import RunReporter
 from student_trainer.run.folder import RunFolder, refuse_targets
@@ -42,6 +43,7 @@ def launch(
     resume: bool = False,
     say: Callable[[str], object] | None = None,
     training: Training | None = None,
+    world: World = ALONE,
 ) -> TrainResult:
     """Train a run in its locked folder and write its `report.json`.
 
@@ -51,6 +53,7 @@ def launch(
         resume: go on from the newest checkpoint.
         say: is told, in a line, what begins.
         training: is told where the run stands, for others to look at.
+        world: the processes that train together; this one is rank 0.
 
     Raises:
         DistillogError: as `train`, and as the source that the run file names.
@@ -66,10 +69,10 @@ def launch(
             cluster, source.stream, settings.name, names, lambda: source.starving, passes=passes
         ) as reporter:
             training.to = reporter
-            result = train(settings, folder, source, training, progress, resume, say)
+            result = train(settings, folder, source, training, progress, resume, say, world)
         folder.write_report(_report(settings, result) | {"stream": source.statistics()})
     else:
-        result = train(settings, folder, DatasetSource(settings), training, progress, resume, say)
+        result = train(settings, folder, DatasetSource(settings), training, progress, resume, say, world)
         folder.write_report(_report(settings, result))
     return result
 

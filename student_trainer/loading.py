@@ -186,7 +186,7 @@ class Loader:
                 buffers[name].array[missing] = values
         inputs = {name: buffer.tensor for name, buffer in buffers.items()}
         targets = self._placing.targets(rows, inputs)
-        return Batch(rows.sample_ids, inputs, rows.labels, targets, rows.cuts, weights)
+        return Batch(rows.sample_ids, inputs, rows.labels, targets, rows.cuts, weights, rows.whole)
 
     def _filler(self) -> Arrays:
         """Field -> [1, ...]: the same for all batches, processes and numbers of loaders, and finite as samples are."""

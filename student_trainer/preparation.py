@@ -26,7 +26,7 @@ from student_trainer.run.metric_settings import MetricSettings
 from student_trainer.run.settings import RunSettings
 from student_trainer.scores.by_default import metrics_by_default
 from student_trainer.scores.metrics import Metrics, without_teacher
-from student_trainer.sources.base import OrderSource
+from student_trainer.sources.base import Known, OrderSource
 
 _PROBED = 64
 """Samples of the first order that are looked at for their shape; some may be undecodable."""
@@ -58,12 +58,12 @@ def _passes(count: int) -> str:
     return "1 pass" if count == 1 else f"{count} passes"
 
 
-def first_ids(source: OrderSource) -> NDArray[np.int64]:
+def first_ids(source: Known) -> NDArray[np.int64]:
     """Return [N] int64 IDs of a few samples, the same on every machine."""
     return source.sequence.sample_ids(0)[:_PROBED] % source.fetcher.dataset.num_samples
 
 
-def _first_views(settings: RunSettings, source: OrderSource) -> Arrays:
+def _first_views(settings: RunSettings, source: Known) -> Arrays:
     """Return a few samples, as the student gets them."""
     fetched = fetch_patiently(source.fetcher, first_ids(source), 0, settings.student.size)
     if not len(fetched.kept_rows):
@@ -73,7 +73,7 @@ def _first_views(settings: RunSettings, source: OrderSource) -> Arrays:
     return fetched.inputs
 
 
-def view_fields(settings: RunSettings, source: OrderSource) -> dict[str, Field]:
+def view_fields(settings: RunSettings, source: Known) -> dict[str, Field]:
     """Look at a few samples and return the fields of the view.
 
     Raises:

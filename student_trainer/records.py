@@ -94,8 +94,11 @@ class Records:
     def took(self, step: int, cursor: Cursor, behind: Cursor, batch: Batch, result: Step) -> None:
         """Take note of a step, the batch of which lies between two cursors."""
         self._folder.keep()
-        undecodable = 0 if batch.weights is None else int((batch.weights == 0).sum())
-        self._taken.append(_Taken(step, cursor, behind, batch.sample_ids, batch.cuts, undecodable, result))
+        undecodable = batch.undecodable_rows
+        if undecodable is None:
+            undecodable = 0 if batch.weights is None else int((batch.weights == 0).sum())
+        rows = batch.whole or batch
+        self._taken.append(_Taken(step, cursor, behind, rows.sample_ids, rows.cuts, undecodable, result))
         if looks_at_once(result.loss.device):
             self._look()
 

@@ -12,7 +12,7 @@ from typing import Any
 from torch import nn
 
 from pipeline.stop_signals import on_stop
-from schemas.errors import CheckpointError, ConfigError, DataUnavailable, RunLocked, SequenceGap, Starved
+from schemas.errors import CheckpointError, ConfigError, DataUnavailable, PeerLost, RunLocked, SequenceGap, Starved
 from student_trainer.checkpoint import Checkpoint, check_resume, has_checkpoints, load_checkpoint, machine
 from student_trainer.learning.alignment import alignments
 from student_trainer.learning.first_weights import begin_with
@@ -29,6 +29,9 @@ from student_trainer.preparation import (
     set_threads,
     view_fields,
 )
+from student_trainer.processes.briefing import brief
+from student_trainer.processes.meeting import meet, telling
+from student_trainer.processes.world import ALONE, World
 from student_trainer.records import Progress, Records
 from student_trainer.run.folder import RunFolder, checkpoint_of
 from student_trainer.run.settings import RunSettings
@@ -37,7 +40,7 @@ from student_trainer.supply import supply
 
 logger = logging.getLogger(__name__)
 
-_MENDED_ELSEWHERE = (DataUnavailable, RunLocked, SequenceGap, Starved)
+_MENDED_ELSEWHERE = (DataUnavailable, PeerLost, RunLocked, SequenceGap, Starved)
 """Errors that are no fault of the run or its file: they ask for a resume later, so the run stays."""
 
 
@@ -78,6 +81,7 @@ def train(
     progress: Progress | None = None,
     resume: bool = False,
     say: Callable[[str], object] | None = None,
+    world: World = ALONE,
 ) -> TrainResult:
     """Train a student to the end of its steps, or until SIGTERM or Ctrl-C; a checkpoint ends it either way.
 
@@ -89,6 +93,7 @@ def train(
         progress: is given each line of metrics: step, total_steps, loss, lr, timing; or step, evaluation.
         resume: go on from the newest whole checkpoint; at step 0 if the run came to none.
         say: is told, in a line, what begins.
+        world: the processes that learn together, of which this one is rank 0; the others `follow`.
 
     Raises:
         ConfigError: what the run file asks for cannot be had, or is longer than its stream.
@@ -106,7 +111,7 @@ def train(
                 raise ConfigError(f"{folder.path}: holds checkpoints; resume the run, or give another name")
             found = load_checkpoint(folder.checkpoints)
             settings = _as_begun(settings, found[0].settings)
-        described, here = {}, machine(settings.train.threads)
+        described, here = {}, machine(settings.train.threads, world.size)
         if found:  # first: what differs may be why a student cannot be built
             described = source.describe(found[0].source)
             check_resume(found[0], settings.as_dict(), described, here, folder.path)
@@ -116,7 +121,7 @@ def train(
             terms = resolve(settings, source.targets, source.has_labels, lambda: view_fields(settings, source))
             fraction = source.labelled_fraction if need_labels(settings) else 1.0
             network = inspect_network(settings, source)
-            trainee = Trainee(settings, network, total_steps, fraction, device, terms, source.label_classes)
+            trainee = Trainee(settings, network, total_steps, fraction, device, terms, source.label_classes, world)
             evaluation = prepare_evaluation(settings, source, network, device)
         beginning = ""
         if found is None:
@@ -160,6 +165,7 @@ def train(
                 trace_bytes=saved.trace_bytes,
                 undecodable_rows=saved.undecodable_rows,
             )
+        brief(world, settings, source, fraction, network, total_steps, checkpoint.step, trainee.state())
         records = Records(settings, folder, trainee, checkpoint, evaluation, reporter, progress, total_steps)
         folder.set_state("training")
         if say is not None:
@@ -180,6 +186,7 @@ def train(
         settings.train.prefetch,
         pin=device.type == "cuda",
         labels=trainee.labels,
+        world=world,
     )
 
     def interrupted() -> bool:
@@ -192,18 +199,24 @@ def train(
     if reporter is not None and checkpoint.step:
         reporter.checkpointed(cursor)  # by the process before this one
     records.say("training")
-    state = "failed"
+    state, stopped = "failed", False
     stop = threading.Event()
     stopping = stop.is_set
     with supplied as ready, on_stop(stop.set):
         begun = time.perf_counter()
         try:
-            while step < total_steps and not stopping():
+            while step < total_steps and not stopped:
                 try:
-                    folder.refuse_removed()
-                    if reporter is not None:
-                        reporter.trained(cursor)
-                    item = ready.get(interrupted)
+                    with telling(world):
+                        folder.refuse_removed()
+                        if reporter is not None:
+                            reporter.trained(cursor)
+                        item = None if stopping() else ready.get(interrupted)
+                    if item is None:
+                        source.close()  # the others wait for their rows, too
+                    batch, stopped = meet(
+                        world, item and item[0], stopping(), list(trainee.labels), settings.train.batch_size
+                    )
                 except Exception as error:
                     state = "starved" if isinstance(error, Starved) else "failed"
                     if step:
@@ -211,24 +224,24 @@ def train(
                     elif isinstance(error, _MENDED_ELSEWHERE):
                         folder.keep()  # nothing to save, but a resume begins again
                     raise
-                if item is None:
+                if batch is None or item is None:
                     break
-                batch, next_cursor = item
+                next_cursor = item[1]
 
                 result = trainee.take_step(batch, step)
-                records.took(step, cursor, next_cursor, batch, result)
-                step, cursor = step + 1, next_cursor
-
-                if step % settings.train.log_every == 0 or step == total_steps:
-                    records.log(step, cursor, result, ready)
-                if step < total_steps and _due(step, settings.evaluation.every):
-                    records.evaluate(step, cursor)
-                if step < total_steps and _due(step, settings.checkpoint.every):
-                    records.save(step, cursor)
+                with telling(world):
+                    records.took(step, cursor, next_cursor, batch, result)
+                    step, cursor = step + 1, next_cursor
+                    if step % settings.train.log_every == 0 or step == total_steps:
+                        records.log(step, cursor, result, ready)
+                    if step < total_steps and _due(step, settings.evaluation.every):
+                        records.evaluate(step, cursor)
+                    if step < total_steps and _due(step, settings.checkpoint.every):
+                        records.save(step, cursor)
 
             if reporter is not None:
                 reporter.trained(cursor)
-            finished = not (stopping() and step < total_steps)
+            finished = not ((stopped or stopping()) and step < total_steps)
             if finished and step < total_steps:
                 logger.warning(
                     "%s: the source ended at step %d of %d; it left rows out", folder.path, step, total_steps

@@ -14,6 +14,7 @@ from pipeline.cli.runs_options import FOLDER, NAME, VIEW, VIEW_PARAM, chosen_vie
 from schemas.names import check_name
 
 if TYPE_CHECKING:
+    from student_trainer.processes.world import World
     from student_trainer.run.folder import RunFolder
     from student_trainer.run.settings import RunSettings
     from student_trainer.train import TrainResult
@@ -41,17 +42,28 @@ def start(
     quiet: bool,
 ) -> None:
     """Train the student that RUN_FILE (TOML) describes."""
-    from student_trainer.run.edits import origin_of
+    from student_trainer.processes.follower import follow
+    from student_trainer.processes.world import joined
+    from student_trainer.run.edits import origin_of, resumed_settings
     from student_trainer.run.folder import RunFolder
     from student_trainer.run.settings import load_run
 
-    settings = load_run(run_file, assignments)
-    origin, settings = origin_of(run_file, assignments, settings), settings.placed()
-    with (
-        metrics_endpoint(metrics_port, "run", quiet) as show_metrics,
-        RunFolder.create(folder / settings.name, settings, origin) as run,
-    ):
-        _train(settings, run, show_metrics, quiet, resume=False)
+    with joined() as world:
+        if world.rank:
+            follow(world)
+            return
+        settings = load_run(run_file, assignments)
+        path = folder / settings.name
+        again = world.size > 1 and (path / "run.toml").exists()  # torchrun starts all of them anew where one ended
+        if again:
+            settings = resumed_settings(path, assignments)
+        else:
+            origin, settings = origin_of(run_file, assignments, settings), settings.placed()
+        with (
+            metrics_endpoint(metrics_port, "run", quiet) as show_metrics,
+            RunFolder.open(path) if again else RunFolder.create(path, settings, origin) as run,
+        ):
+            _train(settings, run, show_metrics, quiet, again, world)
 
 
 @runs.command()
@@ -64,13 +76,19 @@ def resume(
     name: str, assignments: tuple[str, ...], folder: Path, metrics_port: tuple[str, int] | None, quiet: bool
 ) -> None:
     """Go on with run NAME from its newest checkpoint."""
+    from student_trainer.processes.follower import follow
+    from student_trainer.processes.world import joined
     from student_trainer.run.edits import resumed_settings
     from student_trainer.run.folder import RunFolder
 
-    _refuse_run_file(name)
-    settings = resumed_settings(folder / name, assignments)
-    with metrics_endpoint(metrics_port, "run", quiet) as show_metrics, RunFolder.open(folder / name) as run:
-        _train(settings, run, show_metrics, quiet, resume=True)
+    with joined() as world:
+        if world.rank:
+            follow(world)
+            return
+        _refuse_run_file(name)
+        settings = resumed_settings(folder / name, assignments)
+        with metrics_endpoint(metrics_port, "run", quiet) as show_metrics, RunFolder.open(folder / name) as run:
+            _train(settings, run, show_metrics, quiet, True, world)
 
 
 def _refuse_run_file(name: str) -> None:
@@ -85,7 +103,7 @@ def _refuse_run_file(name: str) -> None:
         )
 
 
-def _train(settings: RunSettings, run: RunFolder, show_metrics: Show, quiet: bool, *, resume: bool) -> None:
+def _train(settings: RunSettings, run: RunFolder, show_metrics: Show, quiet: bool, resume: bool, world: World) -> None:
     from pipeline.progress import Progress
     from student_trainer.launch import launch
     from student_trainer.metrics import METRICS, Training
@@ -111,7 +129,7 @@ def _train(settings: RunSettings, run: RunFolder, show_metrics: Show, quiet: boo
         def say(text: str) -> None:
             progress.message(f"{run.path}: {text}")
 
-        result = launch(settings, run, kafka_settings, show, resume=resume, say=say, training=training)
+        result = launch(settings, run, kafka_settings, show, resume=resume, say=say, training=training, world=world)
     click.echo(_conclusion(run.path, result))
 
 

@@ -8,7 +8,7 @@ A variation is one class here and one line in `TARGETS`; losses ask a target by 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any, ClassVar, Protocol, Self
 
@@ -77,6 +77,11 @@ def target_specs(teacher: Teacher, codec: CodecSpec) -> dict[str, TargetSpec]:
         )
         for output in teacher.outputs
     }
+
+
+def specs_of_all(teachers: Iterable[Teacher], codec: CodecSpec) -> dict[str, TargetSpec]:
+    """Return what the outputs of several teachers are, as `target_specs`."""
+    return {name: spec for teacher in teachers for name, spec in target_specs(teacher, codec).items()}
 
 
 class Target(Protocol):

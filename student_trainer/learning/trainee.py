@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from pipeline.hashing import hash_int, tag
 from pipeline.user_code import said
 from schemas.errors import ConfigError
-from student_trainer.batches import Batch
+from student_trainer.batches import Batch, Share
 from student_trainer.learning.frozen import freeze
 from student_trainer.learning.guard import Guard
 from student_trainer.learning.optimizers import build_optimizer, heeds_found_inf
@@ -24,6 +24,8 @@ from student_trainer.learning.students import Network, build_student
 from student_trainer.learning.terms import Term, fit, label_limits
 from student_trainer.learning.total import total_loss
 from student_trainer.learning.weights import load_weights, misfit, tensors_sha256
+from student_trainer.processes.gradients import summed
+from student_trainer.processes.world import ALONE, World
 from student_trainer.run.settings import RunSettings
 
 _STEP = tag("student_trainer.step")
@@ -61,9 +63,19 @@ class Trainee:
         device: torch.device,
         terms: Sequence[Term],
         label_classes: int = 0,
+        world: World = ALONE,
     ) -> None:
-        """`label_classes`: how many classes true labels have; 0: as many as the network is built for."""
+        """Build the student and all that it learns with.
+
+        Args:
+            settings, network, total_steps, labelled_fraction, device, terms: as the run has settled them.
+            label_classes: how many classes true labels have; 0: as many as the network is built for.
+            world: the processes that learn together, each from its share of a batch.
+        """
         train = settings.train
+        self._world = world
+        self._batch_size = train.batch_size
+        self._share = Share(world.rank, world.size).rows(train.batch_size)
         self.fields = network.fields
         self._name = settings.student.name
         self.device = device
@@ -76,6 +88,8 @@ class Trainee:
         self._inputs = StudentInputs(self.model, network.fields)
         self.outputs = StudentOutputs(self.model, settings.student.outputs)
         freeze(self.model, settings.student.frozen)
+        if world.size > 1:
+            _refuse_batch_norm(self._name, self.model)
         self._projections = {key: layer.to(device) for key, layer in projections.items()}
         models = [self.model, *self._projections.values()]
         self._learned = [each for model in models for each in model.parameters() if each.requires_grad]
@@ -91,7 +105,8 @@ class Trainee:
         self._schedule = build_schedule(settings.schedule, total_steps)
         self._loss = total_loss(terms, labelled_fraction, self._projections)
         self._lr = settings.optimizer.lr
-        self._seeds = hash_int(train.seed, _STEP)
+        # Dropout on the rows of each process is of its own.
+        self._seeds = hash_int(train.seed, _STEP, *([world.rank] if world.rank else []))
 
     def lr(self, step: int) -> float:
         """Return the learning rate of a step, of parameters that are in no group of their own."""
@@ -122,13 +137,21 @@ class Trainee:
         loss, rows = self._loss(outputs, batch.targets, batch.labels, batch.weights)
         if not loss.requires_grad:
             raise ConfigError(f"[student] frozen: none of the [[losses]] depends on what learns in {self._name}")
+        loss = loss if self._world.size == 1 else loss * (len(batch.labels) / self._batch_size)
         self.scaler.scale(loss).backward()  # type: ignore[no-untyped-call]
+        if self._world.size > 1:
+            loss, rows = self._summed(loss, rows)
         self._guard.check(loss, self._gradients())
         if not self._asks or not self._guard.refused:
             self.scaler.step(self.optimizer)
             self.scaler.update()
         self._guard.undo()
         return Step(loss.detach(), rows, self._guard.refused.clone())
+
+    def _summed(self, loss: Tensor, rows: dict[str, Tensor]) -> tuple[Tensor, dict[str, Tensor]]:
+        """Put the whole batch's gradients in place of this process's; the loss and the rows of the whole batch."""
+        watched = self._guard.statistics()
+        return summed(self._world, self._learned, loss, rows, self._share, self._batch_size, watched)
 
     def _gradients(self) -> list[Tensor]:
         return [each.grad for each in self._learned if each.grad is not None]
@@ -172,6 +195,15 @@ class Trainee:
             raise misfit(self._name, place, f"its optimizer does not take the saved state ({said(error)})") from error
         if self.scaler.is_enabled():
             self.scaler.load_state_dict(state["scaler"])
+
+
+def _refuse_batch_norm(name: str, model: nn.Module) -> None:
+    for path, module in model.named_modules():
+        if isinstance(module, nn.modules.batchnorm._BatchNorm) and module.training:
+            raise ConfigError(
+                f"[student] {name}: {path} is a batch norm, whose statistics would be those of one process's rows: "
+                "train in one process, or with another norm, such as GroupNorm"
+            )
 
 
 def weights_sha256(model: nn.Module) -> str:

@@ -91,6 +91,10 @@ class LabelledBatches(IterableDataset[LabelledBatch]):
         self._kafka, self._settings, self._size, self._depth, self._run = kafka, settings, size, depth, run
         self._share = share
         share.rows(batch_size)
+        if batch_size % share.world:  # equal parts, so that the mean of the processes' means is the batch's
+            raise ConfigError(
+                f"batch_size {batch_size} is of all {share.world} processes together, and does not divide among them"
+            )
         source = StreamSource(kafka, settings)
         self._source: StreamSource | None = source
         self._is: dict[str, Any] = {

@@ -70,8 +70,8 @@ class LabelledOrder:
     """Where the labels of the teachers lie, which have seen each of these samples; "" where none has."""
 
 
-class OrderSource(Protocol):
-    """Where a run's orders come from: a stream, or the dataset alone."""
+class Known(Protocol):
+    """What is known of a run's orders before any is read."""
 
     sequence: Sequence
     """Which samples each order holds."""
@@ -85,6 +85,14 @@ class OrderSource(Protocol):
     """Whether a sample shows its true label."""
     label_classes: int
     """How many classes true labels have."""
+
+
+class OrderSource(Known, Protocol):
+    """Where a run's orders come from: a stream, or the dataset alone."""
+
+    def records(self) -> tuple[bytes, ...]:
+        """Return the records that say what it reads, for a process that reads none: of a stream its manifest's and its
+        teachers', of a dataset none."""
 
     @property
     def labelled_fraction(self) -> float:

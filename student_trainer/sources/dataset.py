@@ -59,6 +59,10 @@ class DatasetSource:
         self.sequence = Sequence(num_samples, data.order_size, epochs, data.seed, partitions=1)
         self._closed = threading.Event()
 
+    def records(self) -> tuple[bytes, ...]:
+        """Return none: its settings say what it reads."""
+        return ()
+
     @property
     def labelled_fraction(self) -> float:
         """Samples that show a label / all samples of the sequence."""

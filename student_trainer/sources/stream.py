@@ -23,7 +23,7 @@ from pipeline.views.check import check_data
 from schemas.codecs import CODECS, SoftRows
 from schemas.errors import ConfigError, ManifestMismatch
 from schemas.teacher_output import CLASS_KINDS
-from student_trainer.learning.targets import TargetSpec, target_name, target_specs
+from student_trainer.learning.targets import TargetSpec, specs_of_all, target_name
 from student_trainer.sources.base import Cursor, LabelledOrder
 from student_trainer.sources.hard_labels import HardLabels
 from student_trainer.sources.held import Held
@@ -60,9 +60,7 @@ class StreamSource:
         """In the order in which they were asked for."""
         self.sequence = OrderSequence.of(manifest)
         self.fetcher = check_data(manifest, settings.dataset or None, settings.loaders, settings.loader_processes)
-        self.targets: Mapping[str, TargetSpec] = {
-            name: spec for teacher in self.teachers for name, spec in target_specs(teacher, manifest.codec).items()
-        }
+        self.targets: Mapping[str, TargetSpec] = specs_of_all(self.teachers, manifest.codec)
         """All outputs of these teachers."""
         self._read = settings.chosen(self.targets)
         self.label_classes = self.stream.manifest.num_classes or self.fetcher.dataset.num_classes
@@ -74,6 +72,10 @@ class StreamSource:
         self._stop = threading.Event()
         self._reader: SoftTargetReader | None = None
         self._rows_left_out = 0
+
+    def records(self) -> tuple[bytes, ...]:
+        """Return the records of the manifest and of the teachers."""
+        return self.stream.manifest.encode(), *(teacher.encode() for teacher in self.teachers)
 
     @property
     def labelled_fraction(self) -> float:

@@ -174,7 +174,7 @@ def test_processes_share_the_rows_of_each_batch_out_among_them(
             assert part.labels.tolist() == seen
 
 
-@pytest.mark.parametrize(("rank", "world", "what"), [(2, 2, "rank 2 of 2"), (-1, 2, "rank -1"), (0, 3, "batch_size 4")])
+@pytest.mark.parametrize(("rank", "world", "what"), [(2, 2, "rank 2 of 2"), (-1, 2, "rank -1"), (0, 5, "batch_size 4")])
 def test_a_share_that_cannot_be_is_refused(rank: int, world: int, what: str) -> None:
     with pytest.raises(ConfigError, match=what):
         list(cut(orders([4], 1, Cursor.start()), 4, Cursor.start(), 1, share=Share(rank, world)))

@@ -5,9 +5,11 @@ from __future__ import annotations
 import os
 import re
 import signal
+import socket
 import subprocess
+import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -23,16 +25,24 @@ PATIENCE = 90.0
 """seconds until a process must have done what it was waited for; PyTorch alone may take ten to load on a busy box"""
 
 
+def free_port() -> int:
+    """One that nobody listens on now."""
+    with socket.socket() as one:
+        one.bind(("127.0.0.1", 0))
+        return int(one.getsockname()[1])
+
+
 class Child(Process):
     """One process of the command; stdout and stderr go into files of their own."""
 
-    def __init__(self, arguments: tuple[str, ...], files: Path, env: dict[str, str]) -> None:
+    def __init__(self, arguments: tuple[str, ...], files: Path, env: dict[str, str], by: Sequence[str] = ()) -> None:
+        """`by`: the command that starts it, if not this process itself."""
         self.arguments = arguments
         self._out = files.with_suffix(".stdout")
         with self._out.open("wb") as out:
             super().__init__(
                 f"`distillog {' '.join(arguments)}`",
-                [DISTILLOG, *arguments],
+                [*by, DISTILLOG, *arguments],
                 files.with_suffix(".stderr"),
                 environment=env,
                 stdout=out,
@@ -106,6 +116,15 @@ class Distillog:
 
     def start(self, *arguments: object, **env: str) -> Child:
         """Start a command; `env` on top of the environment."""
+        return self._start(arguments, env)
+
+    def torchrun(self, size: int, *arguments: object, restarts: int = 0) -> Child:
+        """Start a command in several processes, all of them anew up to so many times where one ends."""
+        options = ("--nproc-per-node", size, "--max-restarts", restarts, "--monitor-interval", 0.2)
+        by = (sys.executable, "-m", "torch.distributed.run", "--no-python", "--master-port", free_port(), *options)
+        return self._start(arguments, {}, tuple(map(str, by)))
+
+    def _start(self, arguments: tuple[object, ...], env: dict[str, str], by: Sequence[str] = ()) -> Child:
         files = self._folder / f"{len(self._children):02d}-{arguments[0]}"
         inherited = {
             **os.environ,
@@ -113,7 +132,7 @@ class Distillog:
             "PYTHONPATH": str(TESTS),  # the datasets and views of support/
             "OMP_NUM_THREADS": "1",
         }
-        child = Child(tuple(map(str, arguments)), files, inherited | env)
+        child = Child(tuple(map(str, arguments)), files, inherited | env, by)
         self._children.append(child)
         return child
 

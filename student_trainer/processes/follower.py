@@ -1,0 +1,72 @@
+"""A process of a run that is not rank 0: it trains on the rows that are dealt to it, and writes nothing."""
+
+from __future__ import annotations
+
+import json
+import threading
+from pathlib import Path
+
+from pipeline.stop_signals import on_stop
+from student_trainer.learning.students import Network
+from student_trainer.learning.terms import resolve
+from student_trainer.learning.trainee import Trainee
+from student_trainer.preparation import choose_device, enough_memory, first_ids, set_threads, view_fields
+from student_trainer.processes.briefing import Told, briefed, state_of
+from student_trainer.processes.meeting import leave, meet
+from student_trainer.processes.world import World
+from student_trainer.run.settings import run_settings
+from student_trainer.supply import supply_dealt
+
+
+def follow(world: World) -> None:
+    """Train with rank 0 until the run ends.
+
+    Raises:
+        PeerLost: rank 0 cannot start the run, another process cannot go on, or is gone.
+        DistillogError: the dataset here is another one, or cannot be read; the others then hear of it.
+    """
+    briefing = briefed(world)
+    try:
+        settings = run_settings(json.loads(briefing.settings), "rank 0's settings")
+        set_threads(settings.train.threads)
+        device = choose_device(settings)
+        known = Told(settings, briefing)
+        network = Network.from_dict(json.loads(briefing.network))
+        with enough_memory(settings.student.name):
+            terms = resolve(settings, known.targets, known.has_labels, lambda: view_fields(settings, known))
+            trainee = Trainee(
+                settings,
+                network,
+                briefing.total_steps,
+                briefing.labelled_fraction,
+                device,
+                terms,
+                briefing.label_classes,
+                world,
+            )
+        trainee.load(state_of(briefing), Path("rank 0's state"))
+        ready = supply_dealt(
+            world,
+            known.fetcher,
+            known.targets,
+            first_ids(known),
+            settings.student.size,
+            settings.train.prefetch,
+            device.type == "cuda",
+            trainee.labels,
+        )
+    except Exception as error:
+        leave(world, error)
+        raise
+    stop = threading.Event()
+    with ready, on_stop(stop.set):
+        for step in range(briefing.step, briefing.total_steps):
+            try:
+                item = None if stop.is_set() else ready.get(stop.is_set)
+            except Exception as error:
+                leave(world, error)
+                raise
+            met = meet(world, item and item[0], stop.is_set(), list(trainee.labels), settings.train.batch_size)
+            if met.batch is None:
+                return
+            trainee.take_step(met.batch, step)
