@@ -308,7 +308,7 @@ def test_a_teacher_of_some_words_teaches_a_student_of_all_though_labels_have_few
     for sequence in range(NUM_ORDERS):
         record = soft_targets(logs, "cnn", sequence)
         whole = record.outputs[0]
-        stored = Output.of("logits", whole.columns["values"][:, 1:], CodecSpec("float32"), counts=whole.counts)
+        stored = Output.of("logits", whole.columns["values"][:, 1:], CodecSpec("float32"), chosen=whole.chosen)
         logs.write("cnn", replace(record, outputs=(stored,)))
     settings = stream_run(logs, {"name": "forward_kl"}, {"name": "cross_entropy", "on": "topic"})
     source = source_of(logs, settings)

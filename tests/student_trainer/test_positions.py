@@ -100,7 +100,7 @@ class Data:
 
     def total(self, batch: Batch, weights: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """The total that a run computes, and its rows."""
-        term = Term("one", self.loss, 1.0, T, {}, "", {"t.logits": 1.0}, self.spec.whole)
+        term = Term("one", self.loss, 1.0, T, {}, "", {"t.logits": 1.0}, {"t.logits": self.spec})
         student = self.students[batch.sample_ids]
         value, rows = total_loss([term], 1.0)({"logits": student}, batch.targets, batch.labels, weights)
         return value, rows["one"]
@@ -220,7 +220,7 @@ OTHERS = np.ascontiguousarray(MASK[::-1])
 def test_each_teacher_of_an_ensemble_has_its_own_positions(mask: NDArray[np.int8], field: str) -> None:
     data = Data("forward_kl", "float32", MASK)
     batch, specs = twice(data, mask=mask, field=field)
-    term = Term("both", data.loss, 1.0, T, {}, "", {"t.logits": 0.25, "u.logits": 0.75}, data.spec.whole)
+    term = Term("both", data.loss, 1.0, T, {}, "", {"t.logits": 0.25, "u.logits": 0.75}, specs)
     value, _ = total_loss([term], 1.0)({"logits": data.students}, batch.targets, batch.labels)
     second = Data("forward_kl", "float32", mask, seed=1)
     second.students = data.students
@@ -241,7 +241,7 @@ def test_a_projection_is_of_the_positions_alone() -> None:
 
     layer = Layer(3, C)
     student = torch.randn(6, 4, 3, generator=torch.Generator().manual_seed(0))
-    term = Term("one", data.loss, 1.0, T, {}, "", {"t.logits": 1.0}, data.spec.whole, "linear")
+    term = Term("one", data.loss, 1.0, T, {}, "", {"t.logits": 1.0}, {"t.logits": data.spec}, "linear")
     value, _ = total_loss([term], 1.0, {"one": layer})({"hidden": student}, batch.targets, batch.labels)
     assert seen == [(int(data.counts.sum()), 3)]
     data.students = layer(student).detach()
@@ -310,7 +310,9 @@ def label_batches(wanted: NDArray[Any], batch_size: int, num_classes: int = C, b
     return [batch for batch, _ in loader.batches(rows)]
 
 
-OF_LABELS = Term("hard", LOSSES["cross_entropy"], 1.0, 1.0, {}, "", {labels_name("wanted"): 1.0}, (4,), labels="wanted")
+OF_LABELS = Term(
+    "hard", LOSSES["cross_entropy"], 1.0, 1.0, {}, "", {labels_name("wanted"): 1.0}, labels="wanted", places=(4,)
+)
 
 
 @pytest.mark.parametrize("dtype", [np.int8, np.int16, np.int64])

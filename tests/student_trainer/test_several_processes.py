@@ -37,6 +37,8 @@ def losses(runs: Path, name: str) -> list[float]:
     return [line["loss"] for line in lines if "loss" in line]
 
 
+@pytest.mark.faults
+@pytest.mark.short
 def test_two_processes_learn_what_one_does_and_go_on_to_the_same_bits_wherever_they_were_killed(
     distillog: Distillog, stream: str, tmp_path: Path, eventually: Callable[..., Any]
 ) -> None:
@@ -65,6 +67,8 @@ def test_two_processes_learn_what_one_does_and_go_on_to_the_same_bits_wherever_t
     assert losses(runs, "two") == pytest.approx(losses(runs, "one"), rel=1e-4)
 
 
+@pytest.mark.faults
+@pytest.mark.short
 def test_a_signal_ends_all_of_them_at_one_step_and_a_refusal_is_one_line(
     distillog: Distillog, stream: str, tmp_path: Path, eventually: Callable[..., Any]
 ) -> None:
