@@ -172,6 +172,8 @@ next(held)
 """
 
 
+@pytest.mark.faults
+@pytest.mark.short
 def test_processes_of_torch_distributed_share_each_batch_and_end_with_an_iterator_in_hand(
     distillog: Distillog, address: str, name: str, tmp_path: Path
 ) -> None:

@@ -17,6 +17,8 @@ from pipeline.streams import open_stream
 pytestmark = [pytest.mark.kafka, pytest.mark.timeout(300)]
 
 
+@pytest.mark.faults
+@pytest.mark.short
 def test_each_sample_is_labelled_once_for_any_number_of_runs(
     distillog: Distillog, fresh_name: Callable[[str], str], tmp_path: Path
 ) -> None:

@@ -213,6 +213,8 @@ save_weights(trained.model, trained.projections, folder / "encoder.safetensors")
 """
 
 
+@pytest.mark.faults
+@pytest.mark.short
 def test_equal_weights_give_equal_files_that_say_nothing_of_where_they_were_made(tmp_path: Path) -> None:
     made = []
     for number, folder in enumerate(("one/deep/inside", "other")):
