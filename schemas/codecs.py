@@ -99,14 +99,10 @@ class SoftRows(Protocol):
 
     @property
     def columns(self) -> Columns:
-        """Name -> array whose first dimension is M, or where there are `counts` their sum.
+        """Name -> array whose first dimension is M, or where positions are `chosen` how many those are.
 
         Equal names in an equal order for all rows of a stream.
         """
-
-    @property
-    def counts(self) -> IntArray | None:
-        """[M] int64: how many rows of the columns are of each sample; None: one."""
 
     @property
     def chosen(self) -> Chosen | None:

@@ -33,7 +33,6 @@ class Dense:
     Widening it is left to whoever computes with it: PyTorch does it twenty times as fast as NumPy, and on a GPU half
     the bytes cross the bus."""
 
-    counts: ClassVar[None] = None
     chosen: ClassVar[None] = None
 
     @property
@@ -57,7 +56,6 @@ class Features:
     values: Array
     """[M, ...] float32 or float16, as stored: a read-only view of the record's bytes."""
 
-    counts: ClassVar[None] = None
     chosen: ClassVar[None] = None
 
     @property

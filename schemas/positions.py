@@ -51,11 +51,6 @@ class Positions:
     """Of the M samples."""
 
     @property
-    def counts(self) -> IntArray:
-        """[M] int64: how many rows are of each sample."""
-        return self.chosen.counts
-
-    @property
     def columns(self) -> Columns:
         """Name -> array whose first dimension is P."""
         return self.rows.columns
@@ -67,7 +62,7 @@ class Positions:
 
     def take(self, rows: IntArray) -> Positions:
         """Return the positions of the samples at [K] places."""
-        return Positions(self.rows.take(positions_of(self.counts, rows)), self.chosen.take(rows))
+        return Positions(self.rows.take(positions_of(self.chosen.counts, rows)), self.chosen.take(rows))
 
 
 def positions_of(counts: IntArray, rows: IntArray) -> IntArray:

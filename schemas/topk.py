@@ -40,7 +40,6 @@ class TopK:
     """Temperature -> [M, ...] float32: log of the teacher's exact mass outside the k; -inf where k == C."""
     num_classes: int
 
-    counts: ClassVar[None] = None
     chosen: ClassVar[None] = None
 
     @property

@@ -247,8 +247,8 @@ def cut_for_all(
             for part in parts:
                 part.take(order, columns, row, filled, taken)
             for name, rows in order.targets.items():
-                if rows.counts is not None:
-                    positions[name] = positions.get(name, 0) + int(rows.counts[row : row + taken].sum())
+                if rows.chosen is not None:
+                    positions[name] = positions.get(name, 0) + int(rows.chosen.counts[row : row + taken].sum())
             row += taken
             filled += taken
             if filled == batch_size:

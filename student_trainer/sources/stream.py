@@ -238,7 +238,7 @@ class StreamSource:
             row_bytes = CODECS[spec.codec.name].bytes_per_row(spec.codec, spec.shape, spec.num_classes)
             num_bytes = sum(column.nbytes for column in output.columns.values())
             temperatures = rows.temperatures or spec.codec.temperatures
-            num_rows = held.value.num_kept if rows.counts is None else int(rows.counts.sum())
+            num_rows = held.value.num_kept if rows.chosen is None else int(rows.chosen.counts.sum())
             if num_bytes != num_rows * row_bytes or temperatures != tuple(sorted(spec.codec.temperatures)):
                 raise ManifestMismatch(
                     f"{held.address}: rows of {num_bytes / max(1, num_rows):g} bytes, tails of "

@@ -36,7 +36,7 @@ def test_positions_come_back_as_they_were_stored(codec: str) -> None:
     assert read.outputs[0].chosen.marks.tolist() == [6, 0, 9]
     assert read.outputs[0].row_shape == (7,)
     rows, before = read.outputs[0].values(), targets.outputs[0].values()
-    assert rows.counts.tolist() == [2, 0, 3]
+    assert rows.chosen.counts.tolist() == [2, 0, 3]
     for name, column in before.columns.items():
         assert np.array_equal(rows.columns[name], column)
     assert read.encode() == targets.encode()
@@ -59,7 +59,7 @@ def test_taken_samples_keep_their_positions(counts: np.ndarray, data: st.DataObj
 def test_taken_samples_have_the_columns_of_their_positions() -> None:
     rows = _targets("topk:k=4,temperatures=1|2").outputs[0].values()
     taken = rows.take(np.array([2, 1]))
-    assert (taken.counts.tolist(), taken.chosen.marks.tolist()) == ([3, 0], [9, 0])
+    assert (taken.chosen.counts.tolist(), taken.chosen.marks.tolist()) == ([3, 0], [9, 0])
     for name, column in rows.columns.items():
         assert np.array_equal(taken.columns[name], column[2:])
 
