@@ -82,16 +82,12 @@ class Agreement(Metric):
     """
 
     gives = ("agreement_top1", "agreement_top5", "kl", "teacher_accuracy")
+    compares = True
 
     def __init__(self, on: str = "", against: str = "") -> None:
         self._on, self._against = on, against
         self._num_samples = self._num_labelled = 0
         self._top1 = self._top5 = self._kl = self._teacher_hits = 0.0
-
-    @property
-    def compares(self) -> bool:
-        """With a teacher, always."""
-        return True
 
     def update(self, seen: Seen) -> None:
         """Raises ConfigError for other outputs than [N, C] of both, of as many classes."""

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from schemas.errors import ConfigError
 from schemas.reductions import Reduction
-from student_trainer.scores.seen import Metric, Seen, parts, shown
+from student_trainer.scores.seen import Metric, Seen, shown
 
 
 class Features(Metric):
@@ -24,17 +24,13 @@ class Features(Metric):
     """
 
     gives = ("num_cosines", "cosine", "mse")
+    compares = True
 
     def __init__(self, on: str = "", against: str = "", reduce: str = "") -> None:
         self._on, self._against = on, against
         self._reduction = Reduction.parse(reduce) if reduce else None
         self._num_cosines = self._num_numbers = 0
         self._cosines = self._squares = 0.0
-
-    @property
-    def compares(self) -> bool:
-        """With a teacher, always."""
-        return True
 
     def update(self, seen: Seen) -> None:
         """Raises ConfigError where the shapes differ, or the student's has no such axis."""
@@ -44,12 +40,7 @@ class Features(Metric):
                 f"the student gives rows of {shown(student.shape)}, the teacher of {shown(teacher.shape)}: compare "
                 "features of one shape"
             )
-        for values, who in ((student, "student"), (teacher, "teacher")):
-            seen.refuse(~np.isfinite(values).reshape(len(values), -1).all(axis=1), who)
-        width = student.shape[-1] if student.ndim > 1 else 1
-        pairs = student.reshape(-1, width), teacher.reshape(-1, width)
-        for part in parts(len(pairs[0]), width):
-            of_student, of_teacher = (values[part].astype(np.float64) for values in pairs)
+        for of_student, of_teacher in seen.side_by_side(student, teacher):
             self._squares += float(np.square(of_student - of_teacher).sum())
             self._num_numbers += of_student.size
             lengths = np.sqrt(np.square(of_student).sum(axis=1)), np.sqrt(np.square(of_teacher).sum(axis=1))

@@ -34,13 +34,9 @@ class Spearman(Metric):
         if bool(labels) == bool(against):
             raise ConfigError("say what scores are held against: `labels`, a field, or `against`, a teacher's output")
         self._on, self._labels, self._against = on, labels, against
+        self.compares = bool(against)
         self._student: list[Floats] = []
         self._others: list[Floats] = []
-
-    @property
-    def compares(self) -> bool:
-        """With a teacher, where not with labels."""
-        return bool(self._against)
 
     def update(self, seen: Seen) -> None:
         """Raises ConfigError for anything but one number a sample, and for an infinite label."""

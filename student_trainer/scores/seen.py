@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from pipeline.datasets.base import Arrays, Dataset, Ints
 from schemas.errors import ConfigError, NotFinite
+from schemas.finite import finite_rows
 from schemas.names import did_you_mean
 from student_trainer.learning.student_outputs import pick
 
@@ -88,6 +89,21 @@ class Seen:
                 f"{who}"
             )
 
+    def side_by_side(
+        self, student: NDArray[Any], teacher: NDArray[Any]
+    ) -> Iterator[tuple[NDArray[np.float64], NDArray[np.float64]]]:
+        """Yield the rows [R, W] of two outputs of one shape [N, ..., W], part by part; of [N] W is 1.
+
+        Raises:
+            NotFinite: either has NaN or infinity.
+        """
+        for values, who in ((student, "student"), (teacher, "teacher")):
+            self.refuse(~finite_rows(values), who)
+        width = student.shape[-1] if student.ndim > 1 else 1
+        students, teachers = student.reshape(-1, width), teacher.reshape(-1, width)
+        for part in parts(len(students), width):
+            yield students[part].astype(np.float64), teachers[part].astype(np.float64)
+
     def _rows(self, what: str, values: NDArray[Any]) -> NDArray[Any]:
         if not values.ndim or len(values) != len(self.sample_ids):
             raise ConfigError(
@@ -117,10 +133,8 @@ class Metric:
     gives: ClassVar[tuple[str, ...]] = ()
     """The keys that it may give; () where only `compute` knows."""
 
-    @property
-    def compares(self) -> bool:
-        """Whether it needs a teacher."""
-        return False
+    compares: bool = False
+    """Whether it needs a teacher."""
 
     def update(self, seen: Seen) -> None:
         """Take in a batch."""

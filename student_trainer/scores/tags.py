@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from schemas.errors import ConfigError
-from student_trainer.scores.seen import Metric, Seen, parts, shown
+from student_trainer.scores.seen import Metric, Seen, shown
 
 
 class Tags(Metric):
@@ -21,16 +21,12 @@ class Tags(Metric):
     """
 
     gives = ("num_tag_rows", "binary_kl", "tag_difference")
+    compares = True
 
     def __init__(self, on: str = "", against: str = "") -> None:
         self._on, self._against = on, against
         self._num_rows = self._num_numbers = 0
         self._kl = self._differences = 0.0
-
-    @property
-    def compares(self) -> bool:
-        """With a teacher, always."""
-        return True
 
     def update(self, seen: Seen) -> None:
         """Raises ConfigError where the shapes, less the classes that a class map leaves out, differ."""
@@ -43,12 +39,7 @@ class Tags(Metric):
                 f"the student gives rows of {shown(student.shape)}, the teacher of {shown(teacher.shape)}: compare "
                 "logits of the same classes"
             )
-        for values, who in ((student, "student"), (teacher, "teacher")):
-            seen.refuse(~np.isfinite(values).reshape(len(values), -1).all(axis=1), who)
-        width = student.shape[-1]
-        pairs = student.reshape(-1, width), teacher.reshape(-1, width)
-        for part in parts(len(pairs[0]), width):
-            s, t = (values[part].astype(np.float64) for values in pairs)
+        for s, t in seen.side_by_side(student, teacher):
             (yes, no), (yes_s, no_s) = ((_log_sigmoid(each), _log_sigmoid(-each)) for each in (t, s))
             self._kl += float((np.exp(yes) * (yes - yes_s) + np.exp(no) * (no - no_s)).sum())
             self._differences += float(np.abs(np.exp(yes) - np.exp(yes_s)).sum())
