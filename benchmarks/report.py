@@ -18,6 +18,7 @@ BARS = {
     "images_two_loaders": 0.9,
     "worker_heavy": 0.95,
     "student": 0.97,
+    "student_two_processes": 0.9,
     "data_plane": 0.8,
     "teachers_equal": 0.95,
     "straggler_10x": 0.95,

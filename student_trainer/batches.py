@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -86,6 +87,27 @@ class Batch:
     """As in `RowBatch`."""
     undecodable_rows: int | None = None
     """Rows of weight 0 in the shares of all processes; None: those of `weights` are all."""
+
+    def parts(self, rows: int) -> list[Batch]:
+        """Return the batch, which is on the CPU, as batches of so many rows at most, as views, of nearly equal sizes.
+
+        They are for the step alone: `cuts` and what is said of the whole batch are left out.
+        """
+        num_rows = len(self.labels)
+        count = -(-num_rows // rows)
+        if count == 1:
+            return [self]
+        ends = [number * num_rows // count for number in range(count + 1)]
+        return [
+            Batch(
+                self.sample_ids[low:high],
+                {name: values[low:high] for name, values in self.inputs.items()},
+                self.labels[low:high],
+                {name: target.between(low, high) for name, target in self.targets.items()},
+                weights=None if self.weights is None else self.weights[low:high],
+            )
+            for low, high in pairwise(ends)
+        ]
 
     def to(self, device: torch.device) -> Batch:
         """Return the batch on a device; copies from pinned memory do not wait."""

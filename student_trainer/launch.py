@@ -18,7 +18,7 @@ from student_trainer.evaluate import evaluation_data
 from student_trainer.export import export_student, latency, save_weights
 from student_trainer.learning.students import num_parameters
 from student_trainer.metrics import Training
-from student_trainer.preparation import first_samples
+from student_trainer.preparation import first_samples, keep_freed_memory
 from student_trainer.processes.world import ALONE, World
 from student_trainer.records import Progress
 from student_trainer.reporter import RunReporter
@@ -59,6 +59,7 @@ def launch(
         DistillogError: as `train`, and as the source that the run file names.
     """
     training = training or Training(settings.train.batch_size)
+    keep_freed_memory()
     if settings.source == "stream":
         where = kafka()
         source = StreamSource(where, StreamSettings.of(settings))

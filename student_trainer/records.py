@@ -193,6 +193,7 @@ class Records:
                 "lr": self._trainee.lr(step - 1),
                 "loss": _number(result.loss),
                 "losses": {name: _number(rows.mean()) for name, rows in result.rows.items()},
+                **({} if result.gradient_norm is None else {"gradient_norm": _number(result.gradient_norm)}),
                 "timing": {
                     "time": time.time(),
                     "samples_per_s": (step - last_step) * batch_size / (now - last_time),

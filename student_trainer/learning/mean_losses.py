@@ -11,6 +11,7 @@ top-k codec does not declare, and where a loss needs all classes and only some w
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor
 
 from schemas.errors import ConfigError
@@ -61,18 +62,24 @@ def cosine(student_output: Tensor, target: Target, weights: Tensor | None = None
 
 
 def cross_entropy(
-    student_logits: Tensor, labels: Tensor, labelled_fraction: float = 1.0, weights: Tensor | None = None
+    student_logits: Tensor,
+    labels: Tensor,
+    labelled_fraction: float = 1.0,
+    weights: Tensor | None = None,
+    density: Tensor | float | None = None,
 ) -> Tensor:
     """-log of the student's probability of the hard label, of logits [B, C] and labels [B] int64; 0 where it is -1.
 
     `labelled_fraction` is that of the data: its inverse makes the expectation that of the mean over labelled rows. Of
     logits [B, ..., C] and labels [B, ...] of any integers it is the mean over all positions of the batch that have a
-    label, and 0 where none has; there the fraction is no matter. Labels of no class raise ConfigError on the CPU.
+    label, and 0 where none has; there the fraction is no matter. `density` is how many of them a sample has, the mean
+    over the batch; on several processes over that of all, so that the mean of their losses is that over all positions;
+    None: over these B. Labels of no class raise ConfigError on the CPU.
     """
     if student_logits.shape[:-1] != labels.shape:
         raise _unlike(student_logits, "labels", tuple(labels.shape))
     try:
-        return _of_labels(student_logits, labels, labelled_fraction, weights)
+        return _of_labels(student_logits, labels, labelled_fraction, weights, density)
     except IndexError:
         lowest, highest = labels.min().item(), labels.max().item()
         raise ConfigError(
@@ -81,12 +88,22 @@ def cross_entropy(
         ) from None
 
 
-def _of_labels(student_logits: Tensor, labels: Tensor, labelled_fraction: float, weights: Tensor | None) -> Tensor:
+def _of_labels(
+    student_logits: Tensor,
+    labels: Tensor,
+    labelled_fraction: float,
+    weights: Tensor | None,
+    density: Tensor | float | None,
+) -> Tensor:
     if labels.ndim == 1:
         return _mean(rows_of_labels(student_logits.float(), None, labels, 1.0, labelled_fraction), weights)
     rows = rows_of_labels(student_logits.flatten(0, -2).float(), None, labels.flatten().long(), 1.0)
     rows = rows.view(len(labels), -1).sum(dim=1)
-    return _mean(rows * (len(labels) / (labels >= 0).sum().clamp(min=1)), weights)
+    if density is None:
+        return _mean(rows * (len(labels) / (labels >= 0).sum().clamp(min=1)), weights)
+    # Where it is 0 there is no label, and each row is 0.
+    found = torch.as_tensor(density, dtype=rows.dtype, device=rows.device)
+    return _mean(rows / torch.where(found > 0, found, 1), weights)
 
 
 def _soft(name: str, output: Tensor, target: Target, temperature: float, weights: Tensor | None) -> Tensor:

@@ -80,6 +80,17 @@ class PositionTarget:
         """Return it in float32."""
         return replace(self, rows=self.rows.widened())
 
+    def between(self, low: int, high: int) -> Self:
+        """Return what the samples [low, high) of the B have; the density stays that of the whole batch."""
+        first, behind = (int(self.counts[:row].sum()) for row in (low, high))
+        size = torch.Size(self.places).numel()
+        return replace(
+            self,
+            rows=self.rows.between(first, behind),
+            at=self.at[first:behind] - low * size,
+            counts=self.counts[low:high],
+        )
+
     def flat(self) -> Self:
         """Return it: each position is a row."""
         return self

@@ -1,15 +1,14 @@
 """Targets: what a codec's soft targets are to a loss, as tensors of a batch.
 
-Letters: B rows of a batch, C classes, k kept classes, T temperature.
-Targets of positions are these, too, of their P rows (positions.py says where those lie).
+Letters: B rows of a batch, C classes, k kept classes, T temperature. Those of positions (positions.py) are these, too.
 A variation is one class here and one line in `TARGETS`; losses ask a target by its methods, never what it is.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, fields, replace
 from typing import Any, ClassVar, Protocol, Self
 
 import torch
@@ -121,6 +120,9 @@ class Target(Protocol):
     def widened(self) -> Self:
         """Return it in float32."""
 
+    def between(self, low: int, high: int) -> Self:
+        """Return what the samples [low, high) of the B have, as views; of targets on the CPU."""
+
     def divergence(self, student: Tensor, temperature: float) -> Tensor:
         """Return [B] KL(teacher || student) at T of the student's [B, C] log-probabilities at T."""
 
@@ -146,6 +148,16 @@ class _OfSamples:
     def per_sample(self, rows: Tensor) -> Tensor:
         """Return the rows."""
         return rows
+
+    def between(self, low: int, high: int) -> Self:
+        """Return the rows [low, high), as views: of each tensor that it has, whose first dimension is the rows'."""
+        return replace(self, **{each.name: _between(getattr(self, each.name), low, high) for each in fields(self)})  # type: ignore[type-var, arg-type]
+
+
+def _between(value: Any, low: int, high: int) -> Any:
+    if isinstance(value, Mapping):
+        return {key: _between(each, low, high) for key, each in value.items()}
+    return value[low:high] if isinstance(value, Tensor) else value
 
 
 class _OfClasses(_OfSamples):

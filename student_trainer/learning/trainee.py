@@ -45,6 +45,8 @@ class Step:
     """Key of the loss -> [B] float32, times the rows' weights, without the loss's own."""
     refused: Tensor
     """Scalar float32: 1 where the loss or the gradient was not finite and the step was not taken."""
+    gradient_norm: Tensor | None = None
+    """Scalar float32: L2 norm of all gradients together before they were clipped; None: they are not."""
 
     def bad_rows(self) -> Tensor:
         """Return [B] bool: where a loss is not finite. All False where only the gradient is not."""
@@ -75,6 +77,7 @@ class Trainee:
         train = settings.train
         self._world = world
         self._batch_size = train.batch_size
+        self._at_once = train.micro_batch or train.batch_size
         self._share = Share(world.rank, world.size).rows(train.batch_size)
         self.fields = network.fields
         self._name = settings.student.name
@@ -105,6 +108,7 @@ class Trainee:
         self._schedule = build_schedule(settings.schedule, total_steps)
         self._loss = total_loss(terms, labelled_fraction, self._projections)
         self._lr = settings.optimizer.lr
+        self._clip_norm = settings.optimizer.clip_norm
         # Dropout on the rows of each process is of its own.
         self._seeds = hash_int(train.seed, _STEP, *([world.rank] if world.rank else []))
 
@@ -117,36 +121,50 @@ class Trainee:
 
         Under fp16 such a step is skipped alone: an overflow is the gradient scaler's business.
         """
-        if self.device.type != "cpu":
-            batch = batch.to(self.device)
         # Dropout's randomness is a function of (seed, step), so that a resumed run needs no generator's state.
         seed = (self._seeds + step) & _MASK
         torch.default_generator.manual_seed(seed)  # torch.manual_seed looks at every backend first: 60 us
         if self.device.type == "cuda":
-            torch.cuda.manual_seed(seed)
+            with torch.cuda.device(self.device):
+                torch.cuda.manual_seed(seed)
         factor = self._schedule(step)
         for group, peak in zip(self.optimizer.param_groups, self._peaks, strict=True):
             group["lr"] = peak * factor
         self.optimizer.zero_grad()
         self._guard.begin()
-        if self._half is None:
-            outputs = self._inputs.hand(batch.inputs, self.outputs)
-        else:
-            with torch.autocast(self.device.type, self._half):
-                outputs = self._inputs.hand(batch.inputs, self.outputs)
-        loss, rows = self._loss(outputs, batch.targets, batch.labels, batch.weights)
-        if not loss.requires_grad:
-            raise ConfigError(f"[student] frozen: none of the [[losses]] depends on what learns in {self._name}")
-        loss = loss if self._world.size == 1 else loss * (len(batch.labels) / self._batch_size)
-        self.scaler.scale(loss).backward()  # type: ignore[no-untyped-call]
+        (loss, rows), *others = [self._learn(part) for part in batch.parts(self._at_once)]
+        for more, rows_of_it in others:
+            loss = loss + more
+            rows = {key: torch.cat([found, rows_of_it[key]]) for key, found in rows.items()}
         if self._world.size > 1:
             loss, rows = self._summed(loss, rows)
         self._guard.check(loss, self._gradients())
+        norm = None
         if not self._asks or not self._guard.refused:
+            if self._clip_norm is not None:
+                self.scaler.unscale_(self.optimizer)
+                norm = nn.utils.clip_grad_norm_(self._learned, self._clip_norm)
             self.scaler.step(self.optimizer)
             self.scaler.update()
         self._guard.undo()
-        return Step(loss.detach(), rows, self._guard.refused.clone())
+        return Step(loss, rows, self._guard.refused.clone(), norm)
+
+    def _learn(self, part: Batch) -> tuple[Tensor, dict[str, Tensor]]:
+        """Add a part's gradients to those that are there; its part of the batch's loss, and its rows."""
+        if self.device.type != "cpu":
+            part = part.to(self.device)
+        if self._half is None:
+            outputs = self._inputs.hand(part.inputs, self.outputs)
+        else:
+            with torch.autocast(self.device.type, self._half):
+                outputs = self._inputs.hand(part.inputs, self.outputs)
+        loss, rows = self._loss(outputs, part.targets, part.labels, part.weights)
+        if not loss.requires_grad:
+            raise ConfigError(f"[student] frozen: none of the [[losses]] depends on what learns in {self._name}")
+        if len(part.labels) != self._batch_size:
+            loss = loss * (len(part.labels) / self._batch_size)
+        self.scaler.scale(loss).backward()  # type: ignore[no-untyped-call]
+        return loss.detach(), rows
 
     def _summed(self, loss: Tensor, rows: dict[str, Tensor]) -> tuple[Tensor, dict[str, Tensor]]:
         """Put the whole batch's gradients in place of this process's; the loss and the rows of the whole batch."""

@@ -10,7 +10,14 @@ from pipeline.stop_signals import on_stop
 from student_trainer.learning.students import Network
 from student_trainer.learning.terms import resolve
 from student_trainer.learning.trainee import Trainee
-from student_trainer.preparation import choose_device, enough_memory, first_ids, set_threads, view_fields
+from student_trainer.preparation import (
+    choose_device,
+    enough_memory,
+    first_ids,
+    keep_freed_memory,
+    set_threads,
+    view_fields,
+)
 from student_trainer.processes.briefing import Told, briefed, state_of
 from student_trainer.processes.meeting import leave, meet
 from student_trainer.processes.world import World
@@ -29,6 +36,7 @@ def follow(world: World) -> None:
     try:
         settings = run_settings(json.loads(briefing.settings), "rank 0's settings")
         set_threads(settings.train.threads)
+        keep_freed_memory()
         device = choose_device(settings)
         known = Told(settings, briefing)
         network = Network.from_dict(json.loads(briefing.network))

@@ -1,7 +1,8 @@
-"""Processes that talk by gloo, in three groups of all of them, so that nobody's messages wait behind another's.
+"""Processes that talk in three groups of all of them, so that nobody's messages wait behind another's.
 
-One for what is agreed on before a step, one for the rows that rank 0 deals out, one for the gradients. Gloo's sums have
-the same bits each time. Nothing is pickled.
+One for what is agreed on before a step, one for the rows that rank 0 deals out, one for the gradients. The first two
+are gloo's; the third is NCCL's where all of them train on GPUs, else gloo's, whose sums have the same bits each time.
+Nothing is pickled.
 """
 
 from __future__ import annotations
@@ -22,6 +23,8 @@ from student_trainer.processes.world import Standing
 
 PATIENCE = timedelta(hours=6)
 """For one that is not heard of, though its connection stands: it waits for labels, evaluates, or is frozen."""
+_STEP_PATIENCE = timedelta(minutes=30)
+"""For the gradients of one that has agreed to take the step, so that it only computes."""
 
 _MOST_COUNTS = 16
 _MOST_WORDS = 2_000
@@ -42,11 +45,11 @@ class Group:
             # torchrun's store outlives a start in which a process ended, with the addresses of those processes.
             mine = PrefixStore(f"start-{os.environ.get('TORCHELASTIC_RESTART_COUNT', '0')}", store)
             dist.init_process_group("gloo", store=mine, rank=rank, world_size=size, timeout=PATIENCE)
-            self._rows = _group("gloo")
-            self._gradients = _group("gloo")
+            self._rows = _group("gloo", PATIENCE)
         except (RuntimeError, ValueError) as error:
             raise ConfigError(f"torchrun: the processes of the run cannot meet: {said(error)}") from None
         self.rank, self.size = dist.get_rank(), dist.get_world_size()
+        self._gradients: dict[bool, dist.ProcessGroup] = {}
         self.told = False
         """Whether rank 0 has said anything."""
 
@@ -99,11 +102,22 @@ class Group:
 
     def sum(self, values: Tensor) -> None:
         """As `World`."""
-        here = values.cpu()  # gloo sums there; of a tensor on the CPU this is no copy
         with _heard():
-            dist.all_reduce(here, group=self._gradients)
+            by_nccl = self._all_have_gpus(values)
+            here = values if by_nccl else values.cpu()  # of a tensor on the CPU this is no copy
+            dist.all_reduce(here, group=self._gradients[by_nccl])
         if here is not values:
             values.copy_(here)
+
+    def _all_have_gpus(self, values: Tensor) -> bool:
+        """Whether the values of all are on GPUs; asked once, when the first are summed: until then one may fail."""
+        if not self._gradients:
+            on_gpus = torch.tensor([int(values.is_cuda)])
+            dist.all_reduce(on_gpus)
+            by_nccl = int(on_gpus) == self.size
+            self._gradients[by_nccl] = _group("nccl" if by_nccl else "gloo", _STEP_PATIENCE)
+        (by_nccl,) = self._gradients
+        return by_nccl
 
     def close(self) -> None:
         """As `World`."""
@@ -111,8 +125,8 @@ class Group:
             dist.destroy_process_group()
 
 
-def _group(backend: str) -> dist.ProcessGroup:
-    group = dist.new_group(backend=backend, timeout=PATIENCE)
+def _group(backend: str, patience: timedelta) -> dist.ProcessGroup:
+    group = dist.new_group(backend=backend, timeout=patience)
     assert isinstance(group, dist.ProcessGroup)  # all processes are members of it
     return group
 
@@ -126,6 +140,6 @@ class _heard:
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: object) -> None:
         if isinstance(error, RuntimeError):
             raise PeerLost(
-                f"another process of the run is gone, or was not heard of for {PATIENCE} ({said(error)}); what it was "
+                f"another process of the run is gone, or was not heard of for too long ({said(error)}); what it was "
                 "stands in its own last words"
             ) from None

@@ -35,7 +35,7 @@ _FREE_KEYS = (
 """The same of single keys; where the data lie may change, since a fingerprint says that they are the same."""
 _WHOLE = ("evaluation.metrics",)
 """Lists of tables that are taken as they are, or not at all."""
-WHEN_ASKED = ("source", "train.steps", "train.passes", "train.threads", "train.device")
+WHEN_ASKED = ("source", "train.steps", "train.passes", "train.threads", "train.device", "train.micro_batch")
 """Settings that say nothing of what is learned and may yet change the weights: schedules are functions of the steps.
 Another kind of source has to hold the same."""
 

@@ -155,6 +155,8 @@ class OptimizerSettings:
     """A name of OPTIMIZERS."""
     lr: float = 1e-3
     """Peak learning rate: the schedule's factor 1."""
+    clip_norm: float | None = None
+    """The most that the L2 norm of all gradients together may be: beyond it they are scaled down; left out: no most."""
     groups: tuple[GroupSettings, ...] = ()
     """Parameters with settings of their own."""
     params: dict[str, Any] = field(default_factory=dict)
@@ -162,6 +164,7 @@ class OptimizerSettings:
 
     def __post_init__(self) -> None:
         _check(self.lr > 0, f"lr must be positive, is {self.lr}")
+        _check(self.clip_norm is None or self.clip_norm > 0, f"clip_norm must be positive, is {self.clip_norm}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -170,6 +173,8 @@ class TrainSettings:
 
     batch_size: int
     """Rows in a step; needs not fit the order size."""
+    micro_batch: int | None = None
+    """The most of them that go through the student at once, where memory is short: gradients add up; left out: all."""
     steps: int = 0
     """Optimiser steps; 0: as many full batches as the passes hold."""
     passes: int = 1
@@ -194,9 +199,9 @@ class TrainSettings:
     """Write what each step trained on to trace.jsonl."""
 
     def __post_init__(self) -> None:
-        for key in ("batch_size", "passes", "threads", "log_every", "prefetch", "loaders"):
+        for key in ("batch_size", "micro_batch", "passes", "threads", "log_every", "prefetch", "loaders"):
             value = getattr(self, key)
-            _check(value >= 1, f"{key} must be at least 1, is {value}")
+            _check(value is None or value >= 1, f"{key} must be at least 1, is {value}")
         _check(self.steps >= 0, f"steps must not be negative, is {self.steps}")
         _check(0 <= self.seed < 1 << 63, f"seed must be in [0, 2^63), is {self.seed}")
         for key in ("threads", "loaders"):

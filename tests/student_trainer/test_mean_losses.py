@@ -123,3 +123,15 @@ def test_a_label_of_no_class_is_refused(shape: tuple[int, ...], label: int) -> N
     says = f"labels are {min(label, 0)} to {max(label, 0)}, and the student's 4 classes 0 to 3: give -1 where"
     with pytest.raises(ConfigError, match=says):
         mean_losses.cross_entropy(torch.zeros(*shape, 4), labels)
+
+
+def test_labels_of_positions_count_alike_on_all_processes_that_say_how_many_there_are() -> None:
+    labels = torch.tensor([[0, -1, 2], [-1, -1, -1], [1, 3, 4], [-1, -1, 0]])
+    logits = torch.randn(4, 3, C, generator=torch.Generator().manual_seed(3))
+    whole = mean_losses.cross_entropy(logits, labels)
+    density = (labels >= 0).sum() / 4
+    of_ranks = [
+        mean_losses.cross_entropy(logits[part], labels[part], density=density) for part in (slice(0, 2), slice(2, 4))
+    ]
+    torch.testing.assert_close(torch.stack(of_ranks).mean(), whole)
+    assert mean_losses.cross_entropy(logits[1:2], labels[1:2], density=0) == 0

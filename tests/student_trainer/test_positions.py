@@ -186,6 +186,24 @@ def test_targets_know_where_their_rows_lie_whatever_the_field_holds(dtype: type)
     assert second.targets["t.logits"].picked(torch.arange(12.0).view(3, 4, 1)).flatten().tolist() == [1, 9, 10]
 
 
+@pytest.mark.parametrize("codec", ["float32", "topk:k=3,temperatures=1|2"])
+@pytest.mark.parametrize("rows", [1, 2, 4, 5])
+def test_the_parts_of_a_batch_cost_what_the_whole_one_does(rows: int, codec: str) -> None:
+    data = Data("forward_kl", codec, MASK)
+    (batch,) = data.batches([6], 6)
+    cost, of_rows = data.total(batch)
+    parts = batch.parts(rows)
+    assert max(len(part.labels) for part in parts) <= rows
+    assert torch.equal(torch.cat([part.sample_ids for part in parts]), batch.sample_ids)
+    costs, found = [], []
+    for part in parts:
+        some, rows_of_it = data.total(part)
+        costs.append(some * len(part.labels) / 6)
+        found.append(rows_of_it)
+    torch.testing.assert_close(torch.stack(costs).sum(), cost)
+    torch.testing.assert_close(torch.cat(found), of_rows)
+
+
 @pytest.mark.parametrize("loaders", [1, 3])
 def test_nothing_of_positions_depends_on_how_views_are_loaded(loaders: int) -> None:
     def costs(data: Data, together: int) -> list[float]:

@@ -43,8 +43,9 @@ def test_two_processes_learn_what_one_does_and_go_on_to_the_same_bits_wherever_t
     distillog: Distillog, stream: str, tmp_path: Path, eventually: Callable[..., Any]
 ) -> None:
     runs = tmp_path / "runs"
-    train = {"batch_size": 13, "trace": True}
-    files = {name: run_file(tmp_path, stream, name, student=STUDENT, train=train) for name in ("one", "two", "killed")}
+    train = {"batch_size": 13, "micro_batch": 4, "trace": True}
+    sections = {"student": STUDENT, "train": train, "optimizer": {"clip_norm": 1.0}}
+    files = {name: run_file(tmp_path, stream, name, **sections) for name in ("one", "two", "killed")}
     distillog.succeed("runs", "start", files["one"], "--folder", runs)
     distillog.torchrun(2, "runs", "start", files["two"], "--folder", runs, "--quiet").succeed()
     assert losses(runs, "two") == pytest.approx(losses(runs, "one"), rel=1e-4)
