@@ -214,13 +214,30 @@ def offset_of(
         SequenceGap: it lies below what retention left.
     """
     begin = reader.begins([partition])[partition]
-    end = reader.ends([partition])[partition]
     at = (sequence - partition.partition) // stride
     if at < begin:
         raise SequenceGap(
             f"{log_name(partition)}: work order {sequence} was removed by retention (first offset left: {begin})"
         )
-    for offset, owner, found in _records(reader, partition, min(at, end), end, work_order_sequence, timeout):
+    return first_copy(reader, partition, stream_id, sequence, at, work_order_sequence, timeout)
+
+
+def first_copy(
+    reader: Reader,
+    partition: TopicPartition,
+    stream_id: str,
+    sequence: int,
+    begin: int,
+    sequence_of: SequenceOf,
+    timeout: float = 300.0,
+) -> int:
+    """Offset of the first record of a sequence that lies at `begin` or behind, or the end of the partition.
+
+    Raises:
+        BrokerUnavailable: not found within `timeout` seconds.
+    """
+    end = reader.ends([partition])[partition]
+    for offset, owner, found in _records(reader, partition, min(begin, end), end, sequence_of, timeout):
         if (owner, found) == (stream_id, sequence):
             return offset
     return end

@@ -11,7 +11,7 @@ from pipeline.cli.options import STREAM, confirm, json_option, kafka_settings, p
 from pipeline.cli.topics_make import create
 from pipeline.cli.topics_rights import rights
 from pipeline.cli.topics_teacher import add_teacher
-from pipeline.cli.topics_text import print_description, print_lag
+from pipeline.cli.topics_text import print_description, print_lag, print_trim
 
 if TYPE_CHECKING:
     from pipeline.manifest_log import ManifestLog
@@ -122,6 +122,40 @@ def delete(stream: str, yes: bool, as_json: bool) -> None:
     click.echo(f"deleted stream {stream}: {len(deleted.topics)} topics, {len(deleted.groups)} consumer groups")
     if deleted.groups_in_use:
         click.echo(f"still in use, harmless to a new stream of that name: {', '.join(deleted.groups_in_use)}")
+
+
+@topics.command()
+@STREAM
+@click.option(
+    "--keep-epochs",
+    type=click.IntRange(min=1),
+    required=True,
+    help="How many of the newest labelled epochs stay, the one under way among them.",
+)
+@click.option("--without", "without", metavar="RUN", multiple=True, help="A run that is not asked; repeatable.")
+@click.option("--yes", is_flag=True, help="Do not ask.")
+@json_option
+def trim(stream: str, keep_epochs: int, without: tuple[str, ...], yes: bool, as_json: bool) -> None:
+    """Delete the labels of STREAM's oldest epochs, as far as no run needs them.
+
+    A run that is not done needs what lies behind its checkpoint, and all of it if it may go over the stream again.
+    """
+    from pipeline import trim as trimming
+    from pipeline.streams import open_stream
+
+    settings = kafka_settings()
+    opened = open_stream(settings, stream)
+    plan = trimming.plan_trim(settings, opened, keep_epochs, without)
+    if not as_json:
+        print_trim(stream, plan)
+    if plan.records and not yes:
+        confirm(f"delete them from stream {stream} at {settings.bootstrap_servers} for good?")
+    trimming.trim(settings, opened, plan)
+    if as_json:
+        held_by = dict(plan.held_by)
+        print_json({"stream": stream, "sequence": plan.sequence, "records": plan.records, "held_by": held_by})
+    elif plan.records:
+        click.echo(f"deleted {plan.records:,} records")
 
 
 @topics.command("remove-teacher")

@@ -10,6 +10,22 @@ from pipeline.cli.options import print_table
 
 if TYPE_CHECKING:
     from pipeline.stream_status import RunStatus, StreamDescription, StreamStatus, TeacherStatus, WorkerStatus
+    from pipeline.trim import Trim
+
+
+def print_trim(stream: str, plan: Trim) -> None:
+    """Print what of a stream's labels may go, and who holds the others."""
+    if plan.records:
+        teachers = len({log.topic for log in plan.offsets})
+        of = "1 teacher" if teachers == 1 else f"{teachers} teachers"
+        click.echo(
+            f"stream {stream}: labels of the orders 0 to {plan.sequence - 1:,} ({plan.epochs} whole epochs) by {of}: "
+            f"{plan.records:,} records"
+        )
+    else:
+        click.echo(f"stream {stream}: no labels to delete")
+    for run, first in plan.held_by.items():
+        click.echo(f"run {run} needs those from order {first:,} on (if it will not be resumed: --without {run})")
 
 
 def print_description(described: StreamDescription) -> None:
