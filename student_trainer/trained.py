@@ -12,6 +12,7 @@ from schemas.records import ViewSpec
 from student_trainer.checkpoint import load_checkpoint
 from student_trainer.export import Projection
 from student_trainer.learning.alignment import Alignment
+from student_trainer.learning.fitting import layer_of
 from student_trainer.learning.student_outputs import StudentOutputs
 from student_trainer.learning.students import Network, build_student
 from student_trainer.learning.weights import load_weights
@@ -60,8 +61,8 @@ def load_student(run: Path) -> Trained:
     return Trained(model, outputs, network, settings, projections, view, checkpoint.step)
 
 
-def _layer(weights: Mapping[str, Tensor]) -> nn.Linear:
-    wide, narrow = weights["weight"].shape
-    layer = nn.Linear(narrow, wide)
+def _layer(weights: Mapping[str, Tensor]) -> nn.Module:
+    wide, narrow, *kernel = weights["weight"].shape
+    layer = layer_of("conv" if kernel else "linear", (narrow,), (wide,))
     layer.load_state_dict(weights)
     return layer

@@ -6,22 +6,17 @@ Letters: B rows of a batch, C classes, T temperature. All that does not fit is r
 from __future__ import annotations
 
 import inspect
-import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-import torch
-from torch import nn
-
 from pipeline.datasets.base import Field
-from pipeline.hashing import hash_int, tag
+from pipeline.hashing import tag
 from schemas.errors import ConfigError
 from schemas.names import did_you_mean
-from student_trainer.learning.alignment import alignments
 from student_trainer.learning.losses import Loss, find_loss
+from student_trainer.learning.losses.loss import whole
 from student_trainer.learning.positions import labels_name
-from student_trainer.learning.student_outputs import pick
 from student_trainer.learning.targets import TargetSpec, target_name
 from student_trainer.run.settings import LossSettings, RunSettings, TeacherSettings
 from student_trainer.run.toml_tables import unknown
@@ -133,26 +128,36 @@ def _term_of_positions(entry: LossSettings, fields: Mapping[str, Field]) -> Term
     for key in ("against", "projection"):
         if getattr(entry, key):
             raise ConfigError(f"{what} learns from labels: leave out `{key}`")
-    for key in entry.params:
-        raise ConfigError(f"{what}: {unknown('key', key, _LOSS_KEYS)}")
+    loss = find_loss(entry.name)
+    _refuse_params(what, entry, loss)
     if name not in fields:
         raise ConfigError(f"{what}: labels: the view has no field {name!r}: {did_you_mean(name, fields)}")
     shape, dtype = fields[name].shape, fields[name].dtype
     if not dtype.startswith(("int", "uint")):
         raise ConfigError(f"{what}: labels: field {name!r} is {dtype}; labels are integers, -1 where there is none")
     places = tuple(size for size in shape if size is not None)
-    loss, shares = find_loss(entry.name), {labels_name(name): 1.0}
-    return Term(entry.title, loss, entry.weight, entry.temperature, {}, entry.on, shares, labels=name, places=places)
+    shares = {labels_name(name): 1.0}
+    return Term(
+        entry.title, loss, entry.weight, entry.temperature, entry.params, entry.on, shares, labels=name, places=places
+    )
 
 
-def _term(entry: LossSettings, settings: RunSettings, specs: Mapping[str, TargetSpec], has_labels: bool) -> Term:
-    loss, what = find_loss(entry.name), f"[[losses]] {entry.title}"
+def _refuse_params(what: str, entry: LossSettings, loss: Loss) -> None:
+    """Raise ConfigError for parameters that the loss does not take, or that make no sense."""
     parameters = set(list(inspect.signature(loss.function).parameters)[4:]) - {"labelled_fraction"}
     for key in entry.params:
         if key not in parameters:
             raise ConfigError(f"{what}: {unknown('key', key, parameters | _LOSS_KEYS)}")
+    loss.refuse(what, entry.params)
+
+
+def _term(entry: LossSettings, settings: RunSettings, specs: Mapping[str, TargetSpec], has_labels: bool) -> Term:
+    loss, what = find_loss(entry.name), f"[[losses]] {entry.title}"
+    _refuse_params(what, entry, loss)
     if entry.projection and "features" not in loss.needs:
         raise ConfigError(f"{what}: a projection is for losses on features, such as mse and cosine")
+    if entry.projection and loss.compared is not whole:
+        raise ConfigError(f"{what}: compares features of any width: leave out `projection`")
     if "labels" in loss.needs and not has_labels:
         raise ConfigError(f"{what} needs {_LACKING['labels']}")
     if not loss.holds:
@@ -170,8 +175,8 @@ def _term(entry: LossSettings, settings: RunSettings, specs: Mapping[str, Target
     for name in alike:
         if chosen[name].whole != chosen[alike[0]].whole:
             raise ConfigError(
-                f"{what}: {alike[0]} has rows of {_shown(chosen[alike[0]].whole)}, {name} of "
-                f"{_shown(chosen[name].whole)}: name one of them with `against`"
+                f"{what}: {alike[0]} has rows of {rows_shown(chosen[alike[0]].whole)}, {name} of "
+                f"{rows_shown(chosen[name].whole)}: name one of them with `against`"
             )
     return Term(
         entry.title, loss, entry.weight, entry.temperature, entry.params, entry.on, shares, chosen, entry.projection
@@ -187,7 +192,7 @@ def _refuse_misfit(what: str, entry: LossSettings, loss: Loss, name: str, spec: 
     if spec.kind == "logits":
         holds.add("logits")
     for need in _LACKING:
-        if need in loss.needs - holds:
+        if need in loss.needs_with(entry.params) - holds:
             instead = _INSTEAD.get(spec.kind, "forward_kl")
             raise ConfigError(f"{what} needs {_LACKING[need].format(name=name, kind=spec.kind, instead=instead)}")
     if entry.name == "forward_kl" and not spec.codec.serves(entry.temperature):
@@ -197,78 +202,20 @@ def _refuse_misfit(what: str, entry: LossSettings, loss: Loss, name: str, spec: 
         )
 
 
-def fit(
-    terms: Sequence[Term], given: Mapping[str, tuple[int, ...]], num_classes: int, seed: int
-) -> dict[str, nn.Linear]:
-    """Hold the terms against what the student gives, and make the projections of those that ask for one.
+def refuse_in_parts(terms: Sequence[Term], reason: str) -> None:
+    """Raise ConfigError where a loss compares the rows of the whole batch, of which a step has no more than a part.
 
     Args:
         terms: the run's.
-        given: shape of a row of each of the student's outputs.
-        num_classes: of the labels.
-        seed: the run's; the initial weights of a projection depend on it and the term's key alone.
-
-    Returns:
-        Key -> layer from the student's width to the teacher's.
-
-    Raises:
-        ConfigError: no such output, or another shape than the targets'.
+        reason: why it has, and what to do, as it ends "but ".
     """
-    projections = {}
     for term in terms:
-        what = f"[[losses]] {term.key}"
-        try:
-            shape = pick(given, term.on)
-        except ConfigError as error:
-            raise ConfigError(f"{what}: {error}") from None
-        if term.labels:
-            needed = (*term.places, shape[-1] if shape else num_classes)  # it may know any number of classes
-            shown = _shown((*term.places, "classes"))
-            _refuse_shape(what, term.loss, shape, f"the labels of field {term.labels!r}", needed, shown)
-        elif not term.shares:  # it may know more classes than the labels have
-            wanted = (max(num_classes, *shape),) if len(shape) == 1 else (num_classes,)
-            _refuse_shape(what, term.loss, shape, "the labels' classes", wanted)
-        aligned = alignments(term.specs)
-        for name, spec in term.specs.items():
-            try:
-                row = aligned[name].row(shape)
-            except ConfigError as error:
-                raise ConfigError(f"{what}: the student gives rows of {_shown(shape)}, and {name} {error}") from None
-            if "labels" in term.loss.needs and len(spec.whole) != 1:
-                raise ConfigError(f"{what}: a sample has one label, the rows of {_shown(spec.whole)} several places")
-            if "labels" in term.loss.needs and spec.classes and row != shape:
-                raise ConfigError(f"{what}: labels are of all {shape[-1]} classes, and {name} is of {row[-1]} of them")
-            if {"labels", "classes"} <= term.loss.needs and row and row[-1] < num_classes:
-                raise ConfigError(f"{what}: labels are of {num_classes} classes, {name} is of {row[-1]}")
-            if not term.projection or not row or not spec.whole or row[:-1] != spec.whole[:-1]:
-                _refuse_shape(what, term.loss, row, name, spec.whole)
-            elif term.key not in projections:
-                torch.manual_seed(hash_int(seed, _PROJECTION, tag(term.key)) >> 1)
-                projections[term.key] = nn.Linear(row[-1], spec.whole[-1])
-    return projections
+        if term.loss.batchwise:
+            raise ConfigError(
+                f"[[losses]] {term.key}: compares the rows of a whole batch with one another, but {reason}"
+            )
 
 
-def _refuse_shape(
-    what: str, loss: Loss, shape: tuple[int, ...], against: str, wanted: tuple[int, ...], shown: str = ""
-) -> None:
-    """Raise ConfigError where rows of the student's are of another shape than those that they are against."""
-    if shape == wanted:
-        return
-    widths = shape[:-1] == wanted[:-1] and "features" in loss.needs
-    hint = '; where widths alone differ, say projection = "linear"' if widths else ""
-    raise ConfigError(
-        f"{what}: the student gives rows of {_shown(shape)}, against {against} of {shown or _shown(wanted)}{hint}"
-    )
-
-
-def label_limits(terms: Sequence[Term], given: Mapping[str, tuple[int, ...]]) -> dict[str, int]:
-    """Return the fields of hard labels of positions, and how many classes the student, which fits, tells apart."""
-    limits: dict[str, int] = {}
-    for term in terms:
-        if term.labels:
-            limits[term.labels] = min(pick(given, term.on)[-1], limits.get(term.labels, sys.maxsize))
-    return limits
-
-
-def _shown(shape: Sequence[int | str]) -> str:
+def rows_shown(shape: Sequence[int | str]) -> str:
+    """Return the shape of rows as messages have it."""
     return f"[{', '.join(map(str, ('N', *shape)))}]"

@@ -40,7 +40,7 @@ def total_loss(
         result: Tensor | None = None
         parts: dict[str, Tensor] = {}
         for term, function in zip(terms, functions, strict=True):
-            rows = function(student, widened, labels)
+            rows = function(student, widened, labels, weights)
             if weights is not None:
                 rows = rows * weights
             mean = rows.mean()
@@ -73,8 +73,8 @@ class _Student:
 
 def _rows_of(
     term: Term, labelled_fraction: float, projection: nn.Module | None
-) -> Callable[[_Student, Mapping[str, Target], Tensor], Tensor]:
-    """Return (what the student gave, all targets, labels [B]) -> [B]."""
+) -> Callable[[_Student, Mapping[str, Target], Tensor, Tensor | None], Tensor]:
+    """Return (what the student gave, all targets, labels [B], weights [B]) -> [B], which no weight is a factor of."""
     function, of, temperature, params = term.loss.function, term.loss.rows, term.temperature, dict(term.params)
     of_samples = "labels" in term.loss.needs and not term.labels
     if of_samples and "labelled_fraction" in inspect.signature(function).parameters:
@@ -82,7 +82,7 @@ def _rows_of(
     aligned = alignments(term.specs)
     shares = [(name, share, aligned.get(name)) for name, share in term.shares.items()]
 
-    def rows_of(student: _Student, targets: Mapping[str, Target], labels: Tensor) -> Tensor:
+    def rows_of(student: _Student, targets: Mapping[str, Target], labels: Tensor, weights: Tensor | None) -> Tensor:
         if not shares:
             return function(student.at(term.on), None, labels, temperature, **params)
         compared: dict[tuple[str, Alignment | None], Tensor] = {}
@@ -96,7 +96,7 @@ def _rows_of(
             return compared[key]
 
         def cost(name: str, aligned: Alignment | None) -> Tensor:
-            return of(against(targets[name], aligned), targets[name], labels, temperature, **params)
+            return of(against(targets[name], aligned), targets[name], labels, temperature, weights, **params)
 
         (first, share, aligned), *others = shares
         rows = cost(first, aligned) * share

@@ -14,6 +14,7 @@ from pipeline.hashing import hash_int, tag
 from pipeline.user_code import said
 from schemas.errors import ConfigError
 from student_trainer.batches import Batch, Share
+from student_trainer.learning.fitting import fit, label_limits
 from student_trainer.learning.frozen import freeze
 from student_trainer.learning.guard import Guard
 from student_trainer.learning.optimizers import build_optimizer, heeds_found_inf
@@ -21,7 +22,7 @@ from student_trainer.learning.schedules import build_schedule
 from student_trainer.learning.student_inputs import StudentInputs
 from student_trainer.learning.student_outputs import StudentOutputs, probe
 from student_trainer.learning.students import Network, build_student
-from student_trainer.learning.terms import Term, fit, label_limits
+from student_trainer.learning.terms import Term, refuse_in_parts
 from student_trainer.learning.total import total_loss
 from student_trainer.learning.weights import load_weights, misfit, tensors_sha256
 from student_trainer.processes.gradients import summed
@@ -82,6 +83,8 @@ class Trainee:
         self.fields = network.fields
         self._name = settings.student.name
         self.device = device
+        if world.size > 1:
+            refuse_in_parts(terms, f"each of the {world.size} processes has a part of it: train in one process")
         self._half = _HALVES.get(train.precision)
         given = probe(settings.student, network, train.seed, device, self._half)
         projections = fit(terms, given, label_classes or network.num_classes, train.seed)

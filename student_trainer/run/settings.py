@@ -27,7 +27,7 @@ from student_trainer.run.toml_tables import build, flatten, override, unknown
 
 SOURCES = ("stream", "dataset")
 DEVICES = ("auto", "cpu", "cuda")
-PROJECTIONS = ("linear",)
+PROJECTIONS = ("linear", "conv")
 PRECISIONS = ("float32", "bf16", "fp16")
 
 
@@ -115,7 +115,7 @@ class LossSettings:
     against: str = ""
     """The teacher's: `TEACHER.OUTPUT`, or `OUTPUT` of all teachers; left out: the one of classes."""
     projection: str = ""
-    """linear: the student's features go through a layer of its own first; left out: as they are."""
+    """linear, conv: the student's features go through a layer of its own first; left out: as they are."""
     labels: str = ""
     """The view's field of hard labels of positions, -1 for none; left out: a sample's true label."""
     params: dict[str, Any] = field(default_factory=dict)

@@ -19,9 +19,10 @@ from schemas.records import Output, TeacherOutput
 from schemas.reductions import REDUCTIONS, Reduction
 from student_trainer.learning.alignment import REDUCTIONS as OF_TENSORS
 from student_trainer.learning.alignment import alignments
+from student_trainer.learning.fitting import fit
 from student_trainer.learning.positions import PositionTarget
 from student_trainer.learning.targets import FeatureTarget, Target, target_of
-from student_trainer.learning.terms import fit, resolve
+from student_trainer.learning.terms import resolve
 from student_trainer.learning.total import total_loss
 
 FLOAT32 = CodecSpec()

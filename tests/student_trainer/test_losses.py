@@ -24,7 +24,7 @@ from student_trainer.learning.targets import (
     target_name,
     target_of,
 )
-from student_trainer.learning.terms import resolve
+from student_trainer.learning.terms import refuse_in_parts, resolve
 from student_trainer.learning.total import total_loss
 from student_trainer.run.settings import RunSettings, run_settings
 
@@ -81,13 +81,16 @@ def test_a_loss_does_not_see_a_shift_of_the_logits(name: str) -> None:
     torch.testing.assert_close(before, after, atol=1e-4, rtol=1e-4)
 
 
-@pytest.mark.parametrize(
-    "name", [name for name, loss in LOSSES.items() if "dense" in loss.needs] + ["forward_kl", "binary_kl"]
-)
+OF_NO_TEACHER_ALONE = {"nkd", "teacher_argmax", "cross_entropy"}
+"""Cross entropies, which cost the teacher itself something."""
+
+
+@pytest.mark.parametrize("name", sorted(LOSSES.keys() - OF_NO_TEACHER_ALONE))
 def test_a_soft_loss_is_zero_for_the_teacher_itself(name: str) -> None:
     target = FeatureTarget(logits(2)) if name in OF_FEATURES else dense(2)
     rows = LOSSES[name].function(logits(2), target, LABELS, 3.0)
-    torch.testing.assert_close(rows, torch.zeros(B), atol=1e-5, rtol=0)
+    rows = rows.mean() if LOSSES[name].batchwise else rows
+    torch.testing.assert_close(rows, torch.zeros_like(rows), atol=1e-5, rtol=0)
 
 
 @pytest.mark.parametrize("temperature", [1.0, 2.0, 4.0])
@@ -280,6 +283,13 @@ def test_a_row_of_weight_0_counts_for_nothing_and_the_mean_is_over_all_rows() ->
             "declares 1.0, 2.0",
         ),
         ({"name": "mse"}, {}, "features, but t0.logits holds logits"),
+        ({"name": "dist"}, {"codec": "topk:k=2"}, "float32 or float16"),
+        ({"name": "forward_kl", "standardise": True}, {"codec": "topk:k=2"}, "float32 or float16"),
+        ({"name": "forward_kl", "standardise": 1}, {}, "standardise has to be true or false, is 1"),
+        ({"name": "jsd", "beta": 1}, {}, "beta has to be a number above 0 and below 1, is 1"),
+        ({"name": "dkd", "alpha": -0.5}, {}, "alpha has to be a number that is not negative, is -0.5"),
+        ({"name": "dkd", "beta": "8"}, {}, "beta has to be a number that is not negative, is '8'"),
+        ({"name": "cross_entropy", "label_smoothing": 1.0}, {}, "has to be a number from 0 on and below 1, is 1.0"),
     ],
 )
 def test_a_loss_whose_needs_are_not_met_is_refused_by_name(
@@ -323,6 +333,40 @@ def needy(logits: Tensor, target: Target, labels: Tensor, temperature: float) ->
 
 
 needy.needs = {"pixels"}  # type: ignore[attr-defined]
+
+
+def spread(output: Tensor, target: Target, labels: Tensor, temperature: float) -> Tensor:
+    return (output - output.mean(dim=0)).square().mean(dim=1)
+
+
+spread.needs = {"teacher", "dense"}  # type: ignore[attr-defined]
+spread.batchwise = True  # type: ignore[attr-defined]
+
+
+def unsaid(output: Tensor, target: Target, labels: Tensor, temperature: float) -> Tensor:
+    return output.sum(dim=1)
+
+
+unsaid.batchwise = True  # type: ignore[attr-defined]
+
+
+def test_a_loss_of_ones_own_may_compare_rows_which_those_of_weight_0_have_no_part_in() -> None:
+    weights = torch.tensor([1.0, 1.0, 0.0, 1.0, 0.0, 1.0])
+    kept = weights > 0
+    student = logits(1)
+    value, _ = total_of(settings([{"name": f"{__name__}:spread"}]))(student, {"t0.logits": dense(2)}, LABELS, weights)
+    expected = spread(student[kept], dense(2), LABELS, 1.0).sum() / B
+    torch.testing.assert_close(value, expected)
+    with pytest.raises(ConfigError, match="unsaid: is batchwise, so its needs have to hold dense or features"):
+        total_of(settings([{"name": f"{__name__}:unsaid"}]))
+
+
+def test_a_loss_that_compares_rows_is_refused_where_a_step_has_a_part_of_them() -> None:
+    run = settings([{"name": "forward_kl"}, {"name": "dist", "key": "relations"}])
+    terms = resolve(run, specs(run))
+    refuse_in_parts(terms[:1], "why")
+    with pytest.raises(ConfigError, match="relations: compares the rows of a whole batch with one another, but why"):
+        refuse_in_parts(terms, "why")
 
 
 def test_a_loss_of_ones_own_is_imported_and_held_to_its_needs() -> None:

@@ -16,7 +16,7 @@ from schemas.errors import ConfigError
 from schemas.records import Output
 from student_trainer.learning import mean_losses
 from student_trainer.learning.losses import LOSSES
-from student_trainer.learning.targets import DenseTarget, Target, TopKTarget, target_of
+from student_trainer.learning.targets import DenseTarget, FeatureTarget, Target, TopKTarget, target_of
 
 B, C = 6, 5
 CHANCE = np.random.default_rng(0)
@@ -41,7 +41,19 @@ def mean(name: str, against: Target, **more: Any) -> Tensor:
     loss: Callable[..., Tensor] = getattr(mean_losses, name)
     if "temperature" in inspect.signature(loss).parameters:
         more = {"temperature": 2.0} | more
+    if name != "cross_entropy" and "labels" in inspect.signature(loss).parameters:
+        more = {"labels": LABELS} | more
     return loss(STUDENT, LABELS if name == "cross_entropy" else against, **more)
+
+
+def mean_of_rows(name: str, against: Target, weights: Tensor | None) -> Tensor:
+    """By the function of a run; where it compares rows, of those alone whose weight is not 0."""
+    loss, weighed = LOSSES[name], torch.ones(B) if weights is None else weights
+    if not loss.batchwise:
+        return (loss.function(STUDENT, against.widened(), LABELS, 2.0) * weighed).sum() / B
+    kept = weighed > 0
+    soft = FeatureTarget(against.features[kept]) if "features" in loss.needs else DenseTarget(against.logits[kept])
+    return (loss.function(STUDENT[kept], soft.widened(), LABELS[kept], 2.0) * weighed[kept]).sum() / B
 
 
 @pytest.mark.parametrize("name", [name for name in LOSSES if not {"features", "multilabel"} & LOSSES[name].needs])
@@ -52,17 +64,16 @@ def test_a_loss_is_the_mean_of_a_runs_rows_over_all_rows(name: str, weights: Ten
         with pytest.raises(ConfigError, match="keeps 2 of 5 classes"):
             mean(name, against, weights=weights)
         return
-    rows = LOSSES[name].function(STUDENT, against.widened(), LABELS, 2.0)
-    expected = (rows if weights is None else rows * weights).sum() / B
-    torch.testing.assert_close(mean(name, against, weights=weights), expected)
+    torch.testing.assert_close(mean(name, against, weights=weights), mean_of_rows(name, against, weights))
 
 
-@pytest.mark.parametrize("name", ["mse", "cosine", "binary_kl"])
+OF_ROWS = {name for name, loss in LOSSES.items() if {"features", "multilabel"} & loss.needs} - {"attention_transfer"}
+
+
+@pytest.mark.parametrize("name", sorted(OF_ROWS))
 @pytest.mark.parametrize("weights", [None, WEIGHTS], ids=["no weights", "weights"])
 def test_a_loss_on_features_is_the_mean_of_a_runs_rows_too(name: str, weights: Tensor | None) -> None:
-    rows = LOSSES[name].function(STUDENT, FEATURES, LABELS, 2.0)
-    expected = (rows if weights is None else rows * weights).sum() / B
-    torch.testing.assert_close(mean(name, FEATURES, weights=weights), expected)
+    torch.testing.assert_close(mean(name, FEATURES, weights=weights), mean_of_rows(name, FEATURES, weights))
     with pytest.raises(ConfigError, match="features"):
         mean("forward_kl", FEATURES)
 
@@ -101,6 +112,32 @@ def test_other_arguments_that_do_not_fit_are_refused() -> None:
             mean_losses.forward_kl(STUDENT, DENSE, temperature)
     with pytest.raises(ConfigError, match=r"temperature 3\.0 has no stored tail mass"):
         mean_losses.forward_kl(STUDENT, TOPK, 3.0)
+
+
+def test_maps_and_relations_take_rows_of_another_width() -> None:
+    maps, narrow = torch.rand(B, 4, 3, 2), torch.rand(B, 2, 3, 2)
+    same = mean_losses.attention_transfer(narrow, FeatureTarget(narrow.square().mean(dim=1)))
+    assert same.item() == pytest.approx(0, abs=1e-12)  # as `attention@1` stores it
+    assert mean_losses.attention_transfer(narrow, FeatureTarget(maps)) > 0
+    for refused, of in ((maps[..., :1], maps), (maps[:2], maps)):
+        with pytest.raises(ConfigError, match=r"the student's output is .*, the target \[6, 4, 3, 2\]"):
+            mean_losses.attention_transfer(refused, FeatureTarget(of))
+    with pytest.raises(ConfigError, match=r"attention is of rows \[N, C, H, W\], or \[N, H, W\]"):
+        mean_losses.attention_transfer(maps[:, :, 0, 0], FeatureTarget(maps))
+    assert mean_losses.similarity(narrow, FeatureTarget(maps)) > 0
+    with pytest.raises(ConfigError, match=r"the student's output is \[2, 2, 3, 2\], the target"):
+        mean_losses.similarity(narrow[:2], FeatureTarget(maps))
+
+
+def test_parameters_and_labels_that_make_no_sense_are_refused() -> None:
+    with pytest.raises(ConfigError, match="jsd: beta has to be a number above 0 and below 1, is 0"):
+        mean_losses.jsd(STUDENT, DENSE, beta=0)
+    with pytest.raises(ConfigError, match="cross_entropy: label_smoothing has to be"):
+        mean_losses.cross_entropy(STUDENT, LABELS, label_smoothing=-0.1)
+    with pytest.raises(ConfigError, match="labels are -1 to 5, and the student's 5 classes 0 to 4"):
+        mean_losses.dkd(STUDENT, DENSE, torch.tensor([0, 5, -1, 2, -1, 1]))
+    with pytest.raises(ConfigError, match=r"the student's output is \[6, 5\], labels \[2\]"):
+        mean_losses.nkd(STUDENT, DENSE, LABELS[:2])
 
 
 def test_labels_of_a_part_of_the_data_count_for_all_of_it() -> None:

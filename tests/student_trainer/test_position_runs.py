@@ -34,8 +34,9 @@ from schemas.codecs import CodecSpec
 from schemas.errors import ConfigError, ManifestMismatch
 from schemas.records import Output, SoftTargets, Teacher, TeacherInput, TeacherOutput
 from student_trainer.learning import mean_losses
+from student_trainer.learning.fitting import fit, label_limits
 from student_trainer.learning.positions import PositionTarget
-from student_trainer.learning.terms import fit, label_limits, resolve
+from student_trainer.learning.terms import resolve
 from student_trainer.run.settings import RunSettings, run_settings
 from student_trainer.sources.base import Cursor
 from student_trainer.sources.dataset import DatasetSource

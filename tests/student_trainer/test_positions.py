@@ -24,8 +24,9 @@ from schemas.records import Output
 from student_trainer.batches import WHOLE, Batch, Share, cut
 from student_trainer.learning import mean_losses
 from student_trainer.learning.losses import LOSSES, Loss, find_loss
+from student_trainer.learning.losses.loss import whole
 from student_trainer.learning.positions import LabelTarget, PositionTarget, labels_name
-from student_trainer.learning.targets import Target, TargetSpec, target_of
+from student_trainer.learning.targets import DenseTarget, FeatureTarget, Target, TargetSpec, target_of
 from student_trainer.learning.terms import Term
 from student_trainer.learning.total import total_loss
 from student_trainer.loading import Loader
@@ -33,7 +34,12 @@ from student_trainer.placing import Placing
 from student_trainer.sources.base import Cursor, LabelledOrder
 
 C, T = 5, 2.0
-SOFT = [name for name, loss in LOSSES.items() if loss.holds]
+SOFT = [
+    name
+    for name, loss in LOSSES.items()
+    if loss.holds and "labels" not in loss.needs and not loss.batchwise and loss.compared is whole
+]
+"""Losses that a position has by itself; of features, of one number after the other."""
 CODECS = ("float32", "float16", "topk:k=3,temperatures=1|2")
 PAIRS = [
     (name, codec)
@@ -247,6 +253,29 @@ def test_each_teacher_of_an_ensemble_has_its_own_positions(mask: NDArray[np.int8
     assert specs["u.logits"].whole == (4, C)
 
 
+@pytest.mark.parametrize("name", [name for name, loss in LOSSES.items() if loss.batchwise])
+def test_positions_are_compared_with_one_another_but_for_those_of_samples_of_weight_0(name: str) -> None:
+    data = Data(name, "float32", MASK)
+    (batch,) = data.batches([6], 6)
+    weights = torch.tensor([1.0, 1.0, 0.0, 1.0, 1.0, 1.0])
+    target = batch.targets["t.logits"].widened()
+    for each in (None, weights):
+        kept = torch.from_numpy(np.flatnonzero(MASK.ravel()))
+        alone = torch.ones(len(kept), dtype=torch.bool) if each is None else each.repeat_interleave(4)[kept] > 0
+        student, soft = data.students.flatten(0, 1)[kept][alone], torch.tensor(data.values)[alone.numpy()]
+        rows = target_of_rows(data.classes, soft)
+        labels = torch.full((len(student),), -1)
+        expected = data.loss.function(student, rows, labels, T).sum() / len(kept)
+        torch.testing.assert_close(data.total(batch, each)[0], expected)
+        params = {"temperature": T} if name == "dist" else {}
+        own = getattr(mean_losses, name)(data.students, target, weights=each, **params)
+        torch.testing.assert_close(own, expected)
+
+
+def target_of_rows(classes: bool, values: Tensor) -> Target:
+    return DenseTarget(values) if classes else FeatureTarget(values)
+
+
 def test_a_projection_is_of_the_positions_alone() -> None:
     data = Data("mse", "float32", MASK)
     (batch,) = data.batches([6], 6)
@@ -382,6 +411,7 @@ OWN: Mapping[str, Callable[..., Tensor]] = {
     "mse": mean_losses.mse,
     "cosine": mean_losses.cosine,
     "binary_kl": mean_losses.binary_kl,
+    "jsd": mean_losses.jsd,
 }
 
 
@@ -389,7 +419,7 @@ OWN: Mapping[str, Callable[..., Tensor]] = {
 def test_a_loop_of_ones_own_gets_what_a_run_does(name: str) -> None:
     data = Data(name, "float16", MASK)
     (batch,) = data.batches([6], 6)
-    params = {"temperature": T} if name in ("forward_kl", "reverse_kl", "binary_kl") else {}
+    params = {"temperature": T} if name in ("forward_kl", "reverse_kl", "binary_kl", "jsd") else {}
     target = batch.targets["t.logits"].widened()
     weights = torch.tensor([1.0, 1.0, 0.0, 1.0, 1.0, 1.0])
     for each in (None, weights):

@@ -16,11 +16,12 @@ from schemas.codecs import CodecSpec
 from schemas.errors import CheckpointError, ConfigError
 from schemas.records import Output, Teacher, TeacherInput, TeacherOutput
 from student_trainer.batches import Batch
+from student_trainer.learning.fitting import fit
 from student_trainer.learning.losses import LOSSES
 from student_trainer.learning.student_outputs import StudentOutputs, named, pick, probe
 from student_trainer.learning.students import Network
 from student_trainer.learning.targets import DenseTarget, FeatureTarget, Target, TargetSpec, target_of, target_specs
-from student_trainer.learning.terms import Term, fit, needed_targets, resolve
+from student_trainer.learning.terms import Term, needed_targets, resolve
 from student_trainer.learning.total import total_loss
 from student_trainer.learning.trainee import Trainee, weights_sha256
 from student_trainer.run.settings import RunSettings, run_settings
@@ -97,7 +98,11 @@ REFUSED: dict[str, tuple[dict[str, Any], str]] = {
     "a projection of classes": ({"name": "forward_kl", "projection": "linear"}, "a projection is for losses on feat"),
     "a projection of labels": ({"name": "cross_entropy", "projection": "linear"}, "a projection is for losses on feat"),
     "an unknown projection": ({"name": "mse", "projection": "lineer"}, "did you mean 'linear'"),
-    "a projection like none": ({"name": "mse", "projection": "cubic"}, "unknown: choose one of linear"),
+    "a projection like none": ({"name": "mse", "projection": "cubic"}, "unknown: choose one of conv, linear"),
+    "a projection of relations": (
+        {"name": "similarity", "against": "hidden", "projection": "linear"},
+        "compares features of any width: leave out `projection`",
+    ),
 }
 
 
@@ -165,7 +170,7 @@ def test_features_cost_what_their_difference_and_their_angle_cost() -> None:
 
 
 TOPK = "topk:k=2,temperatures=1|2"
-OF_CLASSES = {name: loss.needs for name, loss in LOSSES.items() if "classes" in loss.needs}
+OF_CLASSES = {name: loss.needs for name, loss in LOSSES.items() if "classes" in loss.needs and not loss.batchwise}
 
 
 @pytest.mark.parametrize(
@@ -208,6 +213,40 @@ def test_a_total_of_logits_and_features_is_the_sum_of_its_weighted_terms() -> No
     assert list(parts) == ["forward_kl", "mse", "angle"]
     expected = 0.5 * parts["forward_kl"].mean() + 2 * parts["mse"].mean() + parts["angle"].mean()
     torch.testing.assert_close(value, expected)
+
+
+MAPS = TeacherOutput("maps", "m", "features", (WIDE, 3, 2), None, 0, FLOAT32)
+OF_MAPS = specs(teacher("a", OUTPUTS[0], OUTPUTS[1], MAPS))
+GIVES = {"logits": (C,), "maps": (H, 3, 2), "small": (H, 3, 1), "hidden": (H + 1,), "wide": (WIDE, 3, 2)}
+
+
+def of_maps(name: str, **more: Any) -> tuple[Term, ...]:
+    return resolve(run({"name": name, "on": "maps", "against": "maps", **more}), OF_MAPS)
+
+
+def test_a_conv_projection_leads_from_a_students_channels_to_a_teachers() -> None:
+    (layer,) = fit(of_maps("mse", projection="conv"), GIVES, C, 0).values()
+    assert layer.weight.shape == (WIDE, H, 1, 1)
+    assert layer.bias is not None
+    assert layer(draw(B, H, 3, 2)).shape == (B, WIDE, 3, 2)
+    for refused, says in (
+        (of_maps("mse"), r'against a.maps of \[N, 8, 3, 2\]; where channels alone differ, say projection = "conv"$'),
+        (of_maps("mse", projection="conv", on="small"), r"rows of \[N, 4, 3, 1\], against a.maps of \[N, 8, 3, 2\]$"),
+        (of_maps("mse", projection="conv", on="hidden"), r"rows of \[N, 5\], against a.maps"),
+        (of_maps("mse", projection="linear"), r"rows of \[N, 4, 3, 2\], against a.maps"),
+    ):
+        with pytest.raises(ConfigError, match=says):
+            fit(refused, GIVES, C, 0)
+
+
+def test_attention_asks_for_equal_places_alone_and_relations_for_nothing() -> None:
+    assert fit(of_maps("attention_transfer"), GIVES, C, 0) == {}
+    for name in ("rkd_distance", "rkd_angle", "similarity"):
+        assert fit(of_maps(name), GIVES, C, 0) == fit(of_maps(name, on="hidden"), GIVES, C, 0) == {}
+    with pytest.raises(ConfigError, match=r"rows of \[N, 4, 3, 1\], against a.maps of \[N, 8, 3, 2\]$"):
+        fit(of_maps("attention_transfer", on="small"), GIVES, C, 0)
+    with pytest.raises(ConfigError, match=r"attention is of rows \[N, C, H, W\].*; the student gives \[N, 5\]"):
+        fit(of_maps("attention_transfer", on="hidden"), GIVES, C, 0)
 
 
 def test_a_projection_has_weights_of_its_own_seed_and_key() -> None:
