@@ -1,7 +1,7 @@
-"""Learning-rate schedules: pure functions of the step, so that a resumed run needs no state of theirs.
+"""Schedules of learning rates, weights and temperatures: pure functions of the step, so that there is no state to save.
 
-Each returns the factor on the optimizer's lr for `step` in [0, total); so does a user's own, `package.module:function`
-with the signature `(step, total, **params)`.
+Each returns the factor on the optimizer's lr, or a loss's weight or temperature, for `step` in [0, total); so does a
+user's own, `package.module:function` with the signature `(step, total, **params)`.
 """
 
 from __future__ import annotations
@@ -34,6 +34,16 @@ def cosine(step: int, total: int, warmup: int = 0, floor: float = 0.0) -> float:
     return floor + (1 - floor) * (1 + cos(pi * min(1.0, progress))) / 2
 
 
+def linear(step: int, total: int, warmup: int = 0, start: float = 1.0, end: float = 0.0, steps: int = 0) -> float:
+    """A straight line from `start` to `end` over so many `steps`, 0 for all, after the warm-up; then it stays there."""
+    if steps < 0:
+        raise ValueError(f"steps must not be negative, is {steps}")
+    if step < warmup:
+        return start * _warm(step, warmup)
+    progress = (step - warmup) / max(1, (steps or total - warmup) - 1)
+    return start + (end - start) * min(1.0, progress)
+
+
 def one_cycle(
     step: int, total: int, pct_start: float = 0.3, div_factor: float = 25.0, final_div_factor: float = 1e4
 ) -> float:
@@ -53,25 +63,47 @@ def one_cycle(
     return anneal(1.0, last, min(1.0, (step - peak) / max(1.0, total - 1 - peak)))
 
 
-SCHEDULES: dict[str, Callable[..., float]] = {"constant": constant, "cosine": cosine, "one_cycle": one_cycle}
+SCHEDULES: dict[str, Callable[..., float]] = {
+    "constant": constant,
+    "cosine": cosine,
+    "linear": linear,
+    "one_cycle": one_cycle,
+}
 
 
-def build_schedule(settings: Choice, total: int) -> Callable[[int], float]:
-    """Return step -> factor on the learning rate for a run of `total` steps.
+def build_schedule(settings: Choice, total: int, section: str = "[schedule]") -> Callable[[int], float]:
+    """Return step -> factor for a run of `total` steps.
+
+    Args:
+        settings: a name of SCHEDULES, or an import path, and its parameters.
+        total: the run's steps.
+        section: of the run file, for messages.
 
     Raises:
         ConfigError: no such schedule, or a parameter that it does not take or that makes no sense.
     """
-    function = choose("[schedule]", "schedule", settings.name, SCHEDULES, lambda found: found)
-    check_parameters(function, 2, settings.params, f"[schedule] {settings.name}")
+    function = choose(section, "schedule", settings.name, SCHEDULES, lambda found: found)
+    check_parameters(function, 2, settings.params, f"{section} {settings.name}")
     params = dict(settings.params)
     if (warmup := params.get("warmup")) is not None and isinstance(warmup, int) and warmup >= total:
         raise ConfigError(
-            f"[schedule] {settings.name}: a warmup of {warmup} steps does not end within the run's {total}; take fewer"
+            f"{section} {settings.name}: a warmup of {warmup} steps does not end within the run's {total}; take fewer"
         )
     try:
         if not all(factor >= 0 for factor in (function(0, total, **params), function(total - 1, total, **params))):
             raise ValueError("it turns negative")
     except Exception as error:  # one may be of the user's own
-        raise ConfigError(f"[schedule] {settings.name}: {said(error)}") from error
+        raise ConfigError(f"{section} {settings.name}: {said(error)}") from error
     return lambda step: function(step, total, **params)
+
+
+def scheduled(value: float, choice: Choice | None, total: int, section: str) -> Callable[[int], float]:
+    """Return step -> a value that is above 0, times the schedule's factor where there is one.
+
+    Raises:
+        ConfigError: as `build_schedule`.
+    """
+    if choice is None:
+        return lambda step: value
+    factor = build_schedule(choice, total, section)
+    return lambda step: value * factor(step)

@@ -5,6 +5,7 @@ Letters: B rows of a batch, C classes, T temperature. All that does not fit is r
 
 from __future__ import annotations
 
+import dataclasses
 import inspect
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -18,11 +19,11 @@ from student_trainer.learning.losses import Loss, find_loss
 from student_trainer.learning.losses.loss import whole
 from student_trainer.learning.positions import labels_name
 from student_trainer.learning.targets import TargetSpec, target_name
-from student_trainer.run.settings import LossSettings, RunSettings, TeacherSettings
+from student_trainer.run.settings import Choice, LossSettings, RunSettings, TeacherSettings
 from student_trainer.run.toml_tables import unknown
 
 _PROJECTION = tag("student_trainer.projection")
-_LOSS_KEYS = {"name", "weight", "temperature", "key", "on", "against", "projection", "labels"}
+_LOSS_KEYS = {each.name for each in dataclasses.fields(LossSettings)} - {"params"}
 _OF_POSITIONS = "cross_entropy"
 """The loss that takes labels of positions."""
 
@@ -59,6 +60,8 @@ class Term:
     """The view's field of its hard labels of positions."""
     places: tuple[int, ...] = ()
     """Shape of that field of a sample."""
+    weight_schedule: Choice | None = None
+    temperature_schedule: Choice | None = None
 
 
 def targets_of(
@@ -137,8 +140,21 @@ def _term_of_positions(entry: LossSettings, fields: Mapping[str, Field]) -> Term
         raise ConfigError(f"{what}: labels: field {name!r} is {dtype}; labels are integers, -1 where there is none")
     places = tuple(size for size in shape if size is not None)
     shares = {labels_name(name): 1.0}
+    return _made(entry, loss, shares, labels=name, places=places)
+
+
+def _made(entry: LossSettings, loss: Loss, shares: dict[str, float], **more: Any) -> Term:
     return Term(
-        entry.title, loss, entry.weight, entry.temperature, entry.params, entry.on, shares, labels=name, places=places
+        entry.title,
+        loss,
+        entry.weight,
+        entry.temperature,
+        entry.params,
+        entry.on,
+        shares,
+        weight_schedule=entry.weight_schedule,
+        temperature_schedule=entry.temperature_schedule,
+        **more,
     )
 
 
@@ -163,7 +179,7 @@ def _term(entry: LossSettings, settings: RunSettings, specs: Mapping[str, Target
     if not loss.holds:
         if entry.against:
             raise ConfigError(f"{what} learns from labels: leave out `against`")
-        return Term(entry.title, loss, entry.weight, entry.temperature, entry.params, entry.on, {})
+        return _made(entry, loss, {})
     if not specs:
         raise ConfigError(f"{what} needs {_LACKING['teacher']}")
     shares = targets_of(entry, settings.teachers, specs)
@@ -178,9 +194,7 @@ def _term(entry: LossSettings, settings: RunSettings, specs: Mapping[str, Target
                 f"{what}: {alike[0]} has rows of {rows_shown(chosen[alike[0]].whole)}, {name} of "
                 f"{rows_shown(chosen[name].whole)}: name one of them with `against`"
             )
-    return Term(
-        entry.title, loss, entry.weight, entry.temperature, entry.params, entry.on, shares, chosen, entry.projection
-    )
+    return _made(entry, loss, shares, specs=chosen, projection=entry.projection)
 
 
 def _refuse_misfit(what: str, entry: LossSettings, loss: Loss, name: str, spec: TargetSpec) -> None:
@@ -195,6 +209,11 @@ def _refuse_misfit(what: str, entry: LossSettings, loss: Loss, name: str, spec: 
         if need in loss.needs_with(entry.params) - holds:
             instead = _INSTEAD.get(spec.kind, "forward_kl")
             raise ConfigError(f"{what} needs {_LACKING[need].format(name=name, kind=spec.kind, instead=instead)}")
+    if entry.temperature_schedule is not None and spec.num_classes and not spec.codec.keeps_all:
+        raise ConfigError(
+            f"{what}: temperature_schedule: the codec of {name} keeps some classes, and for the temperatures that it "
+            "declares alone the mass of all others: leave the schedule out, or store float32 or float16"
+        )
     if entry.name == "forward_kl" and not spec.codec.serves(entry.temperature):
         declared = ", ".join(map(str, spec.codec.temperatures))
         raise ConfigError(

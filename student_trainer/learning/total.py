@@ -10,43 +10,64 @@ from collections.abc import Callable, Mapping, Sequence
 
 from torch import Tensor, nn
 
+from schemas.errors import ConfigError
 from student_trainer.learning.alignment import Alignment, alignments
+from student_trainer.learning.schedules import scheduled
 from student_trainer.learning.student_outputs import pick
 from student_trainer.learning.targets import Target
 from student_trainer.learning.terms import Term
 
-Total = Callable[[Mapping[str, Tensor], Mapping[str, Target], Tensor, Tensor | None], tuple[Tensor, dict[str, Tensor]]]
-"""(student's outputs by name, targets by name, labels [B], weights [B] or None for ones) -> (scalar, rows by key)"""
+Total = Callable[
+    [Mapping[str, Tensor], Mapping[str, Target], Tensor, Tensor | None, int], tuple[Tensor, dict[str, Tensor]]
+]
+"""(student's outputs by name, targets by name, labels [B], weights [B] or None for ones, step) -> (scalar, rows by key)
+
+The step, from 0, is that of the schedules."""
 
 
 def total_loss(
-    terms: Sequence[Term], labelled_fraction: float, projections: Mapping[str, nn.Module] | None = None
+    terms: Sequence[Term],
+    labelled_fraction: float,
+    projections: Mapping[str, nn.Module] | None = None,
+    total_steps: int = 1,
 ) -> Total:
     """Return the run's loss; the rows that it gives have their own weights, but not the entry's.
 
     A row's weight is a factor on each of its losses; the mean is over all B, whatever their weights.
     A soft loss is the mean over its targets, weighted by their shares. Whatever the codec, the device and autocast,
     a loss sees float32: softened in float16, most of a confident teacher's probabilities would be 0.
+
+    Raises:
+        ConfigError: a schedule that makes no sense over `total_steps`, the run's.
     """
     names = dict.fromkeys(name for term in terms for name in term.shares)
-    functions = [_rows_of(term, labelled_fraction, (projections or {}).get(term.key)) for term in terms]
+    functions = [_rows_of(term, labelled_fraction, (projections or {}).get(term.key), total_steps) for term in terms]
+    factors = [
+        scheduled(term.weight, term.weight_schedule, total_steps, f"[[losses]] {term.key}: weight_schedule")
+        for term in terms
+    ]
 
     def total(
-        outputs: Mapping[str, Tensor], targets: Mapping[str, Target], labels: Tensor, weights: Tensor | None = None
+        outputs: Mapping[str, Tensor],
+        targets: Mapping[str, Target],
+        labels: Tensor,
+        weights: Tensor | None = None,
+        step: int = 0,
     ) -> tuple[Tensor, dict[str, Tensor]]:
         # Here and nowhere else: rows travel as narrow as they were stored, and widening a whole batch costs little.
         widened = {name: targets[name].widened() for name in names}
         student = _Student(outputs)
         result: Tensor | None = None
         parts: dict[str, Tensor] = {}
-        for term, function in zip(terms, functions, strict=True):
-            rows = function(student, widened, labels, weights)
+        for term, function, factor in zip(terms, functions, factors, strict=True):
+            rows = function(student, widened, labels, weights, step)
             if weights is not None:
                 rows = rows * weights
             mean = rows.mean()
             parts[term.key] = rows.detach()
             # A product costs microseconds, forward and backward.
-            weighted = mean if term.weight == 1 else term.weight * mean
+            weight = factor(step)
+            weighted = mean if weight == 1 else weight * mean
             result = weighted if result is None else result + weighted
         assert result is not None
         return result, parts
@@ -72,17 +93,24 @@ class _Student:
 
 
 def _rows_of(
-    term: Term, labelled_fraction: float, projection: nn.Module | None
-) -> Callable[[_Student, Mapping[str, Target], Tensor, Tensor | None], Tensor]:
-    """Return (what the student gave, all targets, labels [B], weights [B]) -> [B], which no weight is a factor of."""
-    function, of, temperature, params = term.loss.function, term.loss.rows, term.temperature, dict(term.params)
+    term: Term, labelled_fraction: float, projection: nn.Module | None, total_steps: int
+) -> Callable[[_Student, Mapping[str, Target], Tensor, Tensor | None, int], Tensor]:
+    """Return (what the student gave, targets, labels [B], weights [B], step) -> [B], which no weight is a factor of."""
+    function, of, params = term.loss.function, term.loss.rows, dict(term.params)
+    section = f"[[losses]] {term.key}: temperature_schedule"
+    temperature_at = scheduled(term.temperature, term.temperature_schedule, total_steps, section)
+    if not all(temperature_at(step) > 0 for step in (0, total_steps - 1)):
+        raise ConfigError(f"{section}: the temperature falls to 0: let it end above that")
     of_samples = "labels" in term.loss.needs and not term.labels
     if of_samples and "labelled_fraction" in inspect.signature(function).parameters:
         params["labelled_fraction"] = labelled_fraction
     aligned = alignments(term.specs)
     shares = [(name, share, aligned.get(name)) for name, share in term.shares.items()]
 
-    def rows_of(student: _Student, targets: Mapping[str, Target], labels: Tensor, weights: Tensor | None) -> Tensor:
+    def rows_of(
+        student: _Student, targets: Mapping[str, Target], labels: Tensor, weights: Tensor | None, step: int
+    ) -> Tensor:
+        temperature = temperature_at(step)
         if not shares:
             return function(student.at(term.on), None, labels, temperature, **params)
         compared: dict[tuple[str, Alignment | None], Tensor] = {}

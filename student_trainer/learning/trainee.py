@@ -109,7 +109,7 @@ class Trainee:
         if not self.scaler.is_enabled():
             self.optimizer.found_inf = self._guard.refused  # type: ignore[attr-defined]
         self._schedule = build_schedule(settings.schedule, total_steps)
-        self._loss = total_loss(terms, labelled_fraction, self._projections)
+        self._loss = total_loss(terms, labelled_fraction, self._projections, total_steps)
         self._lr = settings.optimizer.lr
         self._clip_norm = settings.optimizer.clip_norm
         # Dropout on the rows of each process is of its own.
@@ -135,7 +135,7 @@ class Trainee:
             group["lr"] = peak * factor
         self.optimizer.zero_grad()
         self._guard.begin()
-        (loss, rows), *others = [self._learn(part) for part in batch.parts(self._at_once)]
+        (loss, rows), *others = [self._learn(part, step) for part in batch.parts(self._at_once)]
         for more, rows_of_it in others:
             loss = loss + more
             rows = {key: torch.cat([found, rows_of_it[key]]) for key, found in rows.items()}
@@ -152,7 +152,7 @@ class Trainee:
         self._guard.undo()
         return Step(loss, rows, self._guard.refused.clone(), norm)
 
-    def _learn(self, part: Batch) -> tuple[Tensor, dict[str, Tensor]]:
+    def _learn(self, part: Batch, step: int) -> tuple[Tensor, dict[str, Tensor]]:
         """Add a part's gradients to those that are there; its part of the batch's loss, and its rows."""
         if self.device.type != "cpu":
             part = part.to(self.device)
@@ -161,7 +161,7 @@ class Trainee:
         else:
             with torch.autocast(self.device.type, self._half):
                 outputs = self._inputs.hand(part.inputs, self.outputs)
-        loss, rows = self._loss(outputs, part.targets, part.labels, part.weights)
+        loss, rows = self._loss(outputs, part.targets, part.labels, part.weights, step)
         if not loss.requires_grad:
             raise ConfigError(f"[student] frozen: none of the [[losses]] depends on what learns in {self._name}")
         if len(part.labels) != self._batch_size:

@@ -118,6 +118,10 @@ class LossSettings:
     """linear, conv: the student's features go through a layer of its own first; left out: as they are."""
     labels: str = ""
     """The view's field of hard labels of positions, -1 for none; left out: a sample's true label."""
+    weight_schedule: Choice | None = None
+    """A name of SCHEDULES, whose factor is on the weight; left out: 1 at every step."""
+    temperature_schedule: Choice | None = None
+    """The same on the temperature."""
     params: dict[str, Any] = field(default_factory=dict)
     """All other keys: the loss's own parameters."""
 

@@ -252,6 +252,47 @@ def test_the_total_weighs_the_entries_and_the_teachers() -> None:
     assert set(terms) == {"forward_kl", "cross_entropy", "cold"}
 
 
+def test_weights_and_temperatures_follow_their_schedules() -> None:
+    rise, fall = {"name": "linear", "start": 0.0, "end": 1.0, "steps": 5}, {"name": "linear", "end": 0.5}
+    run = settings(
+        [
+            {"name": "forward_kl", "weight": 0.5, "temperature": 4.0, "weight_schedule": rise},
+            {"name": "reverse_kl", "temperature": 4.0, "temperature_schedule": fall},
+        ]
+    )
+    total = total_loss(resolve(run, specs(run)), 1.0, total_steps=9)
+    given, targets = {"logits": logits(1)}, {"t0.logits": dense(2)}
+    for step, (weight, temperature) in {0: (0.0, 4.0), 2: (0.5, 3.5), 4: (1.0, 3.0), 8: (1.0, 2.0)}.items():
+        value, rows = total(given, targets, LABELS, None, step)
+        of_schedule = LOSSES["reverse_kl"].function(logits(1), dense(2), LABELS, temperature)
+        torch.testing.assert_close(rows["reverse_kl"], of_schedule)
+        torch.testing.assert_close(value, 0.5 * weight * rows["forward_kl"].mean() + of_schedule.mean())
+
+
+@pytest.mark.parametrize(
+    ("loss", "codec", "says"),
+    [
+        ({"temperature_schedule": "linear"}, "float32", "temperature_schedule: the temperature falls to 0"),
+        ({"temperature_schedule": {"name": "linear", "end": 0.5}}, "topk:k=2,temperatures=1|2", "keeps some classes"),
+        (
+            {"weight_schedule": "liner"},
+            "float32",
+            r"weight_schedule: schedule 'liner' is unknown: did you mean 'linear'",
+        ),
+        ({"weight_schedule": {"name": "linear", "end": -2.0}}, "float32", "weight_schedule linear: it turns negative"),
+        ({"weight_schedule": {"name": "constant", "warmup": 9}}, "float32", "does not end within the run's 9"),
+        ({"weight_schedule": 0.5}, "float32", "weight_schedule must be a table"),
+    ],
+)
+def test_a_schedule_of_a_loss_that_makes_no_sense_is_refused_before_the_first_step(
+    loss: dict[str, Any], codec: str, says: str
+) -> None:
+    with pytest.raises(ConfigError, match=says) as caught:
+        run = settings([{"name": "forward_kl", **loss}])
+        total_loss(resolve(run, specs(run, codec=codec)), 1.0, total_steps=9)
+    assert "\n" not in str(caught.value)
+
+
 def test_a_row_of_weight_0_counts_for_nothing_and_the_mean_is_over_all_rows() -> None:
     run = settings([{"name": "forward_kl", "weight": 0.75}, {"name": "cross_entropy"}])
     weights = torch.tensor([1.0, 1.0, 0.0, 1.0, 1.0, 0.0])

@@ -17,7 +17,7 @@ def test_a_factor_stays_between_zero_and_one(name: str, total: int) -> None:
     assert all(0 <= schedule(step) <= 1 for step in range(total))
 
 
-@pytest.mark.parametrize("name", ["constant", "cosine"])
+@pytest.mark.parametrize("name", ["constant", "cosine", "linear"])
 def test_a_warm_up_rises_and_reaches_the_peak(name: str) -> None:
     schedule = build_schedule(Choice(name, {"warmup": 4}), 20)
     factors = [schedule(step) for step in range(5)]
@@ -30,6 +30,13 @@ def test_cosine_ends_at_its_floor() -> None:
     schedule = build_schedule(Choice("cosine", {"floor": 0.1}), 50)
     assert schedule(0) == 1
     assert schedule(49) == pytest.approx(0.1)
+
+
+def test_linear_goes_from_its_start_to_its_end_and_stays_there() -> None:
+    rise = build_schedule(Choice("linear", {"start": 0.0, "end": 1.0, "steps": 5}), 20)
+    assert [rise(step) for step in range(7)] == [0, 0.25, 0.5, 0.75, 1, 1, 1]
+    fall = build_schedule(Choice("linear", {"end": 0.2, "warmup": 2}), 7)
+    assert [fall(step) for step in range(7)] == pytest.approx([1 / 3, 2 / 3, 1, 0.8, 0.6, 0.4, 0.2])
 
 
 @pytest.mark.parametrize("total", [10, 137, 2000])
@@ -65,6 +72,8 @@ def test_a_schedule_of_ones_own_is_imported() -> None:
         (Choice("cosine", {"warmpu": 3}), "did you mean 'warmup'?"),
         (Choice("cosine", {"floor": -1.0}), "negative"),
         (Choice("one_cycle", {"div_factor": 0}), "one_cycle"),
+        (Choice("linear", {"end": -1.0}), "negative"),
+        (Choice("linear", {"steps": -1}), "steps must not be negative"),
         (Choice("constant", {"warmup": "much"}), "constant"),
         (Choice("cosine", {"warmup": 10}), "does not end within the run's 10"),
         (Choice(f"{__name__}:broken"), "KeyError"),
