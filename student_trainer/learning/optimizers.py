@@ -5,6 +5,7 @@ And since only a fused one heeds `found_inf`, by which a step that is not finite
 
 from __future__ import annotations
 
+import functools
 import inspect
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -27,14 +28,7 @@ def sgd(
     parameters: list[nn.Parameter], lr: float, momentum: float = 0.0, weight_decay: float = 0.0, nesterov: bool = False
 ) -> torch.optim.Optimizer:
     """Stochastic gradient descent; weight decay is added to the gradient (L2)."""
-    optimizer = torch.optim.SGD(
-        parameters, lr=lr, momentum=momentum, weight_decay=weight_decay, nesterov=nesterov, fused=True
-    )
-    if momentum:
-        # The fused kernel allocates these at the first step, and leaves them unset where that step is skipped.
-        for each in _parameters(optimizer):
-            optimizer.state[each]["momentum_buffer"] = torch.zeros_like(each)
-    return optimizer
+    return _torchs(torch.optim.SGD)(parameters, lr, momentum=momentum, weight_decay=weight_decay, nesterov=nesterov)
 
 
 def adamw(
@@ -51,6 +45,50 @@ def adamw(
 
 
 OPTIMIZERS: dict[str, Callable[..., torch.optim.Optimizer]] = {"sgd": sgd, "adamw": adamw}
+_TORCHS = "torch.optim."
+
+
+def _find(name: str) -> Callable[..., torch.optim.Optimizer]:
+    """Return what is called with the parameters, the rate and all else.
+
+    Raises:
+        ConfigError: nothing of that name.
+    """
+    if name.startswith(_TORCHS) and ":" not in name:
+        name = ":".join(name.rsplit(".", 1))
+    found = choose("[optimizer]", "optimizer", name, OPTIMIZERS, lambda found: found)
+    its_own = inspect.isclass(found) and f"{found.__module__}.".startswith(_TORCHS)
+    return _torchs(found) if its_own else found
+
+
+def _torchs(optimizer: Callable[..., torch.optim.Optimizer]) -> Callable[..., torch.optim.Optimizer]:
+    """Return one of PyTorch's own, fused where it can be and nothing else is asked for; it is tried on dense zeros."""
+
+    @functools.wraps(optimizer)
+    def made(parameters: list[nn.Parameter], lr: float, **params: Any) -> torch.optim.Optimizer:
+        # A fused SGD whose buffers are there leaves its first gradient as it is; the others dampen all but the first.
+        asked = {"fused", "foreach", "differentiable"} & params.keys() or params.get("dampening")
+        if not asked and "fused" in inspect.signature(optimizer).parameters:
+            params["fused"] = True
+        tried = nn.Parameter(torch.zeros(2, 2))
+        tried.grad = torch.zeros_like(tried)
+        rehearsed = optimizer([tried], lr=lr, **params)
+        if not _asks_twice(rehearsed):
+            rehearsed.step()
+        found = optimizer(parameters, lr=lr, **params)
+        if isinstance(found, torch.optim.SGD) and params.get("fused") and params.get("momentum"):
+            # The fused kernel allocates these at the first step, and leaves them unset where that step is skipped.
+            for each in _parameters(found):
+                found.state[each]["momentum_buffer"] = torch.zeros_like(each)
+        return found
+
+    return made
+
+
+def _asks_twice(optimizer: torch.optim.Optimizer) -> bool:
+    """Whether its step has to be given a function that evaluates the loss again."""
+    closure = inspect.signature(optimizer.step).parameters.get("closure")
+    return closure is not None and closure.default is inspect.Parameter.empty
 
 
 def _parameters(optimizer: torch.optim.Optimizer) -> Iterator[nn.Parameter]:
@@ -77,7 +115,7 @@ def build_optimizer(
             leaves out what is to learn.
     """
     what = f"[optimizer] {settings.name}"
-    function = choose("[optimizer]", "optimizer", settings.name, OPTIMIZERS, lambda found: found)
+    function = _find(settings.name)
     check_parameters(function, 2, settings.params, what, _keys(OptimizerSettings))
     layers = {f"projections.{key}.": layer for key, layer in (projections or {}).items()}
     learned = {
@@ -115,8 +153,7 @@ def build_optimizer(
             raise ConfigError(f"{what} takes no [[optimizer.groups]]: {said(error)}") from error
         optimizer.state.update(other.state)
     _refuse_lost(what, optimizer, learned)
-    closure = inspect.signature(optimizer.step).parameters.get("closure")
-    if closure is not None and closure.default is inspect.Parameter.empty:
+    if _asks_twice(optimizer):
         raise ConfigError(f"{what} evaluates the loss several times a step, which a run does once; take another")
     return optimizer
 

@@ -287,9 +287,12 @@ def test_weights_and_temperatures_follow_their_schedules() -> None:
 def test_a_schedule_of_a_loss_that_makes_no_sense_is_refused_before_the_first_step(
     loss: dict[str, Any], codec: str, says: str
 ) -> None:
-    with pytest.raises(ConfigError, match=says) as caught:
+    def total() -> None:
         run = settings([{"name": "forward_kl", **loss}])
         total_loss(resolve(run, specs(run, codec=codec)), 1.0, total_steps=9)
+
+    with pytest.raises(ConfigError, match=says) as caught:
+        total()
     assert "\n" not in str(caught.value)
 
 

@@ -113,7 +113,10 @@ def test_a_student_that_cannot_be_built_is_one_line(settings: StudentSettings, s
         build_student(settings, DIGITS, 0)
 
 
-@pytest.mark.parametrize("name", [*OPTIMIZERS, "torch.optim:RMSprop"])
+OF_TORCH = ("RMSprop", "Adam", "Adagrad", "NAdam", "SGD", "Rprop")
+
+
+@pytest.mark.parametrize("name", [*OPTIMIZERS, *(f"torch.optim.{name}" for name in OF_TORCH), "torch.optim:RMSprop"])
 def test_an_optimizer_learns(name: str) -> None:
     model = nn.Linear(3, 1)
     optimizer = build_optimizer(OptimizerSettings(name, lr=0.05), model)
@@ -133,6 +136,9 @@ def test_an_optimizer_learns(name: str) -> None:
     [
         (OptimizerSettings("adam"), "did you mean 'adamw'?.*package.module:name"),
         (OptimizerSettings("torch.optim:LBFGS"), "several times a step"),
+        (OptimizerSettings("torch.optim.RMSpropp"), r"\[optimizer\] torch.optim:RMSpropp cannot be imported"),
+        (OptimizerSettings("torch.optim.RMSprop", params={"alpha": -1.0}), "torch.optim.RMSprop: .*alpha"),
+        (OptimizerSettings("torch.optim.SparseAdam"), "torch.optim.SparseAdam: .*does not support dense gradients"),
         (OptimizerSettings("torch.optim:Adam", params={"lrr": 1}), r"key 'lrr' is unknown"),
         (OptimizerSettings("torch.optim:Adam", params={"eps": -1.0}), r"\[optimizer\] torch.optim:Adam: .*epsilon"),
         (OptimizerSettings("builtins:print"), "builtins:print"),
