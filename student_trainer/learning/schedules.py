@@ -12,8 +12,7 @@ from math import cos, pi
 from pipeline.user_code import said
 from schemas.errors import ConfigError
 from student_trainer.learning.students import check_parameters
-from student_trainer.run.choices import choose
-from student_trainer.run.settings import Choice
+from student_trainer.run.choices import Choice, choose
 
 
 def _warm(step: int, warmup: int) -> float:

@@ -19,7 +19,9 @@ from student_trainer.learning.losses import Loss, find_loss
 from student_trainer.learning.losses.loss import whole
 from student_trainer.learning.positions import labels_name
 from student_trainer.learning.targets import TargetSpec, target_name
-from student_trainer.run.settings import Choice, LossSettings, RunSettings, TeacherSettings
+from student_trainer.run.choices import Choice
+from student_trainer.run.loss_settings import LossSettings
+from student_trainer.run.settings import RunSettings, TeacherSettings
 from student_trainer.run.toml_tables import unknown
 
 _PROJECTION = tag("student_trainer.projection")

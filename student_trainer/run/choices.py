@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
 from pipeline.user_code import imported
@@ -10,6 +11,16 @@ from schemas.errors import ConfigError
 from student_trainer.run.toml_tables import unknown
 
 T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True)
+class Choice:
+    """A member of one of the dicts (students, views, schedules, ...), or an import path, with its parameters."""
+
+    name: str
+    """Its key in the dict, or `my_package.my_module:my_function`."""
+    params: dict[str, Any] = field(default_factory=dict)
+    """All other keys of the section."""
 
 
 def choose(section: str, kind: str, name: str, table: Mapping[str, T], own: Callable[[Callable[..., Any]], T]) -> T:

@@ -21,13 +21,14 @@ from pipeline.limits import MAX_SECONDS, MAX_THREADS
 from pipeline.user_files import refuse_irregular
 from schemas.errors import ConfigError
 from schemas.names import check_name
+from student_trainer.run.choices import Choice
+from student_trainer.run.loss_settings import LossSettings
 from student_trainer.run.metric_settings import MetricSettings
 from student_trainer.run.student_settings import StudentSettings
 from student_trainer.run.toml_tables import build, flatten, override, unknown
 
 SOURCES = ("stream", "dataset")
 DEVICES = ("auto", "cpu", "cuda")
-PROJECTIONS = ("linear", "conv")
 PRECISIONS = ("float32", "bf16", "fp16")
 
 
@@ -43,16 +44,6 @@ def _one_of(key: str, value: str, known: Sequence[str]) -> None:
 def _each_once(section: str, titles: Sequence[str]) -> None:
     for title in titles:
         _check(titles.count(title) == 1, f"{section} two are called {title!r}: give one a `key` of its own")
-
-
-@dataclass(frozen=True, slots=True)
-class Choice:
-    """A member of one of the dicts (students, views, schedules, ...), or an import path, with its parameters."""
-
-    name: str
-    """Its key in the dict, or `my_package.my_module:my_function`."""
-    params: dict[str, Any] = field(default_factory=dict)
-    """All other keys of the section."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,43 +87,6 @@ class TeacherSettings:
     def __post_init__(self) -> None:
         check_name("teacher", self.name)
         _check(self.weight > 0, f"weight must be positive, is {self.weight}")
-
-
-@dataclass(frozen=True, slots=True)
-class LossSettings:
-    """`[[losses]]`: one term of the total loss."""
-
-    name: str
-    """A name of LOSSES."""
-    weight: float = 1.0
-    """Its factor in the sum."""
-    temperature: float = 1.0
-    """T of the softened probabilities; a loss that has none ignores it."""
-    key: str = ""
-    """Its name in the metrics; left out: the loss's."""
-    on: str = ""
-    """The student's output that it is of; left out: `logits`, or the only one."""
-    against: str = ""
-    """The teacher's: `TEACHER.OUTPUT`, or `OUTPUT` of all teachers; left out: the one of classes."""
-    projection: str = ""
-    """linear, conv: the student's features go through a layer of its own first; left out: as they are."""
-    labels: str = ""
-    """The view's field of hard labels of positions, -1 for none; left out: a sample's true label."""
-    weight_schedule: Choice | None = None
-    """A name of SCHEDULES, whose factor is on the weight; left out: 1 at every step."""
-    temperature_schedule: Choice | None = None
-    """The same on the temperature."""
-    params: dict[str, Any] = field(default_factory=dict)
-    """All other keys: the loss's own parameters."""
-
-    @property
-    def title(self) -> str:
-        """What it is called in metrics and errors."""
-        return self.key or self.name
-
-    def __post_init__(self) -> None:
-        _check(self.temperature > 0, f"temperature must be positive, is {self.temperature}")
-        _one_of("projection", self.projection, ("", *PROJECTIONS))
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,8 +5,9 @@ from __future__ import annotations
 from schemas.errors import ConfigError
 from student_trainer.learning.losses import find_loss
 from student_trainer.learning.student_outputs import ONLY
+from student_trainer.run.loss_settings import LossSettings
 from student_trainer.run.metric_settings import MetricSettings
-from student_trainer.run.settings import LossSettings, RunSettings
+from student_trainer.run.settings import RunSettings
 from student_trainer.scores.seen import Outputs
 
 _CLASSES = {"classes", "labels"}

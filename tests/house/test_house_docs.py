@@ -39,8 +39,9 @@ from student_trainer.learning.schedules import SCHEDULES, build_schedule
 from student_trainer.learning.students import STUDENTS, Network, build_student
 from student_trainer.learning.targets import TargetSpec, target_name
 from student_trainer.learning.terms import resolve
+from student_trainer.run.choices import Choice
 from student_trainer.run.metric_settings import MetricSettings
-from student_trainer.run.settings import DEVICES, PRECISIONS, SOURCES, Choice, RunSettings, load_run, run_settings
+from student_trainer.run.settings import DEVICES, PRECISIONS, SOURCES, RunSettings, load_run, run_settings
 from student_trainer.scores.metrics import METRICS
 
 ROOT = Path(__file__).parents[2]

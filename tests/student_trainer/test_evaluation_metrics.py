@@ -32,8 +32,9 @@ from student_trainer.learning.student_outputs import StudentOutputs
 from student_trainer.learning.targets import TargetSpec
 from student_trainer.run.edits import resumed_settings
 from student_trainer.run.folder import read_settings
+from student_trainer.run.loss_settings import LossSettings
 from student_trainer.run.metric_settings import MetricSettings, parse_metric
-from student_trainer.run.settings import LossSettings, RunSettings, run_settings
+from student_trainer.run.settings import RunSettings, run_settings
 from student_trainer.scores.by_default import metrics_by_default
 from student_trainer.sources.base import Cursor, LabelledOrder
 from student_trainer.sources.dataset import DatasetSource

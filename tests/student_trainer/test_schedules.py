@@ -7,7 +7,7 @@ import torch
 
 from schemas.errors import ConfigError
 from student_trainer.learning.schedules import SCHEDULES, build_schedule
-from student_trainer.run.settings import Choice
+from student_trainer.run.choices import Choice
 
 
 @pytest.mark.parametrize("name", SCHEDULES)
