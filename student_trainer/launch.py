@@ -89,6 +89,7 @@ def _report(settings: RunSettings, result: TrainResult) -> dict[str, Any]:
         "cursor": {key: value for key, value in result.cursor.as_dict().items() if key != "place"},
         "dropped_rows": result.dropped_rows,
         "undecodable_rows": result.undecodable_rows,
+        **({} if settings.train.ema is None else {"ema": settings.train.ema}),
         "evaluation": result.metrics,
         "timing": {
             "seconds": result.seconds,

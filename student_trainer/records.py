@@ -214,18 +214,20 @@ class Records:
         self._look()
         self.say("evaluating")
         try:
-            scores = evaluate(
-                self._trainee.outputs,
-                self._evaluation.fetcher,
-                self._settings.evaluation.batch_size,
-                metrics=self._evaluation.metrics,
-                fields=self._trainee.fields,
-                size=self._settings.student.size,
-            )
+            with self._trainee.averaged():
+                scores = evaluate(
+                    self._trainee.outputs,
+                    self._evaluation.fetcher,
+                    self._settings.evaluation.batch_size,
+                    metrics=self._evaluation.metrics,
+                    fields=self._trainee.fields,
+                    size=self._settings.student.size,
+                )
         except DistillogError:
             self.rescue(step, cursor)
             raise
-        self._write({"step": step, "evaluation": scores})
+        of = {} if self._settings.train.ema is None else {"ema": self._settings.train.ema}
+        self._write({"step": step, "evaluation": scores} | of)
         self.say("training")
         return scores
 

@@ -251,6 +251,7 @@ def train(
             state = "done" if finished else "stopped"
         finally:
             records.close(state)
+    trainee.settle()
     seconds = time.perf_counter() - begun - ready.first_wait
     views_per_s = ready.produced * settings.train.batch_size / ready.busy if ready.busy else 0.0
     return TrainResult(

@@ -12,6 +12,7 @@ from schemas.records import ViewSpec
 from student_trainer.checkpoint import load_checkpoint
 from student_trainer.export import Projection
 from student_trainer.learning.alignment import Alignment
+from student_trainer.learning.average import averaged
 from student_trainer.learning.fitting import layer_of
 from student_trainer.learning.student_outputs import StudentOutputs
 from student_trainer.learning.students import Network, build_student
@@ -38,7 +39,7 @@ class Trained:
 
 
 def load_student(run: Path) -> Trained:
-    """Load the newest whole checkpoint of a run folder, which may be training meanwhile.
+    """Load the newest whole checkpoint of a run folder, which may be training meanwhile: the average, if it has one.
 
     Raises:
         ConfigError: there is no run in the folder, or its student cannot be built.
@@ -50,7 +51,7 @@ def load_student(run: Path) -> Trained:
     settings = run_settings(checkpoint.settings, str(run))
     network = Network.from_dict(checkpoint.network)
     model = build_student(settings.student, network, settings.train.seed)
-    load_weights(model, state["model"], settings.student.name, checkpoint_of(checkpoints, checkpoint.step))
+    load_weights(model, averaged(state), settings.student.name, checkpoint_of(checkpoints, checkpoint.step))
     on = {loss.title: loss.on for loss in settings.losses}
     aligned = {key: tuple(Alignment(**each) for each in made) for key, made in checkpoint.aligned.items()}
     projections = {

@@ -17,6 +17,7 @@ from pipeline.user_code import said
 from pipeline.user_files import refuse_irregular
 from schemas.errors import ConfigError
 from student_trainer.checkpoint import load_checkpoint
+from student_trainer.learning.average import averaged
 from student_trainer.learning.students import Network
 from student_trainer.learning.weight_names import is_under_any, places
 from student_trainer.learning.weights import tensors_sha256
@@ -129,7 +130,7 @@ def _read(weights: WeightsSettings) -> tuple[dict[str, Tensor], str, Network | N
         read_run(path)
         checkpoint, state = load_checkpoint(path / "checkpoints")
         origin = Network.from_dict(checkpoint.network)
-        tensors: dict[str, Tensor] = state["model"]
+        tensors = averaged(state)
         sha256 = tensors_sha256(tensors)
     else:
         refuse_irregular(path)

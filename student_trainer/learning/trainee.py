@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ from pipeline.hashing import hash_int, tag
 from pipeline.user_code import said
 from schemas.errors import ConfigError
 from student_trainer.batches import Batch, Share
+from student_trainer.learning.average import Average
 from student_trainer.learning.fitting import fit, label_limits
 from student_trainer.learning.frozen import freeze
 from student_trainer.learning.guard import Guard
@@ -108,6 +110,8 @@ class Trainee:
         """Whether each step has to wait for the device: a user's optimizer takes any step that it is asked to."""
         if not self.scaler.is_enabled():
             self.optimizer.found_inf = self._guard.refused  # type: ignore[attr-defined]
+        # All processes have equal weights, and rank 0 alone evaluates and saves.
+        self._average = Average(self.model, train.ema) if train.ema is not None and not world.rank else None
         self._schedule = build_schedule(settings.schedule, total_steps)
         self._loss = total_loss(terms, labelled_fraction, self._projections, total_steps)
         self._lr = settings.optimizer.lr
@@ -150,6 +154,8 @@ class Trainee:
             self.scaler.step(self.optimizer)
             self.scaler.update()
         self._guard.undo()
+        if self._average is not None:
+            self._average.update(step, self._guard.refused)
         return Step(loss, rows, self._guard.refused.clone(), norm)
 
     def _learn(self, part: Batch, step: int) -> tuple[Tensor, dict[str, Tensor]]:
@@ -187,9 +193,19 @@ class Trainee:
         watched = [*self._learned, *self._guard.statistics()]
         return bool(torch.stack([torch.isfinite(each).all() for each in watched]).all())
 
+    def averaged(self) -> AbstractContextManager[None]:
+        """Within it the student has the average of its weights, where the run keeps one; it does not learn there."""
+        return nullcontext() if self._average is None else self._average.in_place()
+
+    def settle(self) -> None:
+        """Give the student the average of its weights, where the run keeps one, once it learns no more."""
+        if self._average is not None:
+            self._average.settle()
+
     def state(self) -> dict[str, Any]:
-        """Return the state dicts: weights with buffers, projections, optimizer, gradient scaler."""
-        return {
+        """Return the state dicts: weights with buffers, projections, optimizer, gradient scaler, and the average."""
+        average = {} if self._average is None else {"average": self._average.state()}
+        return average | {
             "model": self.model.state_dict(),
             "projections": {key: layer.state_dict() for key, layer in self._projections.items()},
             "optimizer": self.optimizer.state_dict(),
@@ -216,6 +232,8 @@ class Trainee:
             raise misfit(self._name, place, f"its optimizer does not take the saved state ({said(error)})") from error
         if self.scaler.is_enabled():
             self.scaler.load_state_dict(state["scaler"])
+        if self._average is not None:
+            self._average.load(state.get("average", {}))
 
 
 def _refuse_batch_norm(name: str, model: nn.Module) -> None:

@@ -143,6 +143,8 @@ class TrainSettings:
     """PyTorch's threads; another number gives other bits, so a run keeps its own."""
     seed: int = 0
     """Seed of the weights and of dropout."""
+    ema: float | None = None
+    """Decay of a moving average of the weights, which is evaluated and exported; left out: the weights are."""
     device: str = "auto"
     """auto (CUDA where there is one), cpu or cuda."""
     log_every: int = 50
@@ -162,6 +164,7 @@ class TrainSettings:
             _check(value is None or value >= 1, f"{key} must be at least 1, is {value}")
         _check(self.steps >= 0, f"steps must not be negative, is {self.steps}")
         _check(0 <= self.seed < 1 << 63, f"seed must be in [0, 2^63), is {self.seed}")
+        _check(self.ema is None or 0 < self.ema < 1, f"ema must be above 0 and below 1, is {self.ema}")
         for key in ("threads", "loaders"):
             value = getattr(self, key)
             _check(value <= MAX_THREADS, f"{key} must be at most {MAX_THREADS} here, is {value}")
