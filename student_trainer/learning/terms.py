@@ -223,6 +223,12 @@ def _refuse_misfit(what: str, entry: LossSettings, loss: Loss, name: str, spec: 
         )
 
 
+def refuse_positions_in_parts(terms: Sequence[Term]) -> None:
+    """Raise ConfigError where a loss compares positions with one another, of which each process has any number."""
+    of_positions = [term for term in terms if any(spec.positions for spec in term.specs.values())]
+    refuse_in_parts(of_positions, "each process has positions of its own: train in one process")
+
+
 def refuse_in_parts(terms: Sequence[Term], reason: str) -> None:
     """Raise ConfigError where a loss compares the rows of the whole batch, of which a step has no more than a part.
 

@@ -16,6 +16,7 @@ from student_trainer.learning.schedules import scheduled
 from student_trainer.learning.student_outputs import pick
 from student_trainer.learning.targets import Target
 from student_trainer.learning.terms import Term
+from student_trainer.learning.whole_batch import WholeBatch
 
 Total = Callable[
     [Mapping[str, Tensor], Mapping[str, Target], Tensor, Tensor | None, int], tuple[Tensor, dict[str, Tensor]]
@@ -30,6 +31,7 @@ def total_loss(
     labelled_fraction: float,
     projections: Mapping[str, nn.Module] | None = None,
     total_steps: int = 1,
+    whole: WholeBatch | None = None,
 ) -> Total:
     """Return the run's loss; the rows that it gives have their own weights, but not the entry's.
 
@@ -37,11 +39,14 @@ def total_loss(
     A soft loss is the mean over its targets, weighted by their shares. Whatever the codec, the device and autocast,
     a loss sees float32: softened in float16, most of a confident teacher's probabilities would be 0.
 
+    `whole` is the batch of several processes, each of which has a share of it; None: there are all rows.
+
     Raises:
         ConfigError: a schedule that makes no sense over `total_steps`, the run's.
     """
     names = dict.fromkeys(name for term in terms for name in term.shares)
-    functions = [_rows_of(term, labelled_fraction, (projections or {}).get(term.key), total_steps) for term in terms]
+    layers = projections or {}
+    functions = [_rows_of(term, labelled_fraction, layers.get(term.key), total_steps, whole) for term in terms]
     factors = [
         scheduled(term.weight, term.weight_schedule, total_steps, f"[[losses]] {term.key}: weight_schedule")
         for term in terms
@@ -93,7 +98,11 @@ class _Student:
 
 
 def _rows_of(
-    term: Term, labelled_fraction: float, projection: nn.Module | None, total_steps: int
+    term: Term,
+    labelled_fraction: float,
+    projection: nn.Module | None,
+    total_steps: int,
+    whole: WholeBatch | None,
 ) -> Callable[[_Student, Mapping[str, Target], Tensor, Tensor | None, int], Tensor]:
     """Return (what the student gave, targets, labels [B], weights [B], step) -> [B], which no weight is a factor of."""
     function, of, params = term.loss.function, term.loss.rows, dict(term.params)
@@ -124,6 +133,9 @@ def _rows_of(
             return compared[key]
 
         def cost(name: str, aligned: Alignment | None) -> Tensor:
+            if whole is not None and term.loss.batchwise:
+                given = against(targets[name], aligned)
+                return whole.rows(term.loss, given, targets[name], labels, temperature, weights, params)
             return of(against(targets[name], aligned), targets[name], labels, temperature, weights, **params)
 
         (first, share, aligned), *others = shares

@@ -24,9 +24,10 @@ from student_trainer.learning.schedules import build_schedule
 from student_trainer.learning.student_inputs import StudentInputs
 from student_trainer.learning.student_outputs import StudentOutputs, probe
 from student_trainer.learning.students import Network, build_student
-from student_trainer.learning.terms import Term, refuse_in_parts
+from student_trainer.learning.terms import Term, refuse_in_parts, refuse_positions_in_parts
 from student_trainer.learning.total import total_loss
 from student_trainer.learning.weights import load_weights, misfit, tensors_sha256
+from student_trainer.learning.whole_batch import WholeBatch
 from student_trainer.processes.gradients import summed
 from student_trainer.processes.world import ALONE, World
 from student_trainer.run.settings import RunSettings
@@ -86,7 +87,10 @@ class Trainee:
         self._name = settings.student.name
         self.device = device
         if world.size > 1:
-            refuse_in_parts(terms, f"each of the {world.size} processes has a part of it: train in one process")
+            refuse_positions_in_parts(terms)
+        first, last = self._share
+        if self._at_once < last - first:
+            refuse_in_parts(terms, "[train] micro_batch has it learned in parts: leave that out")
         self._half = _HALVES.get(train.precision)
         given = probe(settings.student, network, train.seed, device, self._half)
         projections = fit(terms, given, label_classes or network.num_classes, train.seed)
@@ -113,7 +117,8 @@ class Trainee:
         # All processes have equal weights, and rank 0 alone evaluates and saves.
         self._average = Average(self.model, train.ema) if train.ema is not None and not world.rank else None
         self._schedule = build_schedule(settings.schedule, total_steps)
-        self._loss = total_loss(terms, labelled_fraction, self._projections, total_steps)
+        whole = WholeBatch(world, train.batch_size) if world.size > 1 else None
+        self._loss = total_loss(terms, labelled_fraction, self._projections, total_steps, whole)
         self._lr = settings.optimizer.lr
         self._clip_norm = settings.optimizer.clip_norm
         # Dropout on the rows of each process is of its own.

@@ -152,16 +152,28 @@ def test_a_conv_projection_is_in_the_checkpoint_and_loads_as_one(whole: tuple[Pa
     assert layer.weight.shape == (6, 3, 1, 1)
 
 
+def test_a_loss_that_compares_rows_is_refused_where_a_batch_is_learned_in_parts(tmp_path: Path) -> None:
+    settings = of_all_kinds(micro_batch=16)
+    says = (
+        r"dist: compares the rows of a whole batch with one another, but \[train\] micro_batch has it learned in parts"
+    )
+    with pytest.raises(ConfigError, match=says):
+        run(tmp_path / "r", settings, Taught(settings))
+
+
 class Two(Alone):
     """As if there were another process."""
 
     size = 2
 
 
-def test_a_loss_that_compares_rows_is_refused_on_several_processes_before_a_step() -> None:
+def test_a_loss_that_compares_positions_is_refused_on_several_processes_before_a_step() -> None:
     settings = of_all_kinds()
-    terms = resolve(settings, Taught.targets)
+    of_positions = replace(Taught.targets["t.maps"], positions="chosen", places=(3,))
+    terms = resolve(settings, {**Taught.targets, "t.maps": of_positions})
     network = Network.of("image", (1, 8, 8), 10)
-    says = r"\[\[losses\]\] dist: compares the rows of a whole batch with one another, but each of the 2 processes has"
+    says = (
+        "rkd_distance: compares the rows of a whole batch with one another, but each process has positions of its own"
+    )
     with pytest.raises(ConfigError, match=says):
         Trainee(settings, network, 40, 1.0, torch.device("cpu"), terms, world=Two())

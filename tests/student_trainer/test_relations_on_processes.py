@@ -1,0 +1,43 @@
+"""A loss that compares rows, and an average of the weights, on several processes as torchrun starts them."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from support.models import classifier
+from support.processes import Distillog
+from support.small_runs import checkpoints, run_file, weights
+
+from student_trainer.checkpoint import load_checkpoint
+
+pytestmark = [pytest.mark.kafka, pytest.mark.faults, pytest.mark.timeout(300)]
+
+
+def losses(runs: Path, name: str) -> list[float]:
+    lines = map(json.loads, (runs / name / "metrics.jsonl").read_text().splitlines())
+    return [line["loss"] for line in lines if "loss" in line]
+
+
+def test_two_processes_compare_all_rows_and_give_the_average_of_one(
+    distillog: Distillog, fresh_name: Callable[[str], str], tmp_path: Path
+) -> None:
+    stream, model, runs = fresh_name("relations"), classifier(tmp_path / "m.onnx"), tmp_path / "runs"
+    create = ("topics", "create", stream, "--dataset", "digits?split=train", "--partitions", 4, "--order-size", 25)
+    distillog.succeed(*create)
+    distillog.succeed("topics", "add-teacher", stream, "t", model)
+    distillog.succeed("feed", stream)
+    distillog.start("teach", stream, model, "--threads", 1, "--until-idle").succeed()
+    student, train = {"name": "mlp", "hidden": [16], "dropout": 0.0}, {"batch_size": 13, "ema": 0.9, "steps": 40}
+    files = [run_file(tmp_path, stream, name, student=student, train=train) for name in ("one", "two", "again")]
+    start = ("--folder", runs, "--quiet", "--set", "losses.0.name=dist")
+    distillog.succeed("runs", "start", files[0], *start)
+    for file in files[1:]:
+        distillog.torchrun(2, "runs", "start", file, *start).succeed()
+    assert losses(runs, "two") == pytest.approx(losses(runs, "one"), rel=1e-4)
+    assert weights(runs, "again") == weights(runs, "two")
+    one, two = (load_checkpoint(checkpoints(runs, name)[-1].parent)[1]["average"] for name in ("one", "two"))
+    for name, each in one.items():
+        assert two[name].numpy() == pytest.approx(each.numpy(), abs=1e-4)
