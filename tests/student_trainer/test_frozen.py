@@ -116,7 +116,7 @@ def test_losses_that_none_of_what_learns_has_a_part_in_are_refused_before_a_step
 
 
 def groups(*entries: GroupSettings, name: str = "sgd", **params: Any) -> OptimizerSettings:
-    return OptimizerSettings(name, 0.1, entries, params)
+    return OptimizerSettings(name, 0.1, groups=entries, params=params)
 
 
 def of(optimizer: torch.optim.Optimizer, model: nn.Module, **layers: nn.Module) -> list[set[str]]:
