@@ -32,10 +32,8 @@ class Average:
             self._values = {name: _wide(each).clone() for name, each in now.items()}
             return
         share = (1 - min(self._decay, (1 + step) / (10 + step))) * (1 - refused)
-        held = list(self._values.values())
-        difference = torch._foreach_sub([_wide(each) for each in now.values()], held)
-        torch._foreach_mul_(difference, share)
-        torch._foreach_add_(held, difference)
+        for name, held in self._values.items():
+            held.lerp_(_wide(now[name]), share.to(held.dtype))  # one pass over memory, and nothing where the share is 0
 
     @contextmanager
     def in_place(self) -> Iterator[None]:
