@@ -15,7 +15,7 @@ from student_trainer.loading import ROWS_TOGETHER, Loader
 from student_trainer.placing import Placing
 from student_trainer.prefetch import Prefetcher
 from student_trainer.preparation import first_ids
-from student_trainer.processes.deal import deal, dealt
+from student_trainer.processes.deal import Dealt, deal
 from student_trainer.processes.world import ALONE, World
 from student_trainer.sources.base import Cursor, OrderSource
 
@@ -51,13 +51,15 @@ def supply(
     def make() -> Iterator[tuple[Batch, Cursor]]:
         together = max(1, ROWS_TOGETHER // (high - low))
         num_orders = source.sequence.num_orders
-        # Closed by hand: an error of the loader's own leaves the source in the middle of its orders, with its clients.
+        # Closed by hand: an error of the loader's own leaves the source in the middle of its orders, with its clients,
+        # and other processes waiting for their rows.
         with closing(source.orders(start)) as orders:
             if world.size == 1:
-                groups = cut(orders, batch_size, start, num_orders, together, pin, share)
-            else:
-                groups = deal(cut_for_all(orders, batch_size, start, num_orders, shares, together, pin), world)
-            yield from loader.batches(groups)
+                yield from loader.batches(cut(orders, batch_size, start, num_orders, together, pin, share))
+                return
+            for_all = cut_for_all(orders, batch_size, start, num_orders, shares, together, pin)
+            with closing(deal(for_all, world)) as groups:
+                yield from loader.batches(groups)
 
     def stop() -> None:
         source.close()
@@ -67,7 +69,7 @@ def supply(
 
 
 def supply_dealt(
-    world: World,
+    dealt: Dealt,
     fetcher: Fetcher,
     targets: Mapping[str, TargetSpec],
     stand_ins: NDArray[np.int64],
@@ -79,11 +81,11 @@ def supply_dealt(
     """Return what prepares this process's rows of all batches that rank 0 deals out.
 
     Args:
-        world: all processes.
+        dealt: where they come from.
         fetcher: the dataset under its view.
         targets: what the run's targets are, by name.
         stand_ins: [N] int64 samples, the first of which that can be decoded stands for one that cannot.
         size, depth, pin, labels: as `supply` has them.
     """
     loader = Loader(fetcher, size, stand_ins, pin, Placing(targets, labels, pin))
-    return Prefetcher(lambda: loader.batches(dealt(world, pin)), depth, loader.close, lambda: loader.busy)
+    return Prefetcher(lambda: loader.batches(dealt.batches(pin)), depth, loader.close, lambda: loader.busy)

@@ -30,7 +30,7 @@ from student_trainer.preparation import (
     view_fields,
 )
 from student_trainer.processes.briefing import brief
-from student_trainer.processes.meeting import meet, telling
+from student_trainer.processes.meeting import assemble, meet, telling
 from student_trainer.processes.world import ALONE, World
 from student_trainer.records import Progress, Records
 from student_trainer.run.folder import RunFolder, checkpoint_of
@@ -167,6 +167,7 @@ def train(
             )
         brief(world, settings, source, fraction, network, total_steps, checkpoint.step, trainee.state())
         records = Records(settings, folder, trainee, checkpoint, evaluation, reporter, progress, total_steps)
+        assemble(world)
         folder.set_state("training")
         if say is not None:
             size, name = num_parameters(trainee.model), settings.student.name
@@ -228,7 +229,11 @@ def train(
                     break
                 next_cursor = item[1]
 
-                result = trainee.take_step(batch, step)
+                try:
+                    result = trainee.take_step(batch, step)
+                except PeerLost:  # before the gradients of all were there, so nothing of this step was learned
+                    records.rescue(step, cursor)
+                    raise
                 with telling(world):
                     records.took(step, cursor, next_cursor, batch, result)
                     step, cursor = step + 1, next_cursor

@@ -43,8 +43,8 @@ def start(
 ) -> None:
     """Train the student that RUN_FILE (TOML) describes."""
     from student_trainer.processes.follower import follow
-    from student_trainer.processes.world import joined
-    from student_trainer.run.edits import origin_of, resumed_settings
+    from student_trainer.processes.world import joined, started_anew, started_by_torchrun
+    from student_trainer.run.edits import began_as, origin_of, resumed_settings
     from student_trainer.run.folder import RunFolder
     from student_trainer.run.settings import load_run
 
@@ -54,11 +54,12 @@ def start(
             return
         settings = load_run(run_file, assignments)
         path = folder / settings.name
-        again = world.size > 1 and (path / "run.toml").exists()  # torchrun starts all of them anew where one ended
+        origin, settings = origin_of(run_file, assignments, settings), settings.placed()
+        # torchrun starts all of them anew, with the same command, where one ended; so may whoever starts torchrun.
+        again = started_by_torchrun() and (path / "run.toml").exists() and (started_anew() or began_as(path, origin))
         if again:
+            click.echo(f"{path}: goes on from its newest checkpoint, as under torchrun", err=True)
             settings = resumed_settings(path, assignments)
-        else:
-            origin, settings = origin_of(run_file, assignments, settings), settings.placed()
         with (
             metrics_endpoint(metrics_port, "run", quiet) as show_metrics,
             RunFolder.open(path) if again else RunFolder.create(path, settings, origin) as run,

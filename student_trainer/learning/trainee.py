@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
@@ -82,6 +82,7 @@ class Trainee:
         self._world = world
         self._batch_size = train.batch_size
         self._at_once = train.micro_batch or train.batch_size
+        self._first_taken = False
         self._share = Share(world.rank, world.size).rows(train.batch_size)
         self.fields = network.fields
         self._name = settings.student.name
@@ -144,10 +145,14 @@ class Trainee:
             group["lr"] = peak * factor
         self.optimizer.zero_grad()
         self._guard.begin()
+        before = {} if self._first_taken or self._world.size == 1 else _running(self.model)
+        self._first_taken = True
         (loss, rows), *others = [self._learn(part, step) for part in batch.parts(self._at_once)]
         for more, rows_of_it in others:
             loss = loss + more
             rows = {key: torch.cat([found, rows_of_it[key]]) for key, found in rows.items()}
+        if before:
+            _refuse_drift(self._name, before, _running(self.model))
         if self._world.size > 1:
             loss, rows = self._summed(loss, rows)
         self._guard.check(loss, self._gradients())
@@ -247,6 +252,20 @@ def _refuse_batch_norm(name: str, model: nn.Module) -> None:
             raise ConfigError(
                 f"[student] {name}: {path} is a batch norm, whose statistics would be those of one process's rows: "
                 "train in one process, or with another norm, such as GroupNorm"
+            )
+
+
+def _running(model: nn.Module) -> dict[str, Tensor]:
+    """Return copies of the buffers that a forward pass may change: its own statistics of the rows that it sees."""
+    return {name: each.detach().clone() for name, each in model.named_buffers() if each.is_floating_point()}
+
+
+def _refuse_drift(name: str, before: Mapping[str, Tensor], after: Mapping[str, Tensor]) -> None:
+    for path, values in before.items():
+        if not torch.equal(values, after[path]):
+            raise ConfigError(
+                f"[student] {name}: buffer {path} changes with the rows that one process sees, so that processes would "
+                "come to different students: train in one process, or without it"
             )
 
 

@@ -14,7 +14,7 @@ from torch import Tensor
 from pipeline.sequence import Sequence
 from pipeline.views.check import check_data
 from pipeline.views.fetch import Fetcher
-from schemas.errors import PeerLost
+from schemas.errors import ManifestMismatch, PeerLost
 from schemas.records import Manifest, Teacher
 from student_trainer.learning.students import Network
 from student_trainer.learning.targets import TargetSpec, specs_of_all
@@ -36,6 +36,8 @@ class Briefing:
     """`RunSettings.as_dict` as JSON: whatever run file this process was given, all go by rank 0's."""
     records: tuple[Tensor, ...]
     """[n] uint8 each: `OrderSource.records`."""
+    described: str
+    """`OrderSource.describe` as JSON."""
     has_labels: bool
     num_classes: int
     label_classes: int
@@ -67,6 +69,7 @@ def brief(
     message = Briefing(
         json.dumps(settings.as_dict()),
         tuple(map(_tensor, source.records())),
+        json.dumps(source.describe()),
         source.has_labels,
         source.num_classes,
         source.label_classes,
@@ -114,6 +117,13 @@ class Told:
         self.num_classes = briefing.num_classes
         if not briefing.records:
             own = DatasetSource(settings)
+            there = json.loads(briefing.described)
+            if (here := json.loads(json.dumps(own.describe(there)))) != there:
+                other = ", ".join(key for key in sorted(there) if there[key] != here.get(key))
+                raise ManifestMismatch(
+                    f"dataset {own.fetcher.dataset.uri}: is not the one that rank 0 has (another {other}): every "
+                    "process needs the same data"
+                )
             self.sequence, self.fetcher, self.targets = own.sequence, own.fetcher, {}
             return
         first, *others = (each.numpy().tobytes() for each in briefing.records)

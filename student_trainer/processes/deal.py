@@ -1,16 +1,18 @@
 """Dealing the rows of each batch out: rank 0 reads and cuts them, and each process gets its own.
 
-Once a dealer or a receiver has begun, it ends by itself whoever leaves first: rank 0 says when nothing more comes, and
-the others take what is still on its way.
+Sending waits until rows are taken. So rank 0 hands its own on batch by batch, and never lacks one that the others wait
+to train on; and whoever leaves takes, and drops, what is still on its way, until rank 0 says that nothing more comes.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+import threading
+from collections.abc import Generator, Iterable, Iterator
 from contextlib import suppress
 from dataclasses import replace
 
 import torch
+from torch import Tensor
 
 from schemas.errors import PeerLost
 from student_trainer.batches import Cut, RowBatch, Whole
@@ -24,8 +26,8 @@ _OVER = torch.zeros(1, dtype=torch.uint8)
 """A message that is no rows: nothing more comes."""
 
 
-def deal(groups: Iterable[list[tuple[tuple[RowBatch, ...], Cursor]]], world: World) -> Iterator[Group]:
-    """Yield rank 0's own rows of each batch, when the others have theirs.
+def deal(groups: Iterable[list[tuple[tuple[RowBatch, ...], Cursor]]], world: World) -> Generator[Group]:
+    """Yield rank 0's own rows of each batch, when the others have theirs; close it, that they hear of its end.
 
     Args:
         groups: each batch as the rows of each rank, and the cursor behind it.
@@ -39,7 +41,7 @@ def deal(groups: Iterable[list[tuple[tuple[RowBatch, ...], Cursor]]], world: Wor
             for parts, cursor in group:
                 for rank in range(1, world.size):
                     world.send(rank, pack((parts[rank], cursor)))
-            yield [(_with_whole(parts), cursor) for parts, cursor in group]
+                yield [(_with_whole(parts), cursor)]
     finally:
         for rank in range(1, world.size):
             with suppress(PeerLost):
@@ -59,18 +61,46 @@ def _with_whole(parts: tuple[RowBatch, ...]) -> RowBatch:
     return replace(parts[0], whole=Whole(ids, tuple(cuts)))
 
 
-def dealt(world: World, pin: bool) -> Iterator[Group]:
-    """Yield this process's rows of each batch as rank 0 deals them, in page-locked memory where asked.
+class Dealt:
+    """This process's rows of each batch, as rank 0 deals them."""
 
-    Raises:
-        PeerLost: rank 0 is gone.
-    """
-    over = False
-    try:
-        while not (over := len(message := world.receive()) == len(_OVER)):
+    def __init__(self, world: World) -> None:
+        self._world = world
+        self._turn = threading.Lock()
+        self._over = False
+        self._dropping: threading.Thread | None = None
+
+    def batches(self, pin: bool) -> Iterator[Group]:
+        """Yield the rows of each batch, in page-locked memory where asked.
+
+        Raises:
+            PeerLost: rank 0 is gone.
+        """
+        while (message := self._next()) is not None:
             rows, cursor = unpack(message, pin)
             yield [(rows, cursor)]
-    finally:
+
+    def drop(self) -> None:
+        """From now on take what comes and drop it, beside whatever else this process does."""
+        if self._dropping is None:
+            self._dropping = threading.Thread(target=self._drop, name="drops rows", daemon=True)
+            self._dropping.start()
+
+    def wait(self, seconds: float) -> None:
+        """Wait until rank 0 has said that nothing more comes, so long at most; `drop` was called."""
+        if self._dropping is not None:
+            self._dropping.join(seconds)
+
+    def _drop(self) -> None:
         with suppress(PeerLost):
-            while not over:
-                over = len(world.receive()) == len(_OVER)
+            while self._next() is not None:
+                pass
+
+    def _next(self) -> Tensor | None:
+        """The next message; None: nothing more comes."""
+        with self._turn:
+            if self._over:
+                return None
+            message = self._world.receive()
+            self._over = len(message) == len(_OVER)
+            return None if self._over else message

@@ -48,8 +48,10 @@ def summed(
     parts = [*(each.reshape(-1) for each in gradients), has, part.reshape(1).float(), of_rows.reshape(-1)]
     flat = torch.cat([each.float() for each in parts])
     world.sum(flat)
-    *found, has, whole, of_rows = torch.split(flat, [each.numel() for each in parts])
+    *found, has, total, of_rows = torch.split(flat, [each.numel() for each in parts])
     for parameter, there, gradient in zip(parameters, has.tolist(), found, strict=True):
         if there:
-            parameter.grad = gradient.view_as(parameter).to(parameter.dtype)
-    return whole.reshape(()), dict(zip(rows, of_rows.view(len(rows), batch_size), strict=True))
+            whole = gradient.view_as(parameter).to(parameter.dtype)
+            # As the parameter lies in memory: a fused optimizer looks at that alone.
+            parameter.grad = whole if parameter.is_contiguous() else torch.empty_like(parameter).copy_(whole)
+    return total.reshape(()), dict(zip(rows, of_rows.view(len(rows), batch_size), strict=True))

@@ -104,7 +104,8 @@ class Group:
         """As `World`."""
         with _heard():
             by_nccl = self._all_have_gpus(values)
-            here = values if by_nccl else values.cpu()  # of a tensor on the CPU this is no copy
+        here = values if by_nccl else values.cpu()  # of a tensor on the CPU this is no copy
+        with _heard():
             dist.all_reduce(here, group=self._gradients[by_nccl])
         if here is not values:
             values.copy_(here)

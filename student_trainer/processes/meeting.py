@@ -7,7 +7,7 @@ same step, and rank 0 saves what was learned until then.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from typing import NamedTuple
 
@@ -56,11 +56,22 @@ def meet(world: World, batch: Batch | None, stopped: bool, labels: Sequence[str]
     return Met(replace(batch, targets=batch.targets | there, undecodable_rows=standing.undecodable), False)
 
 
+def assemble(world: World) -> None:
+    """Wait until all are ready to train; called by all of them, or `leave` in its place.
+
+    Raises:
+        PeerLost: another process cannot begin; says what it said.
+    """
+    if world.size > 1 and world.stand(False, False, False, 0).failed:
+        _raise_what_was_said(world)
+
+
 def leave(world: World, why: BaseException) -> None:
-    """Tell the others, in place of `meet`, that this process cannot go on."""
+    """Tell the others, in place of `assemble` or `meet`, that this process cannot go on, as far as they are there."""
     if world.size > 1:
-        world.stand(False, False, True, 0, ())
-        world.words(f"rank {world.rank}: {why}")
+        with suppress(PeerLost):
+            world.stand(False, False, True, 0, ())
+            world.words(f"rank {world.rank}: {why}")
 
 
 @contextmanager

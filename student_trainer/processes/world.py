@@ -10,6 +10,7 @@ import signal
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
 from schemas.errors import DistillogError, PeerLost
@@ -136,9 +137,28 @@ def joined() -> Iterator[World]:
 
 def _end_torchrun() -> None:
     """Let torchrun, which starts all processes anew whatever ended one, end instead: it would come to the same."""
-    if "TORCHELASTIC_RUN_ID" in os.environ:
+    if started_by_torchrun() and _is_torchrun(os.getppid()):
         signal.signal(signal.SIGTERM, signal.SIG_IGN)  # which it sends on to us, who have last words to say
         os.kill(os.getppid(), signal.SIGTERM)
+
+
+def _is_torchrun(pid: int) -> bool:
+    """Whether a process is torchrun itself, and no shell between; where that cannot be seen, it is taken for it."""
+    try:
+        command = Path(f"/proc/{pid}/cmdline").read_bytes()
+    except OSError:
+        return pid > 1
+    return b"torchrun" in command or b"torch.distributed" in command
+
+
+def started_by_torchrun() -> bool:
+    """Whether torchrun started this process, alone or with others; it starts it anew where one of them ends."""
+    return "TORCHELASTIC_RUN_ID" in os.environ
+
+
+def started_anew() -> bool:
+    """Whether torchrun has started this process before, and one of them ended."""
+    return os.environ.get("TORCHELASTIC_RESTART_COUNT", "0") != "0"
 
 
 def under_torchrun() -> bool:

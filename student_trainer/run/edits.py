@@ -84,6 +84,15 @@ def origin_of(run_file: Path, assignments: Sequence[str], settings: RunSettings)
     return {"run_file": str(run_file.absolute()), "set": list(assignments), "settings": settings.as_dict()}
 
 
+def began_as(path: Path, origin: Mapping[str, Any]) -> bool:
+    """Whether there is a run in a folder that began with the very settings that `origin_of` gives."""
+    try:
+        there = json.loads((path / "origin.json").read_bytes())
+        return bool(there["settings"] == json.loads(json.dumps(origin["settings"])))
+    except (OSError, ValueError, KeyError, TypeError):
+        return False
+
+
 def resumed_settings(path: Path, assignments: Sequence[str] = ()) -> RunSettings:
     """Return the settings with which a run goes on: its own, what was changed in its run file since, `assignments`.
 

@@ -93,6 +93,7 @@ def test_what_is_no_size_and_no_norm_is_refused(section: str, key: str, value: A
 def test_each_process_of_a_machine_has_a_gpu_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    monkeypatch.setattr(torch.cuda, "set_device", lambda number: None)
     assert choose_device(digits_run()) == torch.device("cuda")
     monkeypatch.setenv("WORLD_SIZE", "4")
     for rank, device in (("0", "cuda:0"), ("1", "cuda:1")):

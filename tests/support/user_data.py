@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import io
+import os
 from typing import Any
 
 import numpy as np
@@ -37,6 +38,13 @@ class Items:
 def bytes_0_to_255(count: str = "100", broken: str = "0") -> Items:
     """Each sample is good, or with `broken=7` every seventh cannot be decoded."""
     return Items(int(count), int(broken))
+
+
+def by_rank() -> Items:
+    """Other pixels on each process of a run."""
+    items = Items(100, 0)
+    items._pixels += int(os.environ.get("RANK", "0"))
+    return items
 
 
 class TwoFields:
