@@ -34,6 +34,21 @@ PROVIDERS = {
 }
 """names of `--provider`; `auto` tries those of `_AUTO` in that order"""
 
+ONNX_DTYPES = {
+    "tensor(float)": "float32",
+    "tensor(float16)": "float16",
+    "tensor(double)": "float64",
+    "tensor(int8)": "int8",
+    "tensor(uint8)": "uint8",
+    "tensor(int16)": "int16",
+    "tensor(uint16)": "uint16",
+    "tensor(int32)": "int32",
+    "tensor(uint32)": "uint32",
+    "tensor(int64)": "int64",
+    "tensor(bool)": "bool",
+}
+"""ONNX's types of tensors -> NumPy's dtypes; others are not fed"""
+
 _AUTO = ("cuda", "rocm", "coreml", "directml", "cpu")
 
 

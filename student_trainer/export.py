@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import logging
-import time
 import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -17,6 +16,7 @@ from numpy.typing import NDArray
 from safetensors.torch import save
 from torch import Tensor, nn
 
+from pipeline.bench.times import time_calls
 from pipeline.onnx_runtime import open_session
 from pipeline.user_code import said
 from schemas.errors import ConfigError
@@ -229,28 +229,16 @@ class Latency:
     """Median milliseconds at batch 1."""
     p95_ms: float
     samples_per_s: float
-    """At the batch of the inputs given."""
+    """At the batch of the inputs given, by its median call: it is measured once, where neighbours may be busy."""
     threads: int
 
 
 def latency(path: Path, inputs: dict[str, NDArray[Any]], threads: int = 1, seconds: float = 1.0) -> Latency:
-    """Measure an ONNX file: half of the time at batch 1, half at the inputs' own batch."""
+    """Measure an ONNX file, in this process: half of the time at batch 1, half at the inputs' own batch."""
     session = open_session(path, threads=threads, spinning=True)
-    names = [each.name for each in session.get_inputs()]
-    whole = {name: inputs[name] for name in names}
+    whole = {each.name: inputs[each.name] for each in session.get_inputs()}
     one = {name: values[:1] for name, values in whole.items()}
+    single = time_calls(session, one, 1, seconds / 2)
     num_rows = len(next(iter(whole.values())))
-
-    def times(feed: dict[str, NDArray[Any]]) -> list[float]:
-        for _ in range(3):  # the first calls allocate
-            session.run(None, feed)
-        taken: list[float] = []
-        end = time.perf_counter() + seconds / 2
-        while len(taken) < 20 or time.perf_counter() < end:
-            since = time.perf_counter()
-            session.run(None, feed)
-            taken.append(time.perf_counter() - since)
-        return taken
-
-    p50, p95 = np.percentile(times(one), [50, 95]) * 1000
-    return Latency(float(p50), float(p95), num_rows / float(np.median(times(whole))), threads)
+    batched = time_calls(session, whole, num_rows, seconds / 2)
+    return Latency(single.p50_ms, single.p95_ms, 1000 * num_rows / batched.p50_ms, threads)

@@ -9,11 +9,12 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from pipeline.onnx_runtime import ONNX_DTYPES
 from schemas.errors import ConfigError, TeacherRejected
 from schemas.finite import all_finite
 from schemas.records import TeacherInput
 from teacher_service.models.declared import Declared, Scaling
-from teacher_service.models.session import ONNX_DTYPES, prepare_input, show, static_shape
+from teacher_service.models.session import prepare_input, show, static_shape
 
 _CHANNELS = (1, 3, 4)
 """Of images as cameras make them."""

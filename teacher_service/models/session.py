@@ -32,20 +32,6 @@ Inputs = Mapping[str, npt.NDArray[Any]]
 Outputs = Mapping[str, npt.NDArray[np.float32]]
 """output -> [M, ...] float32, or [P, ...] of one per position"""
 
-ONNX_DTYPES = {
-    "tensor(float)": "float32",
-    "tensor(float16)": "float16",
-    "tensor(double)": "float64",
-    "tensor(int8)": "int8",
-    "tensor(uint8)": "uint8",
-    "tensor(int16)": "int16",
-    "tensor(uint16)": "uint16",
-    "tensor(int32)": "int32",
-    "tensor(uint32)": "uint32",
-    "tensor(int64)": "int64",
-    "tensor(bool)": "bool",
-}
-
 _MIN_PROBABILITY = 1e-12
 
 

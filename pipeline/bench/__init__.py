@@ -1,0 +1,1 @@
+"""How fast ONNX files run, how much memory they take, and what that costs."""
