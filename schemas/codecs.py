@@ -6,6 +6,7 @@ Of an output per position the rows are positions: what a codec sees is [P, C], o
 |---|---|---|---|
 | float32 | as they are | as it is | plain.py |
 | float16 | less the maximum over C | as it is | plain.py |
+| int8, int4 | in 255, or 15, steps down from the maximum over C | in as many up from a row's minimum | steps.py |
 | topk | the k likeliest of C, and the exact mass of the others | - | topk.py |
 
 The first dimension of every column is M. A variation is one class and one line in `CODECS`.
@@ -25,9 +26,21 @@ from schemas.finite import all_finite, bad_rows, finite_rows
 from schemas.names import did_you_mean
 from schemas.plain import Dense, Features, Plain
 from schemas.positions import Chosen
+from schemas.steps import Steps, StepsCodec
 from schemas.topk import TopK, TopKCodec
 
-__all__ = ["CODECS", "Codec", "CodecSpec", "Dense", "Features", "SoftRows", "TopK", "encode_values", "storable"]
+__all__ = [
+    "CODECS",
+    "Codec",
+    "CodecSpec",
+    "Dense",
+    "Features",
+    "SoftRows",
+    "Steps",
+    "TopK",
+    "encode_values",
+    "storable",
+]
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,6 +144,9 @@ class Codec(Protocol):
     def check(self, columns: Columns, num_classes: int, num_rows: int) -> None:
         """Raise ValueError where `decode` could not be trusted with the columns."""
 
+    def is_of(self, columns: Columns, spec: CodecSpec) -> bool:
+        """Whether columns that passed `check` are of a spec's settings; its name is the codec's."""
+
     def row_shape(self, columns: Columns, num_classes: int) -> tuple[int, ...]:
         """Return the shape of a row of the values, with C last, of columns that passed `check`."""
 
@@ -163,4 +179,10 @@ def encode_values(values: FloatArray, spec: CodecSpec, num_classes: int) -> Colu
     return CODECS[spec.name].encode(values, spec, num_classes)
 
 
-CODECS: dict[str, Codec] = {"float32": Plain("float32"), "float16": Plain("float16"), "topk": TopKCodec()}
+CODECS: dict[str, Codec] = {
+    "float32": Plain("float32"),
+    "float16": Plain("float16"),
+    "int8": StepsCodec(8),
+    "int4": StepsCodec(4),
+    "topk": TopKCodec(),
+}

@@ -1,4 +1,4 @@
-"""The topk codec. Letters: M rows, C classes, k kept classes, T temperature.
+"""The topk codec; with `bits=8` it is that of topk8.py. Letters: M rows, C classes, k kept classes, T temperature.
 
 Columns: indices [M, ..., k] in the narrowest width that holds C - 1, log_probs [M, ..., k] float16 at T = 1, and a
 log_tail@T [M, ...] float32 for each declared T, where "..." are the axes of a row before its last, the classes. The
@@ -35,7 +35,7 @@ class TopK:
     indices: IntArray
     """[M, ..., k] int64, most probable first, the lower class first where two are equal."""
     log_probs: FloatArray
-    """[M, ..., k] float32: log p at T = 1, rounded to float16 by the wire."""
+    """[M, ..., k] float32: log p at T = 1, as rounded by the wire; of topk8 without a tail at T = 1 less the first."""
     log_tails: dict[float, FloatArray]
     """Temperature -> [M, ...] float32: log of the teacher's exact mass outside the k; -inf where k == C."""
     num_classes: int
@@ -89,14 +89,18 @@ class TopKCodec:
         except ConfigError as error:
             raise EncodeError(str(error)) from None
         leading = values.shape[:-1]
-        columns = _encode(values.reshape(-1, num_classes), spec.k, spec.temperatures)
+        columns = self._columns(values.reshape(-1, num_classes), spec)
         return {name: column.reshape(*leading, *column.shape[1:]) for name, column in columns.items()}
+
+    def _columns(self, values: FloatArray, spec: CodecSpec) -> Columns:
+        """Return the columns of finite [M, C] float32."""
+        kept, log_probs, tails = kept_classes(values, spec.k, spec.temperatures)
+        indices = kept.astype(narrowest(values.shape[1] - 1))
+        return {"indices": indices, "log_probs": to_float16(log_probs)} | tails
 
     def check(self, columns: Columns, num_classes: int, num_rows: int) -> None:
         """Raise ValueError with the reason where the columns are not such as `encode` makes."""
-        temperatures = [name.removeprefix(_TAIL) for name in columns if name.startswith(_TAIL)]
-        if not temperatures or len(columns) != len(temperatures) + 2 or not columns.keys() >= {"indices", "log_probs"}:
-            raise ValueError(f"columns {sorted(columns)} are not those of topk")
+        check_tails(columns, "indices", "log_probs")
         indices, log_probs = columns["indices"], columns["log_probs"]
         if indices.ndim < 2 or indices.shape != log_probs.shape or indices.shape[0] != num_rows:
             raise ValueError(f"indices {indices.shape} and log_probs {log_probs.shape} do not fit {num_rows} rows")
@@ -108,12 +112,10 @@ class TopKCodec:
             raise ValueError(f"a class ID is not below {num_classes}")
         if not all_finite(log_probs) or (log_probs > 0).any():
             raise ValueError("a log-probability is above 0 or not finite")
-        for text in temperatures:
-            tail = columns[_TAIL + text]
-            if repr(float(text)) != text or not 0 < float(text) < math.inf:
-                raise ValueError(f"{text!r} is no temperature")
-            if tail.dtype != np.float32 or tail.shape != indices.shape[:-1] or not (tail <= 0).all():
-                raise ValueError(f"the log tail at temperature {text} is damaged")
+
+    def is_of(self, columns: Columns, spec: CodecSpec) -> bool:
+        """Whether columns that passed `check` are of such settings."""
+        return columns["log_probs"].shape[-1] == spec.k and tails_of(columns).keys() == set(spec.temperatures)
 
     def row_shape(self, columns: Columns, num_classes: int) -> tuple[int, ...]:
         """Return the shape of a row of all C classes."""
@@ -121,9 +123,8 @@ class TopKCodec:
 
     def decode(self, columns: Columns, num_classes: int) -> TopK:
         """Return the rows of columns that passed `check`."""
-        tails = {float(name.removeprefix(_TAIL)): tail for name, tail in columns.items() if name.startswith(_TAIL)}
         indices, log_probs = columns["indices"], columns["log_probs"]
-        return TopK(indices.astype(np.int64), log_probs.astype(np.float32), tails, num_classes)
+        return TopK(indices.astype(np.int64), log_probs.astype(np.float32), tails_of(columns), num_classes)
 
     def bytes_per_row(self, spec: CodecSpec, shape: tuple[int, ...], num_classes: int) -> int:
         """Return the bytes of one row on the wire, without headers."""
@@ -131,11 +132,34 @@ class TopKCodec:
         return math.prod(shape[:-1]) * of_one
 
 
-def _encode(values: FloatArray, k: int, temperatures: tuple[float, ...]) -> Columns:
-    """Return the columns of finite [M, C] float32."""
+def tails_of(columns: Columns) -> dict[float, FloatArray]:
+    """Return temperature -> log tail, of columns that passed `check`."""
+    return {float(name.removeprefix(_TAIL)): tail for name, tail in columns.items() if name.startswith(_TAIL)}
+
+
+def check_tails(columns: Columns, *others: str) -> None:
+    """Raise ValueError where the columns are not these others, and a log tail for each of some temperatures.
+
+    Tails have the shape of the first of the others without its last axis.
+    """
+    texts = [name.removeprefix(_TAIL) for name in columns if name.startswith(_TAIL)]
+    if not texts or len(columns) != len(texts) + len(others) or not columns.keys() >= set(others):
+        raise ValueError(f"columns {sorted(columns)} are not {', '.join(others)} and tails")
+    shape = columns[others[0]].shape[:-1]
+    for text in texts:
+        tail = columns[_TAIL + text]
+        if repr(float(text)) != text or not 0 < float(text) < math.inf:
+            raise ValueError(f"{text!r} is no temperature")
+        if tail.dtype != np.float32 or tail.shape != shape or not (tail <= 0).all():
+            raise ValueError(f"the log tail at temperature {text} is damaged")
+
+
+def kept_classes(
+    values: FloatArray, k: int, temperatures: tuple[float, ...]
+) -> tuple[IntArray, npt.NDArray[np.float64], Columns]:
+    """Return of finite [M, C] float32 the k likeliest classes [M, k], their log p at T = 1, and the tails' columns."""
     num_rows, num_classes = values.shape
-    indices = np.empty((num_rows, k), narrowest(num_classes - 1))
-    log_probs = np.empty((num_rows, k), np.float16)
+    indices, log_probs = np.empty((num_rows, k), np.int64), np.empty((num_rows, k))
     tails = {temperature: np.empty(num_rows, np.float32) for temperature in temperatures}
     # A tail of exactly nothing is said only where nothing was left out.
     least = -math.inf if k == num_classes else float(np.finfo(np.float32).min)
@@ -147,12 +171,12 @@ def _encode(values: FloatArray, k: int, temperatures: tuple[float, ...]) -> Colu
         logits = values[part].astype(np.float64)
         head = np.take_along_axis(logits, kept, axis=1)
         np.put_along_axis(logits, kept, -np.inf, axis=1)
-        log_probs[part] = to_float16(head - np.logaddexp(logsumexp(head), logsumexp(logits))[:, None])
+        rest = logsumexp(logits)
+        log_probs[part] = head - np.logaddexp(logsumexp(head), rest)[:, None]
         for temperature, tail in tails.items():
-            outside = logsumexp(logits / temperature)
+            outside = rest if temperature == 1 else logsumexp(logits / temperature)
             tail[part] = np.maximum(outside - np.logaddexp(logsumexp(head / temperature), outside), least)
-    columns: Columns = {"indices": indices, "log_probs": log_probs}
-    return columns | {_TAIL + repr(float(temperature)): tail for temperature, tail in tails.items()}
+    return indices, log_probs, {_TAIL + repr(float(temperature)): tail for temperature, tail in tails.items()}
 
 
 def _most_probable(values: FloatArray, k: int) -> IntArray:

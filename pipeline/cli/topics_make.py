@@ -16,7 +16,9 @@ from pipeline.cli.options import STREAM, json_option, kafka_options, kafka_setti
 @click.option("--epochs", type=int, default=1, show_default=True, help="Passes over the data, each with new views.")
 @click.option("--seed", type=int, default=0, show_default=True, help="Seed of order and views.")
 @click.option("--partitions", type=int, default=64, show_default=True, help="Partitions, at most 256.")
-@click.option("--codec", default="float16", show_default=True, help="float32, float16 or topk:k=10,temperatures=1|2.")
+@click.option(
+    "--codec", default="float16", show_default=True, help="float32, float16, int8, int4 or topk:k=10,temperatures=1|2."
+)
 @click.option("--classes", type=int, default=0, help="Number of classes.  [default: the dataset's]")
 @click.option("--retention-hours", type=float, help="Keep records this long.  [default: for ever]")
 @click.option("--replication-factor", type=int, default=-1, help="Copies of each record.  [default: the cluster's]")

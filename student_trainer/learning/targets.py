@@ -7,18 +7,35 @@ A variation is one class here and one line in `TARGETS`; losses ask a target by 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, fields, replace
-from typing import Any, ClassVar, Protocol, Self
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
-from torch.nn import functional
 
-from schemas.codecs import CodecSpec, Dense, Features, SoftRows, TopK
+from schemas.codecs import CodecSpec, Dense, Features, SoftRows, Steps, TopK
 from schemas.errors import ConfigError
 from schemas.positions import Positions
 from schemas.records import Teacher
+from student_trainer.learning.target_protocol import OfClasses, Target, WithoutClasses
+from student_trainer.learning.whole_targets import DenseTarget, FeatureTarget, StepsTarget, times_log
+
+__all__ = [
+    "TARGETS",
+    "DenseTarget",
+    "FeatureTarget",
+    "StepsTarget",
+    "Target",
+    "TargetSpec",
+    "TopKTarget",
+    "WithoutClasses",
+    "specs_of_all",
+    "target_name",
+    "target_of",
+    "target_specs",
+    "times_log",
+]
 
 
 def target_name(teacher: str, output: str = "logits") -> str:
@@ -83,159 +100,8 @@ def specs_of_all(teachers: Iterable[Teacher], codec: CodecSpec) -> dict[str, Tar
     return {name: spec for teacher in teachers for name, spec in target_specs(teacher, codec).items()}
 
 
-class Target(Protocol):
-    """A teacher's soft targets for a batch."""
-
-    @property
-    def field(self) -> str:
-        """The view's field that says where its rows lie in a student's output; "": they are the B."""
-
-    def picked(self, output: Tensor) -> Tensor:
-        """Return what of a student's [B, ...] lies against its rows."""
-
-    def labels_of(self, labels: Tensor) -> Tensor:
-        """Return the hard labels of its rows, where [B] are those of the samples."""
-
-    def per_sample(self, rows: Tensor) -> Tensor:
-        """Return [B] of what each of its rows costs: their mean is the mean over all rows."""
-
-    @property
-    def logits(self) -> Tensor:
-        """[B, ..., C], float32 for a loss. Raises ConfigError where there are none, or only some classes were kept."""
-
-    @property
-    def features(self) -> Tensor:
-        """[B, ...], float32 for a loss, of what no softmax is taken of; else raises ConfigError."""
-
-    def flat(self) -> Self:
-        """Return classes of several places, [B, ..., C], with each place as a row."""
-
-    @property
-    def shape(self) -> tuple[int, ...]:
-        """(B, ..., C), or (B, ...) of features: of what a student gives for it."""
-
-    def to(self, device: torch.device) -> Self:
-        """Return it on a device, as narrow as it is; copies from pinned memory do not wait."""
-
-    def widened(self) -> Self:
-        """Return it in float32."""
-
-    def between(self, low: int, high: int) -> Self:
-        """Return what the samples [low, high) of the B have, as views; of targets on the CPU."""
-
-    def divergence(self, student: Tensor, temperature: float) -> Tensor:
-        """Return [B] KL(teacher || student) at T of the student's [B, C] log-probabilities at T."""
-
-    def likeliest(self) -> Tensor:
-        """Return [B] int64: the teacher's likeliest class."""
-
-
-class _OfSamples:
-    """What targets have in common whose rows are the B."""
-
-    __slots__ = ()
-
-    field: ClassVar[str] = ""
-
-    def picked(self, output: Tensor) -> Tensor:
-        """Return the output."""
-        return output
-
-    def labels_of(self, labels: Tensor) -> Tensor:
-        """Return the labels."""
-        return labels
-
-    def per_sample(self, rows: Tensor) -> Tensor:
-        """Return the rows."""
-        return rows
-
-    def between(self, low: int, high: int) -> Self:
-        """Return the rows [low, high), as views: of each tensor that it has, whose first dimension is the rows'."""
-        return replace(self, **{each.name: _between(getattr(self, each.name), low, high) for each in fields(self)})  # type: ignore[type-var, arg-type]
-
-
-def _between(value: Any, low: int, high: int) -> Any:
-    if isinstance(value, Mapping):
-        return {key: _between(each, low, high) for key, each in value.items()}
-    return value[low:high] if isinstance(value, Tensor) else value
-
-
-class _OfClasses(_OfSamples):
-    """What targets of classes have in common."""
-
-    __slots__ = ()
-
-    @property
-    def features(self) -> Tensor:
-        """Raise ConfigError."""
-        raise ConfigError("the target is of classes, and no features")
-
-
-class WithoutClasses(_OfSamples):
-    """What targets have in common that hold no teacher's classes."""
-
-    __slots__ = ()
-
-    @property
-    def logits(self) -> Tensor:
-        """Raise ConfigError."""
-        raise ConfigError("the target is of features, multilabel logits or labels, which no softmax is taken of")
-
-    def flat(self) -> Self:
-        """Raise ConfigError, as `logits` does."""
-        self.logits  # noqa: B018
-        return self
-
-    def divergence(self, student: Tensor, temperature: float) -> Tensor:
-        """Raise ConfigError, as `logits` does."""
-        return self.logits
-
-    def likeliest(self) -> Tensor:
-        """Raise ConfigError, as `logits` does."""
-        return self.logits
-
-
 @dataclass(frozen=True, slots=True, eq=False)
-class DenseTarget(_OfClasses):
-    """A teacher's logits for a batch."""
-
-    logits: Tensor
-    """[B, ..., C] float32 for a loss; as stored, perhaps float16, until `total_loss` widens them."""
-
-    @classmethod
-    def of(cls, rows: Dense, columns: dict[str, Tensor]) -> DenseTarget:
-        """Return the target that B such rows are, of their columns as tensors."""
-        return cls(columns["logits"])
-
-    @property
-    def shape(self) -> tuple[int, ...]:
-        """(B, ..., C)."""
-        return tuple(self.logits.shape)
-
-    def to(self, device: torch.device) -> DenseTarget:
-        """Return it on a device, as narrow as it is; copies from pinned memory do not wait."""
-        return DenseTarget(self.logits.to(device, non_blocking=True))
-
-    def widened(self) -> DenseTarget:
-        """Return it in float32."""
-        return DenseTarget(self.logits.float())
-
-    def flat(self) -> DenseTarget:
-        """Return it with each place as a row."""
-        return DenseTarget(self.logits.flatten(0, -2))
-
-    def divergence(self, student: Tensor, temperature: float) -> Tensor:
-        """Return [B] KL(teacher || student) at T."""
-        teacher = functional.log_softmax(self.logits / temperature, dim=1)
-        return times_log(teacher.exp(), teacher - student).sum(dim=1)
-
-    def likeliest(self) -> Tensor:
-        """Return [B] int64: the teacher's likeliest class."""
-        return self.logits.argmax(dim=1)
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class TopKTarget(_OfClasses):
+class TopKTarget(OfClasses):
     """A teacher's k likeliest classes for a batch, and the exact mass of all others."""
 
     indices: Tensor
@@ -304,35 +170,10 @@ class TopKTarget(_OfClasses):
         return self.indices[:, 0]
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class FeatureTarget(WithoutClasses):
-    """A teacher's features, values or multilabel logits for a batch."""
-
-    features: Tensor
-    """[B, ...] float32 for a loss; as stored, perhaps float16, until `total_loss` widens them."""
-
-    @classmethod
-    def of(cls, rows: Features, columns: dict[str, Tensor]) -> FeatureTarget:
-        """Return the target that B such rows are, of their columns as tensors."""
-        return cls(columns["values"])
-
-    @property
-    def shape(self) -> tuple[int, ...]:
-        """(B, ...)."""
-        return tuple(self.features.shape)
-
-    def to(self, device: torch.device) -> FeatureTarget:
-        """Return it on a device, as narrow as it is; copies from pinned memory do not wait."""
-        return FeatureTarget(self.features.to(device, non_blocking=True))
-
-    def widened(self) -> FeatureTarget:
-        """Return it in float32."""
-        return FeatureTarget(self.features.float())
-
-
 TARGETS: dict[type[Any], Callable[[Any, dict[str, Tensor]], Target]] = {
     Dense: DenseTarget.of,
     Features: FeatureTarget.of,
+    Steps: StepsTarget.of,
     TopK: TopKTarget.of,
     Positions: lambda rows, columns: target_of(rows.rows, columns),
 }
@@ -342,9 +183,3 @@ TARGETS: dict[type[Any], Callable[[Any, dict[str, Tensor]], Target]] = {
 def target_of(rows: SoftRows, columns: dict[str, Tensor]) -> Target:
     """Return the target of a batch that is made of such rows; where a sample has any number of them, of all those."""
     return TARGETS[type(rows)](rows, columns)
-
-
-def times_log(probability: Tensor, log_ratio: Tensor) -> Tensor:
-    """p * x, and 0 (with gradient 0) where p is 0, whatever x is there."""
-    positive = probability > 0
-    return torch.where(positive, probability * torch.where(positive, log_ratio, 0.0), 0.0)

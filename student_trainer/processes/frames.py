@@ -30,7 +30,10 @@ def known(of: type[T]) -> type[T]:
     return of
 
 
-for _each in (Cursor, Cut, RowBatch, targets.DenseTarget, targets.TopKTarget, targets.FeatureTarget):
+for _each in (
+    *(Cursor, Cut, RowBatch),
+    *(targets.DenseTarget, targets.FeatureTarget, targets.StepsTarget, targets.TopKTarget),
+):
     known(_each)
 
 _LENGTH = struct.Struct("<Q")

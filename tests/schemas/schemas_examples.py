@@ -19,7 +19,7 @@ from schemas.teacher import Teacher, TeacherInput, TeacherOutput
 RECORDS = (WorkOrder, SoftTargets, DeadLetter, Teacher, Manifest)
 STREAM_ID = "0123456789abcdef"
 SHA256 = "a5" * 32
-SPECS = ("float32", "float16", "topk:k=2,temperatures=1|2")
+SPECS = ("float32", "float16", "int8", "int4", "topk:k=2,temperatures=1|2")
 
 
 def ids(*numbers: int) -> Any:
@@ -60,6 +60,19 @@ def soft_targets_of_positions() -> SoftTargets:
     return replace(soft_targets(), outputs=outputs)
 
 
+def soft_targets_in_steps() -> SoftTargets:
+    """Of outputs by int8 and int4, of classes and without, of even and odd numbers of them."""
+    values = np.arange(30, dtype=np.float32)
+    outputs = (
+        Output.of("logits", values[:12].reshape(3, 4), CodecSpec("int8")),
+        Output.of("odd", values[:15].reshape(3, 5), CodecSpec("int4")),
+        Output.of("hidden", values[:24].reshape(3, 2, 4) / 4, CodecSpec("int4"), classes=False),
+        Output.of("wide", values.reshape(3, 2, 5), CodecSpec("int8"), classes=False),
+        Output.of("age", values[:3], CodecSpec("int4"), classes=False),
+    )
+    return replace(soft_targets(), outputs=outputs)
+
+
 def examples() -> dict[str, Any]:
     """A record of each kind whose bytes do not depend on the machine's floating point."""
     probe = Probe(
@@ -70,6 +83,7 @@ def examples() -> dict[str, Any]:
         "soft_targets float32": soft_targets(),
         "soft_targets float16": soft_targets("float16", kept_rows=ids(0, 2)),
         "soft_targets topk": soft_targets("topk:k=1,temperatures=1|2", values=np.zeros((3, 2), np.float32)),
+        "soft_targets steps": soft_targets_in_steps(),
         "soft_targets outputs": soft_targets_of_outputs(),
         "soft_targets positions": soft_targets_of_positions(),
         "dead_letter": DeadLetter(STREAM_ID, "vit", "digits.work-orders", 3, 12, 7, 1, 300, "cannot decode", None),
@@ -207,7 +221,7 @@ def soft_target_records(draw: st.DrawFn) -> SoftTargets:
         shape = (num_kept, *draw(st.sampled_from(((), (1,), (2,), (1, 3)))), num_classes)
         # Each row's numbers once more for each place before the classes.
         values = np.broadcast_to(values.reshape(num_kept, *[1] * (len(shape) - 2), num_classes), shape).copy()
-        outputs.append(Output.of(name, values, spec, classes=spec.name == "topk" or draw(st.booleans())))
+        outputs.append(Output.of(name, values, spec, classes=bool(spec.k) or draw(st.booleans())))
     return SoftTargets(
         draw(text), draw(longs), draw(longs), sample_ids, draw(longs), kept, draw(text), draw(sha256), tuple(outputs)
     )

@@ -14,7 +14,7 @@ from schemas.codecs import CODECS, CodecSpec, Dense, Features, SoftRows, TopK, s
 from schemas.errors import ConfigError, EncodeError
 from schemas.records import Output, SoftTargets
 
-SPEC_OF = {spec.partition(":")[0]: CodecSpec.parse(spec) for spec in SPECS}
+SPEC_OF = {spec.name: spec for spec in map(CodecSpec.parse, SPECS)}
 """One spec for each codec: a new codec is tested the day it is named."""
 
 

@@ -18,7 +18,7 @@ from schemas.records import Output, SoftTargets, TeacherOutput
 
 _COUNTS = np.array([2, 0, 3], np.int64)
 _CHOSEN = Chosen(_COUNTS, _COUNTS * 3)
-_CODECS = ("float32", "float16", "topk:k=4,temperatures=1|2")
+_CODECS = ("float32", "float16", "int8", "int4", "topk:k=4,temperatures=1|2")
 
 
 def _targets(codec: str = "float32", counts: np.ndarray = _COUNTS) -> SoftTargets:

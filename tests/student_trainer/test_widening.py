@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.nn import functional
 from train_runs import digits_run
 
-from schemas.codecs import CODECS, CodecSpec
+from schemas.codecs import CODECS, CodecSpec, Steps
 from schemas.records import Output
 from student_trainer.batches import Batch, cut
 from student_trainer.learning.losses import LOSSES, Loss
@@ -56,9 +56,10 @@ def sharp(rows: int, classes: int, spread: float = 3.0) -> np.ndarray[Any, Any]:
 
 def stored(logits: np.ndarray[Any, Any], codec: str) -> np.ndarray[Any, Any]:
     """The logits that a codec keeps, but for top-k, which keeps those of some classes."""
-    if codec != "float16":
+    if not spec(codec).keeps_all:
         return logits
-    return (logits - logits.max(axis=1, keepdims=True)).astype(np.float16)
+    rows = Output.of("logits", logits, spec(codec)).values()
+    return rows.values() if isinstance(rows, Steps) else rows.columns["logits"]
 
 
 @pytest.mark.parametrize("precision", ["float32", "bf16"])

@@ -1,0 +1,127 @@
+"""What losses ask of a target, and what targets have in common.
+
+Letters: B rows of a batch, C classes, T temperature.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import fields, replace
+from typing import Any, ClassVar, Protocol, Self
+
+import torch
+from torch import Tensor
+
+from schemas.errors import ConfigError
+
+
+class Target(Protocol):
+    """A teacher's soft targets for a batch."""
+
+    @property
+    def field(self) -> str:
+        """The view's field that says where its rows lie in a student's output; "": they are the B."""
+
+    def picked(self, output: Tensor) -> Tensor:
+        """Return what of a student's [B, ...] lies against its rows."""
+
+    def labels_of(self, labels: Tensor) -> Tensor:
+        """Return the hard labels of its rows, where [B] are those of the samples."""
+
+    def per_sample(self, rows: Tensor) -> Tensor:
+        """Return [B] of what each of its rows costs: their mean is the mean over all rows."""
+
+    @property
+    def logits(self) -> Tensor:
+        """[B, ..., C], float32 for a loss. Raises ConfigError where there are none, or only some classes were kept."""
+
+    @property
+    def features(self) -> Tensor:
+        """[B, ...], float32 for a loss, of what no softmax is taken of; else raises ConfigError."""
+
+    def flat(self) -> Target:
+        """Return classes of several places, [B, ..., C], with each place as a row."""
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """(B, ..., C), or (B, ...) of features: of what a student gives for it."""
+
+    def to(self, device: torch.device) -> Self:
+        """Return it on a device, as narrow as it is; copies from pinned memory do not wait."""
+
+    def widened(self) -> Target:
+        """Return it in float32, as losses take it; of the same shape, at the same places."""
+
+    def between(self, low: int, high: int) -> Self:
+        """Return what the samples [low, high) of the B have, as views; of targets on the CPU."""
+
+    def divergence(self, student: Tensor, temperature: float) -> Tensor:
+        """Return [B] KL(teacher || student) at T of the student's [B, C] log-probabilities at T."""
+
+    def likeliest(self) -> Tensor:
+        """Return [B] int64: the teacher's likeliest class."""
+
+
+class OfSamples:
+    """What targets have in common whose rows are the B."""
+
+    __slots__ = ()
+
+    field: ClassVar[str] = ""
+
+    def picked(self, output: Tensor) -> Tensor:
+        """Return the output."""
+        return output
+
+    def labels_of(self, labels: Tensor) -> Tensor:
+        """Return the labels."""
+        return labels
+
+    def per_sample(self, rows: Tensor) -> Tensor:
+        """Return the rows."""
+        return rows
+
+    def between(self, low: int, high: int) -> Self:
+        """Return the rows [low, high), as views: of each tensor that it has, whose first dimension is the rows'."""
+        return replace(self, **{each.name: _between(getattr(self, each.name), low, high) for each in fields(self)})  # type: ignore[type-var, arg-type]
+
+
+def _between(value: Any, low: int, high: int) -> Any:
+    if isinstance(value, Mapping):
+        return {key: _between(each, low, high) for key, each in value.items()}
+    return value[low:high] if isinstance(value, Tensor) else value
+
+
+class OfClasses(OfSamples):
+    """What targets of classes have in common."""
+
+    __slots__ = ()
+
+    @property
+    def features(self) -> Tensor:
+        """Raise ConfigError."""
+        raise ConfigError("the target is of classes, and no features")
+
+
+class WithoutClasses(OfSamples):
+    """What targets have in common that hold no teacher's classes."""
+
+    __slots__ = ()
+
+    @property
+    def logits(self) -> Tensor:
+        """Raise ConfigError."""
+        raise ConfigError("the target is of features, multilabel logits or labels, which no softmax is taken of")
+
+    def flat(self) -> Self:
+        """Raise ConfigError, as `logits` does."""
+        self.logits  # noqa: B018
+        return self
+
+    def divergence(self, student: Tensor, temperature: float) -> Tensor:
+        """Raise ConfigError, as `logits` does."""
+        return self.logits
+
+    def likeliest(self) -> Tensor:
+        """Raise ConfigError, as `logits` does."""
+        return self.logits
