@@ -34,6 +34,7 @@ if TYPE_CHECKING:
         reverse_kl,
         rkd_angle,
         rkd_distance,
+        sampled_cross_entropy,
         similarity,
         teacher_argmax,
     )
@@ -68,6 +69,7 @@ __all__ = [
     "reverse_kl",
     "rkd_angle",
     "rkd_distance",
+    "sampled_cross_entropy",
     "similarity",
     "status",
     "teacher_argmax",
@@ -99,6 +101,7 @@ _WHERE = {
     "reverse_kl": _LOSSES,
     "rkd_angle": _LOSSES,
     "rkd_distance": _LOSSES,
+    "sampled_cross_entropy": _LOSSES,
     "similarity": _LOSSES,
     "teacher_argmax": _LOSSES,
 }

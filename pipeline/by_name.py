@@ -67,7 +67,7 @@ def create_stream(
         epochs: passes over the data, each with new views.
         seed: of order and views.
         partitions: at most 256; no more workers than these have work at a time.
-        codec: `float32`, `float16`, `int8`, `int4` or `topk:k=10,temperatures=1|2`.
+        codec: `float32`, `float16`, `int8`, `int4`, `topk:k=10,bits=8,temperatures=1|2` or `sampled:n=50`.
         classes: how many there are; 0: as many as the dataset says.
         retention_hours: how long records are kept; None: for ever.
         replication_factor: copies of each record; -1: the cluster's default.

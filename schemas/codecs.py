@@ -8,12 +8,15 @@ Of an output per position the rows are positions: what a codec sees is [P, C], o
 | float16 | less the maximum over C | as it is | plain.py |
 | int8, int4 | in 255, or 15, steps down from the maximum over C | in as many up from a row's minimum | steps.py |
 | topk | the k likeliest of C, and the exact mass of the others | - | topk.py |
+| topk8 | the same in about half the bytes; written `topk:k=10,bits=8` | - | topk8.py |
+| sampled | n of C, drawn at random from their probabilities | - | sampled.py |
 
-The first dimension of every column is M. A variation is one class and one line in `CODECS`.
+The first dimension of every column is M, but for those of sampled. A variation is one class and one line in `CODECS`.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol, Self
 
@@ -23,11 +26,14 @@ import numpy.typing as npt
 from schemas.columns import Columns, FloatArray, IntArray
 from schemas.errors import ConfigError, EncodeError
 from schemas.finite import all_finite, bad_rows, finite_rows
+from schemas.hashing import UInt64s
 from schemas.names import did_you_mean
 from schemas.plain import Dense, Features, Plain
 from schemas.positions import Chosen
+from schemas.sampled import Sampled, SampledCodec
 from schemas.steps import Steps, StepsCodec
 from schemas.topk import TopK, TopKCodec
+from schemas.topk8 import TopK8Codec
 
 __all__ = [
     "CODECS",
@@ -35,6 +41,7 @@ __all__ = [
     "CodecSpec",
     "Dense",
     "Features",
+    "Sampled",
     "SoftRows",
     "Steps",
     "TopK",
@@ -43,22 +50,37 @@ __all__ = [
 ]
 
 
+_SETTINGS = {"topk": ("k", "bits", "temperatures"), "topk8": ("k", "temperatures"), "sampled": ("n",)}
+"""Codec -> its settings in the text form; the others have none."""
+_EXAMPLES = {"k": "k=10", "n": "n=50", "bits": "bits=8", "temperatures": "temperatures=1|2|4"}
+_MOST_DRAWS = 255
+
+
 @dataclass(frozen=True, slots=True)
 class CodecSpec:
-    """Which codec, with its settings; the text form is `float16` or `topk:k=10,temperatures=1|2|4`."""
+    """Which codec, with its settings; its text is `float16`, `topk:k=10,bits=8,temperatures=1|2|4` or `sampled:n=50`.
+
+    Manifests and teachers' records have these three fields and no others. So topk in 8 bits, which the text has as a
+    setting, is a codec of another name there, which whoever does not know it refuses; and n is k.
+    """
 
     name: str = "float32"
     k: int = 0
-    """Kept classes of topk; 0 for the other codecs."""
+    """Kept classes of topk and topk8, draws of sampled; 0 for the other codecs."""
     temperatures: tuple[float, ...] = (1.0,)
-    """Temperatures at which topk stores the exact tail; (1.0,) for the other codecs, which serve every temperature."""
+    """Temperatures at which topk stores the exact tail; (1.0,) for the other codecs, which serve every temperature, but
+    for sampled, which serves that one."""
 
     def __post_init__(self) -> None:
         if self.name not in CODECS:
             raise ConfigError(f"unknown codec {self.name!r}: {did_you_mean(self.name, CODECS)}")
-        if self.name != "topk":
+        if self.name not in _SETTINGS:
             if self.k or self.temperatures != (1.0,):
                 raise ConfigError(f"codec {self.name} takes no settings; k and temperatures are those of topk")
+            return
+        if self.name == "sampled":
+            if not 1 <= self.k <= _MOST_DRAWS or self.temperatures != (1.0,):
+                raise ConfigError(f"codec sampled needs n, 1 to {_MOST_DRAWS}, and draws at T = 1, as in sampled:n=50")
             return
         if self.k < 1:
             raise ConfigError("codec topk needs k, at least 1, as in topk:k=10,temperatures=1|2|4")
@@ -73,22 +95,33 @@ class CodecSpec:
         """Return the spec of a text form; a bad one raises ConfigError."""
         name, _, settings = text.partition(":")
         values: dict[str, Any] = {}
+        known = _SETTINGS.get(name, () if name in CODECS else tuple(_EXAMPLES))
         for setting in filter(None, settings.split(",")):
             key, _, value = setting.partition("=")
-            if key not in ("k", "temperatures") or key in values:
-                what = "twice" if key in values else did_you_mean(key, ("k", "temperatures"))
+            if key not in known or key in values:
+                what = "twice" if key in values else did_you_mean(key, known) if known else f"{name} takes no settings"
                 raise ConfigError(f"codec {text!r}: setting {key!r}: {what}")
             try:
-                values[key] = int(value) if key == "k" else tuple(sorted(float(part) for part in value.split("|")))
+                values[key] = tuple(sorted(map(float, value.split("|")))) if key == "temperatures" else int(value)
             except ValueError:
-                example = "k=10" if key == "k" else "temperatures=1|2|4"
-                raise ConfigError(f"codec {text!r}: cannot read {setting!r}; write it as in {example}") from None
+                raise ConfigError(f"codec {text!r}: cannot read {setting!r}; write it as in {_EXAMPLES[key]}") from None
+        if "n" in values:
+            values["k"] = values.pop("n")
+        if "bits" in values:
+            if values.pop("bits") != 8:
+                raise ConfigError(f"codec {text!r}: bits are 8, or left out: log-probabilities are float16 then")
+            name = "topk8" if name == "topk" else name
         return cls(name, **values)
 
     @property
     def keeps_all(self) -> bool:
         """Whether all classes can be had from it."""
         return not self.k
+
+    @property
+    def draws(self) -> bool:
+        """Whether it keeps classes that were drawn at random: what is encoded depends on seeds, too."""
+        return self.name == "sampled"
 
     def serves(self, temperature: float) -> bool:
         """Whether soft targets can be softened at a temperature."""
@@ -98,13 +131,17 @@ class CodecSpec:
         """Raise ConfigError where outputs of so many classes, 0 for those of none, cannot travel by it."""
         if self.k and not num_classes:
             raise ConfigError(f"codec {self} keeps classes, and this output has none: use float16 or float32")
-        if self.k > num_classes:
+        if self.k > num_classes and not self.draws:
             raise ConfigError(f"codec {self} keeps k={self.k} of only {num_classes} classes: use k <= {num_classes}")
 
     def __str__(self) -> str:
-        if self.name != "topk":
+        if self.name not in _SETTINGS:
             return self.name
-        return f"topk:k={self.k},temperatures={'|'.join(repr(float(t)).removesuffix('.0') for t in self.temperatures)}"
+        if self.draws:
+            return f"sampled:n={self.k}"
+        bits = ",bits=8" if self.name == "topk8" else ""
+        temperatures = "|".join(repr(float(each)).removesuffix(".0") for each in self.temperatures)
+        return f"topk:k={self.k}{bits},temperatures={temperatures}"
 
 
 class SoftRows(Protocol):
@@ -138,8 +175,14 @@ class Codec(Protocol):
     def storable(self, values: FloatArray, num_classes: int) -> npt.NDArray[np.bool_]:
         """Return [M] bool: which rows, all of them finite, it can hold."""
 
-    def encode(self, values: FloatArray, spec: CodecSpec, num_classes: int) -> Columns:
-        """Return the columns of rows that are `storable`; a setting that does not fit C raises EncodeError."""
+    def encode(self, values: FloatArray, spec: CodecSpec, num_classes: int, seeds: UInt64s | None = None) -> Columns:
+        """Return the columns of rows that are `storable`; a setting that does not fit C raises EncodeError.
+
+        `seeds` are [M] hashes of what a row is of, for codecs that draw; the others ignore them.
+        """
+
+    def joined(self, parts: Sequence[Columns]) -> Columns:
+        """Return the columns of the rows of several, one or more, of one spec."""
 
     def check(self, columns: Columns, num_classes: int, num_rows: int) -> None:
         """Raise ValueError where `decode` could not be trusted with the columns."""
@@ -162,11 +205,11 @@ def storable(values: FloatArray, spec: CodecSpec, num_classes: int) -> npt.NDArr
     return finite_rows(values) & CODECS[spec.name].storable(values, num_classes)
 
 
-def encode_values(values: FloatArray, spec: CodecSpec, num_classes: int) -> Columns:
+def encode_values(values: FloatArray, spec: CodecSpec, num_classes: int, seeds: UInt64s | None = None) -> Columns:
     """Return the columns of [M, ...] float32, whose last axis is C classes unless `num_classes` is 0.
 
-    Raises EncodeError for rows that are not `storable`, and for what is no fault of a row: another shape or dtype, or a
-    codec that does not fit C classes.
+    A codec that `draws` needs `seeds`, [M] hashes of what a row is of. Raises EncodeError for rows that are not
+    `storable`, and for what is no fault of a row: another shape or dtype, or a codec that does not fit C classes.
     """
     wanted = "[M, ..., C]" if num_classes else "[M, ...]"
     fits = values.ndim >= 1 and all(values.shape[1:]) and (not num_classes or values.shape[1:][-1:] == (num_classes,))
@@ -176,7 +219,7 @@ def encode_values(values: FloatArray, spec: CodecSpec, num_classes: int) -> Colu
         raise EncodeError(f"the outputs hold NaN or infinity in {bad_rows(values)}")
     if not (held := CODECS[spec.name].storable(values, num_classes)).all():
         raise EncodeError(f"the outputs are beyond what {spec} holds in row {np.flatnonzero(~held)[0]}: use float32")
-    return CODECS[spec.name].encode(values, spec, num_classes)
+    return CODECS[spec.name].encode(values, spec, num_classes, seeds)
 
 
 CODECS: dict[str, Codec] = {
@@ -185,4 +228,6 @@ CODECS: dict[str, Codec] = {
     "int8": StepsCodec(8),
     "int4": StepsCodec(4),
     "topk": TopKCodec(),
+    "topk8": TopK8Codec(),
+    "sampled": SampledCodec(),
 }

@@ -7,7 +7,7 @@ read-only view of the record's own bytes: nothing is copied.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import numpy as np
@@ -63,6 +63,11 @@ def unpack(datum: dict[str, Any]) -> Array:
     if math.prod(shape) * dtype.itemsize != len(data):
         raise ValueError(f"column {datum['name']!r} has {len(data)} bytes, not those of {tuple(shape)} {dtype}")
     return np.ndarray(shape, dtype, data)
+
+
+def concatenated(parts: Sequence[Columns]) -> Columns:
+    """Return the columns of the rows of several, one or more, that lie one behind the other."""
+    return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
 
 
 def pack_columns(columns: Columns) -> list[dict[str, Any]]:

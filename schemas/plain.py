@@ -8,14 +8,16 @@ Numbers that are no classes are stored as they are, so float16 does not hold all
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
 import numpy.typing as npt
 
-from schemas.columns import Array, Columns, FloatArray, IntArray
+from schemas.columns import Array, Columns, FloatArray, IntArray, concatenated
 from schemas.finite import all_finite, to_float16
+from schemas.hashing import UInt64s
 
 if TYPE_CHECKING:
     from schemas.codecs import CodecSpec
@@ -84,7 +86,7 @@ class Plain:
             return np.ones(len(values), np.bool_)
         return np.asarray((np.abs(values) < _BEYOND).all(axis=tuple(range(1, values.ndim))))
 
-    def encode(self, values: FloatArray, spec: CodecSpec, num_classes: int) -> Columns:
+    def encode(self, values: FloatArray, spec: CodecSpec, num_classes: int, seeds: UInt64s | None = None) -> Columns:
         """Return the column of [M, ...] float32."""
         if self._dtype == np.float32:
             return {"values": values}
@@ -92,6 +94,10 @@ class Plain:
             return {"values": values.astype(np.float16)}
         with np.errstate(over="ignore"):  # a row may reach from one end of float32 to the other
             return {"values": to_float16(values - values.max(axis=-1, keepdims=True))}
+
+    def joined(self, parts: Sequence[Columns]) -> Columns:
+        """Return the columns of the rows of several."""
+        return concatenated(parts)
 
     def check(self, columns: Columns, num_classes: int, num_rows: int) -> None:
         """Raise ValueError where the columns are not such as `encode` makes."""

@@ -12,8 +12,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Self
 
-import numpy as np
-
 from schemas.avro import NEWEST, REGISTRY, Datum
 from schemas.codecs import CODECS, CodecSpec, SoftRows, encode_values
 from schemas.columns import (
@@ -27,6 +25,7 @@ from schemas.columns import (
     unpack_ids,
 )
 from schemas.errors import ConfigError, EncodeError
+from schemas.hashing import UInt64s
 from schemas.manifest import Manifest, Probe, ViewSpec
 from schemas.names import did_you_mean
 from schemas.positions import Chosen, Positions
@@ -88,21 +87,29 @@ class Output:
     num_classes: int
     """C; 0 where it has no classes."""
     columns: Columns
-    """The codec's; their first dimension is M, or P, all positions of the M."""
+    """The codec's; their first dimension is M, or P, all positions of the M, but where rows are of unequal length."""
     chosen: Chosen | None = None
     """Which positions the kept rows have; None: its rows are of samples."""
 
     @classmethod
     def of(
-        cls, name: str, values: FloatArray, spec: CodecSpec, *, classes: bool = True, chosen: Chosen | None = None
+        cls,
+        name: str,
+        values: FloatArray,
+        spec: CodecSpec,
+        *,
+        classes: bool = True,
+        chosen: Chosen | None = None,
+        seeds: UInt64s | None = None,
     ) -> Self:
         """Return the output that stores [M, ..., C] float32, or without classes [M, ...], by `spec`.
 
-        With `chosen` the first dimension of `values` is P. Unfit values raise EncodeError.
+        With `chosen` the first dimension of `values` is P. A codec that draws needs `seeds`, a hash for each of M,
+        or P, of what it is. Unfit values raise EncodeError.
         """
         num_classes = values.shape[-1] if classes and values.shape else 0
         try:
-            columns = encode_values(values, spec, num_classes)
+            columns = encode_values(values, spec, num_classes, seeds)
         except EncodeError as error:
             raise EncodeError(f"output {name!r}: {error}") from None
         return cls(name, spec.name, num_classes, columns, chosen)
@@ -113,7 +120,7 @@ class Output:
         first = parts[0]
         if len(parts) == 1:
             return first
-        columns = {name: np.concatenate([part.columns[name] for part in parts]) for name in first.columns}
+        columns = CODECS[first.codec].joined([part.columns for part in parts])
         chosen = [part.chosen for part in parts if part.chosen is not None]
         return cls(first.name, first.codec, first.num_classes, columns, Chosen.joined(chosen) if chosen else None)
 

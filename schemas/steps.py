@@ -19,15 +19,16 @@ Rows of one number have [M] `codes`, whatever the codec.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
 import numpy.typing as npt
 
-from schemas.columns import Array, Columns, FloatArray, IntArray
+from schemas.columns import Array, Columns, FloatArray, IntArray, concatenated
 from schemas.finite import all_finite
+from schemas.hashing import UInt64s
 
 if TYPE_CHECKING:
     from schemas.codecs import CodecSpec
@@ -108,7 +109,7 @@ class StepsCodec:
         with np.errstate(over="ignore", invalid="ignore"):  # rows that are not finite are told apart elsewhere
             return np.asarray((high - low <= _MOST) & (low >= -_MOST) & (high <= _MOST))
 
-    def encode(self, values: FloatArray, spec: CodecSpec, num_classes: int) -> Columns:
+    def encode(self, values: FloatArray, spec: CodecSpec, num_classes: int, seeds: UInt64s | None = None) -> Columns:
         """Return the columns of finite [M, ..., C] float32, or without classes [M, ...]."""
         flat = _flat(values, num_classes)
         codes = np.empty(flat.shape, np.uint8)
@@ -136,6 +137,10 @@ class StepsCodec:
         half, odd = divmod(codes.shape[-1], 2)
         columns: Columns = {"codes": codes[..., :half] | codes[..., half : 2 * half] << np.uint8(4)}
         return columns | {"odd": codes[..., -1].copy()} if odd else columns
+
+    def joined(self, parts: Sequence[Columns]) -> Columns:
+        """Return the columns of the rows of several."""
+        return concatenated(parts)
 
     def check(self, columns: Columns, num_classes: int, num_rows: int) -> None:
         """Raise ValueError where the columns are not such as `encode` makes."""

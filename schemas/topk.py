@@ -9,15 +9,17 @@ gives them: the first is wrong by percent to orders of magnitude. A log p below 
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
 import numpy.typing as npt
 
-from schemas.columns import Columns, FloatArray, IntArray, narrowest
+from schemas.columns import Columns, FloatArray, IntArray, concatenated, narrowest
 from schemas.errors import ConfigError, EncodeError
 from schemas.finite import all_finite, to_float16
+from schemas.hashing import UInt64s
 from schemas.softmax import logsumexp
 
 if TYPE_CHECKING:
@@ -82,7 +84,7 @@ class TopKCodec:
         """Return [M] bool: all rows."""
         return np.ones(len(values), np.bool_)
 
-    def encode(self, values: FloatArray, spec: CodecSpec, num_classes: int) -> Columns:
+    def encode(self, values: FloatArray, spec: CodecSpec, num_classes: int, seeds: UInt64s | None = None) -> Columns:
         """Return the columns of finite [M, ..., C] float32; k > C raises EncodeError."""
         try:
             spec.refuse_classes(num_classes)
@@ -97,6 +99,10 @@ class TopKCodec:
         kept, log_probs, tails = kept_classes(values, spec.k, spec.temperatures)
         indices = kept.astype(narrowest(values.shape[1] - 1))
         return {"indices": indices, "log_probs": to_float16(log_probs)} | tails
+
+    def joined(self, parts: Sequence[Columns]) -> Columns:
+        """Return the columns of the rows of several."""
+        return concatenated(parts)
 
     def check(self, columns: Columns, num_classes: int, num_rows: int) -> None:
         """Raise ValueError with the reason where the columns are not such as `encode` makes."""
@@ -180,17 +186,30 @@ def kept_classes(
 
 
 def _most_probable(values: FloatArray, k: int) -> IntArray:
-    """Return [M, k] int64: classes by descending value, then ascending class.
+    """Return [M, k] int64: classes by descending value, then ascending class."""
+    values = values + np.float32(0)  # + 0 turns -0.0 into 0.0: they are a tie
+    num_rows, num_classes = values.shape
+    if k < num_classes:
+        edge = np.partition(values, num_classes - k, axis=1)[:, num_classes - k]
+        found = np.flatnonzero(values >= edge[:, None])
+        if len(found) == num_rows * k:  # no row has more of what lies at the edge than it keeps
+            classes: IntArray = found.reshape(num_rows, k) % num_classes
+            return classes[np.arange(num_rows)[:, None], _by_key(np.take_along_axis(values, classes, axis=1), k)]
+    return _by_key(values, k)
 
-    Both orders at once by one integer key a class: the float's bits, made to sort as integers, above the class counted
+
+def _by_key(values: FloatArray, k: int) -> IntArray:
+    """Return [M, k] int64: places of [M, n] by descending value, then ascending place.
+
+    Both orders at once by one integer key a place: the float's bits, made to sort as integers, above the place counted
     downwards. So ties at the edge of the k are right too, which argpartition leaves to chance.
     """
-    bits = (values + np.float32(0)).view(np.uint32)  # + 0 turns -0.0 into 0.0: they are a tie
+    bits = values.view(np.uint32)
     ordered = np.where(bits >> 31, ~bits, bits | np.uint32(1 << 31)).astype(np.uint64)
-    num_classes = values.shape[1]
-    keys = (ordered << np.uint64(32)) | np.arange(num_classes - 1, -1, -1, dtype=np.uint64)
-    if k < num_classes:
-        keys = np.partition(keys, num_classes - k, axis=1)[:, num_classes - k :]
+    count = values.shape[1]
+    keys = (ordered << np.uint64(32)) | np.arange(count - 1, -1, -1, dtype=np.uint64)
+    if k < count:
+        keys = np.partition(keys, count - k, axis=1)[:, count - k :]
     keys = np.sort(keys, axis=1)[:, ::-1]
-    classes: IntArray = num_classes - 1 - (keys & np.uint64(0xFFFFFFFF)).astype(np.int64)
-    return classes
+    places: IntArray = count - 1 - (keys & np.uint64(0xFFFFFFFF)).astype(np.int64)
+    return places

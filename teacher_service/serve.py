@@ -22,7 +22,7 @@ from schemas.records import Teacher
 from teacher_service.metrics import WorkerReport
 from teacher_service.models.checks import NO_CLASSES, accuracy_notice, check_model
 from teacher_service.models.files import model_sha256, refuse_another
-from teacher_service.models.labels import label
+from teacher_service.models.labels import Asked, label
 from teacher_service.models.session import OnnxTeacher
 from teacher_service.worker import Worker, WorkerOptions
 
@@ -112,9 +112,10 @@ def _check_on_first_orders(stream: Stream, fetcher: Fetcher, model: OnnxTeacher)
     """
     sequence = Sequence.of(stream.manifest)
     try:
-        fetched = fetcher.fetch(sequence.sample_ids(0), sequence.view_seed(0), model.size)
+        first, view_seed = sequence.sample_ids(0), sequence.view_seed(0)
+        fetched = fetcher.fetch(first, view_seed, model.size)
         second = sequence.sample_ids(min(1, sequence.orders_per_epoch - 1))
-        loading, _ = _timed(lambda: fetcher.fetch(second, sequence.view_seed(0), model.size))
+        loading, _ = _timed(lambda: fetcher.fetch(second, view_seed, model.size))
     except OSError as error:
         raise DataUnavailable(f"dataset {fetcher.dataset.uri}: cannot be read: {error}") from None
     if not len(fetched.kept_rows):
@@ -122,7 +123,7 @@ def _check_on_first_orders(stream: Stream, fetcher: Fetcher, model: OnnxTeacher)
         raise DataUnavailable(f"dataset {fetcher.dataset.uri}: no sample of the first order can be decoded: {reason}")
     try:
         check_model(model, fetched.inputs)
-        inference, _ = _timed(lambda: label(model, fetched, stream.manifest.codec))
+        inference, _ = _timed(lambda: label(model, fetched, stream.manifest.codec, Asked(first, view_seed)))
         notice = _accuracy(model, fetched)
     except (DistillogError, MemoryError):
         raise

@@ -24,7 +24,7 @@ from schemas.errors import DecodeError, ModelFailed
 from schemas.records import Manifest, Teacher, WorkOrder
 from teacher_service.clock import Clock
 from teacher_service.leases.chain import Job, Parcel
-from teacher_service.models.labels import Labels, label
+from teacher_service.models.labels import Asked, Labels, label
 from teacher_service.models.session import OnnxTeacher
 from teacher_service.parcels import Parcels
 
@@ -219,7 +219,8 @@ class Stages:
                 assert fetched is not None  # an order was fetched
                 self._infers = job
                 self.inferring.start(len(job.order.sample_ids))
-                labels = patient_labels(self._model, fetched, self._parcels.codec, job.sequence)
+                asked = Asked(job.order.sample_ids, job.order.view_seed)
+                labels = patient_labels(self._model, fetched, self._parcels.codec, job.sequence, asked)
                 parcel = self._parcels.of_labels(job, job.order, labels)
                 self.inferring.stop()
                 self._infers = None
@@ -227,28 +228,32 @@ class Stages:
 
     def _measure_model(self, fetched: Fetched | None) -> None:
         assert fetched is not None  # a measurement has views
+        assert self._sample is not None  # it was of these
         began = time.monotonic()
         self.inferring.start(len(fetched.kept_rows))
         try:
-            label(self._model, fetched, self._parcels.codec)
+            asked = Asked(self._sample.sample_ids, self._sample.view_seed)
+            label(self._model, fetched, self._parcels.codec, asked)
         except Exception as error:
             log.debug("measuring: %s", error)
         self.inferring.stop(whole_order=False)
         self._measure_at += (time.monotonic() - began) / MEASURE_SHARE
 
 
-def patient_labels(model: OnnxTeacher, fetched: Fetched, codec: CodecSpec, sequence: int) -> Labels:
-    """Label views; a failure is no fault of the data (memory, a device), so all of them are tried once more.
+def patient_labels(
+    model: OnnxTeacher, fetched: Fetched, codec: CodecSpec, sequence: int, asked: Asked | None = None
+) -> Labels:
+    """Label an order's views; a failure is no fault of the data (memory, a device), so all of them are tried once more.
 
     Raises:
         ModelFailed: it failed twice.
     """
     try:
-        return label(model, fetched, codec)
+        return label(model, fetched, codec, asked)
     except Exception as error:  # ONNX Runtime's exceptions have no common base
         log.warning("order %d: the model failed (%s); trying again", sequence, error)
     try:
-        return label(model, fetched, codec)
+        return label(model, fetched, codec, asked)
     except Exception as error:
         raise ModelFailed(
             f"{model.path}: fails on order {sequence} ({' '.join(str(error).split())[:300]}); nothing "

@@ -17,7 +17,10 @@ from pipeline.cli.options import STREAM, json_option, kafka_options, kafka_setti
 @click.option("--seed", type=int, default=0, show_default=True, help="Seed of order and views.")
 @click.option("--partitions", type=int, default=64, show_default=True, help="Partitions, at most 256.")
 @click.option(
-    "--codec", default="float16", show_default=True, help="float32, float16, int8, int4 or topk:k=10,temperatures=1|2."
+    "--codec",
+    default="float16",
+    show_default=True,
+    help="float32, float16, int8, int4, topk:k=10,bits=8,temperatures=1|2 or sampled:n=50.",
 )
 @click.option("--classes", type=int, default=0, help="Number of classes.  [default: the dataset's]")
 @click.option("--retention-hours", type=float, help="Keep records this long.  [default: for ever]")

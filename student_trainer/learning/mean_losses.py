@@ -110,6 +110,11 @@ def teacher_argmax(student_logits: Tensor, target: Target, weights: Tensor | Non
     return _soft("teacher_argmax", student_logits, target, 1.0, weights)
 
 
+def sampled_cross_entropy(student_logits: Tensor, target: Target, weights: Tensor | None = None) -> Tensor:
+    """-log of the student's probability of the classes drawn by the codec sampled, mean over the draws, of [B, C]."""
+    return _soft("sampled_cross_entropy", student_logits, target, 1.0, weights)
+
+
 def binary_kl(
     student_logits: Tensor, target: Target, temperature: float = 1.0, weights: Tensor | None = None
 ) -> Tensor:

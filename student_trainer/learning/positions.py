@@ -67,6 +67,11 @@ class PositionTarget:
         return self.rows.features
 
     @property
+    def draws(self) -> Tensor:
+        """[P, N], or raises ConfigError, as that of the rows."""
+        return self.rows.draws
+
+    @property
     def shape(self) -> tuple[int, ...]:
         """(B, *places, C) or (B, *places, H): of what a student gives for it."""
         return (len(self.counts), *self.places, *self.rows.shape[1:])

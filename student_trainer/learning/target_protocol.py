@@ -39,6 +39,10 @@ class Target(Protocol):
     def features(self) -> Tensor:
         """[B, ...], float32 for a loss, of what no softmax is taken of; else raises ConfigError."""
 
+    @property
+    def draws(self) -> Tensor:
+        """[B, ..., N] int64: classes drawn from the teacher's probabilities at T = 1. Raises ConfigError without."""
+
     def flat(self) -> Target:
         """Return classes of several places, [B, ..., C], with each place as a row."""
 
@@ -92,7 +96,18 @@ def _between(value: Any, low: int, high: int) -> Any:
     return value[low:high] if isinstance(value, Tensor) else value
 
 
-class OfClasses(OfSamples):
+class WithoutDraws(OfSamples):
+    """What targets have in common that hold no classes drawn at random."""
+
+    __slots__ = ()
+
+    @property
+    def draws(self) -> Tensor:
+        """Raise ConfigError."""
+        raise ConfigError("the target holds no draws: that of the codec sampled does")
+
+
+class OfClasses(WithoutDraws):
     """What targets of classes have in common."""
 
     __slots__ = ()
@@ -103,7 +118,7 @@ class OfClasses(OfSamples):
         raise ConfigError("the target is of classes, and no features")
 
 
-class WithoutClasses(OfSamples):
+class WithoutClasses(WithoutDraws):
     """What targets have in common that hold no teacher's classes."""
 
     __slots__ = ()

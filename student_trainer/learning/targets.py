@@ -14,17 +14,18 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from schemas.codecs import CodecSpec, Dense, Features, SoftRows, Steps, TopK
+from schemas.codecs import CodecSpec, Dense, Features, Sampled, SoftRows, Steps, TopK
 from schemas.errors import ConfigError
 from schemas.positions import Positions
 from schemas.records import Teacher
-from student_trainer.learning.target_protocol import OfClasses, Target, WithoutClasses
+from student_trainer.learning.target_protocol import OfClasses, OfSamples, Target, WithoutClasses
 from student_trainer.learning.whole_targets import DenseTarget, FeatureTarget, StepsTarget, times_log
 
 __all__ = [
     "TARGETS",
     "DenseTarget",
     "FeatureTarget",
+    "SampledTarget",
     "StepsTarget",
     "Target",
     "TargetSpec",
@@ -170,11 +171,64 @@ class TopKTarget(OfClasses):
         return self.indices[:, 0]
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class SampledTarget(OfSamples):
+    """Classes that were drawn at random from a teacher's probabilities: what they are together, nothing here says."""
+
+    draws: Tensor
+    """[B, ..., N] int64 for a loss; int32 until `total_loss` widens them."""
+    num_classes: int
+
+    @classmethod
+    def of(cls, rows: Sampled, columns: dict[str, Tensor]) -> SampledTarget:
+        """Return the target that B such rows are, of their columns as tensors."""
+        return cls(columns["draws"], rows.num_classes)
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """(B, ..., C)."""
+        return (*self.draws.shape[:-1], self.num_classes)
+
+    @property
+    def logits(self) -> Tensor:
+        """Raise ConfigError."""
+        raise ConfigError(
+            f"the codec keeps {self.draws.shape[-1]} classes drawn at random, so there are no logits: use "
+            "sampled_cross_entropy"
+        )
+
+    @property
+    def features(self) -> Tensor:
+        """Raise ConfigError, as `logits` does."""
+        return self.logits
+
+    def to(self, device: torch.device) -> SampledTarget:
+        """Return it on a device, as narrow as it is; copies from pinned memory do not wait."""
+        return SampledTarget(self.draws.to(device, non_blocking=True), self.num_classes)
+
+    def widened(self) -> SampledTarget:
+        """Return it as losses index by it: in int64."""
+        return SampledTarget(self.draws.long(), self.num_classes)
+
+    def flat(self) -> SampledTarget:
+        """Return it with each place as a row."""
+        return SampledTarget(self.draws.flatten(0, -2), self.num_classes)
+
+    def divergence(self, student: Tensor, temperature: float) -> Tensor:
+        """Raise ConfigError, as `logits` does: it takes the teacher's entropy, too, which draws do not tell."""
+        return self.logits
+
+    def likeliest(self) -> Tensor:
+        """Raise ConfigError, as `logits` does: the class drawn most often need not be it."""
+        return self.logits
+
+
 TARGETS: dict[type[Any], Callable[[Any, dict[str, Tensor]], Target]] = {
     Dense: DenseTarget.of,
     Features: FeatureTarget.of,
     Steps: StepsTarget.of,
     TopK: TopKTarget.of,
+    Sampled: SampledTarget.of,
     Positions: lambda rows, columns: target_of(rows.rows, columns),
 }
 """What a codec's `decode` gives -> (such rows, their columns of B rows each, in their order) -> target."""

@@ -34,12 +34,18 @@ _LACKING = {
     "classes": "classes, but {name} holds {kind}; use {instead}, or name another with `against`",
     "dense": "all classes' logits, but the codec of {name} keeps only some; store it as float32 or float16",
     "logits": "true logits, but {name} holds {kind}; use forward_kl",
+    "draws": "classes drawn at random, but {name} is stored as {codec}; use {instead}, or store it as sampled:n=50",
     "multilabel": "multilabel logits, but {name} holds {kind}; use {instead}",
     "features": "features, but {name} holds {kind}; name an output of features with `against`",
     "labels": "labels, but no sample shows one; raise data.labelled or take a labelled dataset",
 }
 
-_INSTEAD = {"multilabel": "binary_kl", "features": "mse or cosine", "values": "mse or cosine"}
+_INSTEAD = {
+    "draws of classes": "sampled_cross_entropy",
+    "multilabel": "binary_kl",
+    "features": "mse or cosine",
+    "values": "mse or cosine",
+}
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -200,7 +206,8 @@ def _term(entry: LossSettings, settings: RunSettings, specs: Mapping[str, Target
 
 
 def _refuse_misfit(what: str, entry: LossSettings, loss: Loss, name: str, spec: TargetSpec) -> None:
-    holds = {"teacher", "labels", *(("classes",) if spec.num_classes else ("features",))}
+    of_classes = "draws" if spec.codec.draws else "classes"
+    holds = {"teacher", "labels", of_classes if spec.num_classes else "features"}
     if spec.kind == "multilabel":
         holds.add("multilabel")
     if spec.num_classes and spec.codec.keeps_all:
@@ -209,8 +216,14 @@ def _refuse_misfit(what: str, entry: LossSettings, loss: Loss, name: str, spec: 
         holds.add("logits")
     for need in _LACKING:
         if need in loss.needs_with(entry.params) - holds:
-            instead = _INSTEAD.get(spec.kind, "forward_kl")
-            raise ConfigError(f"{what} needs {_LACKING[need].format(name=name, kind=spec.kind, instead=instead)}")
+            kind = "draws of classes" if spec.codec.draws else spec.kind
+            instead = _INSTEAD.get(kind, "forward_kl")
+            lacking = _LACKING[need].format(name=name, kind=kind, instead=instead, codec=spec.codec)
+            raise ConfigError(f"{what} needs {lacking}")
+    if "draws" in loss.needs and entry.temperature != 1:
+        raise ConfigError(
+            f"{what}: temperature {entry.temperature}: the draws of {name} are at 1, and no other can be had"
+        )
     if entry.temperature_schedule is not None and spec.num_classes and not spec.codec.keeps_all:
         raise ConfigError(
             f"{what}: temperature_schedule: the codec of {name} keeps some classes, and for the temperatures that it "

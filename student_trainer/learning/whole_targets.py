@@ -1,4 +1,4 @@
-"""Targets that hold every number of a teacher's output, in whatever width. Letters: B rows, C classes, T temperature."""
+"""Targets that hold all of a teacher's output, in whatever width. Letters: B rows, C classes, T temperature."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from schemas.codecs import Dense, Features, Steps
-from student_trainer.learning.target_protocol import OfClasses, OfSamples, WithoutClasses
+from student_trainer.learning.target_protocol import OfClasses, WithoutClasses, WithoutDraws
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -78,7 +78,7 @@ class FeatureTarget(WithoutClasses):
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class StepsTarget(OfSamples):
+class StepsTarget(WithoutDraws):
     """A teacher's output in steps, as `schemas.steps.Steps` has it: a quarter, or an eighth, of what it is in float32.
 
     Losses see what `widened` makes of it, on the device where it is.

@@ -48,8 +48,8 @@ class LabelledBatch:
     targets: dict[str, dict[str, Target]]
     """Teacher -> output ("logits") -> its soft targets of B rows, in float32, as the losses take them.
 
-    Of codecs that keep all classes, `.logits` is [B, C]; of topk, `.indices` and `.log_probs` are [B, k]. One of
-    positions is a `PositionTarget`."""
+    Of codecs that keep all classes, `.logits` is [B, C]; of topk, `.indices` and `.log_probs` are [B, k]; of
+    sampled, `.draws` is [B, N]. One of positions is a `PositionTarget`."""
     weights: Tensor
     """[B] float32, each row's factor on its losses: 0 where the sample cannot be decoded, else 1."""
 

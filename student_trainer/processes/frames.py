@@ -32,7 +32,7 @@ def known(of: type[T]) -> type[T]:
 
 for _each in (
     *(Cursor, Cut, RowBatch),
-    *(targets.DenseTarget, targets.FeatureTarget, targets.StepsTarget, targets.TopKTarget),
+    *(targets.DenseTarget, targets.FeatureTarget, targets.StepsTarget, targets.TopKTarget, targets.SampledTarget),
 ):
     known(_each)
 

@@ -33,7 +33,7 @@ from schemas.codecs import CodecSpec
 from schemas.errors import DistillogError
 from schemas.positions import Chosen
 from schemas.records import Output, Teacher, ViewSpec
-from teacher_service.models.labels import Labels
+from teacher_service.models.labels import Asked, Labels
 from teacher_service.models.session import OnnxTeacher
 from teacher_service.stages import DATA_ADVICE, patient_labels
 
@@ -120,18 +120,19 @@ class _Labeller:
         self._model = OnnxTeacher(Path(task["model"]), record, task["provider"], task["threads"])
 
     def label(self, request: dict[str, Any]) -> Frame:
-        sequence = request["sequence"]
+        sequence, view_seed = request["sequence"], request["view_seed"]
+        sample_ids = np.array(request["sample_ids"], np.int64)
         fetched = fetch_patiently(
             self._fetcher,
-            np.array(request["sample_ids"], np.int64),
-            request["view_seed"],
+            sample_ids,
+            view_seed,
             self._model.size,
             seconds=self._retry,
             what=f"order {sequence}",
             advice=DATA_ADVICE,
             alive=lambda: write_frame(self._answers, {"kind": "alive"}),
         )
-        labels = patient_labels(self._model, fetched, self._codec, sequence)
+        labels = patient_labels(self._model, fetched, self._codec, sequence, Asked(sample_ids, view_seed))
         faults = tuple((int(row), str(reason)) for row, reason in labels.faults)
         return encode_labels(replace(labels, faults=faults))
 

@@ -7,17 +7,27 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Self
+from typing import NamedTuple, Self
 
 import numpy as np
 
 from pipeline.datasets.base import Faults, Ints
+from pipeline.hashing import hash64, tag
 from pipeline.views.fetch import Fetched
 from pipeline.views.positions import choosers
 from schemas.codecs import CodecSpec, storable
+from schemas.hashing import UInt64s
 from schemas.positions import Chosen
 from schemas.records import Output, Teacher
 from teacher_service.models.session import Inputs, OnnxTeacher, Outputs
+
+
+class Asked(NamedTuple):
+    """Of what views are: a codec that draws at random does so by it."""
+
+    sample_ids: Ints
+    """[N] int64"""
+    view_seed: int
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -41,8 +51,8 @@ class Labels:
         )
 
 
-def label(model: OnnxTeacher, fetched: Fetched, codec: CodecSpec) -> Labels:
-    """Label views; `codec` is the stream's.
+def label(model: OnnxTeacher, fetched: Fetched, codec: CodecSpec, asked: Asked | None = None) -> Labels:
+    """Label views; `codec` is the stream's. A codec that draws does so by `asked`, and raises EncodeError without.
 
     A row is left out where one of its outputs, or one of its positions, cannot be stored, and where a field that
     chooses positions holds a negative number. Raises as `OnnxTeacher.in_calls`.
@@ -50,13 +60,16 @@ def label(model: OnnxTeacher, fetched: Fetched, codec: CodecSpec) -> Labels:
     chosen = model.what_is_chosen(fetched.inputs)
     misled = _misled(model.teacher, fetched.inputs) if len(fetched.kept_rows) else {}
     unfit: dict[int, str] = {}
+    kept = None if asked is None else Asked(asked.sample_ids[fetched.kept_rows], asked.view_seed)
 
     def encode(rows: slice, values: Outputs) -> tuple[Output, ...]:
         of_call = {name: each.take(rows) for name, each in chosen.items()}
         reasons = unstorable(model.teacher, codec, values, {name: each.counts for name, each in of_call.items()})
         reasons |= {row - rows.start: why for row, why in misled.items() if rows.start <= row < rows.stop}
         unfit.update({rows.start + row: why for row, why in reasons.items()})
-        return _encoded(model.teacher, codec, values, of_call, list(reasons))
+        return _encoded(
+            model.teacher, codec, values, of_call, list(reasons), kept and Asked(kept.sample_ids[rows], kept.view_seed)
+        )
 
     parts = model.in_calls(fetched.inputs, encode) or [nothing(model.teacher, codec)]
     faults = [*fetched.faults, *((int(fetched.kept_rows[row]), why) for row, why in unfit.items())]
@@ -69,7 +82,7 @@ def nothing(teacher: Teacher, codec: CodecSpec) -> tuple[Output, ...]:
     empty = {one.name: np.empty((0, *one.stored_shape), np.float32) for one in teacher.outputs}
     no_position = np.empty(0, np.int64)
     none = {one.name: Chosen(no_position, no_position) for one in teacher.outputs if one.per == "position"}
-    return _encoded(teacher, codec, empty, none, [])
+    return _encoded(teacher, codec, empty, none, [], Asked(no_position, 0))
 
 
 def unstorable(teacher: Teacher, codec: CodecSpec, values: Outputs, counts: Mapping[str, Ints]) -> dict[int, str]:
@@ -101,18 +114,35 @@ def _row_of(counts: Ints | None, num_values: int) -> Ints:
 
 
 def _encoded(
-    teacher: Teacher, codec: CodecSpec, values: Outputs, chosen: Mapping[str, Chosen], left_out: list[int]
+    teacher: Teacher,
+    codec: CodecSpec,
+    values: Outputs,
+    chosen: Mapping[str, Chosen],
+    left_out: list[int],
+    asked: Asked | None,
 ) -> tuple[Output, ...]:
     """Return the outputs of all rows but those."""
     outputs = []
     for one in teacher.outputs:
         given, own = values[one.name], chosen.get(one.name)
-        if left_out:
-            given = given[~np.isin(_row_of(None if own is None else own.counts, len(given)), left_out)]
-            own = None if own is None else own.take(np.delete(np.arange(len(own)), left_out))
         spec, classes = one.stored_as(codec), bool(one.codec_classes)
-        outputs.append(Output.of(one.name, given, spec, classes=classes, chosen=own))
+        row_of = _row_of(None if own is None else own.counts, len(given))
+        seeds = _seeds(teacher.name, one.name, asked, row_of) if spec.draws and asked else None
+        if left_out:
+            kept = ~np.isin(row_of, left_out)
+            given, seeds = given[kept], None if seeds is None else seeds[kept]
+            own = None if own is None else own.take(np.delete(np.arange(len(own)), left_out))
+        outputs.append(Output.of(one.name, given, spec, classes=classes, chosen=own, seeds=seeds))
     return tuple(outputs)
+
+
+def _seeds(teacher: str, output: str, asked: Asked, row_of: Ints) -> UInt64s:
+    """Return the seed of each value: of the view, the teacher's output, the sample, and its how manieth value it is.
+
+    So whoever labels a sample, in whatever company, draws the same of it.
+    """
+    of_row = np.arange(len(row_of)) - np.searchsorted(row_of, row_of)
+    return hash64(asked.view_seed, tag(teacher), tag(output), asked.sample_ids[row_of], of_row)
 
 
 def _misled(teacher: Teacher, inputs: Inputs) -> dict[int, str]:

@@ -423,10 +423,12 @@ def test_every_dtype_of_a_column_is_documented() -> None:
 
 
 def test_every_written_codec_parses() -> None:
-    texts = {text.replace("\\|", "|") for page in PAGES.values() for text in re.findall(r"`(topk:[^`]+)`", page)}
+    texts = {
+        text.replace("\\|", "|") for page in PAGES.values() for text in re.findall(r"`((?:topk|sampled):[^`]+)`", page)
+    }
     assert texts
     for text in texts:
-        assert str(CodecSpec.parse(text)).startswith("topk:k=")
+        assert str(CodecSpec.parse(text)).startswith(("topk:k=", "sampled:n="))
 
 
 @pytest.mark.parametrize("name", sorted(_ALLOWED | set(_ALIASES)))

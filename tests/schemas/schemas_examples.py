@@ -19,7 +19,20 @@ from schemas.teacher import Teacher, TeacherInput, TeacherOutput
 RECORDS = (WorkOrder, SoftTargets, DeadLetter, Teacher, Manifest)
 STREAM_ID = "0123456789abcdef"
 SHA256 = "a5" * 32
-SPECS = ("float32", "float16", "int8", "int4", "topk:k=2,temperatures=1|2")
+SPECS = (
+    "float32",
+    "float16",
+    "int8",
+    "int4",
+    "topk:k=2,temperatures=1|2",
+    "topk:k=2,bits=8,temperatures=1|2",
+    "sampled:n=5",
+)
+
+
+def seeds(spec: CodecSpec, num_rows: int) -> Any:
+    """What a codec needs that draws; None for the others."""
+    return np.arange(num_rows, dtype=np.uint64) if spec.draws else None
 
 
 def ids(*numbers: int) -> Any:
@@ -73,6 +86,17 @@ def soft_targets_in_steps() -> SoftTargets:
     return replace(soft_targets(), outputs=outputs)
 
 
+def soft_targets_of_few_bits() -> SoftTargets:
+    """Of outputs by topk in 8 bits and by sampled, at one place and at several."""
+    of_sampled = CodecSpec("sampled", 5)
+    outputs = (
+        Output.of("logits", np.zeros((3, 2), np.float32), CodecSpec.parse("topk:k=1,bits=8,temperatures=1|2")),
+        Output.of("all", np.zeros((3, 2, 5), np.float32), CodecSpec.parse("topk:k=5,bits=8")),
+        Output.of("drawn", np.zeros((3, 2, 300), np.float32), of_sampled, seeds=seeds(of_sampled, 3)),
+    )
+    return replace(soft_targets(), outputs=outputs)
+
+
 def examples() -> dict[str, Any]:
     """A record of each kind whose bytes do not depend on the machine's floating point."""
     probe = Probe(
@@ -84,6 +108,7 @@ def examples() -> dict[str, Any]:
         "soft_targets float16": soft_targets("float16", kept_rows=ids(0, 2)),
         "soft_targets topk": soft_targets("topk:k=1,temperatures=1|2", values=np.zeros((3, 2), np.float32)),
         "soft_targets steps": soft_targets_in_steps(),
+        "soft_targets few bits": soft_targets_of_few_bits(),
         "soft_targets outputs": soft_targets_of_outputs(),
         "soft_targets positions": soft_targets_of_positions(),
         "dead_letter": DeadLetter(STREAM_ID, "vit", "digits.work-orders", 3, 12, 7, 1, 300, "cannot decode", None),
@@ -221,7 +246,8 @@ def soft_target_records(draw: st.DrawFn) -> SoftTargets:
         shape = (num_kept, *draw(st.sampled_from(((), (1,), (2,), (1, 3)))), num_classes)
         # Each row's numbers once more for each place before the classes.
         values = np.broadcast_to(values.reshape(num_kept, *[1] * (len(shape) - 2), num_classes), shape).copy()
-        outputs.append(Output.of(name, values, spec, classes=bool(spec.k) or draw(st.booleans())))
+        classes = bool(spec.k) or draw(st.booleans())
+        outputs.append(Output.of(name, values, spec, classes=classes, seeds=seeds(spec, num_kept)))
     return SoftTargets(
         draw(text), draw(longs), draw(longs), sample_ids, draw(longs), kept, draw(text), draw(sha256), tuple(outputs)
     )

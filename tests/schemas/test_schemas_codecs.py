@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from schemas_examples import SPECS, float_arrays, logits
+from schemas_examples import SPECS, float_arrays, logits, seeds
 
-from schemas.codecs import CODECS, CodecSpec, Dense, Features, SoftRows, TopK, storable
+from schemas.codecs import CODECS, CodecSpec, Dense, Features, Sampled, SoftRows, Steps, TopK, storable
 from schemas.errors import ConfigError, EncodeError
 from schemas.records import Output, SoftTargets
 
@@ -20,7 +20,7 @@ SPEC_OF = {spec.name: spec for spec in map(CodecSpec.parse, SPECS)}
 
 def over_the_wire(values: Any, spec: CodecSpec) -> SoftRows:
     """The values as a reader gets them."""
-    output = Output.of("logits", values, spec)
+    output = Output.of("logits", values, spec, seeds=seeds(spec, len(values)))
     record = SoftTargets("id", 0, 0, np.arange(len(values)), 0, None, "t", "00" * 32, (output,))
     return SoftTargets.decode(record.encode(), "here").output("logits").values()
 
@@ -65,9 +65,13 @@ def test_rows_that_are_taken_are_those_of_every_column(name: str) -> None:
 @pytest.mark.parametrize("name", CODECS)
 def test_bytes_per_row_are_those_of_the_columns(name: str) -> None:
     for num_classes in (2, 10, 256, 257):
-        columns = CODECS[name].encode(logits(7, num_classes), SPEC_OF[name], num_classes)
+        columns = CODECS[name].encode(logits(7, num_classes), SPEC_OF[name], num_classes, seeds(SPEC_OF[name], 7))
         total = sum(column.nbytes for column in columns.values())
-        assert total == 7 * CODECS[name].bytes_per_row(SPEC_OF[name], (num_classes,), num_classes)
+        most = 7 * CODECS[name].bytes_per_row(SPEC_OF[name], (num_classes,), num_classes)
+        if SPEC_OF[name].draws:  # as many classes a row as were drawn
+            assert total <= most + 1
+            continue
+        assert total == most
         assert all(len(column) == 7 for column in columns.values())
 
 
@@ -79,9 +83,9 @@ def test_what_was_encoded_passes_its_own_check(name: str) -> None:
         num_rows, num_classes = data.draw(st.integers(0, 4)), data.draw(st.integers(2, 6))
         values = data.draw(float_arrays(num_rows, num_classes, 30_000))
         codec = CODECS[name]
-        columns = codec.encode(values, SPEC_OF[name], num_classes)
+        columns = codec.encode(values, SPEC_OF[name], num_classes, seeds(SPEC_OF[name], num_rows))
         codec.check(columns, num_classes, num_rows)
-        again = codec.encode(np.asfortranarray(values), SPEC_OF[name], num_classes)
+        again = codec.encode(np.asfortranarray(values), SPEC_OF[name], num_classes, seeds(SPEC_OF[name], num_rows))
         assert {key: one.tobytes() for key, one in columns.items()} == {k: one.tobytes() for k, one in again.items()}
 
     check()
@@ -112,7 +116,7 @@ def test_values_of_another_dtype_are_refused(name: str) -> None:
 @pytest.mark.parametrize("name", CODECS)
 def test_columns_of_a_wrong_count_of_rows_or_classes_are_refused(name: str) -> None:
     codec = CODECS[name]
-    columns = codec.encode(logits(4, 300), SPEC_OF[name], 300)
+    columns = codec.encode(logits(4, 300), SPEC_OF[name], 300, seeds(SPEC_OF[name], 4))
     for num_classes, num_rows in ((300, 3), (300, 5), (2, 4), (70_000, 4)):
         with pytest.raises(ValueError, match=r"\w"):
             codec.check(columns, num_classes, num_rows)
@@ -120,7 +124,9 @@ def test_columns_of_a_wrong_count_of_rows_or_classes_are_refused(name: str) -> N
         kind = key.partition("@")[0]  # all tails at once: with fewer of them fewer temperatures are declared
         with pytest.raises(ValueError, match=r"\w"):
             codec.check({one: columns[one] for one in columns if not one.startswith(kind)}, 300, 4)
-        for wrong in (columns[key].astype(np.float64), columns[key][..., None], columns[key][:3]):
+        more, fewer = columns[key][..., None], columns[key][: len(columns[key]) - 1]
+        placed = (name, key) == ("sampled", "lengths")  # with an axis more they are those of rows of places
+        for wrong in (columns[key].astype(np.float64), fewer, *([] if placed else [more])):
             with pytest.raises(ValueError, match=r"\w"):
                 codec.check(columns | {key: wrong}, 300, 4)
     with pytest.raises(ValueError, match=r"\w"):
@@ -155,7 +161,7 @@ def test_rows_with_nan_or_infinity_are_told_apart_from_those_that_can_be_stored(
     values = logits(5, 300)
     values[1, 2], values[3, 0], values[4, 1] = np.nan, np.inf, -np.inf
     assert storable(values, SPEC_OF[name], 300).tolist() == [True, False, True, False, False]
-    Output.of("logits", values[storable(values, SPEC_OF[name], 300)], SPEC_OF[name])
+    over_the_wire(values[storable(values, SPEC_OF[name], 300)], SPEC_OF[name])
     with pytest.raises(EncodeError, match="NaN or infinity in row 1 and 2 others"):
         Output.of("logits", values, SPEC_OF[name])
 
@@ -303,7 +309,13 @@ def test_a_topk_column_of_an_impossible_temperature_is_refused(text: str) -> Non
         CODECS["topk"].check(columns, 4, 3)
 
 
-@pytest.mark.parametrize("text", ["float32", "float16", "topk:k=10,temperatures=1|2|4", "topk:k=1,temperatures=0.1"])
+@pytest.mark.parametrize(
+    "text",
+    [
+        *("float32", "float16", "int8", "int4", "topk:k=10,temperatures=1|2|4", "topk:k=1,temperatures=0.1"),
+        *("topk:k=10,bits=8,temperatures=1|2", "sampled:n=50", "sampled:n=255"),
+    ],
+)
 def test_a_spec_is_its_text(text: str) -> None:
     assert str(CodecSpec.parse(text)) == text
 
@@ -336,6 +348,17 @@ def test_a_spec_sorts_its_temperatures_and_defaults_to_one() -> None:
         ("topk:k=3,temperatures=nan", "between 0.001 and 1000"),
         ("topk:k=3,temperatures=inf", "between 0.001 and 1000"),
         ("float16:k=3", "takes no settings"),
+        ("float16:bits=8", "takes no settings"),
+        ("flaot16:bits=8", "did you mean 'float16'"),
+        ("topk:k=3,bits=4", "bits are 8"),
+        ("topk:k=3,bits=0", "bits are 8"),
+        ("topk:k=3,bits=x", "write it as in bits=8"),
+        ("topk:bits=8", "needs k"),
+        ("topk:k=3,n=4", "choose one of"),
+        ("sampled", "needs n, 1 to 255"),
+        ("sampled:n=256", "needs n, 1 to 255"),
+        ("sampled:n=0", "needs n, 1 to 255"),
+        ("sampled:k=5", "choose one of n"),
     ],
 )
 def test_a_bad_spec_says_what_is_wrong(text: str, message: str) -> None:
@@ -357,7 +380,7 @@ def test_a_spec_is_checked_when_it_is_made_by_hand() -> None:
         replace(CodecSpec("topk", 3), k=0)
 
 
-@pytest.mark.parametrize("name", CODECS)
+@pytest.mark.parametrize("name", [name for name in CODECS if not SPEC_OF[name].draws])
 @pytest.mark.parametrize("leading", [(3,), (2, 1), (2, 3, 2)], ids=str)
 def test_classes_of_each_place_are_stored_as_those_of_a_row(name: str, leading: tuple[int, ...]) -> None:
     spec, shape = SPEC_OF[name], (4, *leading, 12)
@@ -400,3 +423,35 @@ def test_features_beyond_float16_are_told_apart_and_refused_with_the_output_and_
 def test_features_have_no_top_k() -> None:
     with pytest.raises(EncodeError, match=r"output 'hidden': codec topk:k=1,.* this output has none: use float16"):
         Output.of("hidden", logits(2, 3), CodecSpec("topk", 1), classes=False)
+
+
+@pytest.mark.parametrize("name", CODECS)
+def test_columns_of_which_bytes_were_changed_are_refused_or_harmless(name: str) -> None:
+    codec, spec, num_classes = CODECS[name], SPEC_OF[name], 300
+    good = codec.encode(logits(4, num_classes), spec, num_classes, seeds(spec, 4))
+
+    @settings(deadline=None, max_examples=150)
+    @given(st.data())
+    def check(data: st.DataObject) -> None:
+        columns = {key: column.copy() for key, column in good.items()}
+        raw = columns[data.draw(st.sampled_from(sorted(columns)))].reshape(-1).view(np.uint8)
+        for _ in range(data.draw(st.integers(1, 3))):
+            raw[data.draw(st.integers(0, len(raw) - 1))] = data.draw(st.integers(0, 255))
+        try:
+            codec.check(columns, num_classes, 4)
+        except ValueError:
+            return
+        rows = codec.decode(columns, num_classes)
+        if isinstance(rows, Sampled):
+            assert rows.draws.shape == (4, spec.k)
+            assert 0 <= rows.draws.min() <= rows.draws.max() < num_classes
+        elif isinstance(rows, TopK):
+            assert rows.indices.shape == rows.log_probs.shape == (4, spec.k)
+            assert 0 <= rows.indices.min() <= rows.indices.max() < num_classes
+            assert np.isfinite(rows.log_probs).all()
+        else:
+            values = rows.values() if isinstance(rows, Steps) else rows.columns["logits"]
+            assert values.shape == (4, num_classes)
+            assert np.isfinite(values).all()
+
+    check()

@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
+from schemas_examples import seeds
 
 from schemas.codecs import CodecSpec
 from schemas.columns import pack_ids
@@ -18,12 +19,21 @@ from schemas.records import Output, SoftTargets, TeacherOutput
 
 _COUNTS = np.array([2, 0, 3], np.int64)
 _CHOSEN = Chosen(_COUNTS, _COUNTS * 3)
-_CODECS = ("float32", "float16", "int8", "int4", "topk:k=4,temperatures=1|2")
+_CODECS = (
+    "float32",
+    "float16",
+    "int8",
+    "int4",
+    "topk:k=4,temperatures=1|2",
+    "topk:k=4,bits=8,temperatures=1|2",
+    "sampled:n=5",
+)
 
 
 def _targets(codec: str = "float32", counts: np.ndarray = _COUNTS) -> SoftTargets:
     values = np.random.default_rng(0).normal(size=(int(counts.sum()), 7)).astype(np.float32)
-    output = Output.of("logits", values, CodecSpec.parse(codec), chosen=Chosen(counts, counts * 3))
+    spec = CodecSpec.parse(codec)
+    output = Output.of("logits", values, spec, chosen=Chosen(counts, counts * 3), seeds=seeds(spec, len(values)))
     ids = np.arange(len(counts), dtype=np.int64)
     return SoftTargets("s", 3, 0, ids, 5, None, "t", "ab" * 32, (output,))
 
@@ -68,11 +78,13 @@ def test_taken_samples_have_the_columns_of_their_positions() -> None:
 def test_parts_that_are_encoded_one_by_one_are_joined_to_the_same_bytes(codec: str) -> None:
     values = np.random.default_rng(0).normal(size=(5, 7)).astype(np.float32)
     spec = CodecSpec.parse(codec)
-    parts = [
-        Output.of("logits", values[:2], spec, chosen=_CHOSEN.take(slice(0, 1))),
-        Output.of("logits", values[2:2], spec, chosen=_CHOSEN.take(slice(1, 2))),
-        Output.of("logits", values[2:], spec, chosen=_CHOSEN.take(np.array([2]))),
-    ]
+    own = seeds(spec, 5)
+
+    def part(low: int, high: int, sample: int) -> Output:
+        chosen, of_rows = _CHOSEN.take(slice(sample, sample + 1)), own[low:high] if spec.draws else None
+        return Output.of("logits", values[low:high], spec, chosen=chosen, seeds=of_rows)
+
+    parts = [part(0, 2, 0), part(2, 2, 1), part(2, 5, 2)]
     whole = _targets(codec)
     assert replace(whole, outputs=(Output.joined(parts),)).encode() == whole.encode()
 

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from student_trainer.learning.losses import LOSSES
 from student_trainer.learning.losses.vectors import deviations
-from student_trainer.learning.targets import DenseTarget, FeatureTarget, Target
+from student_trainer.learning.targets import DenseTarget, FeatureTarget, SampledTarget, Target
 
 Array = NDArray[np.float64]
 B, C, H, W = 5, 4, 3, 2
@@ -149,6 +149,16 @@ def standardised(rows: Callable[[Array, Array], Array]) -> Callable[[Array, Arra
     return lambda student, teacher: rows(*(np.array([standard(row) for row in each]) for each in (student, teacher)))
 
 
+def drawn(teacher: Array) -> list[list[int]]:
+    """Some draws of each row: its likeliest class twice, and its least likely one."""
+    return [[int(row.argmax()), int(row.argmax()), int(row.argmin())] for row in teacher]
+
+
+def sampled(student: Array, teacher: Array) -> Array:
+    q = softmax(student)
+    return np.array([-sum(math.log(q[row, each]) for each in of) / len(of) for row, of in enumerate(drawn(teacher))])
+
+
 STANDARDISE = {"standardise": True}
 FORWARD, REVERSE = (of_rows(lambda s, t, label: kl(t, s)), of_rows(lambda s, t, label: kl(s, t)))
 REFERENCES: dict[str, tuple[str, dict[str, Any], Callable[[Array, Array], Array | float]]] = {
@@ -162,6 +172,7 @@ REFERENCES: dict[str, tuple[str, dict[str, Any], Callable[[Array, Array], Array 
     "dkd of other parts": ("dkd", {"alpha": 0.5, "beta": 0} | STANDARDISE, standardised(of_rows(dkd(0.5, 0)))),
     "nkd": ("nkd", {}, nkd),
     "dist": ("dist", {"beta": 0.5, "gamma": 2.0}, dist),
+    "sampled_cross_entropy": ("sampled_cross_entropy", {}, sampled),
     "attention_transfer": ("attention_transfer", {}, attention_transfer),
     "rkd_distance": ("rkd_distance", {}, rkd_distance),
     "rkd_angle": ("rkd_angle", {}, rkd_angle),
@@ -181,6 +192,8 @@ def pair(name: str, student: int = 1, teacher: int = 2) -> tuple[Array, Array]:
 
 
 def target_of(name: str, teacher: Tensor) -> Target:
+    if "draws" in LOSSES[name].needs:
+        return SampledTarget(torch.tensor(drawn(teacher.numpy())), teacher.shape[1])
     features = {"features", "multilabel"} & LOSSES[name].needs
     return FeatureTarget(teacher) if features else DenseTarget(teacher)
 
@@ -216,7 +229,7 @@ def test_a_gradient_is_what_differences_say(case: str) -> None:
     assert torch.autograd.gradcheck(lambda output: rows_of(name, output, torch.tensor(teacher), **params), given)
 
 
-MINIMAL = [name for name in LOSSES if name not in ("nkd", "teacher_argmax", "cross_entropy")]
+MINIMAL = [name for name in LOSSES if name not in ("nkd", "teacher_argmax", "sampled_cross_entropy", "cross_entropy")]
 
 
 @pytest.mark.parametrize("name", MINIMAL)

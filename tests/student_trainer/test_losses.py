@@ -52,6 +52,8 @@ WITHOUT_SOFTMAX = {"features", "multilabel"}
 OF_FEATURES = {name: min(WITHOUT_SOFTMAX & loss.needs) for name, loss in LOSSES.items() if WITHOUT_SOFTMAX & loss.needs}
 """Losses on what no softmax is taken of, and the kind of output that they take."""
 LABELS = torch.tensor([0, -1, 3, 10, -1, 2])
+WITHOUT_DRAWS = [name for name, loss in LOSSES.items() if "draws" not in loss.needs]
+"""Those on draws alone are tested in test_sampled_targets.py."""
 
 
 def kl(teacher: Tensor, student: Tensor, temperature: float) -> Tensor:
@@ -60,7 +62,7 @@ def kl(teacher: Tensor, student: Tensor, temperature: float) -> Tensor:
     return (p.exp() * (p - q)).sum(dim=1)
 
 
-@pytest.mark.parametrize("name", LOSSES)
+@pytest.mark.parametrize("name", WITHOUT_DRAWS)
 def test_a_loss_is_one_finite_number_a_row_with_finite_gradients(name: str) -> None:
     student = logits(1).requires_grad_()
     target = FeatureTarget(logits(2)) if name in OF_FEATURES else dense(2)
@@ -72,7 +74,7 @@ def test_a_loss_is_one_finite_number_a_row_with_finite_gradients(name: str) -> N
     assert torch.isfinite(student.grad).all()
 
 
-@pytest.mark.parametrize("name", sorted(LOSSES.keys() - OF_FEATURES.keys()))
+@pytest.mark.parametrize("name", sorted(set(WITHOUT_DRAWS) - OF_FEATURES.keys()))
 def test_a_loss_does_not_see_a_shift_of_the_logits(name: str) -> None:
     target = dense(2)
     shifted = DenseTarget(target.logits + 7)
@@ -81,7 +83,7 @@ def test_a_loss_does_not_see_a_shift_of_the_logits(name: str) -> None:
     torch.testing.assert_close(before, after, atol=1e-4, rtol=1e-4)
 
 
-OF_NO_TEACHER_ALONE = {"nkd", "teacher_argmax", "cross_entropy"}
+OF_NO_TEACHER_ALONE = {"nkd", "teacher_argmax", "sampled_cross_entropy", "cross_entropy"}
 """Cross entropies, which cost the teacher itself something."""
 
 
@@ -445,7 +447,8 @@ def test_a_loss_whose_needs_are_met_is_taken(name: str) -> None:
     run = settings([{"name": name}])
     kind = OF_FEATURES.get(name, "")
     of_features = {each: TargetSpec(kind, (C,), 0, CodecSpec(), default=True) for each in specs(run)}
-    (term,) = resolve(run, of_features if kind else specs(run))
+    of_classes = specs(run, codec="sampled:n=5" if "draws" in LOSSES[name].needs else "float32")
+    (term,) = resolve(run, of_features if kind else of_classes)
     assert term.key == name
     assert LOSSES[name].needs <= set(NEEDS)
 

@@ -56,7 +56,9 @@ def mean_of_rows(name: str, against: Target, weights: Tensor | None) -> Tensor:
     return (loss.function(STUDENT[kept], soft.widened(), LABELS[kept], 2.0) * weighed[kept]).sum() / B
 
 
-@pytest.mark.parametrize("name", [name for name in LOSSES if not {"features", "multilabel"} & LOSSES[name].needs])
+@pytest.mark.parametrize(
+    "name", [name for name in LOSSES if not {"features", "multilabel", "draws"} & LOSSES[name].needs]
+)
 @pytest.mark.parametrize("weights", [None, WEIGHTS], ids=["no weights", "weights"])
 @pytest.mark.parametrize("against", [DENSE, TOPK], ids=["dense", "top-k"])
 def test_a_loss_is_the_mean_of_a_runs_rows_over_all_rows(name: str, weights: Tensor | None, against: Target) -> None:

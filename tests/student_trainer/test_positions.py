@@ -37,7 +37,7 @@ C, T = 5, 2.0
 SOFT = [
     name
     for name, loss in LOSSES.items()
-    if loss.holds and "labels" not in loss.needs and not loss.batchwise and loss.compared is whole
+    if loss.holds and not {"labels", "draws"} & loss.needs and not loss.batchwise and loss.compared is whole
 ]
 """Losses that a position has by itself; of features, of one number after the other."""
 CODECS = ("float32", "float16", "topk:k=3,temperatures=1|2")

@@ -30,6 +30,7 @@ from student_trainer.learning.losses.responses import (
     logit_mse,
     nkd,
     reverse_kl,
+    sampled_cross_entropy,
     teacher_argmax,
 )
 from student_trainer.run.choices import choose
@@ -54,6 +55,7 @@ LOSSES: dict[str, Loss] = {
     "dist": Loss(dist, _DENSE, batchwise=True, limits={"beta": NOT_NEGATIVE, "gamma": NOT_NEGATIVE}),
     "logit_mse": Loss(logit_mse, _DENSE | {"logits"}),
     "teacher_argmax": Loss(teacher_argmax, _CLASSES),
+    "sampled_cross_entropy": Loss(sampled_cross_entropy, frozenset({"teacher", "draws"})),
     "binary_kl": Loss(binary_kl, frozenset({"teacher", "multilabel"})),
     "mse": Loss(mse, _FEATURES),
     "cosine": Loss(cosine, _FEATURES),

@@ -16,9 +16,9 @@ from torch import Tensor
 from schemas.errors import ConfigError
 from student_trainer.learning.targets import DenseTarget, FeatureTarget, Target
 
-NEEDS = ("teacher", "classes", "dense", "logits", "multilabel", "features", "labels")
+NEEDS = ("teacher", "classes", "dense", "logits", "multilabel", "features", "labels", "draws")
 """What a loss may need: soft targets, of classes that exclude one another, of all of them, as true logits, of classes
-that do not exclude one another, or of no classes; and labels."""
+that do not exclude one another, or of no classes; labels; and classes drawn at random."""
 
 
 class Limit(NamedTuple):

@@ -140,6 +140,18 @@ def teacher_argmax(logits: Tensor, target: Target | None, labels: Tensor, temper
     return functional.cross_entropy(logits, target.likeliest(), reduction="none")
 
 
+def sampled_cross_entropy(logits: Tensor, target: Target | None, labels: Tensor, temperature: float) -> Tensor:
+    """-sum over drawn classes c of n_c / N log p_s(c) at T = 1 (Anshumann et al. 2025, "Sparse logit sampling").
+
+    n_c of the N draws from the teacher's probabilities gave c, so this, and its gradient, is the cross entropy of the
+    teacher and the student in expectation, whatever N is: the forward KL plus the teacher's entropy, a constant that
+    draws do not tell. Logits [B, ..., C]; mean over the places "...". Ignores labels.
+    """
+    assert target is not None
+    log_probs = functional.log_softmax(logits, dim=-1).gather(-1, target.draws)
+    return -log_probs.reshape(len(logits), -1).mean(dim=1)
+
+
 def binary_kl(logits: Tensor, target: Target | None, labels: Tensor, temperature: float) -> Tensor:
     """T^2 * sum over classes of KL(Bernoulli(p_t) || Bernoulli(p_s)), p = sigmoid(logit / T), natural log.
 
