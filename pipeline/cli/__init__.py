@@ -34,6 +34,7 @@ class Distillog(click.Group):
         "feed": ("pipeline.cli.feed:feed", "Publish a stream's work orders."),
         "teach": ("pipeline.cli.teach:teach", "Label work orders with an ONNX model."),
         "fleet": ("pipeline.cli.fleet:fleet", "Keep as many teach workers on this machine as are needed."),
+        "codecs": ("pipeline.cli.codecs:codecs", "Measure what codecs keep of a teacher's outputs."),
         "runs": ("pipeline.cli.runs:runs", "Train, inspect, evaluate and export students."),
     }
     """name -> where the command is, and its short help, so that `--help` imports none of them"""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import fields, replace
 from typing import Any
 
 import numpy as np
@@ -21,6 +21,7 @@ from student_trainer.learning.mean_losses import forward_kl, sampled_cross_entro
 from student_trainer.learning.positions import PositionTarget
 from student_trainer.learning.targets import SampledTarget, Target, TargetSpec, target_of
 from student_trainer.learning.terms import resolve
+from student_trainer.processes.frames import pack, unpack
 from student_trainer.run.settings import run_settings
 
 RNG = np.random.default_rng(0)
@@ -106,6 +107,21 @@ def test_draws_travel_in_32_bits_until_they_are_widened() -> None:
     narrow = target_of(rows, {"draws": torch.tensor(rows.draws)})
     assert isinstance(narrow, SampledTarget)
     assert (narrow.draws.dtype, narrow.widened().draws.dtype) == (torch.int32, torch.int64)
+
+
+@pytest.mark.parametrize("codec", ["float16", "int8", "int4", "topk:k=2", "topk:k=2,bits=8", "sampled:n=5"])
+def test_a_target_reaches_another_process_as_it_is(codec: str) -> None:
+    spec = CodecSpec.parse(codec)
+    rows = Output.of("y", TEACHER, spec, seeds=hash64(3, np.arange(5))).values()
+    sent = target_of(rows, {name: torch.tensor(column) for name, column in rows.columns.items()})
+    got = unpack(pack(sent))
+    assert type(got) is type(sent)
+    for each in fields(sent):
+        before, after = getattr(sent, each.name), getattr(got, each.name)
+        if isinstance(before, Tensor):
+            assert (before.dtype, before.tolist()) == (after.dtype, after.tolist())
+        elif not isinstance(before, dict):
+            assert before == after
 
 
 @pytest.mark.parametrize(
