@@ -31,6 +31,11 @@ MOST_WAIT_SECONDS = 0.1
 """of a step while a teacher stops: one poll"""
 MOST_OVERHEAD_US = 100.0
 MOST_HELP_SECONDS = 0.3
+MOST_BYTES = {"c1000_k10": 35.0, "v151936_k128": 430.0}
+"""case of codecs -> bytes a sample of topk in 8 bits, at most"""
+LEAST_SPEEDS = {"float16": (150_000, 300_000)}
+"""codec -> samples encoded, and decoded, a second at 1,000 classes, at least; of the others `LEAST_SPEED` both"""
+LEAST_SPEED = 30_000
 ABSOLUTE = ("samples_per_s", "mb_per_s")
 
 
@@ -55,6 +60,8 @@ def show(figures: dict[str, Any], console: Console) -> None:
     sizes = {f"{number} equal": ratio for number, ratio in figures.get("scaling", {}).items()}
     if rows := teachers | sizes:
         console.print(_of_teachers(rows))
+    for case, rows in figures.get("codecs", {}).items():
+        console.print(_of_codecs(case, rows))
     for line in _lines(figures):
         console.print(line)
 
@@ -79,6 +86,38 @@ def _row(name: str, ratio: dict[str, Any]) -> list[str]:
         f"{bare} {unit}",
         verdict(ratio["median"] >= BARS[name], f">= {BARS[name]}") if name in BARS else "",
     ]
+
+
+def _of_codecs(case: str, rows: dict[str, dict[str, Any]]) -> Table:
+    table = Table(title=f"codecs, {case}: records of 256 samples on one core")
+    for header in ("", "bytes/sample", "encoded/s", "decoded/s", "KL at T=1", "top-1", "tail error", "bar"):
+        table.add_column(header, justify="left" if not header else "right", no_wrap=True)
+    for codec, row in rows.items():
+        lost = ("" if row[what] is None else f"{row[what]:.1e}" for what in ("kl", "tail_error"))
+        kl, tail = lost
+        table.add_row(
+            codec,
+            f"{row['bytes_per_sample']:,.1f}",
+            f"{row['encoded_per_s']:,.0f}",
+            f"{row['decoded_per_s']:,.0f}",
+            kl,
+            "" if row["top1"] is None else f"{row['top1']:.1%}",
+            tail,
+            _bars_of_codec(case, codec, row),
+        )
+    return table
+
+
+def _bars_of_codec(case: str, codec: str, row: dict[str, Any]) -> str:
+    bars = []
+    if "bits=8" in codec:
+        most = MOST_BYTES[case]
+        bars.append(verdict(row["bytes_per_sample"] <= most, f"<= {most:.0f} bytes"))
+    if case == "c1000_k10":
+        least = LEAST_SPEEDS.get(codec, (LEAST_SPEED, LEAST_SPEED))
+        met = row["encoded_per_s"] >= least[0] and row["decoded_per_s"] >= least[1]
+        bars.append(verdict(met, " and ".join(f">= {each:,}/s" for each in dict.fromkeys(least))))
+    return ", ".join(bars)
 
 
 def _of_teachers(rows: dict[str, dict[str, Any]]) -> Table:

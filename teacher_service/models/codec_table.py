@@ -239,7 +239,8 @@ class _Kept:
                 dense, kept, likeliest = _log_probs(part, flat, places, temperature)
                 sums[temperature] += float((np.exp(dense) * (dense - kept)).sum())
                 if temperature == served[0]:
-                    hits += int((kept.argmax(axis=1) == part.argmax(axis=1)).sum())
+                    best = likeliest[:, 0] if isinstance(flat, TopK) else kept.argmax(axis=1)
+                    hits += int((best == part.argmax(axis=1)).sum())
                     tail += _tail_errors(dense, kept, likeliest)
         count = max(1, len(exact))
         self.kl = {each: sums[each] / count if each in sums else None for each in temperatures}
