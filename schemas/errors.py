@@ -32,7 +32,8 @@ DistillogError                  the CLI prints it as one line and exits with `ex
 ├── NotFinite                   NaN or infinity in a loss, a gradient, the weights or a student's outputs
 ├── RunLocked                   another process trains in this run folder
 ├── PeerLost                    another process of the same run is gone, or cannot go on
-└── Starved                     no label came for `starve_timeout`; exit code 3
+├── Starved                     no label came for `starve_timeout`; exit code 3
+└── LabelsDiffer                stored labels are not what the teacher gives here; exit code 4
 """
 
 from __future__ import annotations
@@ -200,3 +201,9 @@ class Starved(DistillogError):
     """No label came for `starve_timeout`."""
 
     exit_code = 3
+
+
+class LabelsDiffer(DistillogError):
+    """Stored labels are not what the teacher gives here, by more than the limit."""
+
+    exit_code = 4

@@ -10,9 +10,11 @@ from pathlib import Path
 from typing import TypeVar
 
 import numpy as np
+import numpy.typing as npt
 
 from pipeline.kafka.cluster import KafkaCluster
 from pipeline.kafka.settings import KafkaSettings
+from pipeline.limits import SAME_LABEL
 from pipeline.sequence import Sequence
 from pipeline.streams import Stream, open_stream
 from pipeline.views.check import check_data
@@ -23,7 +25,9 @@ from teacher_service.metrics import WorkerReport
 from teacher_service.models.checks import NO_CLASSES, accuracy_notice, check_model
 from teacher_service.models.files import model_sha256, refuse_another
 from teacher_service.models.labels import Asked, label
-from teacher_service.models.session import OnnxTeacher
+from teacher_service.models.session import OnnxTeacher, Outputs
+from teacher_service.proof.agreement import check_agreement
+from teacher_service.proof.compare import Ranges
 from teacher_service.worker import Worker, WorkerOptions
 
 log = logging.getLogger(__name__)
@@ -49,6 +53,8 @@ class TeachOptions:
     """threads that share the samples of an order"""
     loader_processes: bool = False
     """whether these are processes instead"""
+    agreement: float = SAME_LABEL
+    """how far, as a share of an output's range, its labels may be off another worker's in the log"""
     worker: WorkerOptions = field(default_factory=WorkerOptions)
 
 
@@ -67,16 +73,20 @@ def prepare_worker(
 
     Raises:
         StreamNotFound, ManifestMismatch, TeacherRejected, DataUnavailable, ConfigError, BrokerUnavailable: as named.
+        LabelsDiffer: other workers of the teacher gave other labels than this one would.
     """
     stream = open_stream(settings, stream_name)
     teacher = find_teacher(stream, model_path, options.teacher)
     fetcher = check_data(stream.manifest, options.dataset, options.loaders, options.loader_processes)
     model = open_model(model_path, teacher, options.provider, options.threads)
-    notice, measured = _check_on_first_orders(stream, fetcher, model)
+    notice, measured, ranges = _check_on_first_orders(stream, fetcher, model)
     message(f"teacher {teacher.name!r} of stream {stream_name!r} on {model.provider}; worker {options.worker.name}")
     if notice:
         message(notice)
-    return Worker(KafkaCluster(settings), stream, fetcher, model, options.worker, progress, measured)
+    cluster = KafkaCluster(settings)
+    if agrees := check_agreement(cluster, stream, fetcher, model, ranges, options.worker.name, options.agreement):
+        message(agrees)
+    return Worker(cluster, stream, fetcher, model, options.worker, progress, measured)
 
 
 def find_teacher(stream: Stream, model_path: Path, name: str | None) -> Teacher:
@@ -105,8 +115,13 @@ def find_teacher(stream: Stream, model_path: Path, name: str | None) -> Teacher:
     return teacher
 
 
-def _check_on_first_orders(stream: Stream, fetcher: Fetcher, model: OnnxTeacher) -> tuple[str, tuple[float, float]]:
-    """Check data and model; returns a notice, and the seconds that a sample takes to load and to infer.
+def _check_on_first_orders(
+    stream: Stream, fetcher: Fetcher, model: OnnxTeacher
+) -> tuple[str, tuple[float, float], Ranges]:
+    """Check data and model.
+
+    Returns:
+        A notice, the seconds that a sample takes to load and to infer, and the ranges of the outputs.
 
     The first time of each is left out, since it counts what happens once (caches, allocations).
     """
@@ -124,7 +139,8 @@ def _check_on_first_orders(stream: Stream, fetcher: Fetcher, model: OnnxTeacher)
     try:
         check_model(model, fetched.inputs)
         inference, _ = _timed(lambda: label(model, fetched, stream.manifest.codec, Asked(first, view_seed)))
-        notice = _accuracy(model, fetched)
+        ranges = Ranges(model.teacher, stream.manifest.codec)
+        notice = _accuracy(model, fetched, ranges)
     except (DistillogError, MemoryError):
         raise
     except Exception as error:  # ONNX Runtime's exceptions have no common base
@@ -132,15 +148,20 @@ def _check_on_first_orders(stream: Stream, fetcher: Fetcher, model: OnnxTeacher)
             f"{model.path}: fails on samples of the first order ({' '.join(str(error).split())[:300]}); a teacher has "
             "to label every sample, on a machine whose memory and device it fits"
         ) from error
-    return notice, (loading / len(second), inference / len(fetched.kept_rows))
+    return notice, (loading / len(second), inference / len(fetched.kept_rows)), ranges
 
 
-def _accuracy(model: OnnxTeacher, fetched: Fetched) -> str:
-    """Say how often the teacher is right on views that have labels."""
+def _accuracy(model: OnnxTeacher, fetched: Fetched, ranges: Ranges) -> str:
+    """Say how often the teacher is right on views that have labels, and take in the ranges of its outputs."""
     classes = model.teacher.class_output
+
+    def look(rows: slice, labels: Outputs) -> npt.NDArray[np.float32] | None:
+        ranges.see(labels)
+        return None if classes is None else labels[classes.name]
+
+    of_calls = [each for each in model.in_calls(fetched.inputs, look) if each is not None]
     if classes is None or not (fetched.labels >= 0).any():
         return "" if classes else NO_CLASSES
-    of_calls = model.in_calls(fetched.inputs, lambda rows, labels: labels[classes.name])
     return accuracy_notice(np.concatenate(of_calls), fetched.labels, classes.class_map)
 
 

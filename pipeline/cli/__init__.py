@@ -35,6 +35,7 @@ class Distillog(click.Group):
         "teach": ("pipeline.cli.teach:teach", "Label work orders with an ONNX model."),
         "fleet": ("pipeline.cli.fleet:fleet", "Keep as many teach workers on this machine as are needed."),
         "codecs": ("pipeline.cli.codecs:codecs", "Measure what codecs keep of a teacher's outputs."),
+        "verify": ("pipeline.cli.verify:verify", "Label some rows of every order again, and compare."),
         "runs": ("pipeline.cli.runs:runs", "Train, inspect, evaluate and export students."),
     }
     """name -> where the command is, and its short help, so that `--help` imports none of them"""

@@ -7,6 +7,7 @@ from pathlib import Path
 import click
 
 from pipeline.cli.labelling import (
+    AGREEMENT,
     DATA_RETRY,
     DATASET,
     LOADER_PROCESSES,
@@ -55,6 +56,7 @@ from pipeline.limits import MAX_SESSION_SECONDS, MAX_THREADS, MAX_WORKERS
     help="Seconds until a worker is replaced whose death nobody saw.",
 )
 @DATA_RETRY
+@AGREEMENT
 @UNTIL_IDLE
 @metrics_option
 @quiet_option
@@ -74,6 +76,7 @@ def fleet(
     loader_processes: bool,
     session_timeout: float,
     data_retry: float,
+    agreement: float,
     until_idle: bool,
     metrics_port: tuple[str, int] | None,
     quiet: bool,
@@ -103,6 +106,7 @@ def fleet(
         loader_processes=loader_processes,
         session_timeout=session_timeout,
         data_retry=data_retry,
+        agreement=agreement,
         until_idle=until_idle,
         quiet=quiet,
     )

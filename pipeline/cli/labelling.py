@@ -6,8 +6,8 @@ from pathlib import Path
 
 import click
 
-from pipeline.cli.options import Seconds
-from pipeline.limits import MAX_THREADS
+from pipeline.cli.options import Seconds, Share
+from pipeline.limits import MAX_THREADS, SAME_LABEL
 
 MODEL = click.argument("model", type=click.Path(dir_okay=False, path_type=Path))
 TEACHER = click.option(
@@ -35,6 +35,13 @@ DATA_RETRY = click.option(
     default=60.0,
     show_default=True,
     help="Seconds for which a dataset that cannot be read is tried again.",
+)
+AGREEMENT = click.option(
+    "--agreement",
+    type=Share(),
+    default=SAME_LABEL,
+    show_default=True,
+    help="How far, as a share of an output's range, labels may be off those of another worker that are there already.",
 )
 UNTIL_IDLE = click.option(
     "--until-idle", is_flag=True, help="End when every work order that there is has been labelled."

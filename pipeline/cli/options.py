@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import sys
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -17,6 +18,22 @@ if TYPE_CHECKING:
 F = TypeVar("F", bound=Callable[..., Any])
 
 STREAM = click.argument("stream")
+
+
+class Share(click.FloatRange):
+    """A number from 0 on, up to `most` if there is one; NaN, which click takes for in range, is none."""
+
+    name = "share"
+
+    def __init__(self, most: float | None = None) -> None:
+        super().__init__(min=0.0, max=most)
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
+        """Return the number. Raises BadParameter."""
+        number: float = super().convert(value, param, ctx)
+        if not math.isfinite(number):
+            self.fail(f"{value} is not a finite number.", param, ctx)
+        return number
 
 
 def confirm(question: str) -> None:

@@ -8,6 +8,7 @@ import click
 
 from pipeline.cli import SUPERVISED
 from pipeline.cli.labelling import (
+    AGREEMENT,
     DATA_RETRY,
     DATASET,
     LOADER_PROCESSES,
@@ -46,6 +47,7 @@ from pipeline.limits import MAX_SESSION_SECONDS, MAX_THREADS
     help="Seconds until a dead worker is replaced; 6 is the lowest that a default broker allows.",
 )
 @DATA_RETRY
+@AGREEMENT
 @UNTIL_IDLE
 @click.option("--supervised", is_flag=True, help="No figures, and an exit code that says whether to try again.")
 @metrics_option
@@ -62,6 +64,7 @@ def teach(
     worker: str | None,
     session_timeout: float,
     data_retry: float,
+    agreement: float,
     until_idle: bool,
     supervised: bool,
     metrics_port: tuple[str, int] | None,
@@ -107,7 +110,7 @@ def teach(
             kafka_settings(),
             stream,
             model,
-            TeachOptions(teacher, dataset, provider, threads, loaders, loader_processes, behaviour),
+            TeachOptions(teacher, dataset, provider, threads, loaders, loader_processes, agreement, behaviour),
             progress.message,
             show,
         )

@@ -117,7 +117,7 @@ class Fetcher:
             return fetch(sample_ids)
         rows = -(-len(sample_ids) // (_PARTS * self._loaders.count))
         starts = range(0, len(sample_ids), rows)
-        return _joined(starts, self._loaders.map(fetch, [sample_ids[start : start + rows] for start in starts]))
+        return joined(starts, self._loaders.map(fetch, [sample_ids[start : start + rows] for start in starts]))
 
     def _fetch(self, sample_ids: Ints, view_seed: int, size: tuple[int, ...] | None) -> Fetched:
         known = np.flatnonzero((sample_ids >= 0) & (sample_ids < self.dataset.num_samples))
@@ -155,8 +155,8 @@ class Fetcher:
         return self.dataset.read_parts(sample_ids, parts, None if self._after else size)
 
 
-def _joined(starts: Sequence[int], parts: Sequence[Fetched]) -> Fetched:
-    """Return the parts of a request, which begin at these rows of it, as one."""
+def joined(starts: Sequence[int], parts: Sequence[Fetched]) -> Fetched:
+    """Return the parts of a request, one or more, which begin at these rows of it, as one."""
     # A part without a row may have no view's shape.
     whole = [part.inputs for part in parts if len(part.kept_rows)] or [parts[0].inputs]
     inputs = {name: np.concatenate([each[name] for each in whole]) for name in whole[0]}

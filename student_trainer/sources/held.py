@@ -6,14 +6,14 @@ from collections import deque
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-import numpy as np
 from kafka import TopicPartition
 
+from pipeline.identity import other_identity
+from pipeline.readers_rule import ReadersRule
 from pipeline.sequence import Sequence as OrderSequence
 from schemas.errors import ManifestMismatch
 from schemas.records import SoftTargets, Teacher
 from student_trainer.sources.lookout import TeacherPartition
-from student_trainer.sources.rule import ReadersRule
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -81,22 +81,6 @@ def check_identity(orders: OrderSequence, sequence: int, teachers: Mapping[str, 
     Raises:
         ManifestMismatch: a label of another teacher, model, view or samples; it names the address and the difference.
     """
-    epoch = orders.epoch_of(sequence)
-    view_seed, sample_ids = orders.view_seed(epoch), orders.sample_ids(sequence)
-    for (name, teacher), each in zip(teachers.items(), held, strict=True):
-        value = each.value
-        _compare(each.address, "sequence", sequence, value.sequence)
-        _compare(each.address, "teacher", name, value.teacher)
-        _compare(each.address, "teacher_sha256", teacher.sha256, value.teacher_sha256)
-        _compare(each.address, "epoch", epoch, value.epoch)
-        _compare(each.address, "view_seed", view_seed, value.view_seed)
-        if not np.array_equal(sample_ids, value.sample_ids):
-            raise ManifestMismatch(
-                f"{each.address}: the sample IDs are not those of sequence {sequence}; "
-                "the teacher works with another dataset size, order size or seed than the manifest's"
-            )
-
-
-def _compare(address: str, what: str, pinned: object, found: object) -> None:
-    if pinned != found:
-        raise ManifestMismatch(f"{address}: {what} is {found}, the manifest says {pinned}; it is not trained on")
+    for teacher, each in zip(teachers.values(), held, strict=True):
+        if problem := other_identity(orders, sequence, teacher, each.value):
+            raise ManifestMismatch(f"{each.address}: {problem}; it is not trained on")

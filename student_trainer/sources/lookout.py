@@ -18,10 +18,10 @@ from kafka import TopicPartition
 
 from pipeline.kafka.log import Admin, Cluster
 from pipeline.names import dead_letters_topic, manifest_topic, soft_targets_topic, teacher_group, work_orders_topic
+from pipeline.readers_rule import Look
 from pipeline.streams import Stream, TopicGuard, topic_missing
 from schemas.commits import decode_next_sequence
 from schemas.errors import DistillogError, NotAuthorized, StreamChanged
-from student_trainer.sources.rule import Look
 
 log = logging.getLogger(__name__)
 

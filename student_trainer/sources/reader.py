@@ -14,6 +14,7 @@ from kafka import TopicPartition
 
 from pipeline.kafka.log import Cluster, Record
 from pipeline.names import address_of, log_name, soft_targets_topic
+from pipeline.readers_rule import ReadersRule
 from pipeline.record_size import teacher_record_bytes
 from pipeline.sequence import Sequence as OrderSequence
 from pipeline.streams import Stream
@@ -28,7 +29,6 @@ from schemas.errors import (
 from schemas.records import SoftTargets
 from student_trainer.sources.held import Held, PartitionLog, Trimmed, Wait, check_identity
 from student_trainer.sources.lookout import LOOK_EVERY, Lookout
-from student_trainer.sources.rule import ReadersRule
 
 log = logging.getLogger(__name__)
 

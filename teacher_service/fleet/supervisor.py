@@ -16,6 +16,7 @@ from pathlib import Path
 
 from pipeline.kafka.cluster import KafkaCluster
 from pipeline.kafka.settings import KafkaSettings
+from pipeline.limits import SAME_LABEL
 from pipeline.names import teacher_group
 from pipeline.processes import DISTILLOG, HeardProcess
 from pipeline.progress import Progress
@@ -66,6 +67,7 @@ class FleetOptions:
     loader_processes: bool = False
     session_timeout: float = 6.0
     data_retry: float = 60.0
+    agreement: float = SAME_LABEL
     until_idle: bool = False
     """end when every work order that there is has been labelled"""
     quiet: bool = False
@@ -326,6 +328,7 @@ class Fleet:
 def _teach(stream: str, model: Path, teacher: Teacher, options: FleetOptions) -> list[str]:
     words = ["teach", stream, str(model), "--supervised", f"--teacher={teacher.name}", f"--provider={options.provider}"]
     words += [f"--session-timeout={options.session_timeout}", f"--data-retry={options.data_retry}"]
+    words += [f"--agreement={options.agreement}"]
     words += [f"--loaders={options.loaders}"] + ["--loader-processes"] * options.loader_processes
     words += [f"--dataset={options.dataset}"] if options.dataset else []
     return words + ["--until-idle"] * options.until_idle + ["--quiet"] * options.quiet

@@ -5,7 +5,7 @@ Letters: N samples asked for, M of them with labels, m of one call.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple, Self
 
@@ -27,7 +27,13 @@ class Asked(NamedTuple):
 
     sample_ids: Ints
     """[N] int64"""
-    view_seed: int
+    view_seed: int | Ints
+    """Of all, or [N] of each."""
+
+    def take(self, rows: Ints) -> Asked:
+        """Return that of the rows at [K] places."""
+        seed = self.view_seed
+        return Asked(self.sample_ids[rows], seed if isinstance(seed, int) else seed[rows])
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -51,25 +57,33 @@ class Labels:
         )
 
 
-def label(model: OnnxTeacher, fetched: Fetched, codec: CodecSpec, asked: Asked | None = None) -> Labels:
+def label(
+    model: OnnxTeacher,
+    fetched: Fetched,
+    codec: CodecSpec,
+    asked: Asked | None = None,
+    also: Callable[[Outputs], None] = lambda values: None,
+) -> Labels:
     """Label views; `codec` is the stream's. A codec that draws does so by `asked`, and raises EncodeError without.
 
     A row is left out where one of its outputs, or one of its positions, cannot be stored, and where a field that
-    chooses positions holds a negative number. Raises as `OnnxTeacher.in_calls`.
+    chooses positions holds a negative number. `also` gets what is encoded of each call, as `OnnxTeacher.in_calls` gives
+    it, but for those rows. Raises as `OnnxTeacher.in_calls`.
     """
     chosen = model.what_is_chosen(fetched.inputs)
     misled = _misled(model.teacher, fetched.inputs) if len(fetched.kept_rows) else {}
     unfit: dict[int, str] = {}
-    kept = None if asked is None else Asked(asked.sample_ids[fetched.kept_rows], asked.view_seed)
+    kept = None if asked is None else asked.take(fetched.kept_rows)
 
     def encode(rows: slice, values: Outputs) -> tuple[Output, ...]:
         of_call = {name: each.take(rows) for name, each in chosen.items()}
         reasons = unstorable(model.teacher, codec, values, {name: each.counts for name, each in of_call.items()})
         reasons |= {row - rows.start: why for row, why in misled.items() if rows.start <= row < rows.stop}
         unfit.update({rows.start + row: why for row, why in reasons.items()})
-        return _encoded(
-            model.teacher, codec, values, of_call, list(reasons), kept and Asked(kept.sample_ids[rows], kept.view_seed)
-        )
+        fit, chosen_of_fit = _without(model.teacher, values, of_call, list(reasons))
+        also(fit)
+        of_fit = None if kept is None else kept.take(np.delete(np.arange(len(fetched.kept_rows))[rows], list(reasons)))
+        return _encoded(model.teacher, codec, fit, chosen_of_fit, of_fit)
 
     parts = model.in_calls(fetched.inputs, encode) or [nothing(model.teacher, codec)]
     faults = [*fetched.faults, *((int(fetched.kept_rows[row]), why) for row, why in unfit.items())]
@@ -82,7 +96,7 @@ def nothing(teacher: Teacher, codec: CodecSpec) -> tuple[Output, ...]:
     empty = {one.name: np.empty((0, *one.stored_shape), np.float32) for one in teacher.outputs}
     no_position = np.empty(0, np.int64)
     none = {one.name: Chosen(no_position, no_position) for one in teacher.outputs if one.per == "position"}
-    return _encoded(teacher, codec, empty, none, [], Asked(no_position, 0))
+    return _encoded(teacher, codec, empty, none, Asked(no_position, 0))
 
 
 def unstorable(teacher: Teacher, codec: CodecSpec, values: Outputs, counts: Mapping[str, Ints]) -> dict[int, str]:
@@ -113,25 +127,31 @@ def _row_of(counts: Ints | None, num_values: int) -> Ints:
     return rows if counts is None else np.repeat(rows, counts)
 
 
+def _without(
+    teacher: Teacher, values: Outputs, chosen: Mapping[str, Chosen], left_out: list[int]
+) -> tuple[Outputs, Mapping[str, Chosen]]:
+    """Return what there is of all rows but those."""
+    if not left_out:
+        return values, chosen
+    given = {}
+    for one in teacher.outputs:
+        own = chosen.get(one.name)
+        rows = _row_of(None if own is None else own.counts, len(values[one.name]))
+        given[one.name] = values[one.name][~np.isin(rows, left_out)]
+    return given, {name: each.take(np.delete(np.arange(len(each)), left_out)) for name, each in chosen.items()}
+
+
 def _encoded(
-    teacher: Teacher,
-    codec: CodecSpec,
-    values: Outputs,
-    chosen: Mapping[str, Chosen],
-    left_out: list[int],
-    asked: Asked | None,
+    teacher: Teacher, codec: CodecSpec, values: Outputs, chosen: Mapping[str, Chosen], asked: Asked | None
 ) -> tuple[Output, ...]:
-    """Return the outputs of all rows but those."""
+    """Return the outputs of rows that can be stored."""
     outputs = []
     for one in teacher.outputs:
         given, own = values[one.name], chosen.get(one.name)
-        spec, classes = one.stored_as(codec), bool(one.codec_classes)
-        row_of = _row_of(None if own is None else own.counts, len(given))
-        seeds = _seeds(teacher.name, one.name, asked, row_of) if spec.draws and asked else None
-        if left_out:
-            kept = ~np.isin(row_of, left_out)
-            given, seeds = given[kept], None if seeds is None else seeds[kept]
-            own = None if own is None else own.take(np.delete(np.arange(len(own)), left_out))
+        spec, classes, seeds = one.stored_as(codec), bool(one.codec_classes), None
+        if spec.draws and asked:
+            row_of = _row_of(None if own is None else own.counts, len(given))
+            seeds = _seeds(teacher.name, one.name, asked, row_of)
         outputs.append(Output.of(one.name, given, spec, classes=classes, chosen=own, seeds=seeds))
     return tuple(outputs)
 
@@ -142,7 +162,8 @@ def _seeds(teacher: str, output: str, asked: Asked, row_of: Ints) -> UInt64s:
     So whoever labels a sample, in whatever company, draws the same of it.
     """
     of_row = np.arange(len(row_of)) - np.searchsorted(row_of, row_of)
-    return hash64(asked.view_seed, tag(teacher), tag(output), asked.sample_ids[row_of], of_row)
+    of_value = asked.take(row_of)
+    return hash64(of_value.view_seed, tag(teacher), tag(output), of_value.sample_ids, of_row)
 
 
 def _misled(teacher: Teacher, inputs: Inputs) -> dict[int, str]:

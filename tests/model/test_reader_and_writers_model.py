@@ -23,10 +23,10 @@ from support.worker_by_hand import WorkerByHand
 
 from pipeline.kafka.log import Commit
 from pipeline.names import dead_letters_topic, manifest_topic, soft_targets_topic, teacher_group, work_orders_topic
+from pipeline.readers_rule import Look, ReadersRule
 from schemas.commits import decode_next_sequence, encode_next_sequence
 from schemas.errors import BrokerUnavailable, DecodeError
 from schemas.records import SoftTargets, WorkOrder
-from student_trainer.sources.rule import Look, ReadersRule
 
 LOST = b"lost by the broker"
 CALLS = (
