@@ -15,6 +15,7 @@ from pipeline.datasets.base import Field
 from pipeline.hashing import tag
 from schemas.errors import ConfigError
 from schemas.names import did_you_mean
+from student_trainer.learning.ensembles import refuse_ensemble
 from student_trainer.learning.losses import Loss, find_loss
 from student_trainer.learning.losses.loss import whole
 from student_trainer.learning.positions import labels_name
@@ -70,6 +71,10 @@ class Term:
     """Shape of that field of a sample."""
     weight_schedule: Choice | None = None
     temperature_schedule: Choice | None = None
+    mean: str = ""
+    """Of what several teachers give, made one target; "": of their losses."""
+    choose: str = ""
+    """By what one teacher's loss alone is taken for each sample; "": all teachers' are."""
 
 
 def targets_of(
@@ -136,9 +141,9 @@ def _term_of_positions(entry: LossSettings, fields: Mapping[str, Field]) -> Term
     name, what = entry.labels, f"[[losses]] {entry.title}"
     if entry.name != _OF_POSITIONS:
         raise ConfigError(f"{what}: `labels` names a field of hard labels, which {_OF_POSITIONS} alone learns from")
-    for key in ("against", "projection"):
-        if getattr(entry, key):
-            raise ConfigError(f"{what} learns from labels: leave out `{key}`")
+    _refuse_keys_of_teachers(what, entry)
+    if entry.projection:
+        raise ConfigError(f"{what} learns from labels: leave out `projection`")
     loss = find_loss(entry.name)
     _refuse_params(what, entry, loss)
     if name not in fields:
@@ -162,6 +167,8 @@ def _made(entry: LossSettings, loss: Loss, shares: dict[str, float], **more: Any
         shares,
         weight_schedule=entry.weight_schedule,
         temperature_schedule=entry.temperature_schedule,
+        mean=entry.mean,
+        choose=entry.choose,
         **more,
     )
 
@@ -185,8 +192,7 @@ def _term(entry: LossSettings, settings: RunSettings, specs: Mapping[str, Target
     if "labels" in loss.needs and not has_labels:
         raise ConfigError(f"{what} needs {_LACKING['labels']}")
     if not loss.holds:
-        if entry.against:
-            raise ConfigError(f"{what} learns from labels: leave out `against`")
+        _refuse_keys_of_teachers(what, entry)
         return _made(entry, loss, {})
     if not specs:
         raise ConfigError(f"{what} needs {_LACKING['teacher']}")
@@ -194,6 +200,10 @@ def _term(entry: LossSettings, settings: RunSettings, specs: Mapping[str, Target
     for name in shares:
         _refuse_misfit(what, entry, loss, name, specs[name])
     chosen = {name: specs[name] for name in shares}
+    if entry.mean or entry.choose:
+        refuse_ensemble(what, entry, loss, shares, chosen)
+    if entry.choose == "label" and not has_labels:
+        raise ConfigError(f'{what}: choose = "label" needs {_LACKING["labels"]}')
     # Of those with class maps the student's classes tell, not one another's.
     alike = [name for name, spec in chosen.items() if not spec.classes]
     for name in alike:
@@ -203,6 +213,12 @@ def _term(entry: LossSettings, settings: RunSettings, specs: Mapping[str, Target
                 f"{rows_shown(chosen[name].whole)}: name one of them with `against`"
             )
     return _made(entry, loss, shares, specs=chosen, projection=entry.projection)
+
+
+def _refuse_keys_of_teachers(what: str, entry: LossSettings) -> None:
+    for key in ("against", "mean", "choose"):
+        if getattr(entry, key):
+            raise ConfigError(f"{what} learns from labels: leave out `{key}`")
 
 
 def _refuse_misfit(what: str, entry: LossSettings, loss: Loss, name: str, spec: TargetSpec) -> None:

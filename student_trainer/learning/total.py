@@ -8,10 +8,12 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable, Mapping, Sequence
 
+import torch
 from torch import Tensor, nn
 
 from schemas.errors import ConfigError
 from student_trainer.learning.alignment import Alignment, alignments
+from student_trainer.learning.ensembles import chosen_teacher, mean_target
 from student_trainer.learning.schedules import scheduled
 from student_trainer.learning.student_outputs import pick
 from student_trainer.learning.targets import Target
@@ -36,8 +38,9 @@ def total_loss(
     """Return the run's loss; the rows that it gives have their own weights, but not the entry's.
 
     A row's weight is a factor on each of its losses; the mean is over all B, whatever their weights.
-    A soft loss is the mean over its targets, weighted by their shares. Whatever the codec, the device and autocast,
-    a loss sees float32: softened in float16, most of a confident teacher's probabilities would be 0.
+    A soft loss is the mean over its targets, weighted by their shares, unless its term makes one of them, or takes one
+    for each row (`ensembles.py`). Whatever the codec, the device and autocast, a loss sees float32: softened in
+    float16, most of a confident teacher's probabilities would be 0.
 
     `whole` is the batch of several processes, each of which has a share of it; None: there are all rows.
 
@@ -132,16 +135,21 @@ def _rows_of(
                 compared[key] = output if projection is None else projection(output)
             return compared[key]
 
-        def cost(name: str, aligned: Alignment | None) -> Tensor:
+        def cost(target: Target, aligned: Alignment | None) -> Tensor:
+            given = against(target, aligned)
             if whole is not None and term.loss.batchwise:
-                given = against(targets[name], aligned)
-                return whole.rows(term.loss, given, targets[name], labels, temperature, weights, params)
-            return of(against(targets[name], aligned), targets[name], labels, temperature, weights, **params)
+                return whole.rows(term.loss, given, target, labels, temperature, weights, params)
+            return of(given, target, labels, temperature, weights, **params)
 
-        (first, share, aligned), *others = shares
-        rows = cost(first, aligned) * share
-        for name, share, aligned in others:
-            rows = rows + share * cost(name, aligned)
+        of_each = [targets[name] for name, *_ in shares]
+        if term.mean:
+            return cost(mean_target(of_each, list(term.shares.values()), term.mean, temperature), shares[0][2])
+        costs = [cost(targets[name], aligned) for name, _, aligned in shares]
+        if term.choose:
+            return torch.stack(costs).gather(0, chosen_teacher(of_each, labels, term.choose)[None])[0]
+        rows = costs[0] * shares[0][1]
+        for more, (_, share, _) in zip(costs[1:], shares[1:], strict=True):
+            rows = rows + share * more
         return rows
 
     return rows_of

@@ -10,6 +10,8 @@ from student_trainer.run.choices import Choice
 from student_trainer.run.toml_tables import unknown
 
 PROJECTIONS = ("linear", "conv")
+MEANS = ("probabilities", "logits")
+CHOICES = ("confidence", "label")
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,6 +30,10 @@ class LossSettings:
     """The student's output that it is of; left out: `logits`, or the only one."""
     against: str = ""
     """The teacher's: `TEACHER.OUTPUT`, or `OUTPUT` of all teachers; left out: the one of classes."""
+    mean: str = ""
+    """probabilities, logits: what several teachers give is made one target; left out: the mean of their losses."""
+    choose: str = ""
+    """confidence, label: of each sample one teacher's loss alone; left out: the mean of all."""
     projection: str = ""
     """linear, conv: the student's features go through a layer of its own first; left out: as they are."""
     labels: str = ""
@@ -47,5 +53,8 @@ class LossSettings:
     def __post_init__(self) -> None:
         if not self.temperature > 0:
             raise ConfigError(f"temperature must be positive, is {self.temperature}")
-        if self.projection not in ("", *PROJECTIONS):
-            raise ConfigError(unknown("projection", self.projection, PROJECTIONS))
+        for key, known in (("projection", PROJECTIONS), ("mean", MEANS), ("choose", CHOICES)):
+            if getattr(self, key) not in ("", *known):
+                raise ConfigError(unknown(key, getattr(self, key), known))
+        if self.mean and self.choose:
+            raise ConfigError("mean and choose exclude one another: leave one of them out")

@@ -108,4 +108,8 @@ def _own(name: str, function: Callable[..., Any]) -> Loss:
 
 def need_labels(settings: RunSettings) -> bool:
     """Whether a loss of the run looks at the samples' true labels."""
-    return any("labels" in find_loss(entry.name).needs for entry in settings.losses if not entry.labels)
+    return any(
+        "labels" in find_loss(entry.name).needs or entry.choose == "label"
+        for entry in settings.losses
+        if not entry.labels
+    )
