@@ -10,6 +10,7 @@ import click
 from pipeline.cli.metrics_options import Show, metrics_endpoint, metrics_option
 from pipeline.cli.options import confirm, json_option, kafka_settings, print_json, print_table, quiet_option
 from pipeline.cli.runs_bench import bench
+from pipeline.cli.runs_compare import compare
 from pipeline.cli.runs_evaluate import evaluate
 from pipeline.cli.runs_options import FOLDER, NAME, VIEW, VIEW_PARAM, chosen_view
 from schemas.names import check_name
@@ -28,6 +29,7 @@ def runs() -> None:
 
 runs.add_command(evaluate)
 runs.add_command(bench)
+runs.add_command(compare)
 
 
 @runs.command()

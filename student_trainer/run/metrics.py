@@ -3,10 +3,16 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from schemas.errors import ConfigError
+
+Curve = list[tuple[int, float]]
+"""(step, value), as they were written"""
+Curves = dict[str, Curve]
+"""`loss`, and each score of the evaluations -> its curve"""
 
 
 def last_figures(path: Path) -> tuple[dict[str, Any], dict[str, Any]]:
@@ -17,10 +23,35 @@ def last_figures(path: Path) -> tuple[dict[str, Any], dict[str, Any]]:
     """
     step: dict[str, Any] = {}
     evaluation: dict[str, Any] = {}
+    for line in _lines(path):
+        if isinstance(line.get("evaluation"), dict):
+            evaluation = line
+        elif isinstance(line.get("timing"), dict):
+            step = line
+    return step, evaluation
+
+
+def curves(path: Path) -> Curves:
+    """Return what was written of a run's losses and scores, step by step; counts of samples are no curves.
+
+    Raises:
+        ConfigError: the file cannot be read.
+    """
+    found: Curves = {}
+    for line in _lines(path):
+        scores = line.get("evaluation")
+        figures = scores if isinstance(scores, dict) else {"loss": line.get("loss")}
+        for name, value in figures.items():
+            if isinstance(value, int | float) and not name.rpartition(".")[2].startswith("num_"):
+                found.setdefault(name, []).append((line["step"], float(value)))
+    return found
+
+
+def _lines(path: Path) -> Iterator[dict[str, Any]]:
     try:
         content = path.read_bytes()
     except FileNotFoundError:
-        return step, evaluation
+        return
     except OSError as error:
         raise ConfigError(f"{path}: cannot be read: {error.strerror}; look what lies there") from None
     for text in content.splitlines():
@@ -28,10 +59,5 @@ def last_figures(path: Path) -> tuple[dict[str, Any], dict[str, Any]]:
             line = json.loads(text)
         except (ValueError, RecursionError):
             continue  # the line that is being written, did not fit on the disk, or was damaged there
-        if not isinstance(line, dict) or type(line.get("step")) is not int:
-            continue
-        if isinstance(line.get("evaluation"), dict):
-            evaluation = line
-        elif isinstance(line.get("timing"), dict):
-            step = line
-    return step, evaluation
+        if isinstance(line, dict) and type(line.get("step")) is int:
+            yield line
