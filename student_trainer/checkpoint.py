@@ -21,10 +21,10 @@ from typing import Any
 import numpy as np
 import torch
 
+from pipeline.whole_files import writing
 from schemas.errors import CheckpointError
 from student_trainer.run.edits import WHEN_ASKED, edits, flat
 from student_trainer.run.folder import checkpoint_of, newest_first
-from student_trainer.run.whole_files import writing
 from student_trainer.sources.base import Cursor
 
 logger = logging.getLogger(__name__)

@@ -19,12 +19,12 @@ from torch import Tensor, nn
 from pipeline.bench.times import time_calls
 from pipeline.onnx_runtime import open_session
 from pipeline.user_code import said
+from pipeline.whole_files import replace_file
 from schemas.errors import ConfigError
 from student_trainer.learning.alignment import Alignment
 from student_trainer.learning.student_inputs import StudentInputs
 from student_trainer.learning.student_outputs import ONLY, StudentOutputs, pick
 from student_trainer.learning.students import num_parameters
-from student_trainer.run.whole_files import replace_file
 
 TOLERANCE = 1e-4
 """Largest difference between ONNX Runtime's and PyTorch's values of an output, as a share of its range."""

@@ -17,9 +17,9 @@ from types import TracebackType
 from typing import IO, Any
 
 from pipeline.user_files import refuse_irregular
+from pipeline.whole_files import write_whole, writing
 from schemas.errors import CannotWrite, CheckpointError, ConfigError, RunLocked, RunRemoved
 from student_trainer.run.settings import RunSettings, load_run
-from student_trainer.run.whole_files import write_whole, writing
 
 _GONE = {errno.ENOENT, errno.ENOTDIR, errno.ESTALE}
 _NAME = re.compile(r"step-\d{8,}")

@@ -8,7 +8,7 @@ import os
 from pathlib import Path
 from typing import Any
 
-from student_trainer.run.whole_files import writing
+from pipeline.whole_files import writing
 
 logger = logging.getLogger(__name__)
 

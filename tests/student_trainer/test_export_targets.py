@@ -11,9 +11,9 @@ from click.testing import CliRunner, Result
 from train_runs import digits_run, run
 
 from pipeline.cli import main
+from pipeline.whole_files import write_whole
 from schemas.errors import CannotWrite
 from student_trainer.launch import export_run
-from student_trainer.run.whole_files import write_whole
 
 
 @pytest.fixture(scope="module")
