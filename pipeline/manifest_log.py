@@ -21,9 +21,9 @@ from pipeline.kafka.needs import Right, needing
 from pipeline.kafka.reading import read_to_end
 from pipeline.kafka.settings import KafkaSettings
 from pipeline.kafka.workarounds.halting_close import close_producer
+from pipeline.manifest_record import decode_manifest
 from pipeline.names import address_of, manifest_topic
-from schemas.avro import REGISTRY
-from schemas.errors import DecodeError, ManifestMismatch, NeedsNewer, NotAuthorized, UnknownSchema
+from schemas.errors import DecodeError, ManifestMismatch, NeedsNewer, NotAuthorized
 from schemas.records import Manifest, Teacher
 
 MANIFEST_KEY = b"manifest"
@@ -95,7 +95,7 @@ def _read(reader: Reader, stream: str) -> ManifestLog:
     removed: set[str] = set()
     for key, value, address in _all_records(reader, TopicPartition(manifest_topic(stream), 0)):
         if key == MANIFEST_KEY:
-            manifest = manifest or _manifest(stream, value, address)
+            manifest = manifest or decode_manifest(stream, value, address)
         elif key.startswith((_TEACHER, _REMOVED)):
             teacher = _teacher(value, address)
             if not manifest or (isinstance(teacher, Teacher) and teacher.stream_id != manifest.stream_id):
@@ -117,22 +117,6 @@ def _teacher(value: bytes, address: str) -> Teacher | NeedsNewer:
         return Teacher.decode(value, address)
     except NeedsNewer as error:
         return error
-
-
-def _manifest(stream: str, value: bytes, address: str) -> Manifest:
-    """Decode a manifest; ManifestMismatch where it, or a record that it announces, is of an unknown schema version."""
-    try:
-        manifest = Manifest.decode(value, address)
-        unknown = REGISTRY.unknown(manifest.schema_fingerprints)
-    except UnknownSchema as error:
-        unknown = {"manifest": error.fingerprint}
-    if unknown:
-        named = ", ".join(f"{name} {fingerprint}" for name, fingerprint in unknown.items())
-        raise ManifestMismatch(
-            f"stream {stream!r} was made by a newer Distillog: this one does not know its schemas ({named}); "
-            "install the version that made it, or a later one"
-        )
-    return manifest
 
 
 def _all_records(reader: Reader, topic: TopicPartition) -> list[tuple[bytes, bytes, str]]:

@@ -89,6 +89,21 @@ class Registry:
         except KeyError:
             raise ConfigError(f"no version {version} of schema {name!r}; the newest is {newest.version}") from None
 
+    def schema(self, name: str, pinned: Mapping[str, str] = NEWEST) -> dict[str, Any]:
+        """Return one schema as its file has it, in the version that a manifest pins, for readers without this folder.
+
+        Raises:
+            ConfigError: an unknown schema or fingerprint.
+        """
+        found = self._pinned(name, pinned)
+        text = (self.folder / f"{name}.{found.version}.avsc").read_text(encoding="utf-8")
+        schema: dict[str, Any] = json.loads(text)
+        return schema
+
+    def header(self, name: str, pinned: Mapping[str, str] = NEWEST) -> bytes:
+        """Return the 10 bytes that stand before a record's body; raises as `schema`."""
+        return _MARKER + self._pinned(name, pinned).fingerprint
+
     def fingerprints(self) -> dict[str, str]:
         """Return the newest fingerprint of each name in hex: what a manifest pins."""
         return {name: version.fingerprint.hex() for name, version in sorted(self._schemas.newest.items())}
@@ -100,6 +115,13 @@ class Registry:
     def _of_hex(self, name: str, crc: str) -> _Version | None:
         versions = self._schemas.by_name.get(name, {}).values()
         return next((version for version in versions if version.fingerprint.hex() == crc), None)
+
+    def _pinned(self, name: str, pinned: Mapping[str, str]) -> _Version:
+        newest = self._newest(name)
+        version = self._of_hex(name, pinned[name]) if name in pinned else newest
+        if version is None:
+            raise ConfigError(f"the stream pins {name} {pinned[name]}, which this Distillog does not know")
+        return version
 
     def encode(self, name: str, datum: Datum, pinned: Mapping[str, str] = NEWEST) -> bytes:
         """Return the record's bytes in the version that a manifest pins, so that every reader of its stream knows it.
@@ -114,9 +136,7 @@ class Registry:
             ConfigError: an unknown schema or fingerprint.
         """
         newest = self._newest(name)
-        version = self._of_hex(name, pinned[name]) if name in pinned else newest
-        if version is None:
-            raise ConfigError(f"the stream pins {name} {pinned[name]}, which this Distillog does not know")
+        version = self._pinned(name, pinned)
         if version is newest:
             return _write(newest, datum)
         whole = _write(newest, datum)
