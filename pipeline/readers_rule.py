@@ -9,6 +9,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+TeacherPartition = tuple[str, int]
+"""Teacher and partition."""
+
 
 @dataclass(frozen=True, slots=True)
 class Look:

@@ -1,19 +1,15 @@
-"""What a reader holds of the logs that it reads, and the proof that it is what the manifest promises."""
+"""Labels of an order as a reader holds them, and the proof that they are what the manifest promises."""
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from kafka import TopicPartition
-
 from pipeline.identity import other_identity
-from pipeline.readers_rule import ReadersRule
+from pipeline.readers_rule import TeacherPartition
 from pipeline.sequence import Sequence as OrderSequence
 from schemas.errors import ManifestMismatch
 from schemas.records import SoftTargets, Teacher
-from student_trainer.sources.lookout import TeacherPartition
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -24,8 +20,10 @@ class Held:
     next_offset: int
     """The log's offset after this record."""
     address: str
-    """`topic/partition@offset`"""
+    """`topic/partition@offset`, or the place in a captured file."""
     num_bytes: int
+    raw: bytes = b""
+    """The record's own bytes, where its reader was asked to keep them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,36 +41,8 @@ class Wait:
     """why Kafka gave no answer lately; empty if it did"""
     dropped: str = ""
     """what is said of records that were dropped for an unknown schema; empty if none was"""
-
-
-@dataclass(frozen=True, slots=True)
-class Trimmed:
-    """What retention had removed of a log when a reader's place was not in it any more."""
-
-    sought: int
-    """the offset to read on from"""
-    begin: int
-    """of what was left"""
-    end: int
-
-
-class PartitionLog:
-    """One partition of one teacher's soft targets."""
-
-    __slots__ = ("held", "partition", "rule", "teacher", "trimmed")
-
-    def __init__(self, teacher: str, partition: TopicPartition, rule: ReadersRule) -> None:
-        self.teacher = teacher
-        self.partition = partition
-        self.rule = rule
-        self.held: deque[Held] = deque()
-        self.trimmed: Trimmed | None = None
-        """Until the record that is looked for was found in what is left."""
-
-    @property
-    def teacher_partition(self) -> TeacherPartition:
-        """Teacher and partition."""
-        return self.teacher, self.partition.partition
+    at_end: bool = False
+    """whether each of these logs was read to an end that was looked up during the wait, and no hole is proven"""
 
 
 def check_identity(orders: OrderSequence, sequence: int, teachers: Mapping[str, Teacher], held: Sequence[Held]) -> None:

@@ -11,14 +11,14 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 
 from kafka import TopicPartition
 
 from pipeline.kafka.log import Admin, Cluster
 from pipeline.names import dead_letters_topic, manifest_topic, soft_targets_topic, teacher_group, work_orders_topic
-from pipeline.readers_rule import Look
+from pipeline.readers_rule import Look, TeacherPartition
 from pipeline.streams import Stream, TopicGuard, topic_missing
 from schemas.commits import decode_next_sequence
 from schemas.errors import DistillogError, NotAuthorized, StreamChanged
@@ -32,9 +32,6 @@ _ANSWER = 5.0
 """Seconds that one question may take; with 30 s would let a broker that is back wait for an old question."""
 _SLOW = 2.0
 """Seconds after which a question counts as unanswered."""
-
-TeacherPartition = tuple[str, int]
-"""Teacher and partition."""
 
 
 class Lookout:
@@ -148,7 +145,7 @@ class Lookout:
         self._asking_since = time.monotonic()
         try:
             self._guard.check(now=suspicious)
-            looks = self._answer(wanted) if wanted and self._proves else {}
+            looks = self._answer(wanted) if wanted else {}
         finally:
             self._asking_since = None
         if looks is not None:
@@ -159,12 +156,13 @@ class Lookout:
     def _answer(self, wanted: Sequence[TeacherPartition]) -> dict[TeacherPartition, Look] | None:
         """Ask; None, and `trouble`, where there is no answer. Raises StreamChanged: no label will ever come."""
         try:
-            looks = self._ask(wanted)
+            looks = self._ask(wanted) if self._proves else self._at_ends(wanted, {})
         except StreamChanged:
             raise
         except NotAuthorized as error:
+            if self._proves:
+                log.warning("%s; the run goes on, but a label that is lost is waited for, not proven missing", error)
             self._proves, self.members, self._trouble = False, {}, ""
-            log.warning("%s; the run goes on, but a label that is lost is waited for, not proven missing", error)
             return {}
         except Exception as error:
             # A broker that is away, restarting, half-informed or unwilling answers with much more than errors of ours,
@@ -193,8 +191,16 @@ class Lookout:
                 sequence = decode_next_sequence(commit.metadata, number, manifest.partitions, commit.offset)
                 commits[(teacher, number)] = -1 if sequence is None else sequence
         # After the commits: only then does the end cover what they count.
-        topics = {TopicPartition(soft_targets_topic(manifest.stream, t), p): (t, p) for t, p in commits}
-        ends = self._admin.ends(topics) if topics else {}
+        looks = self._at_ends(wanted, commits)
         members = self._admin.num_members(groups)
         self.members = {teacher: members[group] for group, teacher in groups.items()}
-        return {place: Look(commits[place], ends[partition]) for partition, place in topics.items()}
+        return looks
+
+    def _at_ends(
+        self, wanted: Sequence[TeacherPartition], commits: Mapping[TeacherPartition, int]
+    ) -> dict[TeacherPartition, Look]:
+        """Look where the logs end; where no commit is known, or may be seen, it proves nothing (-1)."""
+        name = self._stream.manifest.stream
+        topics = {TopicPartition(soft_targets_topic(name, t), p): (t, p) for t, p in wanted}
+        ends = self._admin.ends(topics)
+        return {place: Look(commits.get(place, -1), ends[partition]) for partition, place in topics.items()}

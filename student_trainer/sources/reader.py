@@ -27,8 +27,9 @@ from schemas.errors import (
     UnknownSchema,
 )
 from schemas.records import SoftTargets
-from student_trainer.sources.held import Held, PartitionLog, Trimmed, Wait, check_identity
+from student_trainer.sources.held import Held, Wait, check_identity
 from student_trainer.sources.lookout import LOOK_EVERY, Lookout
+from student_trainer.sources.partition_log import PartitionLog, Trimmed
 
 log = logging.getLogger(__name__)
 
@@ -57,7 +58,10 @@ class SoftTargetReader:
         stream: Stream,
         teachers: Sequence[str],
         stop: threading.Event | None = None,
+        *,
+        keep_raw: bool = False,
     ) -> None:
+        """With `keep_raw` what it gives has the records' bytes, too."""
         self.longest_wait = 0.0
         """Seconds of the longest wait for one order, so far."""
         self.waited = 0.0
@@ -76,6 +80,7 @@ class SoftTargetReader:
         self._sequence = OrderSequence.of(stream.manifest)
         self._teachers = {name: stream.teacher(name) for name in teachers}
         self._stop = stop or threading.Event()
+        self._keep_raw = keep_raw
         self._waiting_since: float | None = None
         self._held_bytes = 0
         self._paused: set[TopicPartition] = set()
@@ -179,12 +184,12 @@ class SoftTargetReader:
                 self._refuse_trimmed()
                 self._lookout.check()
                 if (seconds := time.monotonic() - since) >= LOOK_EVERY:
-                    self._prove(missing)
+                    at_end = self._prove(missing)
                     logs = tuple(each.teacher_partition for each in missing if not each.held)
                     if logs:
                         lookout = self._lookout
                         members, trouble = dict(lookout.members), lookout.trouble
-                        on_wait(Wait(sequence, logs, seconds, members, trouble, self._unknown_text()))
+                        on_wait(Wait(sequence, logs, seconds, members, trouble, self._unknown_text(), at_end))
             return True
         finally:
             self._waiting_since = None
@@ -232,7 +237,8 @@ class SoftTargetReader:
             self._lookout.suspect()
             log.debug("dropped %s: it is of stream ID %s", address, value.stream_id)
         elif each.rule.accept(record.offset, value.sequence):
-            each.held.append(Held(value, record.offset + 1, address, len(raw)))
+            kept = raw if self._keep_raw else b""
+            each.held.append(Held(value, record.offset + 1, address, len(raw), kept))
             self.num_records += 1
             self._held_bytes += len(raw)
 
@@ -260,11 +266,15 @@ class SoftTargetReader:
         self._log.resume(resumed & set(self._logs))
         self._paused = self._paused - resumed
 
-    def _prove(self, missing: list[PartitionLog]) -> None:
-        looks = self._lookout.want([each.teacher_partition for each in missing if not each.held])
-        for each in missing:
+    def _prove(self, missing: list[PartitionLog]) -> bool:
+        """Raise SequenceGap where a hole is proven; else return whether each log was read to its end."""
+        lacking = [each for each in missing if not each.held]
+        looks = self._lookout.want([each.teacher_partition for each in lacking])
+        at_end = True
+        for each in lacking:
             look = looks.get(each.teacher_partition)
-            if look is None or each.held:
+            if look is None:
+                at_end = False
                 continue
             # The consumer's place moves over what is never handed out, too.
             each.rule.skip_to(self._log.position(each.partition) or 0)
@@ -277,6 +287,8 @@ class SoftTargetReader:
                     f"`distillog topics rewind {stream} {each.teacher} {each.rule.expected}`"
                     f"{self._unknown_text()}"
                 )
+            at_end = at_end and each.rule.position >= look.end
+        return at_end
 
     def _out_of_range(self, error: PositionOutOfRange) -> None:
         """Say why a position is not in its log."""

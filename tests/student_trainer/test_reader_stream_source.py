@@ -142,7 +142,7 @@ def test_a_label_beyond_the_teachers_classes_is_refused_where_a_loss_looks_at_la
     logs.write("cnn", *(labelled(logs, "cnn", sequence) for sequence in range(NUM_ORDERS)))
     data, ids = open_dataset(URI), np.arange(100)
     other = Fetcher(ArrayDataset(URI, data.read(ids).fields, data.labels(ids) + CLASSES), logs.stream.manifest.view)
-    monkeypatch.setattr("student_trainer.sources.stream.check_data", lambda *asked: other)
+    monkeypatch.setattr("student_trainer.sources.teachers.check_data", lambda *asked: other)
     with pytest.raises(ConfigError, match=f"has label .*, but there are {CLASSES} classes, from 0 on"):
         orders(source_of(logs, run(logs, losses=[{"name": "cross_entropy"}])))
     assert orders(source_of(logs, run(logs)))

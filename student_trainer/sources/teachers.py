@@ -1,0 +1,253 @@
+"""What sources of teachers' labels share, wherever those lie: orders, the zip of teachers, identity, hard labels.
+
+N samples in an order, M rows that all teachers kept, P partitions.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import threading
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Generator, Mapping, Sequence
+from dataclasses import asdict
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pipeline.sequence import Sequence as OrderSequence
+from pipeline.views.check import check_data
+from schemas.codecs import CODECS, SoftRows
+from schemas.errors import ConfigError, ManifestMismatch
+from schemas.records import Manifest, Teacher
+from schemas.teacher_output import CLASS_KINDS
+from student_trainer.learning.targets import TargetSpec, specs_of_all, target_name
+from student_trainer.sources.base import Cursor, LabelledOrder
+from student_trainer.sources.hard_labels import HardLabels
+from student_trainer.sources.held import Held, Wait
+from student_trainer.sources.starvation import Starvation
+from student_trainer.sources.stream_settings import StreamSettings
+
+Place = dict[str, dict[str, list[int]]]
+
+
+class OrderReader(Protocol):
+    """What gives the soft targets of some teachers, order by order; used by one thread."""
+
+    def seek(self, sequence: int, offsets: Sequence[Sequence[int]]) -> None:
+        """Go to an order; `offsets` are hints: per teacher, [P] log offsets at or before its records."""
+
+    def next(self, sequence: int, on_wait: Callable[[Wait], None]) -> tuple[Held, ...] | None:
+        """Return the soft targets of the next order, one per teacher, of proven identity; None when told to stop."""
+
+    def close(self) -> None:
+        """End what it began."""
+
+
+class TeachersSource(ABC):
+    """An `OrderSource` of a stream's labels, less the place where those lie.
+
+    Whatever it gives is content: equal labels are equal orders, and their `place` is the log's. So a run may change at
+    any checkpoint where it reads.
+
+    Args:
+        manifest: the stream's.
+        teachers: whose labels, in the order in which they were asked for.
+        settings: of the run.
+
+    Raises:
+        ManifestMismatch: the data or views here are not those of the manifest.
+        ConfigError: a label budget that does not fit.
+        DataUnavailable: the dataset cannot be read now.
+    """
+
+    def __init__(self, manifest: Manifest, teachers: Sequence[Teacher], settings: StreamSettings) -> None:
+        self.manifest = manifest
+        self.teachers = tuple(teachers)
+        self._outputs = {teacher.name: teacher.outputs for teacher in self.teachers}
+        self._starve = settings.starve
+        self._passes = settings.passes
+        self.sequence = OrderSequence.of(manifest)
+        self.fetcher = check_data(manifest, settings.dataset or None, settings.loaders, settings.loader_processes)
+        self.targets: Mapping[str, TargetSpec] = specs_of_all(self.teachers, manifest.codec)
+        """All outputs of these teachers."""
+        self._read = settings.chosen(self.targets)
+        self.label_classes = manifest.num_classes or self.fetcher.dataset.num_classes
+        self.num_classes = self._num_classes()
+        self.label_classes = self.label_classes or self.num_classes or settings.classes
+        self._labels = HardLabels.of(self.fetcher.dataset, settings.labelled, settings.label_seed)
+        self.has_labels = self._labels.any
+        self._check_labels = settings.check_labels
+        self._stop = threading.Event()
+        self._rows_left_out = 0
+
+    @abstractmethod
+    def _open_reader(self) -> OrderReader:
+        """Return what reads the labels; called once, by the thread that uses it."""
+
+    def records(self) -> tuple[bytes, ...]:
+        """Return the records of the manifest and of the teachers."""
+        return self.manifest.encode(), *(teacher.encode() for teacher in self.teachers)
+
+    @property
+    def labelled_fraction(self) -> float:
+        """Samples that show a label / all samples."""
+        return self._labels.fraction
+
+    def orders(self, cursor: Cursor) -> Generator[LabelledOrder]:
+        """Yield every order from the cursor's on, pass after pass, as the labels come.
+
+        Raises:
+            Starved: no label for `[starve] timeout` seconds, or none was captured.
+            ManifestMismatch: a record, or a sample here, is not what the manifest says.
+            DistillogError: as its reader.
+        """
+        reader = self._open_reader()
+        try:
+            starvation = Starvation(self._starve, self.manifest.stream)
+            sequence, last = cursor.sequence, self.sequence.num_orders - 1
+            offsets = self._offsets(cursor.place)
+            reader.seek(sequence, offsets)
+            for pass_number in range(cursor.pass_number, self._passes):
+                for number in range(sequence, last + 1):
+                    held = reader.next(number, starvation)
+                    if held is None:
+                        return
+                    for each, starts in zip(held, offsets, strict=True):
+                        starts[self.sequence.partition(number)] = each.next_offset
+                    yield self._labelled(pass_number, held, self._place(offsets) if number < last else None)
+                sequence, offsets = 0, self._offsets(None)
+                if pass_number + 1 < self._passes:
+                    reader.seek(sequence, offsets)
+        finally:
+            reader.close()
+
+    def _place(self, offsets: list[list[int]]) -> Place:
+        """Per teacher and partition: the log offset behind the last record that is not needed any more."""
+        return {"offsets": {each.name: starts.copy() for each, starts in zip(self.teachers, offsets, strict=True)}}
+
+    def _offsets(self, place: Any) -> list[list[int]]:
+        """Undo `_place`; what it did not make, or for other teachers, says nothing: then all are 0."""
+        found = place.get("offsets") if isinstance(place, dict) else None
+        found = found if isinstance(found, dict) else {}
+        partitions = self.manifest.partitions
+        starts = [found.get(teacher.name) for teacher in self.teachers]
+        return [
+            list(each) if isinstance(each, list) and len(each) == partitions else [0] * partitions for each in starts
+        ]
+
+    def describe(self, like: Mapping[str, Any] | None = None) -> dict[str, Any]:
+        """Return which stream and teachers, by content; `like` changes nothing here."""
+        manifest = self.manifest
+        return {
+            "stream": manifest.stream,
+            "stream_id": manifest.stream_id,
+            "manifest_sha256": hashlib.sha256(manifest.encode()).hexdigest(),
+            "view": asdict(manifest.view),
+            "teachers": {teacher.name: teacher.sha256 for teacher in self.teachers},
+        }
+
+    def close(self) -> None:
+        """End `orders`, and its waits for labels and storage."""
+        self._stop.set()
+
+    def _num_classes(self) -> int:
+        """C of the student: of the teachers' classes that its first loss against some is against; of maps, the data's.
+
+        Losses on other outputs of the student's may be against other classes: `fit` holds each against its own.
+        """
+        of_classes = [name for name in self._read if self.targets[name].kind in CLASS_KINDS]
+        of_classes = [name for name in of_classes if self.targets[name].default] or of_classes
+        whole = [self.targets[name].shape[-1] for name in of_classes if not self.targets[name].classes]
+        if of_classes and (first := self.targets[of_classes[0]]).classes:
+            beyond = max(first.classes) + 1
+            if len(first.whole) > 1:  # of positions or places, whose classes need not be those of labels
+                whole.append(beyond)
+            elif self.label_classes:
+                whole.insert(0, max(self.label_classes, beyond))
+        return next(iter(whole), self.label_classes)
+
+    def _labelled(self, pass_number: int, held: Sequence[Held], place: Place | None) -> LabelledOrder:
+        first = held[0].value
+        targets = {name: rows for each in held for name, rows in self._values(each).items()}
+        kept = [_kept_rows(each) for each in held]
+        rows = kept[0]
+        for other in kept[1:]:
+            rows = np.intersect1d(rows, other, assume_unique=True)
+        self._rows_left_out += len(first.sample_ids) - len(rows)
+        for each, own in zip(held, kept, strict=True):
+            if len(own) != len(rows):  # a row that one teacher could not decode is no row of the zip
+                places = np.searchsorted(own, rows)
+                targets |= {name: targets[name].take(places) for name in targets if _is_of(name, each)}
+        sample_ids = first.sample_ids[rows]
+        labels = self._labels.read(sample_ids, self._stop)
+        if self._check_labels and labels.max(initial=-1) >= self.label_classes:
+            row = int(labels.argmax())
+            raise ConfigError(
+                f"dataset {self.fetcher.dataset.uri}: sample {sample_ids[row]} has label {labels[row]}, but there are "
+                f"{self.label_classes} classes, from 0 on; number the classes so, or take no loss on labels"
+            )
+        addresses = ", ".join(each.address for each in held)
+        return LabelledOrder(
+            pass_number, first.sequence, first.view_seed, sample_ids, labels, targets, place, addresses
+        )
+
+    def _values(self, held: Held) -> dict[str, SoftRows]:
+        """Return what losses are against, by name.
+
+        Raises:
+            ManifestMismatch: the record has other outputs than its teacher's record says.
+        """
+        name, codec = held.value.teacher, self.manifest.codec
+        there = [
+            (each.name, each.codec, each.num_classes, each.row_shape, each.chosen is not None)
+            for each in held.value.outputs
+        ]
+        declared = [
+            (
+                each.name,
+                each.stored_as(codec).name,
+                each.codec_classes,
+                each.stored_shape,
+                bool(each.positions),
+            )
+            for each in self._outputs[name]
+        ]
+        if there != declared:
+            raise ManifestMismatch(
+                f"{held.address}: {_shown(there)}; the record of teacher {name!r} says {_shown(declared)}; it is not "
+                "trained on"
+            )
+        found = {}
+        for output in held.value.outputs:
+            target = target_name(name, output.name)
+            if target not in self._read:
+                continue
+            rows, spec = output.values(), self.targets[target]
+            # Of another k, or of more temperatures, a row has another size: it would be spread over a batch's columns.
+            if not CODECS[spec.codec.name].is_of(output.columns, spec.codec):
+                raise ManifestMismatch(
+                    f"{held.address}: its columns are of other settings, {target} is stored as {spec.codec}; it is "
+                    "not trained on"
+                )
+            found[target] = rows
+        return found
+
+
+def _is_of(name: str, held: Held) -> bool:
+    return name.partition(".")[0] == held.value.teacher
+
+
+def _shown(outputs: Sequence[tuple[str, str, int, tuple[int, ...], bool]]) -> str:
+    """Name, codec, classes and shape of outputs, and whether they are of positions, as text."""
+    texts = []
+    for name, codec, num_classes, shape, of_positions in outputs:
+        what = f"{num_classes} classes as {codec}" if num_classes else f"features as {codec}"
+        texts.append(f"{name} of {what}, rows of {list(shape)}" + (", of positions" if of_positions else ""))
+    return ", ".join(texts) or "no output"
+
+
+def _kept_rows(held: Held) -> NDArray[np.int64]:
+    """[M] int64"""
+    kept = held.value.kept_rows
+    return np.arange(len(held.value.sample_ids)) if kept is None else kept
