@@ -1,0 +1,143 @@
+"""A folder that soft targets are captured into: locked, of one stream, and listed as it grows."""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import os
+from collections.abc import Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, replace
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+from pipeline.captured.container import block_codec
+from pipeline.captured.contents import NAME, Contents
+from pipeline.captured.header import file_header
+from pipeline.captured.writer import FileForm, TeacherWriter
+from pipeline.sequence import Sequence as OrderSequence
+from pipeline.whole_files import writing
+from schemas.avro import REGISTRY
+from schemas.errors import CannotWrite, ConfigError, StreamConflict
+from schemas.records import Manifest, Teacher
+
+LOCK = "lock"
+_OURS = {LOCK, f".new-{NAME}"}
+"""What may lie in a folder before anything is listed there."""
+
+
+@dataclass(frozen=True, slots=True)
+class CaptureForm:
+    """How files are written; None: as the folder has it, else as below."""
+
+    codec: str | None = None
+    """Avro's name; deflate."""
+    max_file_bytes: int | None = None
+    """256 MiB."""
+
+
+DEFAULT_CODEC = "deflate"
+DEFAULT_FILE_BYTES = 256 << 20
+
+
+class CaptureFolder:
+    """Writers for some teachers of a stream, and the list of what they wrote. Use as a context manager.
+
+    Raises:
+        CannotWrite: another capture is under way there, or the disk refuses.
+        StreamConflict: it is of another stream, or has another teacher of that name.
+        ConfigError: other files lie there, or it is captured in another form; or no such codec.
+        DecodeError: what is there is damaged.
+    """
+
+    def __init__(self, folder: Path, manifest: Manifest, teachers: Sequence[Teacher], form: CaptureForm) -> None:
+        self._folder = folder
+        self.writers: dict[str, TeacherWriter] = {}
+        """By teacher."""
+        with ExitStack() as stack:
+            with writing(folder):
+                folder.mkdir(parents=True, exist_ok=True)
+            stack.callback(os.close, self._lock())
+            self._contents = self._opened(manifest, form)
+            # The stream and the form are listed before the first file is there: a capture that is cut short goes on.
+            self._contents.write(folder)
+            for teacher in teachers:
+                self.writers[teacher.name] = self._writer(manifest, teacher)
+                stack.callback(self.writers[teacher.name].close)
+            self.save()
+            self._opened_here = stack.pop_all()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None) -> None:
+        self._opened_here.close()
+
+    def save(self) -> None:
+        """List what was written until now; raises CannotWrite."""
+        entries = {name: writer.entry() for name, writer in self.writers.items()}
+        contents = replace(self._contents, teachers={**self._contents.teachers, **entries})
+        if contents != self._contents:
+            self._contents = contents
+            contents.write(self._folder)
+
+    def _lock(self) -> int:
+        path = self._folder / LOCK
+        with writing(path):
+            lock = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            os.close(lock)
+            raise CannotWrite(f"{self._folder}: another capture is under way there; wait for its end") from None
+        return lock
+
+    def _opened(self, manifest: Manifest, form: CaptureForm) -> Contents:
+        """Return what is listed there for this stream and in this form, or the list of nothing."""
+        manifest_sha256 = hashlib.sha256(manifest.encode()).hexdigest()
+        if not (self._folder / NAME).exists():
+            others = sorted(each.name for each in self._folder.iterdir() if each.name not in _OURS)
+            if others:
+                raise ConfigError(
+                    f"{self._folder}: holds other files ({others[0]}) and no {NAME}; give an empty folder"
+                )
+            return Contents(
+                manifest.stream,
+                manifest.stream_id,
+                manifest_sha256,
+                OrderSequence.of(manifest).num_orders,
+                form.codec or DEFAULT_CODEC,
+                form.max_file_bytes or DEFAULT_FILE_BYTES,
+            )
+        there = Contents.read(self._folder)
+        if (there.stream, there.stream_id) != (manifest.stream, manifest.stream_id):
+            raise StreamConflict(
+                f"{self._folder}: is captured from stream {there.stream!r} ({there.stream_id}), and this is "
+                f"{manifest.stream!r} ({manifest.stream_id}); give another folder"
+            )
+        if there.manifest_sha256 != manifest_sha256:
+            raise StreamConflict(f"{self._folder}: is captured from a stream of another manifest; give another folder")
+        asked = (form.codec or there.codec, form.max_file_bytes or there.max_file_bytes)
+        if asked != (there.codec, there.max_file_bytes):
+            raise ConfigError(
+                f"{self._folder}: is captured with --codec {there.codec} --max-file-size {there.max_file_bytes}; go on "
+                "with these, or give another folder"
+            )
+        return there
+
+    def _writer(self, manifest: Manifest, teacher: Teacher) -> TeacherWriter:
+        listed = self._contents.teachers.get(teacher.name)
+        if listed and listed.model_sha256 != teacher.sha256:
+            raise StreamConflict(
+                f"{self._folder}: teacher {teacher.name!r} is captured there with model {listed.model_sha256[:16]}, "
+                f"and this is {teacher.sha256[:16]}; give another folder"
+            )
+        form = FileForm(
+            teacher.sha256,
+            file_header(manifest, teacher, self._contents.codec),
+            REGISTRY.header("soft_targets", manifest.schema_fingerprints),
+            block_codec(self._contents.codec),
+            self._contents.max_file_bytes,
+        )
+        return TeacherWriter(self._folder, teacher.name, form, listed, self.save)

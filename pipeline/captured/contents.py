@@ -1,0 +1,210 @@
+"""`contents.json`: what a folder of captured soft targets holds; written last, in one step.
+
+Whatever lies behind what it lists is of a capture that goes on, or was cut short: nobody reads it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Self
+
+from pipeline.captured.index import ENTRY
+from pipeline.user_files import refuse_irregular
+from pipeline.whole_files import write_whole
+from schemas.errors import ConfigError, DecodeError
+from schemas.names import is_name
+
+NAME = "contents.json"
+FORMAT = 1
+"""Another number is another form: refused."""
+
+
+def file_name(teacher: str, number: int) -> str:
+    """Name of a teacher's file, of those in a row from 0."""
+    return f"{teacher}-{number:05d}.avro"
+
+
+def index_name(teacher: str) -> str:
+    """Name of the index of a teacher's orders."""
+    return f"{teacher}.index"
+
+
+@dataclass(frozen=True, slots=True)
+class CapturedFile:
+    """One file, or as much of it as was whole when this was written."""
+
+    num_bytes: int
+    sha256: str
+    """Of these bytes."""
+    first: int
+    """The lowest sequence in it."""
+    last: int
+    """The highest; first - 1 where it holds none."""
+
+
+@dataclass(frozen=True, slots=True)
+class CapturedTeacher:
+    """The files of one teacher."""
+
+    model_sha256: str
+    """As the teacher's record has it."""
+    header_bytes: int
+    """Of each file, before its first block."""
+    header_sha256: str
+    """Of those bytes, which are the same in all of them."""
+    index_sha256: str
+    files: tuple[CapturedFile, ...]
+    """One or more, without a gap: the first begins with sequence 0."""
+
+    @property
+    def num_orders(self) -> int:
+        """How many orders were captured: 0, 1, ... without a gap."""
+        return self.files[-1].last + 1
+
+    @property
+    def index_bytes(self) -> int:
+        """Of the index, as far as it is listed."""
+        return self.num_orders * ENTRY.itemsize
+
+
+@dataclass(frozen=True, slots=True)
+class Contents:
+    """What a folder holds."""
+
+    stream: str
+    stream_id: str
+    manifest_sha256: str
+    """Of the manifest's record."""
+    num_orders: int
+    """Of the whole stream."""
+    codec: str
+    """Avro's name."""
+    max_file_bytes: int
+    teachers: Mapping[str, CapturedTeacher] = field(default_factory=dict)
+    """By name."""
+
+    @classmethod
+    def read(cls, folder: Path) -> Self:
+        """Read a folder's.
+
+        Raises:
+            ConfigError: there is none, or it cannot be read.
+            DecodeError: it is damaged, of another form, or names what lies outside of its folder.
+        """
+        path = folder / NAME
+        refuse_irregular(path)
+        try:
+            raw = path.read_bytes()
+        except FileNotFoundError:
+            raise ConfigError(
+                f"{folder}: holds no captured soft targets (no {NAME}); `distillog capture STREAM {folder}` stores them"
+            ) from None
+        except OSError as error:
+            raise ConfigError(f"{path}: cannot be read: {error.strerror}") from None
+        try:
+            return cls._of(json.loads(raw))
+        except (ValueError, KeyError, TypeError, AttributeError, IndexError, RecursionError) as error:
+            reason = f"misses {error}" if isinstance(error, KeyError) else " ".join(str(error).split())[:200]
+            raise DecodeError(str(path), f"is damaged ({reason}); bring back a whole copy, or capture anew") from error
+
+    def write(self, folder: Path) -> None:
+        """Replace the folder's; raises CannotWrite."""
+        write_whole(folder / NAME, json.dumps(self._document(), indent=1) + "\n")
+
+    def _document(self) -> dict[str, Any]:
+        body: dict[str, Any] = {
+            "format": FORMAT,
+            "stream": self.stream,
+            "stream_id": self.stream_id,
+            "manifest_sha256": self.manifest_sha256,
+            "num_orders": self.num_orders,
+            "codec": self.codec,
+            "max_file_bytes": self.max_file_bytes,
+            "teachers": {name: _document_of(name, self.teachers[name]) for name in sorted(self.teachers)},
+        }
+        return body | {"sha256": _digest(body)}
+
+    @classmethod
+    def _of(cls, document: dict[str, Any]) -> Self:
+        found = document["format"]
+        if found != FORMAT:
+            raise ValueError(f"it is of form {found!r}, {FORMAT} here: another version of Distillog wrote it")
+        contents = cls(
+            document["stream"],
+            document["stream_id"],
+            document["manifest_sha256"],
+            document["num_orders"],
+            document["codec"],
+            document["max_file_bytes"],
+            {name: _teacher_of(name, each) for name, each in document["teachers"].items()},
+        )
+        # Last: what is said of a name outside of the folder is more than that two sums differ.
+        if _digest({key: value for key, value in document.items() if key != "sha256"}) != document["sha256"]:
+            raise ValueError("it does not match its own SHA-256")
+        return contents
+
+
+def _document_of(name: str, teacher: CapturedTeacher) -> dict[str, Any]:
+    return {
+        "model_sha256": teacher.model_sha256,
+        "num_orders": teacher.num_orders,
+        "header_bytes": teacher.header_bytes,
+        "header_sha256": teacher.header_sha256,
+        "index": {"file": index_name(name), "bytes": teacher.index_bytes, "sha256": teacher.index_sha256},
+        "files": [
+            {
+                "file": file_name(name, number),
+                "bytes": each.num_bytes,
+                "sha256": each.sha256,
+                "from": each.first,
+                "to": each.last,
+            }
+            for number, each in enumerate(teacher.files)
+        ],
+    }
+
+
+def _teacher_of(name: str, document: dict[str, Any]) -> CapturedTeacher:
+    if not is_name(name):
+        raise ValueError(f"{name!r} is no name of a teacher")
+    files: list[CapturedFile] = []
+    following = 0
+    for number, each in enumerate(document["files"]):
+        # No name is taken from here: whoever wrote this could lead a reader to any file of the machine.
+        _named(each["file"], file_name(name, number))
+        file = CapturedFile(_count(each["bytes"]), str(each["sha256"]), _count(each["from"]), int(each["to"]))
+        least = -1 if number == 0 else 0
+        if file.first != following or file.last - file.first < least:
+            raise ValueError(f"{each['file']} holds {file.first} to {file.last}, where {following} follows")
+        following = file.last + 1
+        files.append(file)
+    if not files:
+        raise ValueError(f"teacher {name!r} has no file")
+    index = document["index"]
+    _named(index["file"], index_name(name))
+    return CapturedTeacher(
+        str(document["model_sha256"]),
+        _count(document["header_bytes"]),
+        str(document["header_sha256"]),
+        str(index["sha256"]),
+        tuple(files),
+    )
+
+
+def _named(found: object, name: str) -> None:
+    if found != name:
+        raise ValueError(f"it names {found!r}, where {name} lies in its own folder")
+
+
+def _count(value: object) -> int:
+    if not isinstance(value, int) or isinstance(value, bool) or value < 0:
+        raise ValueError(f"{value!r} is no number of bytes or orders")
+    return value
+
+
+def _digest(body: dict[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(body, sort_keys=True).encode()).hexdigest()
