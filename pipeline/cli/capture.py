@@ -1,0 +1,123 @@
+"""`distillog capture`: store a stream's soft targets as files, to train without a broker."""
+
+from __future__ import annotations
+
+import re
+import threading
+from pathlib import Path
+
+import click
+
+from pipeline.cli.options import STREAM, json_option, kafka_settings, print_json, quiet_option
+
+_SIZE = re.compile(r"([0-9]{1,15})(KiB|MiB|GiB|)")
+_UNITS = {"": 1, "KiB": 1 << 10, "MiB": 1 << 20, "GiB": 1 << 30}
+
+
+def _size(ctx: click.Context, param: click.Parameter, value: str | None) -> int | None:
+    """Parse `256MiB`."""
+    if value is None:
+        return None
+    found = _SIZE.fullmatch(value)
+    if not found or int(found[1]) == 0:
+        raise click.BadParameter(f"{value!r} is no size, as 64KiB, 256MiB, 1GiB or a number of bytes are", ctx, param)
+    return int(found[1]) * _UNITS[found[2]]
+
+
+@click.command()
+@STREAM
+@click.argument("folder", type=click.Path(file_okay=False, path_type=Path))
+@click.option("--teacher", metavar="NAME", multiple=True, help="Whose labels (repeatable).  [default: all teachers]")
+@click.option(
+    "--codec",
+    type=click.Choice(["deflate", "zstandard", "null"]),
+    help="How blocks are packed.  [default: deflate, or as the folder has it]",
+)
+@click.option(
+    "--max-file-size",
+    metavar="SIZE",
+    callback=_size,
+    help="Bytes of a file, e.g. 64MiB.  [default: 256MiB, or as the folder has it]",
+)
+@click.option("--follow", is_flag=True, help="Go on until the stream's last order is labelled.")
+@click.option("--check", is_flag=True, help="Read what is in FOLDER and compare it with its SHA-256; no broker.")
+@quiet_option
+@json_option
+def capture(
+    stream: str,
+    folder: Path,
+    teacher: tuple[str, ...],
+    codec: str | None,
+    max_file_size: int | None,
+    follow: bool,
+    check: bool,
+    quiet: bool,
+    as_json: bool,
+) -> None:
+    """Store the soft targets of STREAM in FOLDER, as Avro files that runs read with source = "files".
+
+    Goes on where an earlier capture into FOLDER ended. Without --follow it ends with what is there.
+    """
+    if check:
+        _check(stream, folder, quiet)
+        return
+    from pipeline.captured.capturing import CaptureForm
+    from pipeline.kafka.cluster import KafkaCluster
+    from pipeline.progress import Progress
+    from pipeline.sequence import Sequence
+    from pipeline.stop_signals import on_stop
+    from pipeline.streams import open_stream
+    from student_trainer import capture as capturing
+
+    settings = kafka_settings()
+    opened = open_stream(settings, stream)
+    num_orders = Sequence.of(opened.manifest).num_orders
+    stop = threading.Event()
+    with on_stop(stop.set), Progress(title=f"capture {stream}", quiet=quiet) as progress:
+        found = capturing.capture(
+            KafkaCluster(settings, stop.is_set),
+            opened,
+            folder,
+            teacher,
+            CaptureForm(codec, max_file_size),
+            follow=follow,
+            stop=stop,
+            progress=progress,
+        )
+    if as_json:
+        teachers = {
+            each.teacher: {"orders": each.num_orders, "new": each.num_new, "bytes": each.num_bytes} for each in found
+        }
+        print_json({"stream": stream, "folder": str(folder), "orders": num_orders, "teachers": teachers})
+        return
+    for each in found:
+        click.echo(
+            f"{folder}: {each.num_orders} of {num_orders} orders of teacher {each.teacher} ({each.num_new} new), "
+            f"{each.num_bytes:,} bytes"
+        )
+
+
+def _check(stream: str, folder: Path, quiet: bool) -> None:
+    from pipeline.captured.folder import CapturedFolder, listed_bytes
+    from pipeline.progress import Progress
+    from schemas.errors import StreamConflict
+
+    captured = CapturedFolder(folder)
+    contents = captured.contents
+    if contents.stream != stream:
+        raise StreamConflict(f"{folder}: is captured from stream {contents.stream!r}, not from {stream!r}")
+    num_bytes = sum(map(listed_bytes, contents.teachers.values()))
+    with Progress(title=f"check {folder}", quiet=quiet, after=2.0) as progress:
+        done = 0
+
+        def read(count: int) -> None:
+            nonlocal done
+            done += count
+            progress.update(MB=f"{done / 1e6:,.0f}/{num_bytes / 1e6:,.0f}")
+
+        captured.verify(read)
+    orders = ", ".join(
+        f"{each.num_orders} of {contents.num_orders} orders of teacher {name}"
+        for name, each in contents.teachers.items()
+    )
+    click.echo(f"{folder}: {num_bytes:,} bytes are as listed: {orders}")

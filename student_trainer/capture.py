@@ -1,0 +1,180 @@
+"""Captures a stream: what a student would read of its teachers' logs becomes files, byte by byte."""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections import deque
+from collections.abc import Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import ExitStack, closing
+from dataclasses import dataclass
+from pathlib import Path
+
+from pipeline.captured.capturing import CaptureFolder, CaptureForm
+from pipeline.captured.writer import TeacherWriter
+from pipeline.kafka.log import Cluster
+from pipeline.progress import Progress
+from pipeline.sequence import Sequence as OrderSequence
+from pipeline.streams import Stream
+from schemas.errors import ConfigError
+from student_trainer.sources.held import Held, Wait
+from student_trainer.sources.reader import SoftTargetReader
+
+_SHOW_EVERY = 64
+"""Orders between two looks at the progress."""
+_MOST_PACKERS = 4
+"""Threads: so many keep up with a reader, which has one."""
+
+
+@dataclass(frozen=True, slots=True)
+class CapturedOrders:
+    """How far a teacher is captured."""
+
+    teacher: str
+    num_orders: int
+    """0, 1, ... without a gap."""
+    num_new: int
+    """Of these, how many this capture took."""
+    num_bytes: int
+    """Of its files."""
+
+
+class _AtEnd(Exception):
+    """All that is there was read."""
+
+
+def capture(
+    cluster: Cluster,
+    stream: Stream,
+    folder: Path,
+    teachers: Sequence[str] = (),
+    form: CaptureForm | None = None,
+    *,
+    follow: bool = False,
+    stop: threading.Event | None = None,
+    progress: Progress | None = None,
+) -> list[CapturedOrders]:
+    """Store what is there of some teachers' soft targets, up to the end of the contiguous sequence.
+
+    It goes on where a capture into this folder ended, however that ended. What is read is what a student reads: first
+    copies by the reader's rule, each held against the manifest, and a hole is an error. A record's bytes are copied.
+
+    Args:
+        cluster: where the stream is.
+        stream: what to capture.
+        folder: made where it is missing.
+        teachers: whose labels; (): all teachers of the stream.
+        form: of the files; None: as the folder has it.
+        follow: go on until the stream's last order.
+        stop: ends it early when set; what was stored until then is listed.
+        progress: is shown how far it is.
+
+    Raises:
+        StreamNotFound: no such teacher.
+        ConfigError, StreamConflict, CannotWrite, DecodeError: as `CaptureFolder`.
+        SequenceGap, LogTrimmed, StreamChanged, ManifestMismatch, BrokerUnavailable: as `SoftTargetReader`.
+    """
+    names = list(dict.fromkeys(teachers)) or list(stream.teachers)
+    records = [stream.teacher(name) for name in names]
+    if not records:
+        name = stream.manifest.stream
+        raise ConfigError(
+            f"stream {name!r} has no teacher, so there is nothing to capture; add one with "
+            f"`distillog topics add-teacher {name} TEACHER MODEL.onnx`"
+        )
+    stop = stop or threading.Event()
+    orders = OrderSequence.of(stream.manifest)
+    with CaptureFolder(folder, stream.manifest, records, form or CaptureForm()) as captured, ExitStack() as stack:
+        writers = captured.writers
+        begun = {name: writer.next_sequence for name, writer in writers.items()}
+        shown = _Shown(progress, writers, orders.num_orders)
+        packers = min(_MOST_PACKERS, os.cpu_count() or 1)
+        pool = stack.enter_context(ThreadPoolExecutor(packers, "packer"))
+        try:
+            readers: dict[str, SoftTargetReader] = {}
+            for name, writer in writers.items():
+                if writer.next_sequence == orders.num_orders:
+                    continue
+                reader = SoftTargetReader(cluster, stream, [name], stop, keep_raw=True)
+                readers[name] = stack.enter_context(closing(reader))
+                reader.seek(writer.next_sequence)
+            while readers and not stop.is_set():
+                for name, reader in list(readers.items()):
+                    _take(reader, _Packing(pool, 2 * packers, writers[name]), orders, shown)
+                    if not follow or writers[name].next_sequence == orders.num_orders:
+                        del readers[name]
+                captured.save()
+        finally:
+            captured.save()  # what was stored is whole, whatever ended it
+            shown.now()
+        return [
+            CapturedOrders(name, each.next_sequence, each.next_sequence - begun[name], each.num_bytes)
+            for name, each in writers.items()
+        ]
+
+
+class _Packing:
+    """Packs orders on other threads, ahead of appending them in sequence."""
+
+    def __init__(self, pool: ThreadPoolExecutor, depth: int, writer: TeacherWriter) -> None:
+        self.writer = writer
+        self._pool = pool
+        self._depth = depth
+        self._packed: deque[tuple[int, Future[bytes]]] = deque()
+
+    def take(self, sequence: int, partition: int, held: Held) -> None:
+        """Take an order, and append the first of those that wait if they are too many."""
+        packed = self._pool.submit(self.writer.pack, partition, held.next_offset - 1, held.raw, held.address)
+        self._packed.append((sequence, packed))
+        if len(self._packed) > self._depth:
+            self._append()
+
+    def append_all(self) -> None:
+        """Append what waits."""
+        while self._packed:
+            self._append()
+
+    def _append(self) -> None:
+        sequence, packed = self._packed[0]
+        self.writer.add(sequence, packed.result())
+        self._packed.popleft()
+
+
+def _take(reader: SoftTargetReader, packing: _Packing, orders: OrderSequence, shown: _Shown) -> None:
+    """Store what is there now of a teacher."""
+
+    def waits(wait: Wait) -> None:
+        shown.now()
+        if wait.at_end:
+            raise _AtEnd
+
+    try:
+        for sequence in range(packing.writer.next_sequence, orders.num_orders):
+            held = reader.next(sequence, waits)
+            if held is None:
+                return
+            packing.take(sequence, orders.partition(sequence), held[0])
+            if sequence % _SHOW_EVERY == 0:
+                shown.now()
+    except _AtEnd:
+        return
+    finally:
+        packing.append_all()  # what was read before a hole, too
+
+
+class _Shown:
+    """Shows how far each teacher is."""
+
+    def __init__(self, progress: Progress | None, writers: dict[str, TeacherWriter], num_orders: int) -> None:
+        self._progress = progress
+        self._writers = writers
+        self._num_orders = num_orders
+
+    def now(self) -> None:
+        """Show it as it is."""
+        if self._progress is None:
+            return
+        figures: dict[str, object] = {"MB": sum(each.num_bytes for each in self._writers.values()) / 1e6}
+        figures |= {name: f"{each.next_sequence:,}/{self._num_orders:,}" for name, each in self._writers.items()}
+        self._progress.update(**figures)
