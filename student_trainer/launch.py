@@ -6,11 +6,9 @@ import json
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from pipeline.datasets import open_dataset
-from pipeline.kafka.cluster import KafkaCluster
-from pipeline.kafka.settings import KafkaSettings
 from pipeline.views.fetch import Fetched, Fetcher
 from schemas.errors import ConfigError
 from schemas.records import ViewSpec
@@ -21,14 +19,16 @@ from student_trainer.metrics import Training
 from student_trainer.preparation import first_samples, keep_freed_memory
 from student_trainer.processes.world import ALONE, World
 from student_trainer.records import Progress
-from student_trainer.reporter import RunReporter
 from student_trainer.run.folder import RunFolder, refuse_targets
 from student_trainer.run.settings import RunSettings
 from student_trainer.sources.dataset import DatasetSource
-from student_trainer.sources.stream import StreamSource
+from student_trainer.sources.files import FilesSource
 from student_trainer.sources.stream_settings import StreamSettings
 from student_trainer.train import TrainResult, train
 from student_trainer.trained import Trained, load_student
+
+if TYPE_CHECKING:
+    from pipeline.kafka.settings import KafkaSettings
 
 _CHECKED = 256
 """samples on which an export is compared with PyTorch"""
@@ -61,6 +61,11 @@ def launch(
     training = training or Training(settings.train.batch_size)
     keep_freed_memory()
     if settings.source == "stream":
+        # A run that needs no Kafka does without its client.
+        from pipeline.kafka.cluster import KafkaCluster
+        from student_trainer.reporter import RunReporter
+        from student_trainer.sources.stream import StreamSource
+
         where = kafka()
         source = StreamSource(where, StreamSettings.of(settings))
         names = [teacher.name for teacher in source.teachers]
@@ -72,6 +77,10 @@ def launch(
             training.to = reporter
             result = train(settings, folder, source, training, progress, resume, say, world)
         folder.write_report(_report(settings, result) | {"stream": source.statistics()})
+    elif settings.source == "files":
+        files = FilesSource(Path(settings.data.files), StreamSettings.of(settings))
+        result = train(settings, folder, files, training, progress, resume, say, world)
+        folder.write_report(_report(settings, result) | {"files": files.statistics()})
     else:
         result = train(settings, folder, DatasetSource(settings), training, progress, resume, say, world)
         folder.write_report(_report(settings, result))

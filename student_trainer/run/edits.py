@@ -26,13 +26,16 @@ _FREE = ("evaluation", "checkpoint", "starve")
 _FREE_KEYS = (
     "name",
     "data.dataset",
+    "data.files",
     "train.loaders",
     "train.loader_processes",
     "train.log_every",
     "train.prefetch",
     "train.trace",
 )
-"""The same of single keys; where the data lie may change, since a fingerprint says that they are the same."""
+"""The same of single keys; where data and captured files lie may change, since hashes say that they are the same."""
+_ONCE = ("data.stream",)
+"""Keys that may be given where they were left out: a run of captured files knows its stream without its name."""
 _WHOLE = ("evaluation.metrics",)
 """Lists of tables that are taken as they are, or not at all."""
 WHEN_ASKED = ("source", "train.steps", "train.passes", "train.threads", "train.device", "train.micro_batch")
@@ -60,11 +63,12 @@ def edits(before: Mapping[str, Any], after: Mapping[str, Any]) -> list[Edit]:
     """Compare the tables of two run files (`RunSettings.as_dict`): what differs, by key."""
     was, now = flat(before, whole=_WHOLE), flat(after, whole=_WHOLE)
     differing = [key for key in sorted(was.keys() | now.keys()) if was.get(key) != now.get(key)]
-    return [Edit(key, was.get(key), now.get(key), _allowed(key)) for key in differing]
+    return [Edit(key, was.get(key), now.get(key), _allowed(key, was.get(key))) for key in differing]
 
 
-def _allowed(key: str) -> bool:
-    return key.partition(".")[0] in _FREE or key in _FREE_KEYS or key in WHEN_ASKED
+def _allowed(key: str, was: Any) -> bool:
+    free = key.partition(".")[0] in _FREE or key in _FREE_KEYS or key in WHEN_ASKED
+    return free or (key in _ONCE and not was)
 
 
 def flat(value: Any, key: str = "", whole: Collection[str] = ()) -> dict[str, Any]:

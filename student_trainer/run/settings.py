@@ -27,7 +27,7 @@ from student_trainer.run.metric_settings import MetricSettings
 from student_trainer.run.student_settings import StudentSettings
 from student_trainer.run.toml_tables import build, flatten, override, unknown
 
-SOURCES = ("stream", "dataset")
+SOURCES = ("stream", "files", "dataset")
 DEVICES = ("auto", "cpu", "cuda")
 PRECISIONS = ("float32", "bf16", "fp16")
 
@@ -51,7 +51,9 @@ class DataSettings:
     """`[data]`: which samples, views and labels."""
 
     stream: str = ""
-    """The stream to read (source = "stream")."""
+    """The stream to read (source = "stream"); with files: whose they are to be."""
+    files: str = ""
+    """Folder of captured soft targets (source = "files")."""
     dataset: str = ""
     """Dataset URI, e.g. `digits?split=train`; with a stream: where the same data lies, if not at the manifest's URI."""
     view: Choice = field(default_factory=lambda: Choice("none"))
@@ -234,7 +236,8 @@ class RunSettings:
     losses: tuple[LossSettings, ...]
     train: TrainSettings
     source: str = "stream"
-    """stream: soft targets from Kafka; dataset: the same sequence and views without any teacher."""
+    """stream: soft targets from Kafka; files: the same as `distillog capture` stored them; dataset: the same sequence
+    and views without any teacher."""
     data: DataSettings = field(default_factory=DataSettings)
     teachers: tuple[TeacherSettings, ...] = ()
     optimizer: OptimizerSettings = field(default_factory=OptimizerSettings)
@@ -250,13 +253,14 @@ class RunSettings:
         _each_once("[[losses]]", [loss.title for loss in self.losses])
         names = [teacher.name for teacher in self.teachers]
         _check(len(set(names)) == len(names), f"[[teachers]] names one twice: {', '.join(names)}")
-        if self.source == "stream":
-            _check(bool(self.data.stream), '[data] stream is missing; source = "stream" needs its name')
-            _check(bool(self.teachers), '[[teachers]] is empty; source = "stream" needs at least one')
+        if self.source in ("stream", "files"):
+            what, named = self.source, "its name" if self.source == "stream" else "their folder"
+            _check(bool(getattr(self.data, what)), f'[data] {what} is missing; source = "{what}" needs {named}')
+            _check(bool(self.teachers), f'[[teachers]] is empty; source = "{what}" needs at least one')
             _check(not self.data.only_labelled, '[data] only_labelled needs source = "dataset"')
         else:
             _check(bool(self.data.dataset), '[data] dataset is missing; source = "dataset" needs a dataset URI')
-            _check(not self.teachers, '[[teachers]] need source = "stream"; a dataset has none')
+            _check(not self.teachers, '[[teachers]] need source = "stream" or "files"; a dataset has none')
             _check(
                 bool(self.train.steps or self.data.epochs), "[train] steps or [data] epochs must say how long it trains"
             )
@@ -269,10 +273,11 @@ class RunSettings:
 
     def placed(self) -> RunSettings:
         """Return the same with files and datasets' folders as absolute paths: whoever goes on may stand elsewhere."""
+        files = self.data.files and str(Path(self.data.files).absolute())
         return replace(
             self,
             student=self.student.placed(),
-            data=replace(self.data, dataset=absolute(self.data.dataset)),
+            data=replace(self.data, dataset=absolute(self.data.dataset), files=files),
             evaluation=replace(self.evaluation, dataset=absolute(self.evaluation.dataset)),
         )
 

@@ -33,7 +33,7 @@ def summary(path: Path) -> dict[str, Any]:
         "name": settings.name,
         "state": info["state"],
         "run_id": info["run_id"],
-        "source": settings.data.stream if settings.source == "stream" else settings.data.dataset,
+        "source": getattr(settings.data, settings.source),
         "student": settings.student.name,
         "began_with": weights and f"{weights.path} ({weights.sha256[:16] or 'as it lay there'})",
         "step": max([step.get("step", 0), evaluation.get("step", 0), *saved]),

@@ -53,6 +53,16 @@ def test_what_says_how_a_run_works_may_change_and_what_it_learns_may_not() -> No
     ]
 
 
+def test_where_captured_files_lie_may_change_and_a_stream_may_be_named_that_was_not() -> None:
+    """Whether it is the same stream is seen by what the sources hold."""
+    teachers = [{"name": "t"}]
+    files = {"source": "files", "data": {"files": "labels", "stream": ""}, "teachers": teachers}
+    moved = {"source": "files", "data": {"files": "moved", "stream": "birds"}, "teachers": teachers}
+    stream = {"source": "stream", "data": {"files": "moved", "stream": "trees"}, "teachers": teachers}
+    assert [(each.key, each.allowed) for each in edits(files, moved)] == [("data.files", True), ("data.stream", True)]
+    assert [(each.key, each.allowed) for each in edits(moved, stream)] == [("data.stream", False), ("source", True)]
+
+
 def test_an_edit_of_another_teacher_or_loss_is_named_by_its_place() -> None:
     before = digits_run().as_dict()
     after = {**before, "losses": [{**before["losses"][0], "weight": 0.5}, {"name": "x"}]}

@@ -78,6 +78,7 @@ def test_an_override_replaces_a_value(tmp_path: Path, override: str, key: tuple[
         ("losses.0.temperature=0", "[losses.0]: temperature must be positive, is 0.0"),
         ("losses.3.weight=0", "is a list of 1"),
         ("source=stream", "[data] stream is missing"),
+        ("source=files", '[data] files is missing; source = "files" needs their folder'),
         ("train.steps=0", "[train] steps or [data] epochs must say how long it trains"),
         ("name=a.b", "run name 'a.b'"),
         ("train=3", "train must be a table, is 3"),

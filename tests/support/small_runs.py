@@ -9,7 +9,7 @@ from typing import Any
 from student_trainer.run.settings import run_settings
 
 
-def run_file(folder: Path, stream: str, name: str = "student", **sections: dict[str, Any]) -> Path:
+def run_file(folder: Path, stream: str, name: str = "student", **sections: Any) -> Path:
     """Write a run file: batches of 12, a checkpoint every 5, once over the stream; sections change single keys."""
     document: dict[str, Any] = {
         "name": name,
@@ -24,7 +24,10 @@ def run_file(folder: Path, stream: str, name: str = "student", **sections: dict[
         "starve": {"warning": 5.0, "timeout": 90.0},
     }
     for section, values in sections.items():
-        document[section] = [values] if section == "teachers" else document.get(section, {}) | values
+        if section == "teachers":
+            document[section] = values if isinstance(values, list) else [values]
+        else:
+            document[section] = document.get(section, {}) | values
     path = folder / f"{name}.toml"
     path.write_text(run_settings(document).as_toml())
     return path

@@ -1,0 +1,186 @@
+"""Runs that learn from captured files: to the same bits as from the log, without a broker, and back to the log."""
+
+from __future__ import annotations
+
+import json
+import os
+import secrets
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from reader_logs import Logs, label
+from support.captures import files_of
+from support.processes import Distillog
+from support.small_runs import checkpoints, report, run_file, weights
+from support.streams import DIGITS, OPTIONS, fetcher
+
+from pipeline.captured.contents import Contents
+from pipeline.create import add_teacher, create_stream
+from pipeline.kafka.clients import new_admin, new_producer
+from pipeline.streams import delete_stream, open_stream
+from schemas.records import Output, SoftTargets, Teacher, TeacherInput, TeacherOutput
+
+pytestmark = [pytest.mark.kafka, pytest.mark.timeout(300)]
+
+NUM_ORDERS = 41
+NO_KAFKA = """
+import sys
+from pipeline.cli import main
+try:
+    main(sys.argv[1:])
+finally:
+    assert "student_trainer.train" in sys.modules
+    assert not [name for name in sys.modules if name.partition(".")[0] == "kafka"]
+"""
+"""A command that ends with a traceback where Kafka's client was imported."""
+
+
+def without_kafka(*arguments: object) -> None:
+    """Run a command to its end in success where no cluster is known."""
+    environment = {key: value for key, value in os.environ.items() if "KAFKA" not in key and "DISTILLOG" not in key}
+    done = subprocess.run(
+        [sys.executable, "-c", NO_KAFKA, *map(str, arguments)],
+        env=environment | {"OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    assert done.returncode == 0, done.stderr
+
+
+@pytest.fixture
+def logs(distillog: Distillog, fresh_name: Callable[[str], str]) -> Iterator[Logs]:
+    """A stream of the digits with the teachers t, u and w, and nothing labelled."""
+    settings, name = distillog.settings, fresh_name("captured")
+    stream, _ = create_stream(settings, name, fetcher(), DIGITS, OPTIONS)
+    for teacher in ("t", "u", "w"):
+        inputs = (TeacherInput("x", "image", "float32", "nchw", 1.0, ()),)
+        outputs = (TeacherOutput.of_classes("y", "logits", 10),)
+        digest = secrets.token_hex(32)
+        add_teacher(
+            settings, stream, Teacher(stream.manifest.stream_id, teacher, digest, "m.onnx", inputs, outputs, 32)
+        )
+    with closing(new_admin(settings)) as admin:
+        producer = new_producer(settings)
+        yield Logs(settings, open_stream(settings, name), admin, producer)
+        producer.close(timeout=5)
+    delete_stream(settings, name)
+
+
+def labels(logs: Logs, teacher: str, *sequences: int) -> list[SoftTargets]:
+    """Logits that depend on teacher and order."""
+    made = []
+    for sequence in sequences:
+        whole = label(logs.stream, teacher, sequence)
+        random = np.random.default_rng([sequence, ord(teacher)])
+        logits = 3 * random.standard_normal((len(whole.sample_ids), 10), np.float32)
+        output = Output.of("logits", logits, logs.stream.manifest.codec)
+        made.append(label(logs.stream, teacher, sequence, outputs=(output,)))
+    return made
+
+
+def test_a_run_learns_the_same_from_files_without_a_broker_and_may_change_between_both(
+    logs: Logs, distillog: Distillog, tmp_path: Path
+) -> None:
+    stream, runs, folder = logs.stream.manifest.stream, tmp_path / "runs", tmp_path / "labels"
+    for teacher in ("t", "u"):
+        logs.write(teacher, *labels(logs, teacher, *range(8), *range(4, NUM_ORDERS)))  # 4 to 7 come twice
+
+    def file(name: str) -> Path:
+        teachers = [{"name": "t", "weight": 2.0}, {"name": "u"}]
+        return run_file(tmp_path, stream, name, teachers=teachers, evaluation={"dataset": "digits?split=test"})
+
+    both = ("--teacher", "t", "--teacher", "u")
+    said = distillog.succeed("capture", stream, folder, *both, "--max-file-size", "64KiB", "--quiet")
+    assert f"{folder}: 41 of 41 orders of teacher t (41 new)" in said
+    assert f"{folder}: 41 of 41 orders of teacher u (41 new)" in said
+    assert json.loads(distillog.succeed("capture", stream, folder, *both, "--json"))["teachers"]["u"]["new"] == 0
+    distillog.succeed("runs", "start", file("log"), "--folder", runs, "--quiet")
+    from_files = ("--set", "source=files", "--set", f"data.files={folder}", "--folder", runs, "--quiet")
+    without_kafka("runs", "start", file("files"), *from_files)
+    assert weights(runs, "files") == weights(runs, "log")
+    assert report(runs, "files")["evaluation"] == report(runs, "log")["evaluation"]
+    assert report(runs, "files")["files"] == {"records": 2 * NUM_ORDERS, "rows_left_out": 0}
+
+    cursors = []
+    distillog.succeed("runs", "start", file("back"), "--set", "train.steps=30", "--folder", runs, "--quiet")
+    cursors.append(newest_cursor(runs))
+    resumed = distillog.call("runs", "resume", "back", "--set", "train.steps=60", *from_files)
+    assert "resumes with another source was 'stream', is 'files'" in resumed.stderr
+    cursors.append(newest_cursor(runs))
+    back = ("--set", "source=stream", "--set", "train.steps=0")
+    distillog.succeed("runs", "resume", "back", *back, "--folder", runs, "--quiet")
+    assert weights(runs, "back") == weights(runs, "log")
+    for cursor in cursors:  # the log's offsets, behind the repetitions, whatever the labels came from
+        done = [len(range(partition, cursor["sequence"], 4)) for partition in range(4)]
+        assert cursor["place"]["offsets"]["u"] == [count + (count > 2) for count in done]
+
+    checked = distillog.succeed("capture", stream, folder, "--check", "--quiet")
+    assert "bytes are as listed: 41 of 41 orders of teacher t, 41 of 41 orders of teacher u" in checked
+    damage(folder / "u-00001.avro")
+    distillog.refuse("capture", stream, folder, "--check", words=("u-00001.avro: is damaged",))
+    words = ("u-00001.avro@", "is damaged: order", "capture it again")
+    distillog.refuse("runs", "start", file("damaged"), *from_files, words=words)
+
+
+def newest_cursor(runs: Path) -> dict[str, Any]:
+    path = checkpoints(runs, "back")[-1] / "checkpoint.json"
+    return dict(json.loads(path.read_text())["checkpoint"]["cursor"])
+
+
+def damage(path: Path) -> None:
+    raw = bytearray(path.read_bytes())
+    raw[-1000] ^= 4
+    path.write_bytes(raw)
+
+
+def test_a_capture_that_is_killed_goes_on_and_a_run_ends_where_the_files_do(
+    logs: Logs, distillog: Distillog, tmp_path: Path, eventually: Any
+) -> None:
+    """kill -9 while it follows a teacher of whose orders some are labelled."""
+    stream, runs = logs.stream.manifest.stream, tmp_path / "runs"
+    folder, whole = tmp_path / "labels", tmp_path / "whole"
+    logs.write("w", *labels(logs, "w", *range(20)))
+    of_w = ("--teacher", "w", "--max-file-size", "40KiB")
+    child = distillog.start("capture", stream, folder, *of_w, "--follow")
+    index = folder / "w.index"
+    eventually(lambda: index.exists() and index.stat().st_size == 20 * 20, timeout=60.0)
+    child.kill()
+    logs.write("w", *labels(logs, "w", *range(20, 30)))
+    said = distillog.succeed("capture", stream, folder, "--teacher", "w", "--quiet")
+    assert f"{folder}: 30 of 41 orders of teacher w (10 new)" in said
+
+    file = run_file(tmp_path, stream, teachers={"name": "w"})
+    from_files = ("--set", "source=files", "--set", f"data.files={folder}", "--folder", runs, "--quiet")
+    words = ("order 30 is needed", f"`distillog capture {stream} {folder}`", "--set source=stream")
+    distillog.refuse("runs", "start", file, *from_files, words=words, code=3)
+    other = ("--set", "name=other", "--set", "data.stream=birds")
+    words = (f"is captured from stream '{stream}'", "[data] stream is 'birds'")
+    distillog.refuse("runs", "start", file, *from_files, *other, words=words)
+
+    logs.write("w", *labels(logs, "w", *range(30, NUM_ORDERS)))
+    distillog.succeed("capture", stream, folder, "--teacher", "w", "--quiet")
+    distillog.succeed("capture", stream, whole, *of_w, "--quiet")
+    assert files_of(folder) == files_of(whole)
+    assert len(Contents.read(folder).teachers["w"].files) > 1
+    distillog.succeed("runs", "resume", "student", "--folder", runs, "--quiet")
+    log = run_file(tmp_path, stream, "log", teachers={"name": "w"})
+    distillog.succeed("runs", "start", log, "--folder", runs, "--quiet")
+    assert weights(runs) == weights(runs, "log")
+
+
+def test_a_capture_that_is_refused_says_why_in_one_line(logs: Logs, distillog: Distillog, tmp_path: Path) -> None:
+    stream, folder = logs.stream.manifest.stream, tmp_path / "labels"
+    distillog.refuse("capture", stream, folder, "--teacher", "x", words=("has no teacher 'x'",))
+    distillog.refuse("capture", stream, folder, "--check", words=("holds no captured soft targets",))
+    assert "is no size" in distillog.call("capture", stream, folder, "--max-file-size", "much").stderr
+    logs.write("t", *labels(logs, "t", 0))
+    assert "1 of 41 orders of teacher t" in distillog.succeed("capture", stream, folder, "--teacher", "t", "--quiet")
+    distillog.refuse("capture", stream, folder, "--codec", "null", words=("is captured with --codec deflate",))
+    distillog.refuse("capture", "birds", folder, "--check", words=(f"is captured from stream '{stream}'",))
