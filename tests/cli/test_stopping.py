@@ -37,6 +37,7 @@ def at_work(distillog: Distillog, fresh_name: Callable[[str], str], tmp_path: Pa
         "feed": (("feed", name, "--follow", "nobody", "--json"), "run nobody has not reported yet"),
         "teach": (("teach", name, model, "--threads", 1), "partitions 4"),
         "fleet": (("fleet", name, model, "--threads", 1, "--max", 1, "--name", "w"), "w-1: teacher 't' of stream"),
+        "capture": (("capture", name, tmp_path / "labels", "--follow"), "t 0/41"),
         "runs start": (("runs", "start", file, "--folder", tmp_path / "runs"), "no soft targets for sequence 0"),
         "topics lag": (("topics", "lag", name, "--watch"), ""),
     }
@@ -50,7 +51,7 @@ def at_work(distillog: Distillog, fresh_name: Callable[[str], str], tmp_path: Pa
     return start
 
 
-SAVING = ("feed", "teach", "fleet", "runs start")
+SAVING = ("feed", "teach", "fleet", "capture", "runs start")
 
 
 @pytest.mark.parametrize("command", SAVING)
@@ -68,6 +69,8 @@ def test_work_in_hand_is_finished_and_the_exit_code_says_who_asked(
         assert "labelled 0 orders" in child.stderr
     elif command == "fleet":
         assert "w-1 left\nworkers started: 1, in the place of one that died: 0\n" in child.stderr
+    elif command == "capture":
+        assert "0 of 41 orders of teacher t (0 new)" in child.stdout
     else:
         assert "stopped; go on with `distillog runs resume student` at step 0" in child.stdout
         assert checkpoints(tmp_path / "runs")
