@@ -32,12 +32,13 @@ class CaptureForm:
     """How files are written; None: as the folder has it, else as below."""
 
     codec: str | None = None
-    """Avro's name; deflate."""
+    """Avro's name; null."""
     max_file_bytes: int | None = None
     """256 MiB."""
 
 
-DEFAULT_CODEC = "deflate"
+DEFAULT_CODEC = "null"
+"""Soft targets hardly get smaller: float16 to seven tenths, and packing them takes longer than reading them."""
 DEFAULT_FILE_BYTES = 256 << 20
 
 

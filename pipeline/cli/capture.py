@@ -30,8 +30,8 @@ def _size(ctx: click.Context, param: click.Parameter, value: str | None) -> int 
 @click.option("--teacher", metavar="NAME", multiple=True, help="Whose labels (repeatable).  [default: all teachers]")
 @click.option(
     "--codec",
-    type=click.Choice(["deflate", "zstandard", "null"]),
-    help="How blocks are packed.  [default: deflate, or as the folder has it]",
+    type=click.Choice(["null", "deflate", "zstandard"]),
+    help="How blocks are packed.  [default: null, or as the folder has it]",
 )
 @click.option(
     "--max-file-size",

@@ -42,10 +42,10 @@ def compare(
     as_json: bool,
 ) -> None:
     """Compare runs NAMES: settings that differ, scores, where their students agree, and each class."""
+    from pipeline.whole_files import write_whole
     from student_trainer.compare import compare_runs
     from student_trainer.curves import picture
     from student_trainer.run.folder import refuse_targets
-    from student_trainer.run.whole_files import write_whole
 
     if len(names) < 2:
         raise click.UsageError("name two runs or more; `distillog runs show NAME` shows one")

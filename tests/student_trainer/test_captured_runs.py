@@ -182,5 +182,5 @@ def test_a_capture_that_is_refused_says_why_in_one_line(logs: Logs, distillog: D
     assert "is no size" in distillog.call("capture", stream, folder, "--max-file-size", "much").stderr
     logs.write("t", *labels(logs, "t", 0))
     assert "1 of 41 orders of teacher t" in distillog.succeed("capture", stream, folder, "--teacher", "t", "--quiet")
-    distillog.refuse("capture", stream, folder, "--codec", "null", words=("is captured with --codec deflate",))
+    distillog.refuse("capture", stream, folder, "--codec", "deflate", words=("is captured with --codec null",))
     distillog.refuse("capture", "birds", folder, "--check", words=(f"is captured from stream '{stream}'",))
