@@ -84,18 +84,19 @@ def measure(bench: Bench, name: str, num_classes: int, num_orders: int) -> dict[
         finally:
             shutil.rmtree(folder)
 
-    decoded(bench, stream, num_orders)
     loops = [(f"{what} {codec}", what, codec) for codec in CODECS for what in ("capture", "files")]
-    pairs = interleave(
-        bench.pairs,
-        lambda: decoded(bench, stream, num_orders),
-        *(
-            (lambda codec=codec: capture_anew(codec))
-            if what == "capture"
-            else (lambda codec=codec: read(stream, folders[codec], num_orders)[0])
-            for _, what, codec in loops
-        ),
-    )
+    with decoded(bench, stream, num_orders) as kafka:
+        kafka()  # which connects
+        pairs = interleave(
+            bench.pairs,
+            kafka,
+            *(
+                (lambda codec=codec: capture_anew(codec))
+                if what == "capture"
+                else (lambda codec=codec: read(stream, folders[codec], num_orders)[0])
+                for _, what, codec in loops
+            ),
+        )
     return {title: each for (title, _, _), each in zip(loops, pairs, strict=True)}
 
 

@@ -2,23 +2,23 @@
 
 Ours: the student's reader, with the reader's rule, the checks of each record's identity, and the values decoded. Raw:
 `KafkaConsumer.poll` of kafka-python as it comes, with the same settings, and nothing done with what it gives; beside it
-the same with the project's network client, which is what our reader leans on. Each reads the topic once to get
-connected (a new client of kafka-python sleeps for 0.2 s), goes back to the start and reads it again, several times, and
-each is timed, from the seek to the last record; the median counts. 10^6 bytes are an MB.
+the same with the project's network client, which is what our reader leans on. All three stay connected and read the
+topic in turns, each from its start; a read is timed from the seek to the last record. Each figure is a whole read of
+half a second, so there are many pairs, and the interval of their median counts. 10^6 bytes are an MB.
 """
 
 from __future__ import annotations
 
-import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import closing, contextmanager
 from typing import Any
 
 import numpy as np
 from kafka import TopicPartition
 from kafka.net.compat import KafkaNetClient
 
-from benchmarks.pairs import Pairs, Spread, interleave
+from benchmarks.pairs import Measure, Pairs, Spread, interleave, median_interval
 from benchmarks.streams import ORDER_SIZE, ORDERS_PER_EPOCH, Bench
 from pipeline.create import StreamOptions, create_stream
 from pipeline.datasets import open_dataset
@@ -40,7 +40,8 @@ SIZES = {"64 KiB": (128, 2_000), "1 MiB": (2_048, 150)}
 """name -> (classes, records): 256 rows of float16 are 512 bytes a class"""
 TEACHER = "t"
 READS = 9
-"""of a topic in a row, for one figure: half a second each, of which a broker on the same cores takes what it likes"""
+"""pairs of reads for one that is asked for: each takes half a second, of which a broker on the same cores takes what it
+likes, so one alone says little"""
 
 
 def fill(bench: Bench, name: str, num_classes: int, num_orders: int) -> Stream:
@@ -86,8 +87,9 @@ def fill(bench: Bench, name: str, num_classes: int, num_orders: int) -> Stream:
     return stream
 
 
-def decoded(bench: Bench, stream: Stream, num_orders: int) -> float:
-    """MB/s of the student's reader, values decoded."""
+@contextmanager
+def decoded(bench: Bench, stream: Stream, num_orders: int) -> Iterator[Measure]:
+    """Give what reads the topic with the student's reader, values decoded, in MB/s."""
     reader = SoftTargetReader(KafkaCluster(bench.kafka), stream, [TEACHER])
 
     def read_all() -> int:
@@ -100,14 +102,15 @@ def decoded(bench: Bench, stream: Stream, num_orders: int) -> float:
             num_bytes += held[0].num_bytes
         return num_bytes
 
-    try:
-        return _again(read_all)
-    finally:
-        reader.close()
+    with closing(reader):
+        yield lambda: _speed(read_all)
 
 
-def raw(bench: Bench, stream: Stream, num_orders: int, client: type[KafkaNetClient] = KafkaNetClient) -> float:
-    """MB/s of a consumer alone, with the reader's settings."""
+@contextmanager
+def raw(
+    bench: Bench, stream: Stream, num_orders: int, client: type[KafkaNetClient] = KafkaNetClient
+) -> Iterator[Measure]:
+    """Give what reads the topic with a consumer alone, with the reader's settings, in MB/s."""
     topic = soft_targets_topic(stream.manifest.stream, TEACHER)
     partitions = [TopicPartition(topic, number) for number in range(stream.manifest.partitions)]
     fetch = max(_MIN_FETCH_BYTES, _RECORDS_IN_A_FETCH * stream.manifest.max_record_bytes)
@@ -128,35 +131,29 @@ def raw(bench: Bench, stream: Stream, num_orders: int, client: type[KafkaNetClie
                 num_bytes += sum(len(record.value) for record in records)
         return num_bytes
 
-    try:
-        return _again(read_all)
-    finally:
-        consumer.close()
+    with closing(consumer):
+        yield lambda: _speed(read_all)
 
 
-def _again(read_all: Callable[[], int]) -> float:
-    """MB/s of a function that reads and counts bytes, once it was called: the median of the calls after that."""
-    read_all()
-    speeds = []
-    for _ in range(READS):
-        began = time.perf_counter()
-        num_bytes = read_all()
-        speeds.append(num_bytes / (time.perf_counter() - began) / 1e6)
-    return statistics.median(speeds)
+def _speed(read_all: Callable[[], int]) -> float:
+    """MB/s of a function that reads and counts bytes."""
+    began = time.perf_counter()
+    num_bytes = read_all()
+    return num_bytes / (time.perf_counter() - began) / 1e6
 
 
 def measure(bench: Bench, name: str, num_classes: int, num_orders: int) -> tuple[Pairs, Pairs]:
     """MB/s of one record size: our reader, and the bare consumer with our network client, both against the bare one."""
     stream = fill(bench, name, num_classes, num_orders)
-    raw(bench, stream, num_orders)
-    decoded(bench, stream, num_orders)
-    ours, wide = interleave(
-        bench.pairs,
-        lambda: raw(bench, stream, num_orders),
-        lambda: decoded(bench, stream, num_orders),
-        lambda: raw(bench, stream, num_orders, WideClient),
-    )
-    return ours, wide
+    with (
+        raw(bench, stream, num_orders) as bare,
+        decoded(bench, stream, num_orders) as ours,
+        raw(bench, stream, num_orders, WideClient) as wide,
+    ):
+        for warm_up in (bare, ours, wide) * 2:
+            warm_up()
+        of_ours, of_wide = interleave(READS * bench.pairs, bare, ours, wide)
+    return of_ours, of_wide
 
 
 def run(bench: Bench) -> dict[str, Any]:
@@ -173,4 +170,8 @@ def run(bench: Bench) -> dict[str, Any]:
 
 def _figures(pairs: Pairs, size: str) -> dict[str, Any]:
     speeds = {"mb_per_s": Spread.of(pairs.ours).median, "raw_mb_per_s": Spread.of(pairs.bare).median}
-    return pairs.as_dict() | speeds | {"record": size}
+    found = pairs.as_dict() | speeds | {"record": size}
+    return found | {
+        "interval": median_interval(pairs.ratios),
+        "self_interval": median_interval(pairs.self_ratios),
+    }

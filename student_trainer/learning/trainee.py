@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
 
 from pipeline.hashing import hash_int, tag
 from pipeline.user_code import said
@@ -257,12 +258,13 @@ def _refuse_batch_norm(name: str, model: nn.Module) -> None:
 
 def _running(model: nn.Module) -> dict[str, Tensor]:
     """Return copies of the buffers that a forward pass may change: its own statistics of the rows that it sees."""
-    return {name: each.detach().clone() for name, each in model.named_buffers() if each.is_floating_point()}
+    made = ((name, each) for name, each in model.named_buffers() if not is_lazy(each))
+    return {name: each.detach().clone() for name, each in made if each.is_floating_point()}
 
 
 def _refuse_drift(name: str, before: Mapping[str, Tensor], after: Mapping[str, Tensor]) -> None:
     for path, values in before.items():
-        if not torch.equal(values, after[path]):
+        if path in after and not torch.equal(values, after[path]):
             raise ConfigError(
                 f"[student] {name}: buffer {path} changes with the rows that one process sees, so that processes would "
                 "come to different students: train in one process, or without it"

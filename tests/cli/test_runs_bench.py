@@ -30,6 +30,8 @@ def bench(folder: Path, *arguments: str) -> Result:
     return CliRunner().invoke(main, ["runs", "bench", *arguments, "--folder", str(folder)])
 
 
+@pytest.mark.faults
+@pytest.mark.short
 def test_a_run_that_was_not_exported_is_and_stands_beside_a_teacher(tmp_path: Path) -> None:
     (tmp_path / "small.toml").write_text(RUN)
     made = ["runs", "start", str(tmp_path / "small.toml"), "--folder", str(tmp_path), "--quiet"]

@@ -24,6 +24,8 @@ from teacher_service.worker import WorkerOptions
 pytestmark = [pytest.mark.kafka, pytest.mark.timeout(300)]
 
 
+@pytest.mark.faults
+@pytest.mark.short
 def test_a_teacher_that_is_added_later_labels_the_old_orders_and_joins_the_zip_from_the_first_on(
     distillog: Distillog, fresh_name: Callable[[str], str], tmp_path: Path
 ) -> None:

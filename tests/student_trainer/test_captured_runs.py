@@ -140,6 +140,8 @@ def damage(path: Path) -> None:
     path.write_bytes(raw)
 
 
+@pytest.mark.faults
+@pytest.mark.short
 def test_a_capture_that_is_killed_goes_on_and_a_run_ends_where_the_files_do(
     logs: Logs, distillog: Distillog, tmp_path: Path, eventually: Any
 ) -> None:
