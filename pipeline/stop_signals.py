@@ -36,10 +36,11 @@ def terminated() -> bool:
 
 
 @contextmanager
-def on_stop(stop: Callable[[], None], *, hangup: bool = False) -> Iterator[None]:
+def on_stop(stop: Callable[[], None], *, hangup: bool = False, insists: bool = True) -> Iterator[None]:
     """Call `stop` on the first SIGTERM or Ctrl-C inside the block; a second one ends the process as ever.
 
-    With `hangup` it is called on SIGHUP, too, by which a supervisor's death is told, and as often as it comes.
+    Without `insists` it does not: of a supervisor's signal and that of whoever ended the supervisor, neither does. With
+    `hangup` it is called on SIGHUP, too, by which a supervisor's death is told, and as often as it comes.
     It is called on a thread of its own: a signal may come anywhere, also where the main thread holds the very lock that
     `stop` would take, as inside the same `threading.Event`, and then neither would go on. Outside the main thread,
     where Python delivers no signals, nothing happens.
@@ -56,7 +57,8 @@ def on_stop(stop: Callable[[], None], *, hangup: bool = False) -> Iterator[None]
 
         def ask(number: int, frame: FrameType | None) -> None:
             _came.add(number)
-            restore()
+            if insists:
+                restore()
             call()
 
         for number in (signal.SIGTERM, signal.SIGINT):

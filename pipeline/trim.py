@@ -34,6 +34,8 @@ class Trim:
     """Labels of all orders below it go."""
     epochs: int
     """Whole epochs below it."""
+    runs: tuple[str, ...]
+    """Those that were asked: they have reported, and are not left out."""
     held_by: Mapping[str, int]
     """Run -> the order that it needs labels from, of those that need some of what would go else."""
     offsets: Mapping[TopicPartition, int]
@@ -46,7 +48,7 @@ def plan_trim(settings: KafkaSettings, stream: Stream, keep_epochs: int, without
     """Find what of a stream's labels no run needs, and is older than so many epochs.
 
     They are counted from the newest epoch that has labels of every teacher, which counts as one. A run that is not done
-    needs what lies behind its checkpoint, and all of it where it may go over the stream once more. The last record of a
+    needs what lies behind its checkpoint, and all of it where it takes several passes over it. The last record of a
     partition stays in any case: it tells a worker where to go on.
 
     Args:
@@ -88,7 +90,7 @@ def plan_trim(settings: KafkaSettings, stream: Stream, keep_epochs: int, without
         offsets = {log: _first_that_stays(reader, manifest, log, begins, ends, sequence) for log in logs}
     offsets = {log: offset for log, offset in offsets.items() if offset > begins[log]}
     records = sum(offset - begins[log] for log, offset in offsets.items())
-    return Trim(sequence, sequence // orders.orders_per_epoch, held_by, offsets, records)
+    return Trim(sequence, sequence // orders.orders_per_epoch, tuple(sorted(needs)), held_by, offsets, records)
 
 
 def trim(settings: KafkaSettings, stream: Stream, plan: Trim) -> None:
@@ -141,6 +143,8 @@ def _first_that_stays(
     if first == log.partition or least >= ends[log]:
         return begins[log]
     found = first_copy(reader, log, manifest.stream_id, first, least, soft_targets_sequence)
+    if found >= ends[log] and _reached(reader, manifest, log, begins, ends) > first:
+        return begins[log]  # it is missing, and what lies behind it is needed
     return max(begins[log], min(found, ends[log] - 1))
 
 
@@ -148,6 +152,5 @@ def _needed_from(report: RunReport) -> int | None:
     """The order from which on a run needs labels; None: it needs none any more."""
     if report.state == "done":
         return None
-    # Whoever does not say how often it goes over the stream may begin again.
-    again = report.passes is None or report.pass_number + 1 < report.passes
-    return 0 if again else report.checkpointed
+    # Of several passes a report does not say which one its checkpoint is of; who says no number may begin again.
+    return report.checkpointed if report.passes == 1 else 0

@@ -11,16 +11,22 @@ from contextlib import ExitStack, closing
 from dataclasses import dataclass
 from pathlib import Path
 
+from kafka import TopicPartition
+
 from pipeline.captured.capturing import CaptureFolder, CaptureForm
 from pipeline.captured.writer import TeacherWriter
+from pipeline.chain_ends import soft_targets_end
 from pipeline.kafka.log import Cluster
+from pipeline.names import soft_targets_topic
 from pipeline.progress import Progress
 from pipeline.sequence import Sequence as OrderSequence
 from pipeline.streams import Stream
-from schemas.errors import ConfigError
+from schemas.errors import BrokerUnavailable, ConfigError, SequenceGap
 from student_trainer.sources.held import Held, Wait
 from student_trainer.sources.reader import SoftTargetReader
 
+_IN_TURN = 1_024
+"""Orders of a teacher at once: others may be as far behind, and what is stored is to be listed."""
 _SHOW_EVERY = 64
 """Orders between two looks at the progress."""
 _MOST_PACKERS = 4
@@ -93,16 +99,22 @@ def capture(
         pool = stack.enter_context(ThreadPoolExecutor(packers, "packer"))
         try:
             readers: dict[str, SoftTargetReader] = {}
+            until = dict.fromkeys(writers, orders.num_orders)
             for name, writer in writers.items():
                 if writer.next_sequence == orders.num_orders:
                     continue
+                if not follow:
+                    until[name] = _labelled(cluster, stream, name)
                 reader = SoftTargetReader(cluster, stream, [name], stop, keep_raw=True)
                 readers[name] = stack.enter_context(closing(reader))
                 reader.seek(writer.next_sequence)
             while readers and not stop.is_set():
                 for name, reader in list(readers.items()):
-                    _take(reader, _Packing(pool, 2 * packers, writers[name]), orders, shown)
-                    if not follow or writers[name].next_sequence == orders.num_orders:
+                    first = writers[name].next_sequence
+                    behind = min(until[name], first + _IN_TURN)
+                    _take(reader, _Packing(pool, 2 * packers, writers[name]), orders, behind, shown)
+                    now = writers[name].next_sequence
+                    if now >= until[name] or (not follow and now < behind):
                         del readers[name]
                 captured.save()
         finally:
@@ -141,8 +153,20 @@ class _Packing:
         self._packed.popleft()
 
 
-def _take(reader: SoftTargetReader, packing: _Packing, orders: OrderSequence, shown: _Shown) -> None:
-    """Store what is there now of a teacher."""
+def _labelled(cluster: Cluster, stream: Stream, teacher: str) -> int:
+    """The order behind the last one that a teacher has labelled by now: a live stream's end is not waited for."""
+    manifest = stream.manifest
+    topic = soft_targets_topic(manifest.stream, teacher)
+    partitions = [TopicPartition(topic, number) for number in range(manifest.partitions)]
+    with closing(cluster.reader()) as reader:
+        try:
+            return max(soft_targets_end(reader, each, manifest.stream_id, manifest.partitions) for each in partitions)
+        except (BrokerUnavailable, SequenceGap):  # the reader waits for the one, and says what is missing of the other
+            return OrderSequence.of(manifest).num_orders
+
+
+def _take(reader: SoftTargetReader, packing: _Packing, orders: OrderSequence, behind: int, shown: _Shown) -> None:
+    """Store what is there now of a teacher, up to an order."""
 
     def waits(wait: Wait) -> None:
         shown.now()
@@ -150,7 +174,7 @@ def _take(reader: SoftTargetReader, packing: _Packing, orders: OrderSequence, sh
             raise _AtEnd
 
     try:
-        for sequence in range(packing.writer.next_sequence, orders.num_orders):
+        for sequence in range(packing.writer.next_sequence, behind):
             held = reader.next(sequence, waits)
             if held is None:
                 return

@@ -149,9 +149,7 @@ def choose_device(settings: RunSettings) -> torch.device:
         raise ConfigError("[train] precision: fp16 needs CUDA; set bf16 or float32")
     if name == "cpu" or not under_torchrun():
         return torch.device(name)
-    there = torch.cuda.device_count()
-    # Where each process is shown a GPU of its own, that is its first.
-    number = 0 if there == 1 and "CUDA_VISIBLE_DEVICES" in os.environ else local_rank()
+    number, there = local_rank(), torch.cuda.device_count()
     if number >= there:
         raise ConfigError(
             f"[train] device: torchrun started process {number + 1} of this machine, which has {there} GPUs: start as "

@@ -31,7 +31,7 @@ from student_trainer.preparation import (
 )
 from student_trainer.processes.briefing import brief
 from student_trainer.processes.meeting import assemble, meet, telling
-from student_trainer.processes.world import ALONE, World
+from student_trainer.processes.world import ALONE, World, started_by_torchrun
 from student_trainer.records import Progress, Records
 from student_trainer.run.folder import RunFolder, checkpoint_of
 from student_trainer.run.settings import RunSettings
@@ -203,12 +203,13 @@ def train(
     state, stopped = "failed", False
     stop = threading.Event()
     stopping = stop.is_set
-    with supplied as ready, on_stop(stop.set):
+    # torchrun hands SIGTERM on, also where the process got one itself; it kills after 30 s.
+    with supplied as ready, on_stop(stop.set, insists=not started_by_torchrun()):
         begun = time.perf_counter()
         try:
             while step < total_steps and not stopped:
                 try:
-                    with telling(world):
+                    with telling(world, source.close):
                         folder.refuse_removed()
                         if reporter is not None:
                             reporter.trained(cursor)
@@ -234,7 +235,7 @@ def train(
                 except PeerLost:  # before the gradients of all were there, so nothing of this step was learned
                     records.rescue(step, cursor)
                     raise
-                with telling(world):
+                with telling(world, source.close):
                     records.took(step, cursor, next_cursor, batch, result)
                     step, cursor = step + 1, next_cursor
                     if step % settings.train.log_every == 0 or step == total_steps:

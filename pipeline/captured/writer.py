@@ -115,15 +115,15 @@ class TeacherWriter:
         return block(captured_record(partition, offset, value[len(header) :]), self._form.codec, self._sync)
 
     def add(self, sequence: int, data: bytes) -> None:
-        """Append the block of the order that comes next; raises CannotWrite, and then the order may be added again."""
+        """Append the block of the order that comes next; raises CannotWrite, and then it was not."""
         if sequence != self._next:
             raise EncodeError(f"{self._path}: order {sequence} is added, where {self._next} follows")
         if self._next > self._first and self._bytes + len(data) > self._form.max_bytes:
             self._begin_next_file()
         with writing(self._path):
             _write(self._file, data, self._bytes)
-            place = self._next * ENTRY.itemsize
-            _write(self._index, self._take(data), place)
+            _write(self._index, self._entry_of(data), self._next * ENTRY.itemsize)
+        self._take(data)  # only now: whatever the disk refused is not counted, and not listed
 
     def entry(self) -> CapturedTeacher:
         """Return what is there now, once it is on the disk; raises CannotWrite."""
@@ -136,7 +136,8 @@ class TeacherWriter:
             len(header),
             hashlib.sha256(header).hexdigest(),
             self._index_sum.hexdigest(),
-            (*self._full, self._present()),
+            # A later file without an order is not listed: the next writer finds it by its name.
+            (*self._full, self._present()) if self._next > self._first or not self._full else tuple(self._full),
         )
 
     def close(self) -> None:
@@ -151,9 +152,13 @@ class TeacherWriter:
     def _present(self) -> CapturedFile:
         return CapturedFile(self._bytes, self._sum.hexdigest(), self._first, self._next - 1)
 
+    def _entry_of(self, data: bytes) -> bytes:
+        """Return the entry in the index of a block at the end of what was counted."""
+        return Place.of(len(self._full), self._bytes, data).encode()
+
     def _take(self, data: bytes) -> bytes:
         """Count a block that lies at the end of what was counted, and return its entry in the index."""
-        entry = Place.of(len(self._full), self._bytes, data).encode()
+        entry = self._entry_of(data)
         self._index_sum.update(entry)
         self._sum.update(data)
         self._bytes += len(data)
@@ -162,17 +167,21 @@ class TeacherWriter:
 
     def _begin_next_file(self) -> None:
         self._on_full()  # lists this one as it is
+        path = self._folder / file_name(self._name, len(self._full) + 1)
+        following = self._opened(path)
+        try:
+            with writing(path):
+                _begin(following, self._form.header)
+        except BaseException:
+            os.close(following)
+            raise
+        # From here on nothing is asked of the disk.
         self._full.append(self._present())
-        self._first = self._next
-        following = self._opened(self._path)
-        os.close(self._file)
-        self._file = following
-        with writing(self._path):
-            self._write_header()
+        self._first, before, self._file = self._next, self._file, following
+        self._count_header()
+        os.close(before)
 
-    def _write_header(self) -> None:
-        os.ftruncate(self._file, 0)
-        _write(self._file, self._form.header, 0)
+    def _count_header(self) -> None:
         self._sum = hashlib.sha256(self._form.header)
         self._bytes = len(self._form.header)
 
@@ -186,7 +195,8 @@ class TeacherWriter:
         start = _read(self._file, len(header), 0)
         if not known and start != header:  # it was begun, and not listed yet
             with writing(self._path):
-                self._write_header()
+                _begin(self._file, header)
+            self._count_header()
         else:
             self._sum.update(start)
             self._bytes = len(start)
@@ -198,7 +208,7 @@ class TeacherWriter:
         if listed and known and self._index_sum.hexdigest() != listed.index_sha256:
             index = self._folder / index_name(self._name)
             raise DecodeError(str(index), f"is damaged: its SHA-256 is not the listed one; {_AGAIN}")
-        while (data := self._read_block()) and self._follows(data):
+        while (data := self._read_block()) and self._indexed(data) and self._follows(data):
             entries += self._take(data)
         with writing(self._path):
             os.ftruncate(self._file, self._bytes)
@@ -215,8 +225,12 @@ class TeacherWriter:
             return b""
         return _read(self._file, size, self._bytes)
 
+    def _indexed(self, data: bytes) -> bool:
+        """Whether the index has this very block, by its checksum: a power cut may leave anything behind the list."""
+        return _read(self._index, ENTRY.itemsize, self._next * ENTRY.itemsize) == self._entry_of(data)
+
     def _follows(self, data: bytes) -> bool:
-        """Whether a block that is not listed is the next order's: a power cut may leave anything behind the list."""
+        """Whether a block that is not listed is the next order's."""
         try:
             _, _, body = split_record(unblock(data, self._form.codec, self._sync))
             found = SoftTargets.decode(self._form.record_header + body, str(self._path))
@@ -248,6 +262,11 @@ class TeacherWriter:
             path = self._folder / index_name(self._name)
             raise DecodeError(str(path), f"is cut: {at} bytes of {needed} are there; {_AGAIN}")
         return total
+
+
+def _begin(file: int, header: bytes) -> None:
+    os.ftruncate(file, 0)
+    _write(file, header, 0)
 
 
 def _read(file: int, size: int, at: int) -> bytes:

@@ -153,7 +153,8 @@ def trim(stream: str, keep_epochs: int, without: tuple[str, ...], yes: bool, as_
     trimming.trim(settings, opened, plan)
     if as_json:
         held_by = dict(plan.held_by)
-        print_json({"stream": stream, "sequence": plan.sequence, "records": plan.records, "held_by": held_by})
+        found = {"stream": stream, "sequence": plan.sequence, "records": plan.records}
+        print_json({**found, "runs": plan.runs, "held_by": held_by})
     elif plan.records:
         click.echo(f"deleted {plan.records:,} records")
 

@@ -24,6 +24,7 @@ def print_trim(stream: str, plan: Trim) -> None:
         )
     else:
         click.echo(f"stream {stream}: no labels to delete")
+    click.echo(f"runs that were asked: {', '.join(plan.runs) or 'none'}; of others nothing is known")
     for run, first in plan.held_by.items():
         click.echo(f"run {run} needs those from order {first:,} on (if it will not be resumed: --without {run})")
 

@@ -77,8 +77,9 @@ class Average:
         for path, module in self._model.named_modules(remove_duplicate=False):
             own = [name for name, each in module.named_parameters(recurse=False) if each.requires_grad]
             for name, each in module.named_buffers(recurse=False):
-                # What is spread out of less memory is a constant of the network.
-                if each.is_floating_point() and each.layout is torch.strided and each.is_contiguous():
+                # What is spread out of less memory, or holds infinity as a mask does, is a constant of the network.
+                plain = each.is_floating_point() and each.layout is torch.strided and each.is_contiguous()
+                if plain and bool(torch.isfinite(each).all()):
                     own.append(name)
             found |= {f"{path}.{name}".lstrip("."): (module, name) for name in own}
         return {name: place for name, place in found.items() if name in kept}

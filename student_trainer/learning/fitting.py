@@ -68,7 +68,8 @@ def fit(
                 )
             if "labels" in term.loss.needs and spec.classes and row != shape:
                 raise ConfigError(f"{what}: labels are of all {shape[-1]} classes, and {name} is of {row[-1]} of them")
-            if {"labels", "classes"} <= term.loss.needs and row and row[-1] < num_classes:
+            by_label = "labels" in term.loss.needs or term.choose == "label"
+            if by_label and "classes" in term.loss.needs and row and row[-1] < num_classes:
                 raise ConfigError(f"{what}: labels are of {num_classes} classes, {name} is of {row[-1]}")
             projects = _PROJECTS.get(term.projection)
             if projects is None or not projects(row, spec):

@@ -46,6 +46,12 @@ class Guard:
         """Return the buffers that are looked at: those that were finite when the network was made."""
         return self._buffers.watched()
 
+    def give_up(self) -> None:
+        """Put the buffers back: the step was cut short, and nothing of it is to be kept."""
+        if self._before:
+            self._buffers.restore(self._before, torch.ones_like(self.refused))
+        self._before = []
+
     def undo(self) -> None:
         """Where the flag is up, put the buffers back: a batch norm's statistics saw the batch before its loss did."""
         if self._before and (not self._asks or self.refused):

@@ -108,7 +108,7 @@ class TopKTarget(OfClasses):
     indices: Tensor
     """[B, ..., k] int64, by descending probability."""
     log_probs: Tensor
-    """[B, ..., k] float32, log p at T = 1."""
+    """[B, ..., k] float32, log p at T = 1; of `bits=8` without a tail at 1 less the first's. See `log_probs_at`."""
     log_tails: dict[float, Tensor]
     """Declared T -> [B, ...] float32 log of the teacher's mass outside the k; -inf where that is 0."""
     num_classes: int

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,7 +10,6 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn.parameter import is_lazy
 
 from pipeline.hashing import hash_int, tag
 from pipeline.user_code import said
@@ -29,7 +28,7 @@ from student_trainer.learning.terms import Term, refuse_in_parts, refuse_positio
 from student_trainer.learning.total import total_loss
 from student_trainer.learning.weights import load_weights, misfit, tensors_sha256
 from student_trainer.learning.whole_batch import WholeBatch
-from student_trainer.processes.gradients import summed
+from student_trainer.processes.gradients import differing, summed
 from student_trainer.processes.world import ALONE, World
 from student_trainer.run.settings import RunSettings
 
@@ -83,7 +82,8 @@ class Trainee:
         self._world = world
         self._batch_size = train.batch_size
         self._at_once = train.micro_batch or train.batch_size
-        self._first_taken = False
+        self._taken = 0
+        """Steps of this process."""
         self._share = Share(world.rank, world.size).rows(train.batch_size)
         self.fields = network.fields
         self._name = settings.student.name
@@ -146,16 +146,11 @@ class Trainee:
             group["lr"] = peak * factor
         self.optimizer.zero_grad()
         self._guard.begin()
-        before = {} if self._first_taken or self._world.size == 1 else _running(self.model)
-        self._first_taken = True
-        (loss, rows), *others = [self._learn(part, step) for part in batch.parts(self._at_once)]
-        for more, rows_of_it in others:
-            loss = loss + more
-            rows = {key: torch.cat([found, rows_of_it[key]]) for key, found in rows.items()}
-        if before:
-            _refuse_drift(self._name, before, _running(self.model))
-        if self._world.size > 1:
-            loss, rows = self._summed(loss, rows)
+        try:
+            loss, rows = self._learned_from(batch, step)
+        except Exception:
+            self._guard.give_up()
+            raise
         self._guard.check(loss, self._gradients())
         norm = None
         if not self._asks or not self._guard.refused:
@@ -167,7 +162,26 @@ class Trainee:
         self._guard.undo()
         if self._average is not None:
             self._average.update(step, self._guard.refused)
+        self._taken += 1
+        if self._world.size > 1 and self._taken & (self._taken - 1) == 0:
+            self._refuse_drift()
         return Step(loss, rows, self._guard.refused.clone(), norm)
+
+    def _learned_from(self, batch: Batch, step: int) -> tuple[Tensor, dict[str, Tensor]]:
+        """Compute the gradients of a batch, of all processes together; its loss and rows."""
+        (loss, rows), *others = [self._learn(part, step) for part in batch.parts(self._at_once)]
+        for more, rows_of_it in others:
+            loss = loss + more
+            rows = {key: torch.cat([found, rows_of_it[key]]) for key, found in rows.items()}
+        return (loss, rows) if self._world.size == 1 else self._summed(loss, rows)
+
+    def _refuse_drift(self) -> None:
+        """Raise ConfigError where the processes' students are not the same any more."""
+        if names := differing(self._world, self.model.state_dict(), self.device):
+            raise ConfigError(
+                f"[student] {self._name}: {names[0]} is another on each process after step {self._taken}: it changes "
+                "with the rows that one process sees, or by chance; train in one process, or without it"
+            )
 
     def _learn(self, part: Batch, step: int) -> tuple[Tensor, dict[str, Tensor]]:
         """Add a part's gradients to those that are there; its part of the batch's loss, and its rows."""
@@ -253,21 +267,6 @@ def _refuse_batch_norm(name: str, model: nn.Module) -> None:
             raise ConfigError(
                 f"[student] {name}: {path} is a batch norm, whose statistics would be those of one process's rows: "
                 "train in one process, or with another norm, such as GroupNorm"
-            )
-
-
-def _running(model: nn.Module) -> dict[str, Tensor]:
-    """Return copies of the buffers that a forward pass may change: its own statistics of the rows that it sees."""
-    made = ((name, each) for name, each in model.named_buffers() if not is_lazy(each))
-    return {name: each.detach().clone() for name, each in made if each.is_floating_point()}
-
-
-def _refuse_drift(name: str, before: Mapping[str, Tensor], after: Mapping[str, Tensor]) -> None:
-    for path, values in before.items():
-        if path in after and not torch.equal(values, after[path]):
-            raise ConfigError(
-                f"[student] {name}: buffer {path} changes with the rows that one process sees, so that processes would "
-                "come to different students: train in one process, or without it"
             )
 
 

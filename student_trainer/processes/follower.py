@@ -23,7 +23,7 @@ from student_trainer.preparation import (
 from student_trainer.processes.briefing import Told, briefed, state_of
 from student_trainer.processes.deal import Dealt
 from student_trainer.processes.meeting import assemble, leave, meet
-from student_trainer.processes.world import World
+from student_trainer.processes.world import World, started_by_torchrun
 from student_trainer.run.settings import run_settings
 from student_trainer.supply import supply_dealt
 
@@ -79,7 +79,7 @@ def follow(world: World) -> None:
         _give_up(world, dealt, error)
         raise
     stop = threading.Event()
-    with ready, on_stop(stop.set):
+    with ready, on_stop(stop.set, insists=not started_by_torchrun()):
         try:
             for step in range(briefing.step, briefing.total_steps):
                 try:

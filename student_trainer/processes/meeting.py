@@ -6,7 +6,7 @@ same step, and rank 0 saves what was learned until then.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import replace
 from typing import NamedTuple
@@ -75,11 +75,15 @@ def leave(world: World, why: BaseException) -> None:
 
 
 @contextmanager
-def telling(world: World) -> Iterator[None]:
-    """Let the others, who go to the next meeting, hear of an error that ends this process before it."""
+def telling(world: World, first: Callable[[], object]) -> Iterator[None]:
+    """Let the others, who go to the next meeting, hear of an error that ends this process before it.
+
+    `first` is called before that: it ends what they may be waiting for on their way there, as rows.
+    """
     try:
         yield
     except Exception as error:
+        first()
         leave(world, error)
         raise
 

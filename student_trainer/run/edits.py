@@ -92,8 +92,9 @@ def began_as(path: Path, origin: Mapping[str, Any]) -> bool:
     """Whether there is a run in a folder that began with the very settings that `origin_of` gives."""
     try:
         there = json.loads((path / "origin.json").read_bytes())
-        return bool(there["settings"] == json.loads(json.dumps(origin["settings"])))
-    except (OSError, ValueError, KeyError, TypeError):
+        before, now = (run_settings(each["settings"]) for each in (there, origin))
+        return before.as_dict() == now.as_dict()
+    except (OSError, ValueError, KeyError, TypeError, ConfigError):
         return False
 
 

@@ -10,7 +10,7 @@ from student_trainer.run.metric_settings import MetricSettings
 from student_trainer.run.settings import RunSettings
 from student_trainer.scores.seen import Outputs
 
-_CLASSES = {"classes", "labels"}
+_CLASSES = {"classes", "labels", "draws"}
 _NO_CLASSES = {"multilabel", "features"}
 """What a loss needs that sees no classes which exclude one another, though it may look at labels beside them."""
 

@@ -171,15 +171,17 @@ def _of_top_k(stored: TopK, rounded: TopK, exact: Numbers, spread: float) -> tup
 
 
 def _of_draws(stored: npt.NDArray[Any], made: npt.NDArray[Any]) -> Numbers:
-    """Return [M] of [M, ..., N] draws, rising: which share of them is of other classes, but for one of each N.
+    """Return [M] of [M, ..., N] draws, rising: which share is of other classes, beyond a fifth of them and one.
 
-    Of draws that are as near to the end of a class as a machine is off, one may fall into the next class.
+    Draws that are as near to the end of a class as a machine is off fall into the next one; over many classes, whose
+    ends lie close together, that is several of 50 where logits differ by float32's last bits.
     """
     num_draws = stored.shape[-1]
+    allowed = max(1, num_draws // 5)
     moved = np.zeros(stored.shape[:-1], np.int64)
     for place in np.ndindex(moved.shape):
         moved[place] = num_draws - sum((Counter(stored[place].tolist()) & Counter(made[place].tolist())).values())
-    return _largest(np.maximum(moved - 1, 0) / num_draws)
+    return _largest(np.maximum(moved - allowed, 0) / num_draws)
 
 
 def _less_first(rows: TopK, log_probs: Numbers) -> Numbers:

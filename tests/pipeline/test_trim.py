@@ -122,9 +122,10 @@ def test_what_a_run_needs_stays_whatever_is_asked(kafka_settings: KafkaSettings,
         report(kafka_settings, stream, "again", again)
         plan = plan_trim(kafka_settings, stream, keep_epochs=1)
         assert (plan.sequence, plan.records, plan.held_by["again"]) == (0, 0, 0)
-    report(kafka_settings, stream, "again", replace(RUN, pass_number=1, passes=2, checkpointed=59))
+    # In its last pass it may have a checkpoint of the one before, behind which it goes on with the first order.
+    report(kafka_settings, stream, "again", replace(RUN, pass_number=1, passes=2, sequence=70, checkpointed=59))
     plan = plan_trim(kafka_settings, stream, keep_epochs=1, without=["behind"])
-    assert (plan.sequence, dict(plan.held_by)) == (59, {"again": 59})
+    assert (plan.sequence, plan.runs, dict(plan.held_by)) == (0, ("again", "done"), {"again": 0})
     with pytest.raises(ConfigError, match="run 'behnd' has reported nothing"):
         plan_trim(kafka_settings, stream, keep_epochs=1, without=["behnd"])
 
@@ -147,7 +148,7 @@ def test_the_command_says_what_goes_and_asks(kafka_settings: KafkaSettings, stre
     assert first_left(kafka_settings, stream, "a") == [0, 1, 2, 3]
     done = call(kafka_settings, "trim", name, "--keep-epochs", "1", "--yes", "--json")
     assert json.loads(done.stdout) | {"records": 0} == {
-        "stream": name, "sequence": 30, "records": 0, "held_by": {"behind": 30}
+        "stream": name, "sequence": 30, "records": 0, "runs": ["behind"], "held_by": {"behind": 30}
     }  # fmt: skip
     assert first_left(kafka_settings, stream, "a") == [32, 33, 30, 31]
     nothing = call(kafka_settings, "trim", name, "--keep-epochs", "1")

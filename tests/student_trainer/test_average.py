@@ -181,3 +181,14 @@ def test_a_resume_cannot_begin_one(tmp_path: Path) -> None:
     run(tmp_path / "r", settings)
     with pytest.raises(CheckpointError, match=r"train\.ema was None, is 0\.4"):
         run(tmp_path / "r", replace(settings, train=replace(settings.train, ema=EMA)))
+
+
+def test_a_constant_of_infinity_is_no_part_of_it() -> None:
+    model = nn.Linear(3, 2)
+    model.register_buffer("mask", torch.tensor([0.0, -torch.inf]))
+    average, taken = Average(model, 0.5), torch.zeros(())
+    for step in range(3):
+        average.update(step, taken)
+    with average.in_place():
+        assert model.mask.tolist() == [0.0, -torch.inf]  # type: ignore[operator]
+    assert set(average.state()) == {"weight", "bias"}

@@ -381,3 +381,60 @@ def test_numbers_are_avros(value: int) -> None:
     fastavro.schemaless_writer(out, {"type": "long"}, value)
     assert container.encode_long(value) == out.getvalue()
     assert container.decode_long(out.getvalue() + b"x", 0) == (value, len(out.getvalue()))
+
+
+def test_what_a_power_cut_left_behind_the_list_is_taken_only_where_the_index_has_it(tmp_path: Path) -> None:
+    folder = captured(tmp_path / "c", STREAM, LABELS[:10], CaptureForm("null"), save=False)
+    data = (folder / "cnn-00000.avro").read_bytes()
+    values = LABELS[7].outputs[0].columns["values"].tobytes()
+    at = data.rindex(values)
+    assert data.count(values) == 1
+    (folder / "cnn-00000.avro").write_bytes(data[:at] + bytes(len(values)) + data[at + len(values) :])
+    with CaptureFolder(folder, STREAM.manifest, [STREAM.teachers["cnn"]], CaptureForm()) as again:
+        assert again.writers["cnn"].next_sequence == 7
+        append(again, STREAM, LABELS[7:])
+        again.save()
+    assert files_of(folder) == files_of(captured(tmp_path / "w", STREAM, LABELS, CaptureForm("null")))
+
+
+@pytest.mark.parametrize("call", range(1, 9))
+def test_a_disk_that_refuses_once_leaves_what_was_listed_whole(
+    tmp_path: Path, call: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of the calls that the second file begins with, each in turn."""
+    folder, first = tmp_path / "c", LABELS[:1]
+    form = CaptureForm("null", 1)  # each order begins a file
+    calls, real, real_open = 0, os.pwrite, os.open
+
+    def once(*args: Any) -> Any:
+        nonlocal calls
+        calls += 1
+        if calls == call:
+            raise OSError(5, "Input/output error")
+
+    def pwrite(*args: Any) -> int:
+        once()
+        return real(*args)
+
+    def opened(path: Any, *args: Any, **more: Any) -> int:
+        if str(path).endswith(".avro"):
+            once()
+        return real_open(path, *args, **more)
+
+    with CaptureFolder(folder, STREAM.manifest, [STREAM.teachers["cnn"]], form) as capture:
+        append(capture, STREAM, first)
+        capture.save()
+        monkeypatch.setattr(os, "pwrite", pwrite)
+        monkeypatch.setattr(os, "open", opened)
+        try:
+            append(capture, STREAM, LABELS[1:3])
+        except CannotWrite:
+            capture.save()
+        monkeypatch.undo()
+        assert [each.sequence for each in read_all(folder)] == list(
+            range(CapturedFolder(folder).teacher("cnn").num_orders)
+        )
+    with CaptureFolder(folder, STREAM.manifest, [STREAM.teachers["cnn"]], CaptureForm()) as again:
+        append(again, STREAM, LABELS[again.writers["cnn"].next_sequence :])
+        again.save()
+    assert files_of(folder) == files_of(captured(tmp_path / "w", STREAM, LABELS, form))

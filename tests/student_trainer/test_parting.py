@@ -43,6 +43,22 @@ class First(Alone):
         return ["", "rank 1: its disk is away"]
 
 
+class Alike(First):
+    """Rank 0 of two, where the other has the same."""
+
+    def sum(self, values: Tensor) -> None:
+        values.mul_(2)
+
+
+class OtherMean(First):
+    """Rank 0 of two that differ in one buffer."""
+
+    def sum(self, values: Tensor) -> None:
+        if len(values) == 3 * 8:  # of the student's three tensors
+            values[:8] += 1
+        values.mul_(2)
+
+
 class Drifting(nn.Module):
     """Keeps a running mean of what it sees."""
 
@@ -71,9 +87,10 @@ def test_statistics_of_one_process_alone_are_refused_at_its_first_step(monkeypat
     def trainee(world: Alone) -> Trainee:
         return Trainee(settings, network, 5, 1.0, torch.device("cpu"), resolve(settings, {}), world=world)
 
-    with pytest.raises(ConfigError, match="buffer mean changes with the rows that one process sees"):
-        trainee(First()).take_step(batch, 0)
+    with pytest.raises(ConfigError, match="mean is another on each process after step 1"):
+        trainee(OtherMean()).take_step(batch, 0)
     trainee(Alone()).take_step(batch, 0)
+    trainee(Alike()).take_step(batch, 0)  # where both see the same
 
 
 def test_who_leaves_keeps_its_own_error_where_the_others_are_gone() -> None:
