@@ -34,6 +34,8 @@ LOSSES = [
 ]
 
 
+@pytest.mark.faults
+@pytest.mark.short
 def test_a_specialist_and_a_permuted_teacher_are_labelled_learned_from_and_compared_with(
     distillog: Distillog, fresh_name: Callable[[str], str], tmp_path: Path, eventually: Callable[..., Any]
 ) -> None:

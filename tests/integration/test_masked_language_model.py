@@ -64,6 +64,8 @@ def student_run(folder: Path, stream: str, name: str) -> Path:
     return path
 
 
+@pytest.mark.faults
+@pytest.mark.short
 def test_labels_are_those_of_the_masked_words_and_a_student_learns_them_to_the_same_bits_under_kills_and_on_replay(
     distillog: Distillog, fresh_name: Callable[[str], str], model: Path, tmp_path: Path, eventually: Callable[..., Any]
 ) -> None:

@@ -115,6 +115,8 @@ def student_run(folder: Path, stream: str, name: str, losses: list[dict[str, Any
     return path
 
 
+@pytest.mark.faults
+@pytest.mark.short
 def test_a_student_learns_from_logits_and_features_while_a_worker_is_killed_and_a_replay_gives_the_same_bits(
     distillog: Distillog, fresh_name: Callable[[str], str], model: Path, tmp_path: Path, eventually: Callable[..., Any]
 ) -> None:

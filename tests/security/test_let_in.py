@@ -90,6 +90,8 @@ def test_a_password_that_is_changed_ends_who_is_at_work(
             assert SECRET not in child.stdout + child.stderr
 
 
+@pytest.mark.faults
+@pytest.mark.short
 def test_a_login_that_was_good_is_believed_to_be_refused_only_when_it_is_for_some_seconds(
     secured_broker: SecuredBroker, fresh_name: Callable[[str], str], eventually: Callable[..., object]
 ) -> None:
