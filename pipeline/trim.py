@@ -81,13 +81,17 @@ def plan_trim(settings: KafkaSettings, stream: Stream, keep_epochs: int, without
         topics = [soft_targets_topic(manifest.stream, name) for name in stream.teachers]
         logs = [TopicPartition(topic, number) for topic in topics for number in range(manifest.partitions)]
         begins, ends = reader.begins(logs), reader.ends(logs)
-        reached = min((_reached(reader, manifest, log, begins, ends) for log in logs), default=0)
+        expected = {log: _expected(reader, manifest, log, begins, ends) for log in logs}
+        reached = min(expected.values(), default=0)
         newest = orders.epoch_of(reached - 1) if reached else 0
         wanted = max(0, newest - keep_epochs + 1) * orders.orders_per_epoch
         needs = {name: _needed_from(report) for name, report in runs.items() if name not in without}
         held_by = {name: first for name, first in needs.items() if first is not None and first < wanted}
         sequence = min([wanted, *held_by.values()])
-        offsets = {log: _first_that_stays(reader, manifest, log, begins, ends, sequence) for log in logs}
+        offsets = {
+            log: _first_that_stays(reader, manifest, log, begins[log], ends[log], expected[log], sequence)
+            for log in logs
+        }
     offsets = {log: offset for log, offset in offsets.items() if offset > begins[log]}
     records = sum(offset - begins[log] for log, offset in offsets.items())
     return Trim(sequence, sequence // orders.orders_per_epoch, tuple(sorted(needs)), held_by, offsets, records)
@@ -116,7 +120,7 @@ def _delete(admin: KafkaAdminClient, offsets: Mapping[TopicPartition, int]) -> N
     admin.delete_records(dict(offsets))
 
 
-def _reached(
+def _expected(
     reader: Reader,
     manifest: Manifest,
     log: TopicPartition,
@@ -133,19 +137,23 @@ def _first_that_stays(
     reader: Reader,
     manifest: Manifest,
     log: TopicPartition,
-    begins: Mapping[TopicPartition, int],
-    ends: Mapping[TopicPartition, int],
+    begin: int,
+    end: int,
+    expected: int,
     sequence: int,
 ) -> int:
-    """The offset of the first record that a reader takes of the first order from a sequence on."""
+    """The offset of the first record that a reader takes of the first order from a sequence on.
+
+    `begin`, `end` and `expected` are the log's: its offsets, and the order that comes next in it.
+    """
     first = log.partition + max(0, -(-(sequence - log.partition) // manifest.partitions)) * manifest.partitions
-    least = max(begins[log], (first - log.partition) // manifest.partitions)
-    if first == log.partition or least >= ends[log]:
-        return begins[log]
+    least = max(begin, (first - log.partition) // manifest.partitions)
+    if first == log.partition or least >= end:
+        return begin
     found = first_copy(reader, log, manifest.stream_id, first, least, soft_targets_sequence)
-    if found >= ends[log] and _reached(reader, manifest, log, begins, ends) > first:
-        return begins[log]  # it is missing, and what lies behind it is needed
-    return max(begins[log], min(found, ends[log] - 1))
+    if found >= end and expected > first:
+        return begin  # it is missing, and what lies behind it is needed
+    return max(begin, min(found, end - 1))
 
 
 def _needed_from(report: RunReport) -> int | None:

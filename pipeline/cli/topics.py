@@ -132,7 +132,7 @@ def delete(stream: str, yes: bool, as_json: bool) -> None:
     required=True,
     help="How many of the newest labelled epochs stay, the one under way among them.",
 )
-@click.option("--without", "without", metavar="RUN", multiple=True, help="A run that is not asked; repeatable.")
+@click.option("--without", metavar="RUN", multiple=True, help="A run that is not asked; repeatable.")
 @click.option("--yes", is_flag=True, help="Do not ask.")
 @json_option
 def trim(stream: str, keep_epochs: int, without: tuple[str, ...], yes: bool, as_json: bool) -> None:

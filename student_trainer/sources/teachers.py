@@ -15,9 +15,10 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from pipeline.identity import other_form
 from pipeline.sequence import Sequence as OrderSequence
 from pipeline.views.check import check_data
-from schemas.codecs import CODECS, SoftRows
+from schemas.codecs import SoftRows
 from schemas.errors import ConfigError, ManifestMismatch
 from schemas.records import Manifest, Teacher
 from schemas.teacher_output import CLASS_KINDS
@@ -64,7 +65,7 @@ class TeachersSource(ABC):
     def __init__(self, manifest: Manifest, teachers: Sequence[Teacher], settings: StreamSettings) -> None:
         self.manifest = manifest
         self.teachers = tuple(teachers)
-        self._outputs = {teacher.name: teacher.outputs for teacher in self.teachers}
+        self._by_name = {teacher.name: teacher for teacher in self.teachers}
         self._starve = settings.starve
         self._passes = settings.passes
         self.sequence = OrderSequence.of(manifest)
@@ -198,53 +199,15 @@ class TeachersSource(ABC):
         Raises:
             ManifestMismatch: the record has other outputs than its teacher's record says.
         """
-        name, codec = held.value.teacher, self.manifest.codec
-        there = [
-            (each.name, each.codec, each.num_classes, each.row_shape, each.chosen is not None)
-            for each in held.value.outputs
-        ]
-        declared = [
-            (
-                each.name,
-                each.stored_as(codec).name,
-                each.codec_classes,
-                each.stored_shape,
-                bool(each.positions),
-            )
-            for each in self._outputs[name]
-        ]
-        if there != declared:
-            raise ManifestMismatch(
-                f"{held.address}: {_shown(there)}; the record of teacher {name!r} says {_shown(declared)}; it is not "
-                "trained on"
-            )
-        found = {}
-        for output in held.value.outputs:
-            target = target_name(name, output.name)
-            if target not in self._read:
-                continue
-            rows, spec = output.values(), self.targets[target]
-            # Of another k, or of more temperatures, a row has another size: it would be spread over a batch's columns.
-            if not CODECS[spec.codec.name].is_of(output.columns, spec.codec):
-                raise ManifestMismatch(
-                    f"{held.address}: its columns are of other settings, {target} is stored as {spec.codec}; it is "
-                    "not trained on"
-                )
-            found[target] = rows
-        return found
+        teacher = self._by_name[held.value.teacher]
+        if problem := other_form(teacher, self.manifest.codec, held.value):
+            raise ManifestMismatch(f"{held.address}: {problem}; it is not trained on")
+        values = {target_name(teacher.name, output.name): output for output in held.value.outputs}
+        return {name: output.values() for name, output in values.items() if name in self._read}
 
 
 def _is_of(name: str, held: Held) -> bool:
     return name.partition(".")[0] == held.value.teacher
-
-
-def _shown(outputs: Sequence[tuple[str, str, int, tuple[int, ...], bool]]) -> str:
-    """Name, codec, classes and shape of outputs, and whether they are of positions, as text."""
-    texts = []
-    for name, codec, num_classes, shape, of_positions in outputs:
-        what = f"{num_classes} classes as {codec}" if num_classes else f"features as {codec}"
-        texts.append(f"{name} of {what}, rows of {list(shape)}" + (", of positions" if of_positions else ""))
-    return ", ".join(texts) or "no output"
 
 
 def _kept_rows(held: Held) -> NDArray[np.int64]:

@@ -434,7 +434,7 @@ def test_positions_where_rows_of_samples_are_declared_are_refused(make_logs: Cal
     per_sample = replace(teacher.outputs[0], shape=(VOCABULARY,), class_axis=0, per="sample", positions="")
     logs.write("cnn", good)
     source = source_of(logs, stream_run(logs, SOFT[0]))
-    source._outputs["cnn"] = (per_sample, teacher.outputs[1])
+    source._by_name["cnn"] = replace(teacher, outputs=(per_sample, teacher.outputs[1]))
     with pytest.raises(ManifestMismatch, match=r"rows of \[9\], of positions, .* says .*rows of \[9\], hidden of"):
         next(source.orders(Cursor.start()))
     source.close()
