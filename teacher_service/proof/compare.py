@@ -127,7 +127,7 @@ def _compare_rows(stored: SoftRows, rounded: SoftRows, exact: FloatArray, of_cla
         share[other], overlap[other] = _of_top_k(there, here, numbers, spread)
         return Change(share, same, overlap)
     if isinstance(there, Sampled) and isinstance(here, Sampled):
-        share[other] = _of_draws(there.draws, here.draws)
+        share[other] = _of_draws(there.draws, here.draws, exact.shape[-1])
         return Change(share, same)
     # No softmax sees what is added to all classes, and most codecs do not hold it.
     brought = _centred if of_classes else np.asarray
@@ -170,14 +170,14 @@ def _of_top_k(stored: TopK, rounded: TopK, exact: Numbers, spread: float) -> tup
     return share, np.asarray(overlap.min(axis=tuple(range(1, overlap.ndim)), initial=1.0))
 
 
-def _of_draws(stored: npt.NDArray[Any], made: npt.NDArray[Any]) -> Numbers:
-    """Return [M] of [M, ..., N] draws, rising: which share is of other classes, beyond a fifth of them and one.
+def _of_draws(stored: npt.NDArray[Any], made: npt.NDArray[Any], num_classes: int) -> Numbers:
+    """Return [M] of [M, ..., N] draws, rising: which share is of other classes, beyond those that roundings may move.
 
-    Draws that are as near to the end of a class as a machine is off fall into the next one; over many classes, whose
-    ends lie close together, that is several of 50 where logits differ by float32's last bits.
+    Draws that are as near to the end of a class as a machine is off fall into the next one: one may, and of many
+    classes, whose ends lie close together, one for each hundred, but no more than a fifth.
     """
     num_draws = stored.shape[-1]
-    allowed = max(1, num_draws // 5)
+    allowed = max(1, min(num_draws // 5, num_classes // 100))
     moved = np.zeros(stored.shape[:-1], np.int64)
     for place in np.ndindex(moved.shape):
         moved[place] = num_draws - sum((Counter(stored[place].tolist()) & Counter(made[place].tolist())).values())

@@ -106,16 +106,16 @@ def test_two_classes_at_the_edge_of_the_k_that_are_nearly_as_likely_may_change_p
     assert far.share[0] > SAME_LABEL
 
 
-def test_a_fifth_of_the_draws_may_fall_into_other_classes_and_each_more_is_its_share() -> None:
+def test_one_draw_that_falls_into_another_class_is_no_change_and_each_more_is_its_share() -> None:
     exact, spec = logits(0, 1, C), SPECS["sampled"]
     drawn = output(exact, spec).values().columns["draws"][0]
-    for moved, share in ((0, 0.0), (1, 0.0), (10, 0.0), (11, 0.02), (15, 0.1)):
+    for moved, share in ((0, 0.0), (1, 0.0), (2, 0.02), (6, 0.1)):
         other = drawn.copy()
         other[:moved] = (other[:moved] + 5) % C
         other.sort()
         kept = 50 - sum((Counter(other.tolist()) & Counter(drawn.tolist())).values())
         found = compare(Sampled(other[None], C), output(exact, spec), exact, 1.0)
-        assert found.share[0] == max(0, kept - 10) / 50
+        assert found.share[0] == max(0, kept - 1) / 50
         assert kept == moved or moved > 1
         assert found.share[0] <= share
 
