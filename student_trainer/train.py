@@ -121,7 +121,17 @@ def train(
             terms = resolve(settings, source.targets, source.has_labels, lambda: view_fields(settings, source))
             fraction = source.labelled_fraction if need_labels(settings) else 1.0
             network = inspect_network(settings, source)
-            trainee = Trainee(settings, network, total_steps, fraction, device, terms, source.label_classes, world)
+            trainee = Trainee(
+                settings,
+                network,
+                total_steps,
+                fraction,
+                device,
+                terms,
+                source.label_classes,
+                world,
+                source.sequence.num_samples,
+            )
             evaluation = prepare_evaluation(settings, source, network, device)
         beginning = ""
         if found is None:

@@ -16,6 +16,7 @@ from schemas.errors import ConfigError
 from student_trainer.learning.alignment import alignments
 from student_trainer.learning.losses import Loss
 from student_trainer.learning.losses.loss import whole
+from student_trainer.learning.own_targets import own_spec
 from student_trainer.learning.student_outputs import pick
 from student_trainer.learning.targets import TargetSpec
 from student_trainer.learning.terms import Term, rows_shown
@@ -54,8 +55,9 @@ def fit(
         elif not term.shares:  # it may know more classes than the labels have
             wanted = (max(num_classes, *shape),) if len(shape) == 1 else (num_classes,)
             _refuse_shape(what, term.loss, shape, "the labels' classes", wanted)
-        aligned = alignments(term.specs)
-        for name, spec in term.specs.items():
+        specs = {term.own: own_spec(term, given)} if term.own else term.specs
+        aligned = alignments(specs)
+        for name, spec in specs.items():
             try:
                 row = aligned[name].row(shape)
             except ConfigError as error:

@@ -27,6 +27,8 @@ from student_trainer.run.toml_tables import unknown
 
 _PROJECTION = tag("student_trainer.projection")
 _LOSS_KEYS = {each.name for each in dataclasses.fields(LossSettings)} - {"params"}
+OWN = ("self", "average", "past")
+"""Whose outputs `against` may name beside the teachers': the student's own (`own_targets.py`)."""
 _OF_POSITIONS = "cross_entropy"
 """The loss that takes labels of positions."""
 
@@ -75,6 +77,8 @@ class Term:
     """Of what several teachers give, made one target; "": of their losses."""
     choose: str = ""
     """By what one teacher's loss alone is taken for each sample; "": all teachers' are."""
+    own: str = ""
+    """The student's own output that is its one target, such as `self.exit`; "": it is none."""
 
 
 def targets_of(
@@ -109,8 +113,8 @@ def targets_of(
 
 
 def needed_targets(settings: RunSettings, specs: Mapping[str, TargetSpec]) -> tuple[str, ...]:
-    """Return the targets that a loss of the run is against. Raises ConfigError as `targets_of`."""
-    soft = (entry for entry in settings.losses if find_loss(entry.name).holds)
+    """Return the teachers' targets that a loss of the run is against. Raises ConfigError as `targets_of`."""
+    soft = (entry for entry in settings.losses if find_loss(entry.name).holds and not _own(entry, settings.teachers))
     return tuple(dict.fromkeys(name for entry in soft for name in targets_of(entry, settings.teachers, specs)))
 
 
@@ -131,10 +135,22 @@ def resolve(
     Raises:
         ConfigError: an unknown loss, parameter, output or field, or a need that is not met; names the loss.
     """
-    return tuple(
+    terms = tuple(
         _term_of_positions(entry, fields()) if entry.labels else _term(entry, settings, specs, has_labels)
         for entry in settings.losses
     )
+    if all(term.own and not term.own.startswith("self.") for term in terms):
+        raise ConfigError(
+            f"[[losses]] {terms[0].key}: the student has no past to begin with: name a loss beside it that is against "
+            "something else"
+        )
+    return terms
+
+
+def _own(entry: LossSettings, teachers: Sequence[TeacherSettings]) -> bool:
+    """Whether a loss is against an output of the student's own; a teacher of that name goes before."""
+    whose, dot, _ = entry.against.partition(".")
+    return bool(dot) and whose in OWN and whose not in [teacher.name for teacher in teachers]
 
 
 def _term_of_positions(entry: LossSettings, fields: Mapping[str, Field]) -> Term:
@@ -194,6 +210,8 @@ def _term(entry: LossSettings, settings: RunSettings, specs: Mapping[str, Target
     if not loss.holds:
         _refuse_keys_of_teachers(what, entry)
         return _made(entry, loss, {})
+    if _own(entry, settings.teachers):
+        return _own_term(what, entry, loss, settings)
     if not specs:
         raise ConfigError(f"{what} needs {_LACKING['teacher']}")
     shares = targets_of(entry, settings.teachers, specs)
@@ -213,6 +231,17 @@ def _term(entry: LossSettings, settings: RunSettings, specs: Mapping[str, Target
                 f"{rows_shown(chosen[name].whole)}: name one of them with `against`"
             )
     return _made(entry, loss, shares, specs=chosen, projection=entry.projection)
+
+
+def _own_term(what: str, entry: LossSettings, loss: Loss, settings: RunSettings) -> Term:
+    for key in ("mean", "choose"):
+        if getattr(entry, key):
+            raise ConfigError(f"{what}: against {entry.against!r} is one target: leave out `{key}`")
+    if entry.against.startswith("average.") and settings.train.ema is None:
+        raise ConfigError(f"{what}: against {entry.against!r}: the run keeps no average: say its decay by [train] ema")
+    if "draws" in loss.needs:
+        raise ConfigError(f"{what} needs classes drawn at random, and {entry.against} is not stored: use forward_kl")
+    return _made(entry, loss, {entry.against: 1.0}, projection=entry.projection, own=entry.against)
 
 
 def _refuse_keys_of_teachers(what: str, entry: LossSettings) -> None:

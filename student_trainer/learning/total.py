@@ -40,7 +40,8 @@ def total_loss(
     A row's weight is a factor on each of its losses; the mean is over all B, whatever their weights.
     A soft loss is the mean over its targets, weighted by their shares, unless its term makes one of them, or takes one
     for each row (`ensembles.py`). Whatever the codec, the device and autocast, a loss sees float32: softened in
-    float16, most of a confident teacher's probabilities would be 0.
+    float16, most of a confident teacher's probabilities would be 0. Where the student has no past
+    yet, what is against it costs 0.
 
     `whole` is the batch of several processes, each of which has a share of it; None: there are all rows.
 
@@ -48,6 +49,7 @@ def total_loss(
         ConfigError: a schedule that makes no sense over `total_steps`, the run's.
     """
     names = dict.fromkeys(name for term in terms for name in term.shares)
+    own = {term.own for term in terms}
     layers = projections or {}
     functions = [_rows_of(term, labelled_fraction, layers.get(term.key), total_steps, whole) for term in terms]
     factors = [
@@ -63,11 +65,14 @@ def total_loss(
         step: int = 0,
     ) -> tuple[Tensor, dict[str, Tensor]]:
         # Here and nowhere else: rows travel as narrow as they were stored, and widening a whole batch costs little.
-        widened = {name: targets[name].widened() for name in names}
+        widened = {name: targets[name].widened() for name in names if name not in own or name in targets}
         student = _Student(outputs)
         result: Tensor | None = None
         parts: dict[str, Tensor] = {}
         for term, function, factor in zip(terms, functions, factors, strict=True):
+            if term.own and term.own not in widened:  # the student has no past yet
+                parts[term.key] = torch.zeros(len(labels), device=labels.device)
+                continue
             rows = function(student, widened, labels, weights, step)
             if weights is not None:
                 rows = rows * weights

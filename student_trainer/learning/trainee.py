@@ -20,6 +20,7 @@ from student_trainer.learning.fitting import fit, label_limits
 from student_trainer.learning.frozen import freeze
 from student_trainer.learning.guard import Guard
 from student_trainer.learning.optimizers import build_optimizer, heeds_found_inf
+from student_trainer.learning.own_targets import OwnTargets
 from student_trainer.learning.schedules import build_schedule
 from student_trainer.learning.student_inputs import StudentInputs
 from student_trainer.learning.student_outputs import StudentOutputs, probe
@@ -70,6 +71,7 @@ class Trainee:
         terms: Sequence[Term],
         label_classes: int = 0,
         world: World = ALONE,
+        epoch_rows: int = 1,
     ) -> None:
         """Build the student and all that it learns with.
 
@@ -77,6 +79,7 @@ class Trainee:
             settings, network, total_steps, labelled_fraction, device, terms: as the run has settled them.
             label_classes: how many classes true labels have; 0: as many as the network is built for.
             world: the processes that learn together, each from its share of a batch.
+            epoch_rows: rows of an epoch, at whose end the weights become the past.
         """
         train = settings.train
         self._world = world
@@ -116,8 +119,10 @@ class Trainee:
         """Whether each step has to wait for the device: a user's optimizer takes any step that it is asked to."""
         if not self.scaler.is_enabled():
             self.optimizer.found_inf = self._guard.refused  # type: ignore[attr-defined]
+        self._own = OwnTargets(terms, settings, network, device, self._half, epoch_rows)
         # All processes have equal weights, and rank 0 alone evaluates and saves.
-        self._average = Average(self.model, train.ema) if train.ema is not None and not world.rank else None
+        keeps = train.ema is not None and (not world.rank or self._own.of_average)
+        self._average = Average(self.model, train.ema) if keeps and train.ema is not None else None
         self._schedule = build_schedule(settings.schedule, total_steps)
         whole = WholeBatch(world, train.batch_size) if world.size > 1 else None
         self._loss = total_loss(terms, labelled_fraction, self._projections, total_steps, whole)
@@ -145,6 +150,7 @@ class Trainee:
         for group, peak in zip(self.optimizer.param_groups, self._peaks, strict=True):
             group["lr"] = peak * factor
         self.optimizer.zero_grad()
+        self._own.begin(self.model, self._average)
         self._guard.begin()
         try:
             loss, rows = self._learned_from(batch, step)
@@ -162,6 +168,7 @@ class Trainee:
         self._guard.undo()
         if self._average is not None:
             self._average.update(step, self._guard.refused)
+        self._own.end(self.model, step)
         self._taken += 1
         if self._world.size > 1 and self._taken & (self._taken - 1) == 0:
             self._refuse_drift()
@@ -187,12 +194,14 @@ class Trainee:
         """Add a part's gradients to those that are there; its part of the batch's loss, and its rows."""
         if self.device.type != "cpu":
             part = part.to(self.device)
+        past = self._own.of_past(part.inputs)
         if self._half is None:
             outputs = self._inputs.hand(part.inputs, self.outputs)
         else:
             with torch.autocast(self.device.type, self._half):
                 outputs = self._inputs.hand(part.inputs, self.outputs)
-        loss, rows = self._loss(outputs, part.targets, part.labels, part.weights, step)
+        targets = {**part.targets, **self._own.targets(outputs, past)}
+        loss, rows = self._loss(outputs, targets, part.labels, part.weights, step)
         if not loss.requires_grad:
             raise ConfigError(f"[student] frozen: none of the [[losses]] depends on what learns in {self._name}")
         if len(part.labels) != self._batch_size:
@@ -228,14 +237,18 @@ class Trainee:
             self._average.settle()
 
     def state(self) -> dict[str, Any]:
-        """Return the state dicts: weights with buffers, projections, optimizer, gradient scaler, and the average."""
+        """Return the state dicts: weights with buffers, projections, optimizer, scaler, average and past."""
         average = {} if self._average is None else {"average": self._average.state()}
-        return average | {
-            "model": self.model.state_dict(),
-            "projections": {key: layer.state_dict() for key, layer in self._projections.items()},
-            "optimizer": self.optimizer.state_dict(),
-            "scaler": self.scaler.state_dict(),
-        }
+        return (
+            average
+            | self._own.state()
+            | {
+                "model": self.model.state_dict(),
+                "projections": {key: layer.state_dict() for key, layer in self._projections.items()},
+                "optimizer": self.optimizer.state_dict(),
+                "scaler": self.scaler.state_dict(),
+            }
+        )
 
     def load(self, state: dict[str, Any], place: Path) -> None:
         """Undo `state`, as it was read from a checkpoint.
@@ -259,6 +272,7 @@ class Trainee:
             self.scaler.load_state_dict(state["scaler"])
         if self._average is not None:
             self._average.load(state.get("average", {}))
+        self._own.load(state)
 
 
 def _refuse_batch_norm(name: str, model: nn.Module) -> None:

@@ -60,6 +60,7 @@ def follow(world: World) -> None:
                 terms,
                 briefing.label_classes,
                 world,
+                known.sequence.num_samples,
             )
         trainee.load(state_of(briefing), Path("rank 0's state"))
         ready = supply_dealt(

@@ -21,7 +21,7 @@ def losses(runs: Path, name: str) -> list[float]:
     return [line["loss"] for line in lines if "loss" in line]
 
 
-def test_two_processes_compare_all_rows_and_give_the_average_of_one(
+def test_two_processes_compare_all_rows_and_learn_from_the_average_and_the_past_of_one(
     distillog: Distillog, fresh_name: Callable[[str], str], tmp_path: Path
 ) -> None:
     stream, model, runs = fresh_name("relations"), classifier(tmp_path / "m.onnx"), tmp_path / "runs"
@@ -30,8 +30,15 @@ def test_two_processes_compare_all_rows_and_give_the_average_of_one(
     distillog.succeed("topics", "add-teacher", stream, "t", model)
     distillog.succeed("feed", stream)
     distillog.start("teach", stream, model, "--threads", 1, "--until-idle").succeed()
-    student, train = {"name": "mlp", "hidden": [16], "dropout": 0.0}, {"batch_size": 13, "ema": 0.9, "steps": 40}
+    student, train = (
+        {"name": "mlp", "hidden": [16], "dropout": 0.0},
+        {"batch_size": 13, "ema": 0.9, "steps": 120, "passes": 2},
+    )
     files = [run_file(tmp_path, stream, name, student=student, train=train) for name in ("one", "two", "again")]
+    for file in files:
+        past = '\n[[losses]]\nname = "forward_kl"\nkey = "average"\nagainst = "average.logits"\n'
+        past += '\n[[losses]]\nname = "logit_mse"\nagainst = "past.logits"\nweight = 0.1\n'
+        file.write_text(file.read_text() + past)
     start = ("--folder", runs, "--quiet", "--set", "losses.0.name=dist")
     distillog.succeed("runs", "start", files[0], *start)
     for file in files[1:]:
