@@ -8,6 +8,8 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from torch import nn
+
 from pipeline.datasets import open_dataset
 from pipeline.views.fetch import Fetched, Fetcher
 from schemas.errors import ConfigError
@@ -15,11 +17,13 @@ from schemas.records import ViewSpec
 from student_trainer.evaluate import evaluation_data
 from student_trainer.export import export_student, latency, save_weights
 from student_trainer.learning.students import num_parameters
+from student_trainer.learning.trainee import weights_sha256
 from student_trainer.metrics import Training
 from student_trainer.preparation import first_samples, keep_freed_memory
 from student_trainer.processes.world import ALONE, World
 from student_trainer.records import Progress
 from student_trainer.run.folder import RunFolder, refuse_targets
+from student_trainer.run.peer_settings import FIRST
 from student_trainer.run.settings import RunSettings
 from student_trainer.sources.dataset import DatasetSource
 from student_trainer.sources.files import FilesSource
@@ -95,6 +99,7 @@ def _report(settings: RunSettings, result: TrainResult) -> dict[str, Any]:
         "steps": result.step,
         "parameters": num_parameters(result.model),
         "weights_sha256": result.weights_sha256,
+        **({"peers": {name: _peer(model) for name, model in result.peers.items()}} if result.peers else {}),
         "cursor": {key: value for key, value in result.cursor.as_dict().items() if key != "place"},
         "dropped_rows": result.dropped_rows,
         "undecodable_rows": result.undecodable_rows,
@@ -108,6 +113,10 @@ def _report(settings: RunSettings, result: TrainResult) -> dict[str, Any]:
             "views_per_s": result.views_per_s,
         },
     }
+
+
+def _peer(model: nn.Module) -> dict[str, Any]:
+    return {"parameters": num_parameters(model), "weights_sha256": weights_sha256(model)}
 
 
 def trained_data(
@@ -161,16 +170,18 @@ def export_run(
     outputs: Sequence[str] = (),
     safetensors: Path | None = None,
     with_projections: bool = False,
+    peer: str = "",
 ) -> dict[str, Any]:
     """Export a run's newest checkpoint to ONNX and measure the file; see `export_student` and `latency`.
 
     Args:
         path: the run's folder.
-        onnx: where to; None: `student.onnx` in that.
+        onnx: where to; None: `student.onnx` in that, or `PEER.onnx`.
         dataset: to compare on; None: the run's own.
         view: how its samples are seen; None: as the run sees them.
         outputs: which of the student's the file has, those of [student] outputs too; (): `logits`, or the only one.
         safetensors: where its weights go, before anything is exported; None: nowhere.
+        peer: which of the run's [[peers]]; "": the student of [student].
         with_projections: whether the files have the layers of [[losses]], too; the ONNX file gives an output for each.
 
     Raises:
@@ -178,9 +189,9 @@ def export_run(
         CannotWrite: the disk refuses, a path is no file's, or that of a run's own file; nothing was written then.
         CheckpointError: no whole checkpoint.
     """
-    onnx = onnx or path / "student.onnx"
+    onnx = onnx or path / f"{peer or FIRST}.onnx"
     refuse_targets(onnx, *([safetensors] if safetensors else []))
-    trained = load_student(path)
+    trained = load_student(path, peer)
     projections = trained.projections if with_projections else {}
     if with_projections and not projections:
         raise ConfigError(f"{path}: none of its [[losses]] has a projection")

@@ -19,7 +19,8 @@ from student_trainer.batches import Batch, Cut
 from student_trainer.checkpoint import Checkpoint, save_checkpoint
 from student_trainer.evaluate import evaluate
 from student_trainer.learning.guard import looks_at_once
-from student_trainer.learning.trainee import Step, Trainee
+from student_trainer.learning.peers import Peers
+from student_trainer.learning.trainee import Step
 from student_trainer.prefetch import Prefetcher
 from student_trainer.preparation import Evaluation
 from student_trainer.run.folder import RunFolder
@@ -64,7 +65,7 @@ class Records:
         self,
         settings: RunSettings,
         folder: RunFolder,
-        trainee: Trainee,
+        trainee: Peers,
         checkpoint: Checkpoint,
         evaluation: Evaluation | None,
         reporter: Reporter | None,
@@ -116,14 +117,14 @@ class Records:
         flags = [taken[0].result.refused.item()] if alone else torch.stack([r.result.refused for r in taken]).tolist()
         refused = [each for each, flag in zip(taken, flags, strict=True) if flag]
         for each in taken:
-            if refused and each.step >= refused[0].step and not self._trainee.scaler.is_enabled():
+            if refused and each.step >= refused[0].step and not self._trainee.skips:
                 break  # nothing was learned from there on; under fp16 steps are skipped alone, and count
             self._write_trace(each)
             self.undecodable_rows += each.undecodable_rows
         if not refused:
             return
         bad, step, cursor, cause = refused[0], refused[0].step, refused[0].cursor, ""
-        if self._trainee.scaler.is_enabled():
+        if self._trainee.skips:
             scale = self._trainee.lost_scale()
             if scale is None:
                 return
@@ -208,21 +209,25 @@ class Records:
         )
 
     def evaluate(self, step: int, cursor: Cursor) -> dict[str, float]:
-        """Evaluate the student where there is something to evaluate on; should that fail, save it first."""
+        """Evaluate each student where there is something to evaluate on; should that fail, save them first."""
         if self._evaluation is None:
             return {}
         self._look()
         self.say("evaluating")
         try:
-            with self._trainee.averaged():
-                scores = evaluate(
-                    self._trainee.outputs,
-                    self._evaluation.fetcher,
-                    self._settings.evaluation.batch_size,
-                    metrics=self._evaluation.metrics,
-                    fields=self._trainee.fields,
-                    size=self._settings.student.size,
-                )
+            scores: dict[str, float] = {}
+            for name, trainee in self._trainee.each.items():
+                with trainee.averaged():
+                    found = evaluate(
+                        trainee.outputs,
+                        self._evaluation.fetcher,
+                        self._settings.evaluation.batch_size,
+                        metrics=self._evaluation.metrics,
+                        fields=trainee.fields,
+                        size=self._settings.student.size,
+                    )
+                first = trainee is self._trainee.first
+                scores |= {metric if first else f"{name}/{metric}": value for metric, value in found.items()}
         except DistillogError:
             self.rescue(step, cursor)
             raise

@@ -7,6 +7,7 @@ import threading
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 from torch import nn
@@ -17,9 +18,10 @@ from student_trainer.checkpoint import Checkpoint, check_resume, has_checkpoints
 from student_trainer.learning.alignment import alignments
 from student_trainer.learning.first_weights import begin_with
 from student_trainer.learning.losses import need_labels
+from student_trainer.learning.peers import peers_of
 from student_trainer.learning.students import num_parameters
 from student_trainer.learning.terms import resolve
-from student_trainer.learning.trainee import Trainee, weights_sha256
+from student_trainer.learning.trainee import weights_sha256
 from student_trainer.preparation import (
     choose_device,
     enough_memory,
@@ -71,6 +73,8 @@ class TrainResult:
     views_per_s: float
     """Rows made ready per CPU second of the background threads."""
     model: nn.Module
+    peers: dict[str, nn.Module]
+    """Name -> each other student that learned with it."""
 
 
 def train(
@@ -118,21 +122,27 @@ def train(
         device = choose_device(settings)
         total_steps, dropped_rows = plan(settings, source)
         with enough_memory(settings.student.name):
-            terms = resolve(settings, source.targets, source.has_labels, lambda: view_fields(settings, source))
+            terms_of = partial(
+                resolve, settings, source.targets, source.has_labels, lambda: view_fields(settings, source)
+            )
+            terms = terms_of([peer.name for peer in settings.peers])
             fraction = source.labelled_fraction if need_labels(settings) else 1.0
             network = inspect_network(settings, source)
-            trainee = Trainee(
+            trainee = peers_of(
                 settings,
                 network,
                 total_steps,
                 fraction,
                 device,
-                terms,
+                terms_of,
                 source.label_classes,
                 world,
                 source.sequence.num_samples,
             )
-            evaluation = prepare_evaluation(settings, source, network, device)
+            # What each of several students gives has to be what is measured.
+            evaluation, *_ = [
+                prepare_evaluation(each, source, network, device) for each in settings.of_peers().values()
+            ]
         beginning = ""
         if found is None:
             if resume:
@@ -182,6 +192,8 @@ def train(
         if say is not None:
             size, name = num_parameters(trainee.model), settings.student.name
             say(f"{name} of {size:,} parameters, step {checkpoint.step:,} of {total_steps:,}, on {device.type}")
+            for peer, model in trainee.models.items():
+                say(f"with {peer} of {num_parameters(model):,} parameters")
             if beginning:
                 say(f"{name} {beginning}")
     except BaseException:
@@ -272,7 +284,7 @@ def train(
     views_per_s = ready.produced * settings.train.batch_size / ready.busy if ready.busy else 0.0
     return TrainResult(
         step, finished, weights_sha256(trainee.model), cursor, scores, dropped_rows, records.undecodable_rows,
-        ready.first_wait, ready.longest_wait, ready.waited, seconds, views_per_s, trainee.model,
+        ready.first_wait, ready.longest_wait, ready.waited, seconds, views_per_s, trainee.model, trainee.models,
     )  # fmt: skip
 
 

@@ -8,6 +8,8 @@ from pathlib import Path
 
 from torch import Tensor, nn
 
+from schemas.errors import ConfigError
+from schemas.names import did_you_mean
 from schemas.records import ViewSpec
 from student_trainer.checkpoint import load_checkpoint
 from student_trainer.export import Projection
@@ -18,6 +20,7 @@ from student_trainer.learning.student_outputs import StudentOutputs
 from student_trainer.learning.students import Network, build_student
 from student_trainer.learning.weights import load_weights
 from student_trainer.run.folder import checkpoint_of, read_run
+from student_trainer.run.peer_settings import FIRST
 from student_trainer.run.settings import RunSettings, run_settings
 
 
@@ -38,17 +41,25 @@ class Trained:
     step: int
 
 
-def load_student(run: Path) -> Trained:
+def load_student(run: Path, peer: str = "") -> Trained:
     """Load the newest whole checkpoint of a run folder, which may be training meanwhile: the average, if it has one.
 
+    Args:
+        run: the folder.
+        peer: which of its [[peers]]; "": the student of [student].
+
     Raises:
-        ConfigError: there is no run in the folder, or its student cannot be built.
+        ConfigError: there is no run in the folder, no such peer, or its student cannot be built.
         CheckpointError: no checkpoint, or none whole; or the student is another one than it was.
     """
     read_run(run)
     checkpoints = run / "checkpoints"
     checkpoint, state = load_checkpoint(checkpoints)
-    settings = run_settings(checkpoint.settings, str(run))
+    students = run_settings(checkpoint.settings, str(run)).of_peers()
+    if (peer or FIRST) not in students:
+        raise ConfigError(f"{run}: there is no peer {peer!r}: {did_you_mean(peer, students)}")
+    settings = students[peer or FIRST]
+    state = state["peers"][peer] if peer not in ("", FIRST) else state
     network = Network.from_dict(checkpoint.network)
     model = build_student(settings.student, network, settings.train.seed)
     load_weights(model, averaged(state), settings.student.name, checkpoint_of(checkpoints, checkpoint.step))

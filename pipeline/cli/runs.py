@@ -12,7 +12,7 @@ from pipeline.cli.options import confirm, json_option, kafka_settings, print_jso
 from pipeline.cli.runs_bench import bench
 from pipeline.cli.runs_compare import compare
 from pipeline.cli.runs_evaluate import evaluate
-from pipeline.cli.runs_options import FOLDER, NAME, VIEW, VIEW_PARAM, chosen_view
+from pipeline.cli.runs_options import FOLDER, NAME, PEER, VIEW, VIEW_PARAM, chosen_view
 from schemas.names import check_name
 
 if TYPE_CHECKING:
@@ -226,7 +226,9 @@ def _text(value: object) -> str:
 @runs.command()
 @NAME
 @click.option(
-    "--onnx", type=click.Path(dir_okay=False, path_type=Path), help="Where to.  [default: student.onnx in its folder]"
+    "--onnx",
+    type=click.Path(dir_okay=False, path_type=Path),
+    help="Where to.  [default: student.onnx, or PEER.onnx, in its folder]",
 )
 @click.option(
     "--output", "outputs", metavar="NAME", multiple=True, help="An output that the file has (repeatable). [logits]"
@@ -236,6 +238,7 @@ def _text(value: object) -> str:
     type=click.Path(dir_okay=False, path_type=Path),
     help="Where its weights go, too.",
 )
+@PEER
 @click.option("--projections", is_flag=True, help="With the layers of [[losses]]: in ONNX an output for each.")
 @click.option("--dataset", metavar="URI", help="Compare with PyTorch on this dataset.  [default: the run file's]")
 @VIEW
@@ -247,6 +250,7 @@ def export(
     onnx: Path | None,
     outputs: tuple[str, ...],
     safetensors: Path | None,
+    peer: str,
     projections: bool,
     dataset: str | None,
     view: str | None,
@@ -265,6 +269,7 @@ def export(
         outputs=outputs,
         safetensors=safetensors,
         with_projections=projections,
+        peer=peer,
     )
     if as_json:
         print_json({**exported, "path": str(exported["path"]), "safetensors": safetensors and str(safetensors)})

@@ -9,7 +9,7 @@ import click
 
 from pipeline.cli.model_options import model_options
 from pipeline.cli.options import json_option, print_json, print_table
-from pipeline.cli.runs_options import FOLDER, NAME, VIEW, VIEW_PARAM, chosen_view
+from pipeline.cli.runs_options import FOLDER, NAME, PEER, VIEW, VIEW_PARAM, chosen_view
 
 if TYPE_CHECKING:
     from pipeline.views.fetch import Fetcher
@@ -31,6 +31,7 @@ if TYPE_CHECKING:
 )
 @click.option("--teacher", type=click.Path(dir_okay=False, path_type=Path), help="ONNX teacher to compare with.")
 @model_options
+@PEER
 @FOLDER
 @json_option
 def evaluate(
@@ -41,6 +42,7 @@ def evaluate(
     metrics: tuple[str, ...],
     teacher: Path | None,
     declared: Declared,
+    peer: str,
     folder: Path,
     as_json: bool,
 ) -> None:
@@ -52,7 +54,7 @@ def evaluate(
     from student_trainer.scores.metrics import asked_metrics, with_teacher
     from student_trainer.trained import load_student
 
-    trained = load_student(folder / name)
+    trained = load_student(folder / name, peer)
     settings = trained.settings
     chosen = asked_metrics(metrics, settings.evaluation.metrics, teacher is not None)
     fetcher, first = trained_data(trained, dataset, chosen_view(view, view_params), settings.evaluation.batch_size)

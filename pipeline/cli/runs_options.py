@@ -20,6 +20,7 @@ FOLDER = click.option(
     show_default=True,
     help="Where runs live, each in a folder of its own name.",
 )
+PEER = click.option("--peer", metavar="NAME", default="", help="Which of its [[peers]].  [default: that of [student]]")
 VIEW = click.option("--view", metavar="NAME", help="How its samples are seen.  [default: the run file's]")
 VIEW_PARAM = click.option(
     "--view-param", "view_params", metavar="NAME=VALUE", multiple=True, help="A parameter of --view (repeatable)."

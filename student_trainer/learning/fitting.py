@@ -25,7 +25,11 @@ _PROJECTION = tag("student_trainer.projection")
 
 
 def fit(
-    terms: Sequence[Term], given: Mapping[str, tuple[int, ...]], num_classes: int, seed: int
+    terms: Sequence[Term],
+    given: Mapping[str, tuple[int, ...]],
+    num_classes: int,
+    seed: int,
+    of_peers: Mapping[str, Mapping[str, tuple[int, ...]]] | None = None,
 ) -> dict[str, nn.Linear | nn.Conv2d]:
     """Hold the terms against what the student gives, and make the projections of those that ask for one.
 
@@ -34,6 +38,7 @@ def fit(
         given: shape of a row of each of the student's outputs.
         num_classes: of the labels.
         seed: the run's; the initial weights of a projection depend on it and the term's key alone.
+        of_peers: name of each other student -> what it gives.
 
     Returns:
         Key -> layer from the student's width to the teacher's, or from its channels to those.
@@ -55,7 +60,7 @@ def fit(
         elif not term.shares:  # it may know more classes than the labels have
             wanted = (max(num_classes, *shape),) if len(shape) == 1 else (num_classes,)
             _refuse_shape(what, term.loss, shape, "the labels' classes", wanted)
-        specs = {term.own: own_spec(term, given)} if term.own else term.specs
+        specs = {name: own_spec(term, name, given, of_peers or {}) for name in term.shares} if term.own else term.specs
         aligned = alignments(specs)
         for name, spec in specs.items():
             try:

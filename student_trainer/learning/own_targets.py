@@ -1,13 +1,14 @@
-"""Targets that a student gives itself: its deeper exits to the shallower ones, and its past to its present.
+"""Targets that students give: deeper exits to shallower ones, the past to the present, peers to each other.
 
 | against | is what | of |
 |---|---|---|
 | self.OUTPUT | the same forward pass gives there, as a constant | Zhang et al. 2019, "Be Your Own Teacher" |
 | average.OUTPUT | the moving average of the weights gives for the views | Tarvainen & Valpola 2017, "Mean Teacher" |
 | past.OUTPUT | the weights at the end of the last epoch give for them | Kim et al. 2021, "PS-KD" |
+| peers.OUTPUT | each other student gives for them, as a constant | Zhang et al. 2018, "Deep Mutual Learning" |
 
-The last two are in evaluation mode, without gradients. Before there is an average (step 0) or a past (the first epoch)
-their losses are 0. Letters: B rows of a batch.
+Average and past are in evaluation mode, without gradients. Before there is an average (step 0) or a past (the first
+epoch) their losses are 0. Letters: B rows of a batch.
 """
 
 from __future__ import annotations
@@ -26,38 +27,51 @@ from student_trainer.learning.student_inputs import StudentInputs
 from student_trainer.learning.student_outputs import StudentOutputs, pick
 from student_trainer.learning.students import Network, build_student
 from student_trainer.learning.targets import DenseTarget, FeatureTarget, Target, TargetSpec
-from student_trainer.learning.terms import Term
+from student_trainer.learning.terms import WITHOUT_SOFTMAX, Term
 from student_trainer.run.settings import RunSettings
 
-_WITHOUT_SOFTMAX = frozenset({"features", "multilabel"})
-"""What losses need that take an output number by number."""
+Given = Mapping[str, Tensor]
+"""What a network gives of a batch: output -> [B, ...]."""
+Shapes = Mapping[str, tuple[int, ...]]
+"""Output of a network -> shape of a row."""
 
 
-def own_spec(term: Term, given: Mapping[str, tuple[int, ...]]) -> TargetSpec:
-    """Return what a term's own target is: of the kind that its loss asks for.
+def own_spec(term: Term, name: str, given: Shapes, of_peers: Mapping[str, Shapes]) -> TargetSpec:
+    """Return what one of a term's own targets is: of the kind that its loss asks for.
 
     Args:
         term: one that has an `own`.
-        given: shape of a row of each of the student's outputs.
+        name: of the target, one of its `shares`.
+        given: what the student gives.
+        of_peers: what each other one gives.
 
     Raises:
-        ConfigError: the student gives no such output, or the term compares an output with itself.
+        ConfigError: there is no such output, or the term compares an output with itself.
     """
-    whose, _, output = term.own.partition(".")
-    what = f"[[losses]] {term.key}: against {term.own!r}"
+    what = f"[[losses]] {term.key}: against {name!r}"
+    giver, output = _giver(name)
     try:
-        shape = pick(given, output)
+        shape = pick(of_peers[giver.removeprefix("peers.")] if term.own == "peers" else given, output)
     except ConfigError as error:
         raise ConfigError(f"{what}: {error}") from None
-    if whose == "self" and pick({name: name for name in given}, term.on) == output:
+    if term.own == "self" and pick({each: each for each in given}, term.on) == output:
         raise ConfigError(f"{what} is the output that the loss is on: name another with `on`")
-    if term.loss.needs & _WITHOUT_SOFTMAX:
+    if term.loss.needs & WITHOUT_SOFTMAX:
         return TargetSpec("features", shape, 0, CodecSpec())
     return TargetSpec("logits", shape, shape[-1] if shape else 0, CodecSpec())
 
 
+def _giver(name: str) -> tuple[str, str]:
+    """Return who gives a target, and which output: of `peers.wide.logits` (`peers.wide`, `logits`)."""
+    whose, _, output = name.partition(".")
+    if whose != "peers":
+        return whose, output
+    peer, _, output = output.partition(".")
+    return f"peers.{peer}", output
+
+
 class OwnTargets:
-    """The own targets of a run's terms, and the copies of the student that some of them need."""
+    """The own targets of a student's terms, and the copies of it that some of them need."""
 
     def __init__(
         self,
@@ -71,18 +85,19 @@ class OwnTargets:
         """Build the copies.
 
         Args:
-            terms: the run's.
-            settings, network, device: as the student's.
+            terms: the student's.
+            settings, network, device: as it has them.
             half: what autocast computes in; None: no autocast.
             epoch_rows: rows of an epoch: after each step that completes one, the weights become the past.
         """
-        self._of = {term.own: term for term in terms if term.own}
-        self._epoch_rows, self._batch_size = epoch_rows, settings.train.batch_size
-        self._copies = {
-            whose: _Copy(settings, network, device, half)
-            for whose in dict.fromkeys(name.partition(".")[0] for name in self._of)
-            if whose != "self"
+        own = [term for term in terms if term.own]
+        self._of = {
+            name: (*_giver(name), bool(term.loss.needs & WITHOUT_SOFTMAX)) for term in own for name in term.shares
         }
+        self._epoch_rows, self._batch_size = epoch_rows, settings.train.batch_size
+        whose = {term.own for term in own}
+        kept: list[str] = [each for each in ("average", "past") if each in whose]
+        self._copies = {each: _Copy(settings, network, device, half) for each in kept}
         self._there: set[str] = set()
         """Whose weights the copies have by now."""
 
@@ -102,24 +117,26 @@ class OwnTargets:
         if "past" in self._copies and (rows + self._batch_size) // self._epoch_rows > rows // self._epoch_rows:
             self._take("past", model.state_dict())
 
-    def of_past(self, views: Mapping[str, Tensor]) -> dict[str, Mapping[str, Tensor]]:
+    def of_copies(self, views: Mapping[str, Tensor]) -> dict[str, Given]:
         """Return what the copies give for views, by whose they are: to be asked before the student learns from them."""
         return {whose: self._copies[whose](views) for whose in self._copies if whose in self._there}
 
-    def targets(self, present: Mapping[str, Tensor], past: Mapping[str, Mapping[str, Tensor]]) -> dict[str, Target]:
+    def targets(
+        self, present: Given, of_copies: Mapping[str, Given], of_peers: Mapping[str, Given]
+    ) -> dict[str, Target]:
         """Return the targets of a batch by name, of those that are there.
 
         Args:
-            present: what the student gives, [B, ...] each.
-            past: what `of_past` gave.
+            present: what the student gives.
+            of_copies: what its copies gave.
+            of_peers: name of each other student -> what it gives for the same rows.
         """
+        given = {"self": present, **of_copies, **{f"peers.{peer}": each for peer, each in of_peers.items()}}
         found: dict[str, Target] = {}
-        given = {"self": present, **past}
-        for name, term in self._of.items():
-            whose, _, output = name.partition(".")
-            if whose in given:
-                values = pick(given[whose], output).detach()
-                found[name] = FeatureTarget(values) if term.loss.needs & _WITHOUT_SOFTMAX else DenseTarget(values)
+        for name, (giver, output, by_number) in self._of.items():
+            if giver in given:
+                values = pick(given[giver], output).detach()
+                found[name] = FeatureTarget(values) if by_number else DenseTarget(values)
         return found
 
     def state(self) -> dict[str, Any]:

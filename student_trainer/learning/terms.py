@@ -13,6 +13,7 @@ from typing import Any
 
 from pipeline.datasets.base import Field
 from pipeline.hashing import tag
+from schemas.codecs import CodecSpec
 from schemas.errors import ConfigError
 from schemas.names import did_you_mean
 from student_trainer.learning.ensembles import refuse_ensemble
@@ -27,8 +28,10 @@ from student_trainer.run.toml_tables import unknown
 
 _PROJECTION = tag("student_trainer.projection")
 _LOSS_KEYS = {each.name for each in dataclasses.fields(LossSettings)} - {"params"}
-OWN = ("self", "average", "past")
-"""Whose outputs `against` may name beside the teachers': the student's own (`own_targets.py`)."""
+OWN = ("self", "average", "past", "peers")
+"""Whose outputs `against` may name beside the teachers': the student's own, and its peers' (`own_targets.py`)."""
+WITHOUT_SOFTMAX = frozenset({"features", "multilabel"})
+"""What losses need that take a target number by number."""
 _OF_POSITIONS = "cross_entropy"
 """The loss that takes labels of positions."""
 
@@ -78,7 +81,7 @@ class Term:
     choose: str = ""
     """By what one teacher's loss alone is taken for each sample; "": all teachers' are."""
     own: str = ""
-    """The student's own output that is its one target, such as `self.exit`; "": it is none."""
+    """Which of OWN its targets are of; "": they are the teachers'."""
 
 
 def targets_of(
@@ -123,23 +126,27 @@ def resolve(
     specs: Mapping[str, TargetSpec],
     has_labels: bool = True,
     fields: Callable[[], Mapping[str, Field]] = dict,
+    peers: Sequence[str] = (),
 ) -> tuple[Term, ...]:
-    """Return the terms of a run.
+    """Return the terms of a run, or of one of the peers that learn in it.
 
     Args:
         settings: the run's.
         specs: of all outputs of its teachers, by `target_name`; {} without teachers.
         has_labels: whether a sample shows its label.
         fields: gives those of the view; called where a loss learns from one.
+        peers: names of the other students.
 
     Raises:
         ConfigError: an unknown loss, parameter, output or field, or a need that is not met; names the loss.
     """
     terms = tuple(
-        _term_of_positions(entry, fields()) if entry.labels else _term(entry, settings, specs, has_labels)
+        _term_of_positions(entry, fields()) if entry.labels else _term(entry, settings, specs, has_labels, peers)
         for entry in settings.losses
     )
-    if all(term.own and not term.own.startswith("self.") for term in terms):
+    if peers and not any(term.own == "peers" for term in terms):
+        raise ConfigError('[[peers]]: no loss is against "peers.OUTPUT", so they learn nothing from each other')
+    if all(term.own in ("average", "past") for term in terms):
         raise ConfigError(
             f"[[losses]] {terms[0].key}: the student has no past to begin with: name a loss beside it that is against "
             "something else"
@@ -198,7 +205,13 @@ def _refuse_params(what: str, entry: LossSettings, loss: Loss) -> None:
     loss.refuse(what, entry.params)
 
 
-def _term(entry: LossSettings, settings: RunSettings, specs: Mapping[str, TargetSpec], has_labels: bool) -> Term:
+def _term(
+    entry: LossSettings,
+    settings: RunSettings,
+    specs: Mapping[str, TargetSpec],
+    has_labels: bool,
+    peers: Sequence[str],
+) -> Term:
     loss, what = find_loss(entry.name), f"[[losses]] {entry.title}"
     _refuse_params(what, entry, loss)
     if entry.projection and "features" not in loss.needs:
@@ -211,7 +224,7 @@ def _term(entry: LossSettings, settings: RunSettings, specs: Mapping[str, Target
         _refuse_keys_of_teachers(what, entry)
         return _made(entry, loss, {})
     if _own(entry, settings.teachers):
-        return _own_term(what, entry, loss, settings)
+        return _own_term(what, entry, loss, settings, has_labels, peers)
     if not specs:
         raise ConfigError(f"{what} needs {_LACKING['teacher']}")
     shares = targets_of(entry, settings.teachers, specs)
@@ -233,15 +246,27 @@ def _term(entry: LossSettings, settings: RunSettings, specs: Mapping[str, Target
     return _made(entry, loss, shares, specs=chosen, projection=entry.projection)
 
 
-def _own_term(what: str, entry: LossSettings, loss: Loss, settings: RunSettings) -> Term:
-    for key in ("mean", "choose"):
-        if getattr(entry, key):
-            raise ConfigError(f"{what}: against {entry.against!r} is one target: leave out `{key}`")
-    if entry.against.startswith("average.") and settings.train.ema is None:
+def _own_term(
+    what: str, entry: LossSettings, loss: Loss, settings: RunSettings, has_labels: bool, peers: Sequence[str]
+) -> Term:
+    whose, _, output = entry.against.partition(".")
+    if whose == "average" and settings.train.ema is None:
         raise ConfigError(f"{what}: against {entry.against!r}: the run keeps no average: say its decay by [train] ema")
+    if whose == "peers" and not peers:
+        raise ConfigError(f"{what}: against {entry.against!r}: the run has no [[peers]]")
     if "draws" in loss.needs:
         raise ConfigError(f"{what} needs classes drawn at random, and {entry.against} is not stored: use forward_kl")
-    return _made(entry, loss, {entry.against: 1.0}, projection=entry.projection, own=entry.against)
+    shares = {f"peers.{peer}.{output}": 1 / len(peers) for peer in peers} if whose == "peers" else {entry.against: 1.0}
+    if entry.mean or entry.choose:
+        if whose != "peers":
+            key = "mean" if entry.mean else "choose"
+            raise ConfigError(f"{what}: against {entry.against!r} is one target: leave out `{key}`")
+        kind = "features" if loss.needs & WITHOUT_SOFTMAX else "logits"
+        held = TargetSpec(kind, (1,), int(kind == "logits"), CodecSpec())
+        refuse_ensemble(what, entry, loss, shares, dict.fromkeys(shares, held))
+        if entry.choose == "label" and not has_labels:
+            raise ConfigError(f'{what}: choose = "label" needs {_LACKING["labels"]}')
+    return _made(entry, loss, shares, projection=entry.projection, own=whose)
 
 
 def _refuse_keys_of_teachers(what: str, entry: LossSettings) -> None:

@@ -49,7 +49,7 @@ def total_loss(
         ConfigError: a schedule that makes no sense over `total_steps`, the run's.
     """
     names = dict.fromkeys(name for term in terms for name in term.shares)
-    own = {term.own for term in terms}
+    own = {name for term in terms if term.own for name in term.shares}
     layers = projections or {}
     functions = [_rows_of(term, labelled_fraction, layers.get(term.key), total_steps, whole) for term in terms]
     factors = [
@@ -70,7 +70,7 @@ def total_loss(
         result: Tensor | None = None
         parts: dict[str, Tensor] = {}
         for term, function, factor in zip(terms, functions, factors, strict=True):
-            if term.own and term.own not in widened:  # the student has no past yet
+            if term.own and not widened.keys() >= term.shares.keys():  # the student has no past yet
                 parts[term.key] = torch.zeros(len(labels), device=labels.device)
                 continue
             rows = function(student, widened, labels, weights, step)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
@@ -35,7 +35,7 @@ from student_trainer.run.settings import RunSettings
 
 _STEP = tag("student_trainer.step")
 _MASK = (1 << 63) - 1
-_HALVES = {"bf16": torch.bfloat16, "fp16": torch.float16}
+HALVES = {"bf16": torch.bfloat16, "fp16": torch.float16}
 _LEAST_SCALE = 2.0**-16
 """It begins at 2^16 and halves with each step skipped: 32 of them in a row, or more than ever come right again."""
 
@@ -58,6 +58,17 @@ class Step:
         return ~torch.stack([torch.isfinite(rows) for rows in self.rows.values()]).all(dim=0)
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class Shown:
+    """A part of a batch, and what a student gives for it."""
+
+    part: Batch
+    outputs: Mapping[str, Tensor]
+    """Output -> [B, ...], with gradients."""
+    of_copies: dict[str, Mapping[str, Tensor]]
+    """The same of its copies, by whose weights they have, without."""
+
+
 class Trainee:
     """Everything that a step reads and changes; its state is that of a checkpoint."""
 
@@ -72,6 +83,7 @@ class Trainee:
         label_classes: int = 0,
         world: World = ALONE,
         epoch_rows: int = 1,
+        of_peers: Mapping[str, Mapping[str, tuple[int, ...]]] | None = None,
     ) -> None:
         """Build the student and all that it learns with.
 
@@ -80,6 +92,7 @@ class Trainee:
             label_classes: how many classes true labels have; 0: as many as the network is built for.
             world: the processes that learn together, each from its share of a batch.
             epoch_rows: rows of an epoch, at whose end the weights become the past.
+            of_peers: name of each other student -> the shapes of a row of its outputs.
         """
         train = settings.train
         self._world = world
@@ -96,9 +109,9 @@ class Trainee:
         first, last = self._share
         if self._at_once < last - first:
             refuse_in_parts(terms, "[train] micro_batch has it learned in parts: leave that out")
-        self._half = _HALVES.get(train.precision)
+        self._half = HALVES.get(train.precision)
         given = probe(settings.student, network, train.seed, device, self._half)
-        projections = fit(terms, given, label_classes or network.num_classes, train.seed)
+        projections = fit(terms, given, label_classes or network.num_classes, train.seed, of_peers)
         self.labels = label_limits(terms, given)
         """Fields of hard labels of positions, and how many classes the student tells apart there."""
         self.model: nn.Module = build_student(settings.student, network, train.seed).to(device).train()
@@ -140,24 +153,98 @@ class Trainee:
 
         Under fp16 such a step is skipped alone: an overflow is the gradient scaler's business.
         """
-        # Dropout's randomness is a function of (seed, step), so that a resumed run needs no generator's state.
-        seed = (self._seeds + step) & _MASK
-        torch.default_generator.manual_seed(seed)  # torch.manual_seed looks at every backend first: 60 us
+        self.seed_by(self.seed_of(step))
+        self.begin(step)
+        try:
+            loss, rows = self.joined([self.learn(self.show(part), step) for part in self.parts(batch)])
+        except Exception:
+            self.give_up()
+            raise
+        self.judge(loss)
+        norm = self.end(step)
+        return Step(loss, rows, self.refused.clone(), norm)
+
+    # What a step is made of, in this order, for those who take it with others.
+
+    def seed_of(self, step: int) -> int:
+        """Return the seed of a step's chance, such as dropout's.
+
+        It is a function of (seed, step), so that a resumed run needs no generator's state.
+        """
+        return (self._seeds + step) & _MASK
+
+    def seed_by(self, seed: int) -> None:
+        """Begin a step's chance anew."""
+        torch.default_generator.manual_seed(seed & _MASK)  # torch.manual_seed looks at every backend first: 60 us
         if self.device.type == "cuda":
             with torch.cuda.device(self.device):
-                torch.cuda.manual_seed(seed)
+                torch.cuda.manual_seed(seed & _MASK)
+
+    def begin(self, step: int) -> None:
+        """Make ready for a step."""
         factor = self._schedule(step)
         for group, peak in zip(self.optimizer.param_groups, self._peaks, strict=True):
             group["lr"] = peak * factor
         self.optimizer.zero_grad()
         self._own.begin(self.model, self._average)
         self._guard.begin()
-        try:
-            loss, rows = self._learned_from(batch, step)
-        except Exception:
-            self._guard.give_up()
-            raise
+
+    def parts(self, batch: Batch) -> list[Batch]:
+        """Return a batch in the parts that go through the student at once."""
+        return batch.parts(self._at_once)
+
+    def show(self, part: Batch) -> Shown:
+        """Let the student, and its copies, see a part of a batch."""
+        if self.device.type != "cpu":
+            part = part.to(self.device)
+        of_copies = self._own.of_copies(part.inputs)
+        if self._half is None:
+            outputs = self._inputs.hand(part.inputs, self.outputs)
+        else:
+            with torch.autocast(self.device.type, self._half):
+                outputs = self._inputs.hand(part.inputs, self.outputs)
+        return Shown(part, outputs, of_copies)
+
+    def learn(
+        self, shown: Shown, step: int, of_peers: Mapping[str, Mapping[str, Tensor]] | None = None
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        """Add a part's gradients to those that are there; its part of the batch's loss, and its rows.
+
+        `of_peers`: name -> what each other student gave for it.
+        """
+        part = shown.part
+        targets = {**part.targets, **self._own.targets(shown.outputs, shown.of_copies, of_peers or {})}
+        loss, rows = self._loss(shown.outputs, targets, part.labels, part.weights, step)
+        if not loss.requires_grad:
+            raise ConfigError(f"[student] frozen: none of the [[losses]] depends on what learns in {self._name}")
+        if len(part.labels) != self._batch_size:
+            loss = loss * (len(part.labels) / self._batch_size)
+        self.scaler.scale(loss).backward()  # type: ignore[no-untyped-call]
+        return loss.detach(), rows
+
+    def joined(self, parts: Sequence[tuple[Tensor, dict[str, Tensor]]]) -> tuple[Tensor, dict[str, Tensor]]:
+        """Return the loss and the rows of the whole batch, and make the gradients those of all processes together."""
+        (loss, rows), *others = parts
+        for more, rows_of_it in others:
+            loss = loss + more
+            rows = {key: torch.cat([found, rows_of_it[key]]) for key, found in rows.items()}
+        return (loss, rows) if self._world.size == 1 else self._summed(loss, rows)
+
+    def give_up(self) -> None:
+        """Undo what a step that fails has changed."""
+        self._guard.give_up()
+
+    def judge(self, loss: Tensor) -> None:
+        """Look whether the step may be taken: whether the loss and all gradients are finite."""
         self._guard.check(loss, self._gradients())
+
+    @property
+    def refused(self) -> Tensor:
+        """Scalar float32 on the device: 1 where the step is not taken."""
+        return self._guard.refused
+
+    def end(self, step: int) -> Tensor | None:
+        """Take the step, unless it is refused; the L2 norm of all gradients before they were clipped, if they are."""
         norm = None
         if not self._asks or not self._guard.refused:
             if self._clip_norm is not None:
@@ -172,15 +259,7 @@ class Trainee:
         self._taken += 1
         if self._world.size > 1 and self._taken & (self._taken - 1) == 0:
             self._refuse_drift()
-        return Step(loss, rows, self._guard.refused.clone(), norm)
-
-    def _learned_from(self, batch: Batch, step: int) -> tuple[Tensor, dict[str, Tensor]]:
-        """Compute the gradients of a batch, of all processes together; its loss and rows."""
-        (loss, rows), *others = [self._learn(part, step) for part in batch.parts(self._at_once)]
-        for more, rows_of_it in others:
-            loss = loss + more
-            rows = {key: torch.cat([found, rows_of_it[key]]) for key, found in rows.items()}
-        return (loss, rows) if self._world.size == 1 else self._summed(loss, rows)
+        return norm
 
     def _refuse_drift(self) -> None:
         """Raise ConfigError where the processes' students are not the same any more."""
@@ -189,25 +268,6 @@ class Trainee:
                 f"[student] {self._name}: {names[0]} is another on each process after step {self._taken}: it changes "
                 "with the rows that one process sees, or by chance; train in one process, or without it"
             )
-
-    def _learn(self, part: Batch, step: int) -> tuple[Tensor, dict[str, Tensor]]:
-        """Add a part's gradients to those that are there; its part of the batch's loss, and its rows."""
-        if self.device.type != "cpu":
-            part = part.to(self.device)
-        past = self._own.of_past(part.inputs)
-        if self._half is None:
-            outputs = self._inputs.hand(part.inputs, self.outputs)
-        else:
-            with torch.autocast(self.device.type, self._half):
-                outputs = self._inputs.hand(part.inputs, self.outputs)
-        targets = {**part.targets, **self._own.targets(outputs, past)}
-        loss, rows = self._loss(outputs, targets, part.labels, part.weights, step)
-        if not loss.requires_grad:
-            raise ConfigError(f"[student] frozen: none of the [[losses]] depends on what learns in {self._name}")
-        if len(part.labels) != self._batch_size:
-            loss = loss * (len(part.labels) / self._batch_size)
-        self.scaler.scale(loss).backward()  # type: ignore[no-untyped-call]
-        return loss.detach(), rows
 
     def _summed(self, loss: Tensor, rows: dict[str, Tensor]) -> tuple[Tensor, dict[str, Tensor]]:
         """Put the whole batch's gradients in place of this process's; the loss and the rows of the whole batch."""

@@ -5,13 +5,14 @@ from __future__ import annotations
 import json
 import logging
 import threading
+from functools import partial
 from pathlib import Path
 
 from pipeline.stop_signals import on_stop
 from schemas.errors import PeerLost
+from student_trainer.learning.peers import peers_of
 from student_trainer.learning.students import Network
 from student_trainer.learning.terms import resolve
-from student_trainer.learning.trainee import Trainee
 from student_trainer.preparation import (
     choose_device,
     enough_memory,
@@ -50,14 +51,13 @@ def follow(world: World) -> None:
         known = Told(settings, briefing)
         network = Network.from_dict(json.loads(briefing.network))
         with enough_memory(settings.student.name):
-            terms = resolve(settings, known.targets, known.has_labels, lambda: view_fields(settings, known))
-            trainee = Trainee(
+            trainee = peers_of(
                 settings,
                 network,
                 briefing.total_steps,
                 briefing.labelled_fraction,
                 device,
-                terms,
+                partial(resolve, settings, known.targets, known.has_labels, lambda: view_fields(settings, known)),
                 briefing.label_classes,
                 world,
                 known.sequence.num_samples,

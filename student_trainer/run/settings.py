@@ -24,6 +24,7 @@ from schemas.names import check_name
 from student_trainer.run.choices import Choice
 from student_trainer.run.loss_settings import LossSettings
 from student_trainer.run.metric_settings import MetricSettings
+from student_trainer.run.peer_settings import FIRST, PeerSettings
 from student_trainer.run.student_settings import StudentSettings
 from student_trainer.run.toml_tables import build, flatten, override, unknown
 
@@ -240,6 +241,7 @@ class RunSettings:
     and views without any teacher."""
     data: DataSettings = field(default_factory=DataSettings)
     teachers: tuple[TeacherSettings, ...] = ()
+    peers: tuple[PeerSettings, ...] = ()
     optimizer: OptimizerSettings = field(default_factory=OptimizerSettings)
     schedule: Choice = field(default_factory=lambda: Choice("constant"))
     evaluation: EvaluationSettings = field(default_factory=EvaluationSettings)
@@ -253,6 +255,14 @@ class RunSettings:
         _each_once("[[losses]]", [loss.title for loss in self.losses])
         names = [teacher.name for teacher in self.teachers]
         _check(len(set(names)) == len(names), f"[[teachers]] names one twice: {', '.join(names)}")
+        _each_once("[[peers]]", [peer.name for peer in self.peers])
+        alike = [(each.student, each.train.seed) for each in self.of_peers().values()]
+        for number, each in enumerate(alike):
+            _check(
+                each not in alike[:number],
+                f"[[peers]] {[FIRST, *(peer.name for peer in self.peers)][number]}: has the network and the seed of "
+                "another: equal peers learn nothing from each other; give it another seed",
+            )
         if self.source in ("stream", "files"):
             what, named = self.source, "its name" if self.source == "stream" else "their folder"
             _check(bool(getattr(self.data, what)), f'[data] {what} is missing; source = "{what}" needs {named}')
@@ -270,6 +280,17 @@ class RunSettings:
         tables = flatten(self)
         assert isinstance(tables, dict)
         return tables
+
+    def of_peers(self) -> dict[str, RunSettings]:
+        """Return name -> the settings under which each student learns, [student] first; of one alone these."""
+        found = {FIRST: self}
+        for number, peer in enumerate(self.peers, 1):
+            own = {key: getattr(self.student, key) for key in ("inputs", "size", "classes")}
+            seed = (self.train.seed + number) % (1 << 63) if peer.seed is None else peer.seed
+            found[peer.name] = replace(
+                self, student=replace(peer.student, **own), train=replace(self.train, seed=seed), peers=()
+            )
+        return found
 
     def placed(self) -> RunSettings:
         """Return the same with files and datasets' folders as absolute paths: whoever goes on may stand elsewhere."""

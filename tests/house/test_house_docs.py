@@ -42,6 +42,7 @@ from student_trainer.learning.terms import resolve
 from student_trainer.run.choices import Choice
 from student_trainer.run.metric_settings import MetricSettings
 from student_trainer.run.settings import DEVICES, PRECISIONS, SOURCES, RunSettings, load_run, run_settings
+from student_trainer.run.student_settings import StudentSettings
 from student_trainer.scores.metrics import METRICS
 
 ROOT = Path(__file__).parents[2]
@@ -217,7 +218,7 @@ def sections(of: type = RunSettings, above: str = "") -> Iterator[tuple[str, Any
     for name, hint in inspect.get_annotations(of, eval_str=True).items():
         many = get_origin(hint) is tuple
         inner = next((each for each in (hint, *get_args(hint)) if dataclasses.is_dataclass(each)), None)
-        if inner is not None and not (above and inner is Choice):
+        if inner is not None and not (above and inner in (Choice, StudentSettings)):
             yield f"`[[{above}{name}]]`" if many else f"`[{above}{name}]`", inner
             yield from sections(inner, f"{above}{name}.")
 
@@ -313,7 +314,8 @@ def test_a_written_run_file_loads(place: str, tmp_path: Path) -> None:
     else:
         settings = run_settings(REST | document)
     fields = {loss.labels: Field((4,), "int64") for loss in settings.losses if loss.labels}
-    resolve(settings, {**named_outputs(settings), **default_outputs(settings)}, fields=lambda: fields)
+    peers = [peer.name for peer in settings.peers]
+    resolve(settings, {**named_outputs(settings), **default_outputs(settings)}, fields=lambda: fields, peers=peers)
     build_schedule(settings.schedule, 10_000)
     view_spec(settings.data.view.name, settings.data.view.params)
     if ":" not in settings.student.name:

@@ -1,4 +1,4 @@
-"""A loss that compares rows, and an average of the weights, on several processes as torchrun starts them."""
+"""Losses that compare rows, averages of the weights, a past and peers, on processes as torchrun starts them."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from support.small_runs import checkpoints, run_file, weights
 from student_trainer.checkpoint import load_checkpoint
 
 pytestmark = [pytest.mark.kafka, pytest.mark.faults, pytest.mark.timeout(300)]
+PEER = '[{name="wide", student={name="mlp", hidden=[24], dropout=0.0}}]'
 
 
 def losses(runs: Path, name: str) -> list[float]:
@@ -21,7 +22,7 @@ def losses(runs: Path, name: str) -> list[float]:
     return [line["loss"] for line in lines if "loss" in line]
 
 
-def test_two_processes_compare_all_rows_and_learn_from_the_average_and_the_past_of_one(
+def test_two_processes_compare_all_rows_and_learn_from_averages_and_peers_as_one_does(
     distillog: Distillog, fresh_name: Callable[[str], str], tmp_path: Path
 ) -> None:
     stream, model, runs = fresh_name("relations"), classifier(tmp_path / "m.onnx"), tmp_path / "runs"
@@ -30,21 +31,20 @@ def test_two_processes_compare_all_rows_and_learn_from_the_average_and_the_past_
     distillog.succeed("topics", "add-teacher", stream, "t", model)
     distillog.succeed("feed", stream)
     distillog.start("teach", stream, model, "--threads", 1, "--until-idle").succeed()
-    student, train = (
-        {"name": "mlp", "hidden": [16], "dropout": 0.0},
-        {"batch_size": 13, "ema": 0.9, "steps": 120, "passes": 2},
-    )
+    student = {"name": "mlp", "hidden": [16], "dropout": 0.0}
+    train = {"batch_size": 13, "ema": 0.9, "steps": 120, "passes": 2}
     files = [run_file(tmp_path, stream, name, student=student, train=train) for name in ("one", "two", "again")]
     for file in files:
         past = '\n[[losses]]\nname = "forward_kl"\nkey = "average"\nagainst = "average.logits"\n'
         past += '\n[[losses]]\nname = "logit_mse"\nagainst = "past.logits"\nweight = 0.1\n'
+        past += '\n[[losses]]\nname = "reverse_kl"\nagainst = "peers.logits"\n'
         file.write_text(file.read_text() + past)
-    start = ("--folder", runs, "--quiet", "--set", "losses.0.name=dist")
+    start = ("--folder", runs, "--quiet", "--set", "losses.0.name=dist", "--set", f"peers={PEER}")
     distillog.succeed("runs", "start", files[0], *start)
     for file in files[1:]:
         distillog.torchrun(2, "runs", "start", file, *start).succeed()
-    assert losses(runs, "two") == pytest.approx(losses(runs, "one"), rel=1e-4)
+    assert losses(runs, "two") == pytest.approx(losses(runs, "one"), rel=1e-3)
     assert weights(runs, "again") == weights(runs, "two")
     one, two = (load_checkpoint(checkpoints(runs, name)[-1].parent)[1]["average"] for name in ("one", "two"))
     for name, each in one.items():
-        assert two[name].numpy() == pytest.approx(each.numpy(), abs=1e-4)
+        assert two[name].numpy() == pytest.approx(each.numpy(), abs=1e-3)
