@@ -10,6 +10,7 @@ import click
 from pipeline.cli.metrics_options import Show, metrics_endpoint, metrics_option
 from pipeline.cli.options import confirm, json_option, kafka_settings, print_json, print_table, quiet_option
 from pipeline.cli.runs_bench import bench
+from pipeline.cli.runs_chain import chain
 from pipeline.cli.runs_compare import compare
 from pipeline.cli.runs_evaluate import evaluate
 from pipeline.cli.runs_options import FOLDER, NAME, PEER, VIEW, VIEW_PARAM, chosen_view
@@ -30,6 +31,7 @@ def runs() -> None:
 runs.add_command(evaluate)
 runs.add_command(bench)
 runs.add_command(compare)
+runs.add_command(chain)
 
 
 @runs.command()
@@ -68,7 +70,7 @@ def start(
             metrics_endpoint(metrics_port, "run", quiet) as show_metrics,
             RunFolder.open(path) if again else RunFolder.create(path, settings, origin) as run,
         ):
-            _train(settings, run, show_metrics, quiet, again, world)
+            train_run(settings, run, show_metrics, quiet, again, world)
 
 
 @runs.command()
@@ -93,7 +95,7 @@ def resume(
         _refuse_run_file(name)
         settings = resumed_settings(folder / name, assignments)
         with metrics_endpoint(metrics_port, "run", quiet) as show_metrics, RunFolder.open(folder / name) as run:
-            _train(settings, run, show_metrics, quiet, True, world)
+            train_run(settings, run, show_metrics, quiet, True, world)
 
 
 def _refuse_run_file(name: str) -> None:
@@ -108,7 +110,10 @@ def _refuse_run_file(name: str) -> None:
         )
 
 
-def _train(settings: RunSettings, run: RunFolder, show_metrics: Show, quiet: bool, resume: bool, world: World) -> None:
+def train_run(
+    settings: RunSettings, run: RunFolder, show_metrics: Show, quiet: bool, resume: bool, world: World
+) -> TrainResult:
+    """Train in a run's locked folder; shows how it goes, and what it came to."""
     from pipeline.progress import Progress
     from student_trainer.launch import launch
     from student_trainer.metrics import METRICS, Training
@@ -136,6 +141,7 @@ def _train(settings: RunSettings, run: RunFolder, show_metrics: Show, quiet: boo
 
         result = launch(settings, run, kafka_settings, show, resume=resume, say=say, training=training, world=world)
     click.echo(_conclusion(run.path, result))
+    return result
 
 
 def _conclusion(path: Path, result: TrainResult) -> str:

@@ -324,14 +324,23 @@ def load_run(path: Path | str, overrides: Sequence[str] = ()) -> RunSettings:
     """Read a run file and apply `section.key=value` overrides.
 
     Raises:
-        ConfigError: in one line with file and key: no such file, no regular one, no TOML, or as `run_settings`.
+        ConfigError: in one line with file and key: as `read_document` and `run_settings`.
+    """
+    document = read_document(path)
+    override(document, overrides)
+    return run_settings(document, str(path))
+
+
+def read_document(path: Path | str) -> dict[str, Any]:
+    """Return the tables of a TOML file.
+
+    Raises:
+        ConfigError: no such file, no regular one, or no TOML.
     """
     refuse_irregular(path)
     try:
-        document = tomllib.loads(Path(path).read_text(encoding="utf-8"))
+        return tomllib.loads(Path(path).read_text(encoding="utf-8"))
     except OSError as error:
         raise ConfigError(f"{path}: cannot be read: {error.strerror}") from None
     except (ValueError, RecursionError) as error:  # TOML's own error is a ValueError, as that of an endless number is
         raise ConfigError(f"{path}: is not TOML: {error}") from None
-    override(document, overrides)
-    return run_settings(document, str(path))
