@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, Self
 
 from pipeline.captured.index import ENTRY
-from pipeline.user_files import refuse_irregular
+from pipeline.captured.storage import Storage, storage_of
 from pipeline.whole_files import write_whole
 from schemas.errors import ConfigError, DecodeError
 from schemas.names import is_name
@@ -88,28 +88,32 @@ class Contents:
     """By name."""
 
     @classmethod
-    def read(cls, folder: Path) -> Self:
-        """Read a folder's.
+    def read(cls, folder: Path | str) -> Self:
+        """Read a folder's, or that of a URL; raises as `read_from`."""
+        return cls.read_from(storage_of(folder))
+
+    @classmethod
+    def read_from(cls, storage: Storage) -> Self:
+        """Read what lies somewhere.
 
         Raises:
             ConfigError: there is none, or it cannot be read.
+            DataUnavailable: it cannot be read now.
             DecodeError: it is damaged, of another form, or names what lies outside of its folder.
         """
-        path = folder / NAME
-        refuse_irregular(path)
         try:
-            raw = path.read_bytes()
+            raw = storage.read_whole(NAME)
         except FileNotFoundError:
             raise ConfigError(
-                f"{folder}: holds no captured soft targets (no {NAME}); `distillog capture STREAM {folder}` stores them"
+                f"{storage}: holds no captured soft targets (no {NAME}); `distillog capture STREAM {storage}` stores "
+                "them"
             ) from None
-        except OSError as error:
-            raise ConfigError(f"{path}: cannot be read: {error.strerror}") from None
         try:
             return cls._of(json.loads(raw))
-        except (ValueError, KeyError, TypeError, AttributeError, IndexError, RecursionError) as error:
+        except (ValueError, KeyError, TypeError, AttributeError, IndexError, OverflowError, RecursionError) as error:
             reason = f"misses {error}" if isinstance(error, KeyError) else " ".join(str(error).split())[:200]
-            raise DecodeError(str(path), f"is damaged ({reason}); bring back a whole copy, or capture anew") from error
+            address = storage.address(NAME)
+            raise DecodeError(address, f"is damaged ({reason}); bring back a whole copy, or capture anew") from error
 
     def write(self, folder: Path) -> None:
         """Replace the folder's; raises CannotWrite."""
@@ -134,12 +138,12 @@ class Contents:
         if found != FORMAT:
             raise ValueError(f"it is of form {found!r}, {FORMAT} here: another version of Distillog wrote it")
         contents = cls(
-            document["stream"],
-            document["stream_id"],
-            document["manifest_sha256"],
-            document["num_orders"],
-            document["codec"],
-            document["max_file_bytes"],
+            _text(document["stream"]),
+            _text(document["stream_id"]),
+            _text(document["manifest_sha256"]),
+            _count(document["num_orders"]),
+            _text(document["codec"]),
+            _count(document["max_file_bytes"]),
             {name: _teacher_of(name, each) for name, each in document["teachers"].items()},
         )
         # Last: what is said of a name outside of the folder is more than that two sums differ.
@@ -176,7 +180,7 @@ def _teacher_of(name: str, document: dict[str, Any]) -> CapturedTeacher:
     for number, each in enumerate(document["files"]):
         # No name is taken from here: whoever wrote this could lead a reader to any file of the machine.
         _named(each["file"], file_name(name, number))
-        file = CapturedFile(_count(each["bytes"]), str(each["sha256"]), _count(each["from"]), int(each["to"]))
+        file = CapturedFile(_count(each["bytes"]), _text(each["sha256"]), _count(each["from"]), _whole(each["to"]))
         least = -1 if number == 0 else 0
         if file.first != following or file.last - file.first < least:
             raise ValueError(f"{each['file']} holds {file.first} to {file.last}, where {following} follows")
@@ -187,10 +191,10 @@ def _teacher_of(name: str, document: dict[str, Any]) -> CapturedTeacher:
     index = document["index"]
     _named(index["file"], index_name(name))
     return CapturedTeacher(
-        str(document["model_sha256"]),
+        _text(document["model_sha256"]),
         _count(document["header_bytes"]),
-        str(document["header_sha256"]),
-        str(index["sha256"]),
+        _text(document["header_sha256"]),
+        _text(index["sha256"]),
         tuple(files),
     )
 
@@ -201,8 +205,20 @@ def _named(found: object, name: str) -> None:
 
 
 def _count(value: object) -> int:
-    if not isinstance(value, int) or isinstance(value, bool) or value < 0:
+    if _whole(value) < 0:
         raise ValueError(f"{value!r} is no number of bytes or orders")
+    return _whole(value)
+
+
+def _whole(value: object) -> int:
+    if not isinstance(value, int) or isinstance(value, bool):
+        raise ValueError(f"{value!r} is no number of bytes or orders")
+    return value
+
+
+def _text(value: object) -> str:
+    if not isinstance(value, str):
+        raise ValueError(f"{value!r} is no text")
     return value
 
 

@@ -3,19 +3,18 @@
 from __future__ import annotations
 
 import hashlib
-import os
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 from pipeline.captured.container import block_codec, unblock
 from pipeline.captured.contents import CapturedTeacher, Contents, file_name, index_name
 from pipeline.captured.header import FileHeader, split_record
-from pipeline.captured.index import ENTRY, map_index, place_of
+from pipeline.captured.index import ENTRY, Place
+from pipeline.captured.storage import Storage, StoredFile, storage_of
 from pipeline.sequence import Sequence
-from pipeline.user_files import refuse_irregular
-from schemas.errors import ConfigError, DataUnavailable, DecodeError, StreamNotFound
+from schemas.errors import DecodeError, StreamNotFound
 from schemas.records import Manifest, Teacher
 
 _CHUNK = 1 << 20
@@ -44,27 +43,31 @@ class TeacherFiles:
     Raises:
         DecodeError: a file is missing or cut, or its header is not what the list says.
         ManifestMismatch, NeedsNewer: a newer Distillog made the stream, or captured it.
-        ConfigError: a codec that this machine does not have.
+        ConfigError: a codec that this machine does not have, or a file that is not to be read.
+        DataUnavailable: the files cannot be read now.
     """
 
-    def __init__(self, folder: Path, contents: Contents, name: str) -> None:
-        self._folder, self._name = folder, name
+    def __init__(self, storage: Storage, contents: Contents, name: str) -> None:
+        self._storage, self._name = storage, name
         self._entry = entry = contents.teachers[name]
-        self._open: tuple[int, int] | None = None
-        """Number and descriptor of the file that was read last."""
+        self._open: tuple[int, StoredFile] | None = None
+        """Number of the file that was read last."""
+        self._index: StoredFile | None = None
         sizes = {file_name(name, number): each.num_bytes for number, each in enumerate(entry.files)}
-        for each, num_bytes in (sizes | {index_name(name): entry.index_bytes}).items():
-            _refuse_short(folder / each, num_bytes)
-        path = folder / file_name(name, 0)
-        header = FileHeader.decode(self._header(path, self._descriptor(0, path)), contents.stream, str(path))
-        self.manifest: Manifest = header.manifest
-        """Of the stream."""
-        self.teacher: Teacher = header.teacher
-        self._record_header, self._sync = header.record_header, header.sync
-        self._codec = block_codec(header.codec)
-        self._sequence = Sequence.of(self.manifest)
-        self._refuse_other(contents, path)
-        self._index = map_index(folder / index_name(name), entry.num_orders)
+        _refuse_short(storage, sizes | {index_name(name): entry.index_bytes})
+        address = storage.address(file_name(name, 0))
+        try:
+            header = FileHeader.decode(self._begin(0), contents.stream, address)
+            self.manifest: Manifest = header.manifest
+            """Of the stream."""
+            self.teacher: Teacher = header.teacher
+            self._record_header, self._sync = header.record_header, header.sync
+            self._codec = block_codec(header.codec)
+            self._sequence = Sequence.of(self.manifest)
+            self._refuse_other(contents, address)
+        except BaseException:
+            self.close()
+            raise
 
     @property
     def num_orders(self) -> int:
@@ -81,19 +84,9 @@ class TeacherFiles:
         """
         if not 0 <= sequence < self.num_orders:
             raise IndexError(f"order {sequence} of {self.num_orders} captured ones")
-        place = place_of(self._index, sequence)
-        files = self._entry.files
-        if place.file >= len(files) or place.offset + place.num_bytes > files[place.file].num_bytes:
-            index = self._folder / index_name(self._name)
-            raise DecodeError(
-                f"{index}@{sequence * ENTRY.itemsize}", f"is damaged: order {sequence} is nowhere; {_AGAIN}"
-            )
-        path = self._folder / file_name(self._name, place.file)
-        address = f"{path}@{place.offset}"
-        try:
-            raw = os.pread(self._descriptor(place.file, path), place.num_bytes, place.offset)
-        except OSError as error:
-            raise DataUnavailable(f"{path}: cannot be read now ({error.strerror}); bring it back") from error
+        place = self._place(sequence)
+        address = f"{self._address(place.file)}@{place.offset}"
+        raw = self._file(place.file).read(place.num_bytes, place.offset)
         if len(raw) != place.num_bytes or zlib.crc32(raw) != place.crc32:
             raise DecodeError(address, f"is damaged: order {sequence} is not what its checksum says; {_AGAIN}", raw)
         try:
@@ -105,76 +98,121 @@ class TeacherFiles:
         return CapturedOrder(partition, offset, self._record_header + body, address)
 
     def close(self) -> None:
-        """Close the file that is open."""
+        """Close the files that are open."""
         if self._open is not None:
-            os.close(self._open[1])
+            self._open[1].close()
             self._open = None
+        if self._index is not None:
+            self._index.close()
+            self._index = None
 
     def verify(self, progress: Callable[[int], object]) -> None:
         """Hold every byte that is listed against its SHA-256; `progress` is told of each MiB read, in bytes.
 
         Raises:
             DecodeError: names the first file that differs.
+            ConfigError, DataUnavailable: it cannot be read, or not now.
         """
         listed = [(file_name(self._name, n), each.num_bytes, each.sha256) for n, each in enumerate(self._entry.files)]
         listed.append((index_name(self._name), self._entry.index_bytes, self._entry.index_sha256))
         for name, num_bytes, sha256 in listed:
-            found = hashlib.sha256()
-            with (self._folder / name).open("rb") as file:
-                while num_bytes and (chunk := file.read(min(_CHUNK, num_bytes))):
+            found, at = hashlib.sha256(), 0
+            file = self._opened(name, num_bytes)
+            try:
+                while at < num_bytes and (chunk := file.read(min(_CHUNK, num_bytes - at), at)):
                     found.update(chunk)
-                    num_bytes -= len(chunk)
+                    at += len(chunk)
                     progress(len(chunk))
+            finally:
+                file.close()
             if found.hexdigest() != sha256:
-                raise DecodeError(str(self._folder / name), f"is damaged: its SHA-256 is not the listed one; {_AGAIN}")
+                address = self._storage.address(name)
+                raise DecodeError(address, f"is damaged: its SHA-256 is not the listed one; {_AGAIN}")
 
-    def _descriptor(self, number: int, path: Path) -> int:
-        if self._open is not None and self._open[0] == number:
-            return self._open[1]
-        self.close()
-        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-        self._open = number, descriptor
-        self._header(path, descriptor)
-        return descriptor
+    def _place(self, sequence: int) -> Place:
+        """Return where an order's block lies, which is within what is listed."""
+        name = index_name(self._name)
+        if self._index is None:
+            self._index = self._opened(name, self._entry.index_bytes)
+        at = sequence * ENTRY.itemsize
+        raw = self._index.read(ENTRY.itemsize, at)
+        address = f"{self._storage.address(name)}@{at}"
+        if len(raw) < ENTRY.itemsize:
+            raise DecodeError(address, f"is cut: order {sequence} has no entry; {_AGAIN}", raw)
+        place, files = Place.decode(raw), self._entry.files
+        if place.file >= len(files) or place.offset + place.num_bytes > files[place.file].num_bytes:
+            raise DecodeError(address, f"is damaged: order {sequence} is nowhere; {_AGAIN}", raw)
+        return place
 
-    def _header(self, path: Path, descriptor: int) -> bytes:
-        """Read a file's header, and hold it against what the list says."""
+    def _file(self, number: int) -> StoredFile:
+        if self._open is None or self._open[0] != number:
+            self._begin(number)
+        assert self._open is not None
+        return self._open[1]
+
+    def _begin(self, number: int) -> bytes:
+        """Open a file in the place of the one before, and return its header, held against what the list says."""
+        if self._open is not None:
+            self._open[1].close()
+            self._open = None
         entry = self._entry
-        raw = os.pread(descriptor, min(entry.header_bytes, entry.files[0].num_bytes), 0)
-        if hashlib.sha256(raw).hexdigest() != entry.header_sha256:
-            raise DecodeError(f"{path}@0", f"is damaged: its header is not what the list says; {_AGAIN}", raw)
+        listed = entry.files[number]
+        file = self._opened(file_name(self._name, number), listed.num_bytes)
+        try:
+            raw = file.read(min(entry.header_bytes, listed.num_bytes), 0)
+            if hashlib.sha256(raw).hexdigest() != entry.header_sha256:
+                raise DecodeError(
+                    f"{self._address(number)}@0", f"is damaged: its header is not what the list says; {_AGAIN}", raw
+                )
+        except BaseException:
+            file.close()
+            raise
+        self._open = number, file
         return raw
 
-    def _refuse_other(self, contents: Contents, path: Path) -> None:
+    def _opened(self, name: str, num_bytes: int) -> StoredFile:
+        try:
+            return self._storage.open(name, num_bytes)
+        except FileNotFoundError:
+            raise DecodeError(self._storage.address(name), f"is missing; {_AGAIN}") from None
+
+    def _address(self, number: int) -> str:
+        return self._storage.address(file_name(self._name, number))
+
+    def _refuse_other(self, contents: Contents, address: str) -> None:
         """Raise DecodeError where a file is another's than the list says."""
         manifest_sha256 = hashlib.sha256(self.manifest.encode()).hexdigest()
         found = (self.manifest.stream_id, manifest_sha256, self.teacher.name, self.teacher.sha256)
         if found != (contents.stream_id, contents.manifest_sha256, self._name, self._entry.model_sha256):
-            raise DecodeError(str(path), f"is of another stream or teacher than its list says; {_AGAIN}")
+            raise DecodeError(address, f"is of another stream or teacher than its list says; {_AGAIN}")
 
 
-def _refuse_short(path: Path, num_bytes: int) -> None:
-    refuse_irregular(path, ConfigError)
-    try:
-        there = path.stat().st_size
-    except FileNotFoundError:
-        raise DecodeError(str(path), f"is missing; {_AGAIN}") from None
-    except OSError as error:
-        raise ConfigError(f"{path}: cannot be read: {error.strerror}") from None
-    if there < num_bytes:
-        raise DecodeError(str(path), f"is cut: {there} bytes of the {num_bytes} that are listed; {_AGAIN}")
+def _refuse_short(storage: Storage, listed: Mapping[str, int]) -> None:
+    """Raise DecodeError for files that are missing, or have fewer bytes than are listed; ConfigError as `Storage`."""
+    sizes = storage.sizes(listed)
+    for name, num_bytes in listed.items():
+        there = sizes.get(name)
+        if there is None:
+            raise DecodeError(storage.address(name), f"is missing; {_AGAIN}")
+        if there < num_bytes:
+            reason = f"is cut: {there} bytes of the {num_bytes} that are listed; {_AGAIN}"
+            raise DecodeError(storage.address(name), reason)
 
 
 class CapturedFolder:
     """A folder of captured soft targets, as its list has it.
 
+    Args:
+        folder: a path, or as text a URL such as `s3://bucket/folder`, too.
+
     Raises:
-        ConfigError, DecodeError: as `Contents.read`.
+        ConfigError, DataUnavailable, DecodeError: as `Contents.read_from`.
     """
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path | str) -> None:
         self.path = folder
-        self.contents = Contents.read(folder)
+        self._storage = storage_of(folder)
+        self.contents = Contents.read_from(self._storage)
 
     def teacher(self, name: str) -> TeacherFiles:
         """Open the files of a teacher.
@@ -189,12 +227,16 @@ class CapturedFolder:
                 f"{self.path}: holds no soft targets of teacher {name!r} (there: {there}); add them with "
                 f"`distillog capture {self.contents.stream} {self.path} --teacher {name}`"
             )
-        return TeacherFiles(self.path, self.contents, name)
+        return TeacherFiles(self._storage, self.contents, name)
 
     def verify(self, progress: Callable[[int], object] = lambda num_bytes: None) -> None:
         """Hold every byte that is listed against its SHA-256, as `TeacherFiles.verify`."""
         for name in self.contents.teachers:
-            self.teacher(name).verify(progress)
+            files = self.teacher(name)
+            try:
+                files.verify(progress)
+            finally:
+                files.close()
 
 
 def listed_bytes(teacher: CapturedTeacher) -> int:
