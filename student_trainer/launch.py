@@ -82,7 +82,7 @@ def launch(
             result = train(settings, folder, source, training, progress, resume, say, world)
         folder.write_report(_report(settings, result) | {"stream": source.statistics()})
     elif settings.source == "files":
-        files = FilesSource(Path(settings.data.files), StreamSettings.of(settings))
+        files = FilesSource(settings.data.files, StreamSettings.of(settings))
         result = train(settings, folder, files, training, progress, resume, say, world)
         folder.write_report(_report(settings, result) | {"files": files.statistics()})
     else:

