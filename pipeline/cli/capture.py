@@ -5,11 +5,14 @@ from __future__ import annotations
 import re
 import threading
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from pipeline.cli.options import STREAM, json_option, kafka_settings, print_json, quiet_option
+
+if TYPE_CHECKING:
+    from pipeline.captured.folder import CapturedFolder
 
 _SIZE = re.compile(r"([0-9]{1,15})(KiB|MiB|GiB|)")
 _UNITS = {"": 1, "KiB": 1 << 10, "MiB": 1 << 20, "GiB": 1 << 30}
@@ -50,6 +53,13 @@ class _Folder(click.Path):
 )
 @click.option("--follow", is_flag=True, help="Go on until the stream's last order is labelled.")
 @click.option("--check", is_flag=True, help="Read what is in FOLDER and compare it with its SHA-256; no broker.")
+@click.option(
+    "--parquet",
+    metavar="TABLES",
+    type=click.Path(file_okay=False, path_type=Path),
+    help="Write what is in FOLDER as TABLES/TEACHER.parquet, one row a sample; no broker.",
+)
+@click.option("--dataset", metavar="URI", help="With --parquet: the stream's data, for a column of true labels.")
 @quiet_option
 @json_option
 def capture(
@@ -60,6 +70,8 @@ def capture(
     max_file_size: int | None,
     follow: bool,
     check: bool,
+    parquet: Path | None,
+    dataset: str | None,
     quiet: bool,
     as_json: bool,
 ) -> None:
@@ -67,8 +79,15 @@ def capture(
 
     Goes on where an earlier capture into FOLDER ended. Without --follow it ends with what is there.
     """
+    if dataset and not parquet:
+        raise click.UsageError("--dataset is of the tables: give --parquet, too")
+    if (check or parquet) and (follow or codec or max_file_size or (check and parquet)):
+        raise click.UsageError("--check and --parquet read FOLDER alone: give one of them, and no option of a capture")
     if check:
         _check(stream, folder, quiet)
+        return
+    if parquet:
+        _tables(stream, folder, parquet, teacher, dataset, quiet, as_json)
         return
     from pipeline.captured.capturing import CaptureForm
     from pipeline.captured.storage import refuse_secrets
@@ -114,15 +133,54 @@ def capture(
         )
 
 
-def _check(stream: str, folder: Path | str, quiet: bool) -> None:
-    from pipeline.captured.folder import CapturedFolder, listed_bytes
-    from pipeline.progress import Progress
+def _opened(stream: str, folder: Path | str) -> CapturedFolder:
+    from pipeline.captured.folder import CapturedFolder
     from schemas.errors import StreamConflict
 
     captured = CapturedFolder(folder)
+    if captured.contents.stream != stream:
+        raise StreamConflict(f"{folder}: is captured from stream {captured.contents.stream!r}, not from {stream!r}")
+    return captured
+
+
+def _tables(
+    stream: str,
+    folder: Path | str,
+    target: Path,
+    teachers: tuple[str, ...],
+    dataset: str | None,
+    quiet: bool,
+    as_json: bool,
+) -> None:
+    from pipeline.captured.parquet import write_tables
+    from pipeline.progress import Progress
+
+    captured = _opened(stream, folder)
+    num_orders = captured.contents.num_orders
+    with Progress(title=f"parquet {target}", quiet=quiet) as progress:
+
+        def show(teacher: str, order: int, orders: int) -> None:
+            progress.update(**{teacher: f"{order:,}/{orders:,}"})
+
+        tables = write_tables(captured, target, teachers, dataset, show)
+    if as_json:
+        found = {
+            each.teacher: {"file": str(each.path), "orders": each.num_orders, "rows": each.num_rows, "new": each.new}
+            for each in tables
+        }
+        print_json({"stream": stream, "folder": str(folder), "orders": num_orders, "tables": found})
+        return
+    for each in tables:
+        there = "" if each.new else ", as it was"
+        click.echo(f"{each.path}: {each.num_rows:,} samples of {each.num_orders} of {num_orders} orders{there}")
+
+
+def _check(stream: str, folder: Path | str, quiet: bool) -> None:
+    from pipeline.captured.folder import listed_bytes
+    from pipeline.progress import Progress
+
+    captured = _opened(stream, folder)
     contents = captured.contents
-    if contents.stream != stream:
-        raise StreamConflict(f"{folder}: is captured from stream {contents.stream!r}, not from {stream!r}")
     num_bytes = sum(map(listed_bytes, contents.teachers.values()))
     with Progress(title=f"check {folder}", quiet=quiet, after=2.0) as progress:
         done = 0
