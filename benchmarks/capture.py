@@ -3,7 +3,8 @@
 Bare: `data_plane.decoded`, the student's reader over Kafka with the values decoded. Ours: a capture of the same topic
 into a new folder, from some of its first orders stored to the last one on the disk, and the reading of such a folder as
 `source = "files"` does it, checksums, identity and decoded values counted, from the page cache. All of it with each
-codec of captured files; zstandard needs Python 3.14 or `distillog[zstd]`.
+codec of captured files; zstandard needs Python 3.14 or `distillog[zstd]`. Then a folder of a million orders is opened
+(`captured_folder.py`).
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+from benchmarks import captured_folder
 from benchmarks.data_plane import SIZES, TEACHER, decoded, fill
 from benchmarks.pairs import Pairs, Spread, interleave
 from benchmarks.streams import Bench
@@ -101,10 +103,10 @@ def measure(bench: Bench, name: str, num_classes: int, num_orders: int) -> dict[
 
 
 def run(bench: Bench) -> dict[str, Any]:
-    """Measure both record sizes."""
+    """Measure both record sizes, and a folder of a million orders."""
     ratios = {}
     for number, (size, (num_classes, num_orders)) in enumerate(SIZES.items()):
         for title, pairs in measure(bench, f"capture-{number}", num_classes, num_orders).items():
             speeds = {"mb_per_s": Spread.of(pairs.ours).median, "raw_mb_per_s": Spread.of(pairs.bare).median}
             ratios[f"{title} {size}"] = pairs.as_dict() | speeds | {"record": size}
-    return {"more_ratios": ratios}
+    return {"more_ratios": ratios, "captured_folder": captured_folder.measure(bench.folder / "million")}

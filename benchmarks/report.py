@@ -31,6 +31,8 @@ MOST_WAIT_SECONDS = 0.1
 """of a step while a teacher stops: one poll"""
 MOST_OVERHEAD_US = 100.0
 MOST_HELP_SECONDS = 0.3
+MOST_OPEN_SECONDS = 1.0
+"""of a cursor among a million captured orders"""
 MOST_BYTES = {"c1000_k10": 35.0, "v151936_k128": 430.0}
 """case of codecs -> bytes a sample of topk in 8 bits, at most"""
 LEAST_SPEEDS = {"float16": (150_000, 300_000)}
@@ -181,6 +183,14 @@ def _lines(figures: dict[str, Any]) -> list[str]:
         lines.append(
             f"{service}: peak {peak['mib']:.0f} MiB at {peak['orders']} orders, {peak['mib_at_10_times_more']:.0f} MiB "
             f"at 10 times more ({peak['growth_mib']:+.1f} MiB; the first repeated: {peak['self_growth_mib']:+.1f} MiB)"
+        )
+    if folder := figures.get("captured_folder"):
+        most = folder["open_seconds"]["most"]
+        lines.append(
+            f"captured folder: {folder['orders']:,} orders opened and read at a cursor in at most {1000 * most:.1f} ms "
+            f"({verdict(most <= MOST_OPEN_SECONDS, f'<= {MOST_OPEN_SECONDS:.0f} s')}), all of them at "
+            f"{folder['orders_per_s']:,.0f}/s in {folder['mib']:.0f} MiB, {folder['mib_at_10_times_fewer']:.0f} MiB of "
+            f"10 times fewer ({folder['self_growth_mib']:+.1f} MiB repeated)"
         )
     return lines
 

@@ -5,11 +5,11 @@ from __future__ import annotations
 import re
 import threading
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import click
 
-from pipeline.cli.options import STREAM, json_option, kafka_settings, print_json, quiet_option
+from pipeline.cli.options import STREAM, FolderOrUrl, json_option, kafka_settings, print_json, quiet_option
 
 if TYPE_CHECKING:
     from pipeline.captured.folder import CapturedFolder
@@ -28,17 +28,9 @@ def _size(ctx: click.Context, param: click.Parameter, value: str | None) -> int 
     return int(found[1]) * _UNITS[found[2]]
 
 
-class _Folder(click.Path):
-    """A folder of this machine, or a URL."""
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
-        """Return a path, or a URL as text."""
-        return value if isinstance(value, str) and "://" in value else super().convert(value, param, ctx)
-
-
 @click.command()
 @STREAM
-@click.argument("folder", type=_Folder(file_okay=False, path_type=Path))
+@click.argument("folder", type=FolderOrUrl(file_okay=False, path_type=Path))
 @click.option("--teacher", metavar="NAME", multiple=True, help="Whose labels (repeatable).  [default: all teachers]")
 @click.option(
     "--codec",

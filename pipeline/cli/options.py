@@ -20,6 +20,14 @@ F = TypeVar("F", bound=Callable[..., Any])
 STREAM = click.argument("stream")
 
 
+class FolderOrUrl(click.Path):
+    """A folder of captured files: a path of this machine, or a URL as text."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        """Return a path, or a URL as it is."""
+        return value if isinstance(value, str) and "://" in value else super().convert(value, param, ctx)
+
+
 class Share(click.FloatRange):
     """A number from 0 on, up to `most` if there is one; NaN, which click takes for in range, is none."""
 
