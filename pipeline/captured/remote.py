@@ -7,6 +7,7 @@ environment variables and its own files; none is taken from a URL, and none is w
 from __future__ import annotations
 
 import logging
+import re
 import threading
 import time
 from collections.abc import Callable, Iterable
@@ -30,6 +31,8 @@ _LONGEST_PAUSE = 5.0
 """Seconds between two tries, at most; the first pause is 0.1 s, and each is twice the last."""
 _FINAL = (PermissionError, IsADirectoryError, NotADirectoryError, ValueError, TypeError, ImportError)
 """What asking again does not change; and errors that are named after credentials."""
+_HIDDEN = re.compile(r"(?<=://)[^\s/@]*@|(?<=\?)[^\s\"']*=[^\s\"']*")
+"""In what a library says."""
 
 
 class RemoteFolder:
@@ -51,9 +54,9 @@ class RemoteFolder:
             # An instance of its own: one that others share would remember what was listed before.
             self._files, self._path = url_to_fs(self._url, skip_instance_cache=True)
         except ImportError as error:
-            raise ConfigError(f"{url}: needs a package: {_advice(protocol)} ({said(error)})") from None
+            raise ConfigError(f"{url}: needs a package: {_advice(protocol)} ({_said(error)})") from None
         except Exception as error:  # whatever a library says of a URL, or of its own files of settings
-            raise ConfigError(f"{url}: cannot be opened: {said(error)}") from error
+            raise ConfigError(f"{url}: cannot be opened: {_said(error)}") from error
 
     def __str__(self) -> str:
         return self._url
@@ -122,7 +125,7 @@ class RemoteFolder:
             except TimeoutError:
                 reason = "no answer"
             except Exception as error:  # each library has errors of its own beside those of the system
-                reason = said(error)
+                reason = _said(error)
                 if isinstance(error, _FINAL) or "Credentials" in type(error).__name__:
                     raise ConfigError(
                         f"{address}: cannot be read: {reason}; look at the URL, and at the credentials in the "
@@ -142,6 +145,11 @@ def _advice(protocol: str) -> str:
     if protocol in ("s3", "s3a"):
         return "`pip install 'distillog[s3]'`"
     return "`pip install 'distillog[fsspec]'`, and what fsspec asks for to read such URLs"
+
+
+def _said(error: BaseException) -> str:
+    """An exception in one line, without what an endpoint's or a proxy's URL has of credentials or a signature."""
+    return _HIDDEN.sub("...", said(error))
 
 
 def _beside(ask: Callable[[], T]) -> Future[T]:

@@ -241,6 +241,17 @@ def test_a_url_that_cannot_be_read_is_refused_in_one_line(name: str) -> None:
     assert "\n" not in str(caught.value)
 
 
+def test_what_a_store_says_is_shown_without_credentials(
+    store: MemoryFileSystem, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    text = "cannot connect to http://me:SECRET@proxy/a?X-Amz-Signature=SECRET&b=SECRET"
+    failing(monkeypatch, [OSError(text), PermissionError(text)])
+    with pytest.raises(ConfigError, match=r"cannot connect to http://\.\.\.proxy/a\?\.\.\.; look") as caught:
+        CapturedFolder(URL)
+    assert "trying again" in caplog.text
+    assert "SECRET" not in caplog.text + str(caught.value)
+
+
 def without(package: str, action: str) -> str:
     """What is said where a package is not installed."""
     code = f"""
