@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, Self
 
 from pipeline.captured.index import ENTRY
-from pipeline.captured.storage import Storage, is_url, storage_of
+from pipeline.captured.storage import Storage, capture_command, storage_of
 from pipeline.whole_files import write_whole
 from schemas.errors import ConfigError, DecodeError
 from schemas.names import is_name
@@ -104,10 +104,8 @@ class Contents:
         try:
             raw = storage.read_whole(NAME)
         except FileNotFoundError:
-            text = str(storage)
-            how = f"`distillog capture STREAM {'FOLDER' if is_url(text) else text}` stores them"
-            upload = ", for you to upload" if is_url(text) else ""
-            raise ConfigError(f"{text}: holds no captured soft targets (no {NAME}); {how}{upload}") from None
+            how = capture_command("STREAM", str(storage))
+            raise ConfigError(f"{storage}: holds no captured soft targets (no {NAME}); store them with {how}") from None
         try:
             return cls._of(json.loads(raw))
         except (ValueError, KeyError, TypeError, AttributeError, IndexError, OverflowError, RecursionError) as error:

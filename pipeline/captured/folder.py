@@ -12,7 +12,7 @@ from pipeline.captured.container import block_codec, unblock
 from pipeline.captured.contents import CapturedTeacher, Contents, file_name, index_name
 from pipeline.captured.header import FileHeader, split_record
 from pipeline.captured.index import ENTRY, Place
-from pipeline.captured.storage import Storage, StoredFile, storage_of
+from pipeline.captured.storage import Storage, StoredFile, capture_command, storage_of
 from pipeline.sequence import Sequence
 from schemas.errors import DecodeError, StreamNotFound
 from schemas.records import Manifest, Teacher
@@ -228,7 +228,7 @@ class CapturedFolder:
             there = ", ".join(self.contents.teachers) or "none"
             raise StreamNotFound(
                 f"{self.path}: holds no soft targets of teacher {name!r} (there: {there}); add them with "
-                f"`distillog capture {self.contents.stream} {self.path} --teacher {name}`"
+                f"{capture_command(self.contents.stream, self.path, f' --teacher {name}')}"
             )
         return TeacherFiles(self._storage, self.contents, name)
 

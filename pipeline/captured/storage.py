@@ -66,6 +66,13 @@ def storage_of(folder: Path | str) -> Storage:
     return RemoteFolder(str(folder))
 
 
+def capture_command(stream: str, folder: Path | str, options: str = "") -> str:
+    """Return how a user captures into a folder: what lies behind a URL is uploaded after it."""
+    if is_url(folder):
+        return f"`distillog capture {stream} FOLDER{options}`, then upload it"
+    return f"`distillog capture {stream} {folder}{options}`"
+
+
 def refuse_secrets(url: str) -> None:
     """Raise ConfigError, which does not repeat it, for a URL with credentials or a query: URLs are shown and stored."""
     if _SECRETS.search(url):

@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from pipeline.captured.folder import CapturedFolder, TeacherFiles
+from pipeline.captured.storage import capture_command
 from pipeline.sequence import Sequence as OrderSequence
 from schemas.errors import ConfigError, ManifestMismatch, Starved
 from schemas.records import SoftTargets
@@ -99,8 +100,9 @@ class FilesReader:
                 stream, name = each.manifest.stream, each.teacher.name
                 raise Starved(
                     f"{self._captured.path}: holds {each.num_orders} of {self._orders.num_orders} orders of teacher "
-                    f"{name!r}, and order {sequence} is needed; capture on with `distillog capture {stream} "
-                    f"{self._captured.path}` and resume the run, or resume it with `--set source=stream`"
+                    f"{name!r}, and order {sequence} is needed; capture on with "
+                    f"{capture_command(stream, self._captured.path)}, and resume the run, or resume it with `--set "
+                    "source=stream`"
                 )
         held = tuple(self._held(each, sequence) for each in self._files)
         check_identity(self._orders, sequence, self._teachers, held)

@@ -68,7 +68,7 @@ def test_a_url_gives_the_bytes_of_the_folder(whole: Path, store: MemoryFileSyste
     local.close()
     far.close()
     there.verify()
-    with pytest.raises(StreamNotFound, match=f"{URL}/: holds no soft targets of teacher 'vit'"):
+    with pytest.raises(StreamNotFound, match=f"{URL}/: holds no .* 'vit' .* s FOLDER --teacher vit`, then upload it"):
         there.teacher("vit")
 
 
@@ -88,7 +88,7 @@ def test_what_is_damaged_behind_a_url_is_named_by_its_url(store: MemoryFileSyste
     with pytest.raises(DataUnavailable, match=rf"{URL}/cnn-00001\.avro: is gone"):
         files.open("cnn-00001.avro", 9000).read(10, 0)
     store.rm(f"{URL}/contents.json")
-    with pytest.raises(ConfigError, match=r"holds no captured .*STREAM FOLDER` stores them, for you to upload"):
+    with pytest.raises(ConfigError, match=r"no captured .*`distillog capture STREAM FOLDER`, then upload it"):
         CapturedFolder(URL)
 
 
