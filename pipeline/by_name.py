@@ -20,7 +20,7 @@ from pipeline.kafka.cluster import KafkaCluster
 from pipeline.kafka.found import find_cluster
 from pipeline.limits import MAX_SECONDS
 from pipeline.streams import Stream, open_stream
-from pipeline.topic_settings import KEEP_FOR_EVER
+from pipeline.topic_settings import retention_ms
 from pipeline.views import view_spec
 from pipeline.views.fetch import Fetcher
 from schemas.codecs import CodecSpec
@@ -77,8 +77,6 @@ def create_stream(
         StreamConflict: a stream of that name exists and differs.
         NotAuthorized, RecordTooLarge, DataUnavailable, BrokerUnavailable: as the command.
     """
-    if retention_hours is not None and not 0 < retention_hours < 1e9:
-        raise ConfigError(f"--retention-hours {retention_hours:g}: give a positive number, or leave it out for ever")
     settings = find_cluster(bootstrap_servers, kafka_config)
     options = create.StreamOptions(
         order_size=order_size,
@@ -87,7 +85,7 @@ def create_stream(
         partitions=partitions,
         codec=CodecSpec.parse(codec),
         num_classes=classes,
-        retention_ms=KEEP_FOR_EVER if retention_hours is None else int(retention_hours * 3_600_000),
+        retention_ms=retention_ms(retention_hours),
         replication_factor=replication_factor,
     )
     spec = view_spec(view, dict(view_params or {}))

@@ -84,13 +84,8 @@ def create_stream(
         StreamConflict: a stream of that name exists with other settings; the difference is shown.
     """
     check_name("stream", name)
-    if not 1 <= options.partitions <= MAX_PARTITIONS:
-        raise ConfigError(f"--partitions must be between 1 and {MAX_PARTITIONS}, not {options.partitions}")
     copies = options.replication_factor
-    if copies != -1 and not 1 <= copies <= MAX_COPIES:
-        raise ConfigError(
-            f"--replication-factor {copies}: give 1 to {MAX_COPIES}, or leave it out for the cluster's own"
-        )
+    check_topics(options.partitions, copies)
     manifest = _manifest(name, fetcher, dataset_uri, options)
     record = manifest.encode()  # before any topic is made: it refuses what cannot be written
     with admin_client(settings) as admin, kafka_errors(f"creating stream {name!r}", settings):
@@ -105,17 +100,37 @@ def create_stream(
                 if dead_letters_topic(name) not in topics:
                     _make_like_orders(admin, dead_letters_topic(name), 1, work_orders_topic(name))
                 return Stream(there.manifest, there.teachers, there.removed, there.unread), False
-        cluster = cluster_settings(admin)
-        _check_record_size(manifest, int(cluster.get("message.max.bytes", DEFAULT_MAX_MESSAGE)))
-        configs = stream_settings(cluster, options.retention_ms, manifest.max_record_bytes, copies)
-        # Retention for ever holds for the manifest whatever is asked for the data: without it nothing can be read.
-        make_topic(admin, manifest_topic(name), 1, copies, {**configs, "retention.ms": str(KEEP_FOR_EVER)})
-        make_topic(admin, work_orders_topic(name), options.partitions, copies, configs)
-        make_topic(admin, dead_letters_topic(name), 1, copies, configs)
+        make_topics(admin, manifest, options.retention_ms, copies)
     append(settings, name, MANIFEST_KEY, record)
     stream = open_stream(settings, name)  # another creator may have been first
     _refuse_difference(manifest, stream.manifest)
     return stream, stream.manifest.stream_id == manifest.stream_id
+
+
+def check_topics(partitions: int, copies: int) -> None:
+    """Raise ConfigError for numbers of partitions, or of copies (-1: the cluster's own), that no stream can have."""
+    if not 1 <= partitions <= MAX_PARTITIONS:
+        raise ConfigError(f"--partitions must be between 1 and {MAX_PARTITIONS}, not {partitions}")
+    if copies != -1 and not 1 <= copies <= MAX_COPIES:
+        raise ConfigError(
+            f"--replication-factor {copies}: give 1 to {MAX_COPIES}, or leave it out for the cluster's own"
+        )
+
+
+def make_topics(admin: KafkaAdminClient, manifest: Manifest, retention_ms: int, copies: int) -> None:
+    """Make the topics of a stream without teachers, or accept those that are there; its manifest is written after.
+
+    Raises:
+        RecordTooLarge: an order's soft targets would not fit into a record of this cluster.
+        StreamConflict, ConfigError, Refused: as `make_topic`.
+    """
+    name, cluster = manifest.stream, cluster_settings(admin)
+    _check_record_size(manifest, int(cluster.get("message.max.bytes", DEFAULT_MAX_MESSAGE)))
+    configs = stream_settings(cluster, retention_ms, manifest.max_record_bytes, copies)
+    # Retention for ever holds for the manifest whatever is asked for the data: without it nothing can be read.
+    make_topic(admin, manifest_topic(name), 1, copies, {**configs, "retention.ms": str(KEEP_FOR_EVER)})
+    make_topic(admin, work_orders_topic(name), manifest.partitions, copies, configs)
+    make_topic(admin, dead_letters_topic(name), 1, copies, configs)
 
 
 def is_new(stream: Stream, teacher: Teacher) -> bool:
@@ -150,7 +165,7 @@ def is_new(stream: Stream, teacher: Teacher) -> bool:
                 f"{manifest.stream!r} has {manifest.num_classes}, from 0 on"
             )
     if teacher.name in stream.teachers:
-        _refuse_teacher(teacher, stream.teachers[teacher.name])
+        refuse_other_teacher(teacher, stream.teachers[teacher.name])
         return False
     refuse_large_records(manifest, teacher, find_view(manifest.view.name).max_positions)
     teacher.encode(manifest.schema_fingerprints)  # refuses what an older stream cannot hold
@@ -173,13 +188,18 @@ def add_teacher(settings: KafkaSettings, stream: Stream, teacher: Teacher) -> bo
     """
     if not is_new(stream, teacher):
         return False
+    write_teacher(settings, stream, teacher)
+    return True
+
+
+def write_teacher(settings: KafkaSettings, stream: Stream, teacher: Teacher) -> None:
+    """Make the topic and write the record of a teacher that was found to be new; raises as `add_teacher`."""
     manifest = stream.manifest
     with admin_client(settings) as admin, kafka_errors(f"adding teacher {teacher.name!r}", settings):
         topic = soft_targets_topic(manifest.stream, teacher.name)
         _make_like_orders(admin, topic, manifest.partitions, work_orders_topic(manifest.stream))
     append(settings, manifest.stream, teacher_key(teacher.name), teacher.encode(manifest.schema_fingerprints))
-    _refuse_teacher(teacher, open_stream(settings, manifest.stream).teacher(teacher.name))
-    return True
+    refuse_other_teacher(teacher, open_stream(settings, manifest.stream).teacher(teacher.name))
 
 
 def _make_like_orders(admin: KafkaAdminClient, topic: str, partitions: int, orders: str) -> None:
@@ -260,7 +280,8 @@ def _refuse_difference(asked: Manifest, there: Manifest) -> None:
         )
 
 
-def _refuse_teacher(asked: Teacher, there: Teacher) -> None:
+def refuse_other_teacher(asked: Teacher, there: Teacher) -> None:
+    """Raise StreamConflict where a teacher of a stream is declared otherwise than is asked for."""
     same = replace(asked, model_file=there.model_file)  # a file may be called anything
     unlike = _unlike(_said_of(same), _said_of(there))
     if unlike:
@@ -276,7 +297,8 @@ def _said_of(teacher: Teacher) -> dict[str, object]:
 def _chosen(manifest: Manifest) -> dict[str, object]:
     derived = ("stream_id", "view", "view_probe", "schema_fingerprints", "max_record_bytes")
     chosen = {f.name: getattr(manifest, f.name) for f in fields(Manifest) if f.name not in derived}
-    return {**chosen, "view": manifest.view.name}
+    origins = ", ".join(map(str, manifest.replay_of)) or "none"
+    return {**chosen, "view": manifest.view.name, "replay_of": origins}
 
 
 def _unlike(asked: Mapping[str, object], there: Mapping[str, object]) -> list[str]:

@@ -208,6 +208,7 @@ def _manifest_as_dict(manifest: Manifest) -> dict[str, Any]:
         "partitions": manifest.partitions,
         "codec": str(manifest.codec),
         "max_record_bytes": manifest.max_record_bytes,
+        "replay_of": list(map(asdict, manifest.replay_of)),
     }
 
 

@@ -38,6 +38,15 @@ _INHERITED = ("retention.ms", "retention.bytes", "max.message.bytes", "min.insyn
 """What a teacher's topic takes over from the work orders', where somebody may have chosen it."""
 
 
+def retention_ms(hours: float | None) -> int:
+    """Return how long records are kept in Kafka's unit; None: for ever. Raises ConfigError for what is no time."""
+    if hours is None:
+        return KEEP_FOR_EVER
+    if not 0 < hours < 1e9:
+        raise ConfigError(f"--retention-hours {hours:g}: give a positive number, or leave it out for ever")
+    return int(hours * 3_600_000)
+
+
 def stream_settings(
     cluster: Mapping[str, str], retention_ms: int, max_record_bytes: int, copies: int
 ) -> dict[str, str]:

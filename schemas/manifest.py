@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 import math
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any, Self
 
 import numpy as np
@@ -47,6 +47,19 @@ class Probe:
     """[K, Q] float32, the values there; compared to 1e-5."""
 
 
+@dataclass(frozen=True, slots=True)
+class Origin:
+    """A stream that labels were copied from."""
+
+    stream: str
+    stream_id: str
+    manifest_sha256: str
+    """Of its manifest's record."""
+
+    def __str__(self) -> str:
+        return f"{self.stream} ({self.stream_id})"
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class Manifest:
     """What a stream is; written once."""
@@ -73,6 +86,8 @@ class Manifest:
     max_record_bytes: int
     schema_fingerprints: dict[str, str]
     """Schema name -> fingerprint in hex of the version that the stream's writers use."""
+    replay_of: tuple[Origin, ...] = ()
+    """The stream whose labels this one repeats, then the one that that one repeats, and so on; (): they are its own."""
 
     def encode(self) -> bytes:
         """Return the record's bytes in the version that it pins itself; EncodeError where a value does not fit."""
@@ -89,6 +104,7 @@ class Manifest:
         }
         datum["codec"] = {"name": self.codec.name, "k": self.codec.k, "temperatures": self.codec.temperatures}
         datum["schema_fingerprints"] = dict(sorted(self.schema_fingerprints.items()))
+        datum["replay_of"] = list(map(asdict, self.replay_of))
         return REGISTRY.encode("manifest", datum, self.schema_fingerprints)
 
     @classmethod
@@ -110,6 +126,7 @@ class Manifest:
                 unpack(probe["pixels"]),
             ),
             "codec": CodecSpec(codec["name"], codec["k"], tuple(codec["temperatures"])),
+            "replay_of": tuple(Origin(**origin) for origin in datum["replay_of"]),
         }
         manifest = cls(**{**datum, **parts})
         if problem := manifest._problem():

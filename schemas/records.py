@@ -26,7 +26,7 @@ from schemas.columns import (
 )
 from schemas.errors import ConfigError, EncodeError
 from schemas.hashing import UInt64s
-from schemas.manifest import Manifest, Probe, ViewSpec
+from schemas.manifest import Manifest, Origin, Probe, ViewSpec
 from schemas.names import did_you_mean
 from schemas.positions import Chosen, Positions
 from schemas.teacher import Teacher, TeacherInput
@@ -35,6 +35,7 @@ from schemas.teacher_output import TeacherOutput
 __all__ = [
     "DeadLetter",
     "Manifest",
+    "Origin",
     "Output",
     "Probe",
     "SoftTargets",

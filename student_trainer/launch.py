@@ -28,6 +28,7 @@ from student_trainer.run.settings import RunSettings
 from student_trainer.sources.dataset import DatasetSource
 from student_trainer.sources.files import FilesSource
 from student_trainer.sources.stream_settings import StreamSettings
+from student_trainer.sources.teachers import TeachersSource
 from student_trainer.train import TrainResult, train
 from student_trainer.trained import Trained, load_student
 
@@ -79,16 +80,30 @@ def launch(
             cluster, source.stream, settings.name, names, lambda: source.starving, passes=passes
         ) as reporter:
             training.to = reporter
+            _say_replay(source, say)
             result = train(settings, folder, source, training, progress, resume, say, world)
-        folder.write_report(_report(settings, result) | {"stream": source.statistics()})
+        folder.write_report(_report(settings, result) | _labels(source) | {"stream": source.statistics()})
     elif settings.source == "files":
         files = FilesSource(settings.data.files, StreamSettings.of(settings))
+        _say_replay(files, say)
         result = train(settings, folder, files, training, progress, resume, say, world)
-        folder.write_report(_report(settings, result) | {"files": files.statistics()})
+        folder.write_report(_report(settings, result) | _labels(files) | {"files": files.statistics()})
     else:
         result = train(settings, folder, DatasetSource(settings), training, progress, resume, say, world)
         folder.write_report(_report(settings, result))
     return result
+
+
+def _say_replay(source: TeachersSource, say: Callable[[str], object] | None) -> None:
+    """Say whose labels they are, where they are not the stream's own."""
+    if say is not None and source.manifest.replay_of:
+        origins = ", a replay of ".join(map(str, source.manifest.replay_of))
+        say(f"stream {source.manifest.stream!r} is a replay of {origins}")
+
+
+def _labels(source: TeachersSource) -> dict[str, Any]:
+    origins = source.replay_of()
+    return {"replay_of": origins} if origins else {}
 
 
 def _report(settings: RunSettings, result: TrainResult) -> dict[str, Any]:

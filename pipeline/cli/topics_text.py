@@ -43,6 +43,8 @@ def print_description(described: StreamDescription) -> None:
         "partitions": manifest.partitions,
         "codec": f"{manifest.codec} (records up to {manifest.max_record_bytes} bytes)",
     }
+    if manifest.replay_of:
+        facts["labels of"] = ", a replay of ".join(map(str, manifest.replay_of))
     for name, value in facts.items():
         click.echo(f"{name:<12} {value}")
     for teacher in status.teachers:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 from pathlib import Path
 from typing import Any
@@ -34,6 +35,7 @@ def summary(path: Path) -> dict[str, Any]:
         "state": info["state"],
         "run_id": info["run_id"],
         "source": getattr(settings.data, settings.source),
+        "replay_of": _replay_of(path),
         "student": settings.student.name,
         "began_with": weights and f"{weights.path} ({weights.sha256[:16] or 'as it lay there'})",
         "step": max([step.get("step", 0), evaluation.get("step", 0), *saved]),
@@ -46,6 +48,15 @@ def summary(path: Path) -> dict[str, Any]:
         "accuracy": scores.get("accuracy"),
         "evaluation": {"step": evaluation["step"], **scores} if evaluation else None,
     }
+
+
+def _replay_of(path: Path) -> str | None:
+    """Whose labels a run that has ended has learned from, where they were copied into its stream; else None."""
+    try:
+        origins = json.loads((path / "report.json").read_bytes()).get("replay_of") or []
+        return ", a replay of ".join(f"{one['stream']} ({one['stream_id']})" for one in origins) or None
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        return None  # not there yet; whoever damaged it has the run's own settings still
 
 
 def summaries(folder: Path) -> list[dict[str, Any]]:

@@ -90,6 +90,10 @@ class TeachersSource(ABC):
         """Return the records of the manifest and of the teachers."""
         return self.manifest.encode(), *(teacher.encode() for teacher in self.teachers)
 
+    def replay_of(self) -> list[dict[str, str]]:
+        """Return which streams these labels were copied from, the nearest first; []: they are the stream's own."""
+        return [{"stream": one.stream, "stream_id": one.stream_id} for one in self.manifest.replay_of]
+
     @property
     def labelled_fraction(self) -> float:
         """Samples that show a label / all samples."""

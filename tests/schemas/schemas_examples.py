@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from schemas.codecs import CodecSpec
-from schemas.manifest import Manifest, Probe, ViewSpec
+from schemas.manifest import Manifest, Origin, Probe, ViewSpec
 from schemas.positions import Chosen
 from schemas.records import DeadLetter, Output, SoftTargets, WorkOrder
 from schemas.teacher import Teacher, TeacherInput, TeacherOutput
@@ -102,7 +102,7 @@ def examples() -> dict[str, Any]:
     probe = Probe(
         ids(1, 2), ids(2**62, 0), SHA256, np.arange(6).reshape(2, 3), np.arange(6, dtype=np.float32).reshape(2, 3) / 4
     )
-    return {
+    made: dict[str, Any] = {
         "work_order": WorkOrder(STREAM_ID, 7, 2, ids(5, 300, 0), 2**63 - 1),
         "soft_targets float32": soft_targets(),
         "soft_targets float16": soft_targets("float16", kept_rows=ids(0, 2)),
@@ -194,6 +194,8 @@ def examples() -> dict[str, Any]:
             schema_fingerprints={"work_order": "00" * 8, "soft_targets": "11" * 8},
         ),
     }
+    origins = (Origin("digits", "fedcba9876543210", SHA256), Origin("first", "0f" * 8, "b6" * 32))
+    return {**made, "manifest replay": replace(made["manifest"], stream="again", replay_of=origins)}
 
 
 def plain(value: Any) -> Any:
@@ -330,6 +332,7 @@ def manifests(draw: st.DrawFn) -> Manifest:
         draw(codec),
         draw(positive),
         draw(st.dictionaries(text, text, max_size=3)),
+        tuple(draw(st.lists(st.builds(Origin, text, text, text), max_size=2))),
     )
 
 
