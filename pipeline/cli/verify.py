@@ -1,4 +1,4 @@
-"""`distillog verify`: whether the labels of a stream are what its teacher gives."""
+"""`distillog verify`: whether the labels of a stream, or of a folder, are what their teacher gives."""
 
 from __future__ import annotations
 
@@ -68,14 +68,15 @@ def verify(
 ) -> None:
     """Label some rows of every order of STREAM again with MODEL, and compare them with the labels in the log.
 
-    Nothing is written to the stream. Exit code 4: an order differs.
+    STREAM is also a folder of captured labels, written with a slash: ./labels. Nothing is written to either. Exit
+    code 4: an order differs.
     """
     from pipeline.progress import Progress, Rate
     from teacher_service.proof.rows import Choice
+    from teacher_service.proof.subject import is_folder, of_folder, of_stream
     from teacher_service.proof.verify import Verification, VerifyOptions
 
     options = VerifyOptions(
-        teacher=teacher,
         dataset=dataset,
         provider=provider,
         threads=threads,
@@ -87,7 +88,11 @@ def verify(
         until=until_sequence,
     )
     with Progress(title=f"verify {stream}", quiet=quiet) as progress:
-        verification = Verification(kafka_settings(), stream, model, options)
+        if folder := Path(stream) if is_folder(stream) else None:
+            subject = of_folder(folder, model, teacher)
+        else:
+            subject = of_stream(kafka_settings(), stream, model, teacher)
+        verification = Verification(subject, model, options)
         rate = Rate()
 
         def show(verdict: Verdict) -> None:
@@ -102,9 +107,11 @@ def verify(
         verdict = verification.run(show)
     if as_json:
         asked = {"rows": rows, "fraction": fraction, "seed": seed, "limit": limit}
-        print_json({"stream": stream, "teacher": verification.teacher.name, "asked": asked, **verdict.as_dict()})
+        what = {"stream": subject.manifest.stream, "folder": folder and str(folder), "teacher": subject.teacher.name}
+        print_json({**what, "asked": asked, **verdict.as_dict()})
     else:
-        _print(verdict, limit, f"stream {stream}, teacher {verification.teacher.name} on {verification.provider}")
+        where = folder or f"stream {stream}"
+        _print(verdict, limit, f"{where}, teacher {subject.teacher.name} on {verification.provider}")
     verification.judge()
 
 

@@ -11,20 +11,16 @@ from typing import Any
 
 import numpy as np
 
-from pipeline.kafka.cluster import KafkaCluster
-from pipeline.kafka.settings import KafkaSettings
 from pipeline.limits import SAME_LABEL
 from pipeline.sequence import Sequence as OrderSequence
-from pipeline.stored_labels import Dropped, LoggedLabels, StoredLabels
-from pipeline.streams import Stream, open_stream
+from pipeline.stored_labels import Damaged, Dropped, StoredLabels
 from pipeline.views.check import check_data
 from schemas.errors import ConfigError, LabelsDiffer
-from schemas.records import Teacher
 from teacher_service.models.session import OnnxTeacher
 from teacher_service.proof.again import Again, Difference, Piece
 from teacher_service.proof.compare import Change
 from teacher_service.proof.rows import Choice
-from teacher_service.serve import find_teacher
+from teacher_service.proof.subject import Subject
 
 NAMED = 10
 """Orders that differ, those of the lowest sequences, that are told one by one."""
@@ -34,8 +30,6 @@ NAMED = 10
 class VerifyOptions:
     """What a user may say about a verification."""
 
-    teacher: str | None = None
-    """name of the teacher; found by the file's hash if not said"""
     dataset: str | None = None
     provider: str = "auto"
     threads: int = 0
@@ -133,29 +127,25 @@ class Verdict:
 class Verification:
     """Everything that can be checked before labels are read has been, as before a worker joins."""
 
-    def __init__(self, settings: KafkaSettings, stream_name: str, model_path: Path, options: VerifyOptions) -> None:
-        """Open stream, data and model.
+    def __init__(self, subject: Subject, model_path: Path, options: VerifyOptions) -> None:
+        """Open data and model.
 
         Raises:
-            StreamNotFound, ManifestMismatch, TeacherRejected, DataUnavailable, ConfigError, BrokerUnavailable: as they
-                are named.
+            ManifestMismatch, TeacherRejected, DataUnavailable, ConfigError: as they are named.
         """
-        self.stream: Stream = open_stream(settings, stream_name)
-        self.teacher: Teacher = find_teacher(self.stream, model_path, options.teacher)
-        num_orders = OrderSequence.of(self.stream.manifest).num_orders
+        self.subject = subject
+        num_orders = OrderSequence.of(subject.manifest).num_orders
         until = num_orders if options.until is None else options.until
         if not 0 <= options.begin < until <= num_orders:
             raise ConfigError(
-                f"orders {options.begin} to {until}: stream {stream_name!r} has the orders 0 to {num_orders - 1}, give "
+                f"orders {options.begin} to {until}: {subject.what} has the orders 0 to {num_orders - 1}, give "
                 f"a range of them (--from-sequence is the first, --until-sequence, {num_orders} at most, the one "
                 "behind the last)"
             )
         self._options = options
-        self._fetcher = check_data(self.stream.manifest, options.dataset, options.loaders, options.loader_processes)
-        self._model = OnnxTeacher(model_path, self.teacher, options.provider, options.threads)
-        self.labels: StoredLabels = LoggedLabels(
-            KafkaCluster(settings), self.stream, self.teacher.name, options.begin, until
-        )
+        self._fetcher = check_data(subject.manifest, options.dataset, options.loaders, options.loader_processes)
+        self._model = OnnxTeacher(model_path, subject.teacher, options.provider, options.threads)
+        self.labels: StoredLabels = subject.labels(options.begin, until)
         self.provider = self._model.provider
         self.verdict = Verdict(until - options.begin)
 
@@ -166,11 +156,15 @@ class Verification:
             BrokerUnavailable, StreamChanged, DataUnavailable, ModelFailed: as their names say.
         """
         began = time.monotonic()
-        verdict, again = self.verdict, Again(self.stream.manifest, self._fetcher, self._model)
+        verdict, again = self.verdict, Again(self.subject.manifest, self._fetcher, self._model)
         pieces: list[Piece] = []
         num_rows = 0
         try:
             for stored in self.labels.read():
+                if isinstance(stored, Damaged):
+                    verdict.num_verified += stored.is_order
+                    verdict.add(Difference(stored.sequence, stored.address, "", stored.why, np.inf))
+                    continue
                 verdict.num_verified += 1
                 verdict.rows_left_out += len(stored.value.sample_ids) - stored.value.num_kept
                 piece = again.piece(stored, self._options.choice)
@@ -207,20 +201,20 @@ class Verification:
             LabelsDiffer: an order is not what the teacher gives here.
             ConfigError: no order of the range is labelled, so that nothing was shown.
         """
-        verdict, stream = self.verdict, self.stream.manifest.stream
+        verdict, what, teacher = self.verdict, self.subject.what, self.subject.teacher.name
         if not verdict.num_verified:
             raise ConfigError(
-                f"stream {stream!r} has no labels of teacher {self.teacher.name!r} in these {verdict.num_orders} "
-                "orders: there is nothing to verify yet"
+                f"{what} has no labels of teacher {teacher!r} in these {verdict.num_orders} orders: there is nothing "
+                "to verify yet"
             )
         if not verdict.num_differ:
             return
         first = verdict.differences[0]
         raise LabelsDiffer(
-            f"stream {stream!r}: {verdict.num_differ} of {verdict.num_verified} orders of teacher "
-            f"{self.teacher.name!r} are not what its model gives here; the first is order {first.sequence} "
-            f"({first.address}{f', by worker {first.worker}' if first.worker else ''}): {first.what}. Labels once "
-            "written are never changed: label the stream under another teacher name"
+            f"{what}: {verdict.num_differ} of {verdict.num_verified} orders of teacher {teacher!r} are not what its "
+            f"model gives here; the first is order {first.sequence} "
+            f"({first.address}{f', by worker {first.worker}' if first.worker else ''}): {first.what}. "
+            f"{self.subject.remedy}"
         )
 
 

@@ -26,6 +26,7 @@ from schemas.records import Teacher
 from teacher_service.models.files import model_sha256
 from teacher_service.models.session import OnnxTeacher
 from teacher_service.proof.rows import Choice
+from teacher_service.proof.subject import of_stream
 from teacher_service.proof.verify import Verdict, Verification, VerifyOptions
 from teacher_service.serve import TeachOptions, prepare_worker
 from teacher_service.worker import WorkerOptions
@@ -46,7 +47,8 @@ class Place:
 
     def verify(self, **options: Any) -> tuple[Verdict, str]:
         """What was found, and the error; "" without one."""
-        verification = Verification(self.settings, self.name, self.model, VerifyOptions(threads=1, **options))
+        subject = of_stream(self.settings, self.name, self.model, None)
+        verification = Verification(subject, self.model, VerifyOptions(threads=1, **options))
         verdict = verification.run()
         try:
             verification.judge()

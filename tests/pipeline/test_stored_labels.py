@@ -11,8 +11,9 @@ from kafka import TopicPartition
 from support.memory_log import MemoryCluster
 from support.streams import bare_manifest, order, teacher_record
 
+from pipeline.logged_labels import LoggedLabels
 from pipeline.names import manifest_topic, soft_targets_topic
-from pipeline.stored_labels import Dropped, LoggedLabels
+from pipeline.stored_labels import Dropped
 from pipeline.streams import Stream
 from schemas.errors import BrokerUnavailable, StreamChanged
 from schemas.records import SoftTargets

@@ -1,0 +1,168 @@
+"""`distillog verify` over captured files, without any Kafka: true labels pass, and whatever is damaged is named."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import struct
+import subprocess
+import sys
+import zlib
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from support.captures import captured
+from support.models import classifier
+from support.streams import fetcher, manifest
+from support.written_labels import Labelling
+
+from pipeline.captured.capturing import CaptureForm
+from pipeline.captured.index import ENTRY
+from pipeline.datasets.fingerprint import fingerprint
+from pipeline.streams import Stream
+from pipeline.views.probe import make_probe
+from schemas.errors import ConfigError, LabelsDiffer, ManifestMismatch
+from teacher_service.models.declared import Declared
+from teacher_service.models.describe import describe_model
+from teacher_service.models.session import OnnxTeacher
+from teacher_service.proof.subject import of_folder
+from teacher_service.proof.verify import Verdict, Verification, VerifyOptions
+
+ORDERS = 40
+NO_KAFKA = """
+import sys
+from pipeline.cli import main
+try:
+    main(sys.argv[1:])
+finally:
+    assert "onnxruntime" in sys.modules
+    assert not [name for name in sys.modules if name.partition(".")[0] == "kafka"]
+"""
+
+
+@pytest.fixture
+def model(tmp_path: Path) -> Path:
+    return classifier(tmp_path / "m.onnx")
+
+
+@pytest.fixture
+def folder(model: Path, tmp_path: Path) -> Path:
+    """Labels of all orders but the last one, in a few files."""
+    return labelled(tmp_path / "labels", model)
+
+
+def labelled(folder: Path, model: Path, forged: dict[int, int] | None = None) -> Path:
+    source = fetcher()
+    made = manifest(source, dataset_fingerprint=fingerprint(source.dataset), view_probe=make_probe(source))
+    teacher = describe_model(model, "t", made, source, Declared(batch=16))
+    stream = Stream(made, {"t": teacher})
+    labelling = Labelling(stream, source, OnnxTeacher(model, teacher, "cpu", 1))
+    values = [labelling.record(each, labelled_as=(forged or {}).get(each)) for each in range(ORDERS)]
+    return captured(folder, stream, values, CaptureForm("null", 20_000))
+
+
+def verify(folder: Path, model: Path, **options: int) -> tuple[Verdict, str]:
+    verification = Verification(of_folder(folder, model, None), model, VerifyOptions(threads=1, **options))
+    verdict = verification.run()
+    try:
+        verification.judge()
+    except LabelsDiffer as error:
+        return verdict, str(error)
+    return verdict, ""
+
+
+def flip(path: Path, at: int) -> None:
+    raw = bytearray(path.read_bytes())
+    raw[at] ^= 4
+    path.write_bytes(raw)
+
+
+def block(folder: Path, sequence: int) -> tuple[Path, int, int]:
+    """Where an order lies: file, offset, bytes."""
+    entry = (folder / "t.index").read_bytes()[ENTRY.itemsize * sequence :][: ENTRY.itemsize]
+    number, size, offset, _ = struct.unpack("<IIQI", entry)
+    return folder / f"t-{number:05d}.avro", offset, size
+
+
+def test_true_labels_pass_and_what_is_not_captured_is_said(folder: Path, model: Path) -> None:
+    verdict, error = verify(folder, model)
+    assert (error, verdict.num_verified, verdict.num_same, verdict.first_missing) == ("", ORDERS, ORDERS, ORDERS)
+    assert verdict.num_missing == 1
+
+
+def flipped_block(folder: Path) -> None:
+    for sequence in (31, 17):
+        path, offset, size = block(folder, sequence)
+        flip(path, offset + size // 2)
+
+
+def swapped_in_the_index(folder: Path) -> None:
+    raw, size = bytearray((folder / "t.index").read_bytes()), ENTRY.itemsize
+    # 17 and 29 are of one partition, so that no more than their own words tell them apart.
+    one, other = slice(17 * size, 18 * size), slice(29 * size, 30 * size)
+    raw[one], raw[other] = raw[other], raw[one]
+    (folder / "t.index").write_bytes(raw)
+
+
+def flipped_index(folder: Path) -> None:
+    flip(folder / "t.index", 17 * ENTRY.itemsize + 9)
+
+
+def flipped_header(folder: Path) -> None:
+    flip(folder / "t-00002.avro", 40)
+
+
+def forged_with_its_checksum(folder: Path) -> None:
+    """Where the record lay in the log, which no label depends on."""
+    path, offset, size = block(folder, 17)
+    flip(path, offset + 4)
+    data = path.read_bytes()[offset : offset + size]
+    raw = bytearray((folder / "t.index").read_bytes())
+    raw[17 * ENTRY.itemsize + 16 : 18 * ENTRY.itemsize] = struct.pack("<I", zlib.crc32(data))
+    (folder / "t.index").write_bytes(raw)
+
+
+DAMAGES: dict[str, tuple[Callable[[Path], None], int, str]] = {
+    "bits of two orders": (flipped_block, 2, "order 17 .*is not what its checksum says"),
+    "two orders changed places": (swapped_in_the_index, 2, "order 17 .*sequence is 29, the manifest says 17"),
+    "a bit of the index": (flipped_index, 1, "order 17 .*damaged"),
+    "a bit of a later file's header": (flipped_header, 1, "order 6 .*its header is not what the list says"),
+    "a change with its checksum": (forged_with_its_checksum, 1, "its SHA-256 is not the listed one"),
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
+def test_a_damaged_file_is_found_and_the_first_order_of_it_named(folder: Path, model: Path, damage: str) -> None:
+    harm, number, words = DAMAGES[damage]
+    harm(folder)
+    verdict, error = verify(folder, model)
+    assert (verdict.num_differ, verdict.num_verified) == (number, ORDERS)
+    assert re.search(words, error), error
+
+
+def test_permuted_orders_are_named_by_the_command_without_kafka(model: Path, tmp_path: Path) -> None:
+    folder = labelled(tmp_path / "permuted", model, {9: 23, 23: 9})
+    environment = {key: value for key, value in os.environ.items() if "KAFKA" not in key and "DISTILLOG" not in key}
+    done = subprocess.run(
+        [sys.executable, "-c", NO_KAFKA, "verify", str(folder), str(model), "--threads", "1", "--json", "--quiet"],
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    assert done.returncode == 4, done.stderr
+    found = json.loads(done.stdout)
+    assert (found["differ"], found["verified"], found["missing"]) == (2, ORDERS, 1)
+    assert [each["sequence"] for each in found["differences"]] == [9, 23]
+    assert (found["stream"], found["folder"], found["teacher"]) == ("s", str(folder), "t")
+    assert "the first is order 9" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_another_model_and_a_folder_without_labels_are_refused(folder: Path, model: Path, tmp_path: Path) -> None:
+    with pytest.raises(ManifestMismatch, match=r"is no teacher of .*labels \(there: t \("):
+        of_folder(folder, classifier(tmp_path / "other.onnx", seed=1), None)
+    with pytest.raises(ConfigError, match="holds no captured soft targets"):
+        of_folder(tmp_path, model, None)
