@@ -1,4 +1,4 @@
-"""A stream as batches for a training loop of one's own: an iterable dataset by PyTorch's conventions.
+"""A stream, or what was captured of it, as batches for a loop of one's own: an iterable dataset as PyTorch has them.
 
 It is what a run trains on, row by row and bit by bit, without any training in it. Letters: B rows that this process
 gets of a batch, C classes.
@@ -7,27 +7,27 @@ gets of a batch, C classes.
 from __future__ import annotations
 
 import weakref
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 from torch.utils.data import IterableDataset, get_worker_info
 
-from pipeline.kafka.cluster import KafkaCluster
-from pipeline.kafka.settings import KafkaSettings
 from schemas.errors import CheckpointError, ConfigError, StreamChanged
 from student_trainer.batches import Batch, Share
 from student_trainer.checkpoint import another_stream
 from student_trainer.learning.targets import Target
 from student_trainer.own_loop.walk import Walk
-from student_trainer.reporter import RunReporter
 from student_trainer.run.edits import flat
 from student_trainer.sources.base import Cursor
-from student_trainer.sources.stream import StreamSource
 from student_trainer.sources.stream_settings import StreamSettings
+from student_trainer.sources.teachers import TeachersSource
 from student_trainer.supply import supply
+
+if TYPE_CHECKING:
+    from student_trainer.reporter import RunReporter
 
 _WORKERS = (
     "labelled batches come from threads of their own, and each worker process of a DataLoader would read them all "
@@ -75,28 +75,29 @@ class LabelledBatches(IterableDataset[LabelledBatch]):
 
     def __init__(
         self,
-        kafka: KafkaSettings,
+        open_source: Callable[[], TeachersSource],
+        report: Callable[[TeachersSource], RunReporter] | None,
         settings: StreamSettings,
         batch_size: int,
         size: tuple[int, ...],
         depth: int,
-        run: str | None,
         device: torch.device,
         share: Share,
     ) -> None:
+        """With `report`, which gives what is told where each iteration stands; None: nobody is."""
         self.device = device
         """Where the tensors are."""
         self.batch_size = batch_size
         """Rows of a batch, of all processes together."""
-        self._kafka, self._settings, self._size, self._depth, self._run = kafka, settings, size, depth, run
+        self._open, self._report, self._size, self._depth = open_source, report, size, depth
         self._share = share
         share.rows(batch_size)
         if batch_size % share.world:  # equal parts, so that the mean of the processes' means is the batch's
             raise ConfigError(
                 f"batch_size {batch_size} is of all {share.world} processes together, and does not divide among them"
             )
-        source = StreamSource(kafka, settings)
-        self._source: StreamSource | None = source
+        source = open_source()
+        self._source: TeachersSource | None = source
         self._is: dict[str, Any] = {
             "batch_size": batch_size,
             "size": list(size),
@@ -129,10 +130,7 @@ class LabelledBatches(IterableDataset[LabelledBatch]):
             before.close()
         self._cursor, self._start = self._start, Cursor.start()
         source, self._source = self._source or self._opened_again(), None
-        reporter = None
-        if self._run is not None and self._share.rank == 0:
-            cluster, teachers = KafkaCluster(self._kafka), self._settings.teachers
-            reporter = RunReporter(cluster, source.stream, self._run, teachers, lambda: source.starving)
+        reporter = self._report(source) if self._report is not None and self._share.rank == 0 else None
         pin = self.device.type == "cuda"
         ready = supply(source, self._cursor, self.batch_size, self._size, self._depth, pin, self._share)
         walk = Walk(ready, reporter, self._cursor, self._hand_out)
@@ -170,10 +168,11 @@ class LabelledBatches(IterableDataset[LabelledBatch]):
     def __getstate__(self) -> dict[str, Any]:
         raise ConfigError(_WORKERS)  # a worker process that is spawned gets a copy
 
-    def _opened_again(self) -> StreamSource:
-        source = StreamSource(self._kafka, self._settings)
+    def _opened_again(self) -> TeachersSource:
+        source = self._open()
         if source.describe() != self._is["source"]:
-            raise StreamChanged(f"stream {self._settings.stream!r} is another one by now: call labelled_batches again")
+            stream = source.manifest.stream
+            raise StreamChanged(f"stream {stream!r} is another one by now: call labelled_batches again")
         return source
 
     def _hand_out(self, batch: Batch, cursor: Cursor) -> LabelledBatch:

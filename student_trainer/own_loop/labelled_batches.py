@@ -1,14 +1,14 @@
-"""Open a stream for a training loop of one's own, by plain arguments."""
+"""Open a stream, or captured files, for a training loop of one's own, by plain arguments."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
 import torch.distributed
 
-from pipeline.kafka.found import find_cluster
 from pipeline.user_code import said
 from schemas.errors import ConfigError
 from schemas.names import check_name
@@ -16,12 +16,18 @@ from student_trainer.batches import Share
 from student_trainer.own_loop.iterable import LabelledBatches
 from student_trainer.run.settings import DataSettings, StarveSettings, TeacherSettings, TrainSettings
 from student_trainer.run.student_settings import StudentSettings
+from student_trainer.sources.files import FilesSource
 from student_trainer.sources.stream_settings import StreamSettings
+from student_trainer.sources.teachers import TeachersSource
+
+if TYPE_CHECKING:
+    from student_trainer.reporter import RunReporter
 
 
 def labelled_batches(
-    stream: str,
+    stream: str | None = None,
     *,
+    files: Path | str | None = None,
     teachers: Sequence[str],
     batch_size: int,
     size: Sequence[int] = (),
@@ -44,7 +50,9 @@ def labelled_batches(
     """Open a stream for a training loop: the rows, order and bytes that `distillog runs start` trains on.
 
     Args:
-        stream: its name.
+        stream: its name; with `files` it is held against theirs, and may be left out.
+        files: folder of what `distillog capture` stored of it, to be read instead: without a broker, and to the same
+            bits. A state of the one is one of the other.
         teachers: whose soft targets, by their names in the stream; or one of them.
         batch_size: rows of a batch, of all processes together.
         size: the spatial size asked of the view, e.g. (160, 160); (): as the samples come.
@@ -66,7 +74,8 @@ def labelled_batches(
         kafka_config: as `--kafka-config`.
 
     Raises:
-        ConfigError: an argument out of its range, batches that do not divide among the processes, no such device.
+        ConfigError: an argument out of its range, batches that do not divide among the processes, no such device; or
+            neither a stream nor files, or what only a stream has beside files.
         StreamNotFound: no such stream, or no such teacher in it.
         ManifestMismatch: the data or views here are not those of the manifest.
         DataUnavailable, BrokerUnavailable: no answer.
@@ -79,7 +88,7 @@ def labelled_batches(
     )
     data = DataSettings(labelled=labelled, label_seed=label_seed)
     asked = StreamSettings(
-        stream=stream,
+        stream=stream or "",
         teachers=tuple(names),
         passes=train.passes,
         dataset=dataset or "",
@@ -89,16 +98,53 @@ def labelled_batches(
         loader_processes=train.loader_processes,
         starve=StarveSettings(starve_warning, starve_timeout),
     )
+    report = None
+    if files is not None:
+        if run is not None or bootstrap_servers is not None or kafka_config is not None:
+            raise ConfigError(
+                "files are read without a broker, so nobody hears of a run: leave out run, bootstrap_servers and "
+                "kafka_config"
+            )
+        folder = Path(files)
+
+        def open_source() -> TeachersSource:
+            return FilesSource(folder, asked)
+    elif stream is None:
+        raise ConfigError("say what to read: the name of a stream, or files=FOLDER")
+    else:
+        open_source, report = _of_stream(asked, run, bootstrap_servers, kafka_config)
     return LabelledBatches(
-        find_cluster(bootstrap_servers, kafka_config),
+        open_source,
+        report,
         asked,
         train.batch_size,
         StudentSettings("own", size=tuple(size)).size,
         train.prefetch,
-        None if run is None else check_name("run", run),
         _device(device),
         _share(rank, world),
     )
+
+
+def _of_stream(
+    asked: StreamSettings, run: str | None, bootstrap_servers: str | None, kafka_config: Path | str | None
+) -> tuple[Callable[[], TeachersSource], Callable[[TeachersSource], RunReporter] | None]:
+    """Return what opens a stream, and what reports of a run to it."""
+    # Files are read without Kafka's client.
+    from pipeline.kafka.cluster import KafkaCluster
+    from pipeline.kafka.found import find_cluster
+    from student_trainer.reporter import RunReporter
+    from student_trainer.sources.stream import StreamSource
+
+    kafka = find_cluster(bootstrap_servers, kafka_config)
+    if run is None:
+        return lambda: StreamSource(kafka, asked), None
+    name = check_name("run", run)
+
+    def report(source: TeachersSource) -> RunReporter:
+        assert isinstance(source, StreamSource)  # it was opened here
+        return RunReporter(KafkaCluster(kafka), source.stream, name, asked.teachers, lambda: source.starving)
+
+    return lambda: StreamSource(kafka, asked), report
 
 
 def _device(asked: torch.device | str | None) -> torch.device:

@@ -5,13 +5,15 @@ from __future__ import annotations
 import weakref
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
-from typing import Generic, TypeVar
+from typing import TYPE_CHECKING, Generic, TypeVar
 
 from schemas.errors import ConfigError, Starved
 from student_trainer.batches import Batch
 from student_trainer.prefetch import Prefetcher
-from student_trainer.reporter import RunReporter
 from student_trainer.sources.base import Cursor
+
+if TYPE_CHECKING:
+    from student_trainer.reporter import RunReporter
 
 T = TypeVar("T")
 
