@@ -34,6 +34,21 @@ def writing(path: Path) -> Iterator[None]:
         raise CannotWrite(f"{path}: cannot be written: {error.strerror or error}; {advice}") from error
 
 
+def sync_folder(folder: Path) -> None:
+    """Bring the names of a folder to the disk, so that a power cut takes no file that was made in it."""
+    try:
+        descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    except OSError:  # one that may be written and not read
+        return
+    try:
+        os.fsync(descriptor)
+    except OSError as error:
+        if error.errno not in (errno.EINVAL, errno.ENOTSUP):  # some network file systems have no such thing
+            raise
+    finally:
+        os.close(descriptor)
+
+
 def write_whole(path: Path, text: str) -> None:
     """Replace a small file in one step, so that nobody reads half of it.
 
@@ -62,5 +77,6 @@ def replace_file(path: Path, write: Callable[[Path], None]) -> None:
         try:
             write(fresh)
             fresh.replace(path)
+            sync_folder(path.parent)
         finally:
             fresh.unlink(missing_ok=True)

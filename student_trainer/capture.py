@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import threading
 from collections import deque
@@ -14,6 +15,7 @@ from pathlib import Path
 from kafka import TopicPartition
 
 from pipeline.captured.capturing import CaptureFolder, CaptureForm
+from pipeline.captured.folder import CapturedFolder
 from pipeline.captured.writer import TeacherWriter
 from pipeline.chain_ends import soft_targets_end
 from pipeline.kafka.log import Cluster
@@ -21,9 +23,11 @@ from pipeline.names import soft_targets_topic
 from pipeline.progress import Progress
 from pipeline.sequence import Sequence as OrderSequence
 from pipeline.streams import Stream
-from schemas.errors import BrokerUnavailable, ConfigError, SequenceGap
+from schemas.errors import BrokerUnavailable, ConfigError, DistillogError, LogTrimmed, ManifestMismatch, SequenceGap
 from student_trainer.sources.held import Held, Wait
 from student_trainer.sources.reader import SoftTargetReader
+
+log = logging.getLogger(__name__)
 
 _IN_TURN = 1_024
 """Orders of a teacher at once: others may be as far behind, and what is stored is to be listed."""
@@ -79,7 +83,8 @@ def capture(
     Raises:
         StreamNotFound: no such teacher.
         ConfigError, StreamConflict, CannotWrite, DecodeError: as `CaptureFolder`.
-        SequenceGap, LogTrimmed, StreamChanged, ManifestMismatch, BrokerUnavailable: as `SoftTargetReader`.
+        SequenceGap, LogTrimmed, ManifestMismatch: as `SoftTargetReader`, once the other teachers are captured.
+        StreamChanged, BrokerUnavailable: as `SoftTargetReader`.
     """
     names = list(dict.fromkeys(teachers)) or list(stream.teachers)
     records = [stream.teacher(name) for name in names]
@@ -107,16 +112,26 @@ def capture(
                     until[name] = _labelled(cluster, stream, name)
                 reader = SoftTargetReader(cluster, stream, [name], stop, keep_raw=True)
                 readers[name] = stack.enter_context(closing(reader))
-                reader.seek(writer.next_sequence)
+                reader.seek(writer.next_sequence, [_read_on(folder, orders, name)])
+            failed: list[DistillogError] = []
             while readers and not stop.is_set():
                 for name, reader in list(readers.items()):
                     first = writers[name].next_sequence
                     behind = min(until[name], first + _IN_TURN)
-                    _take(reader, _Packing(pool, 2 * packers, writers[name]), orders, behind, shown)
+                    try:
+                        _take(reader, _Packing(pool, 2 * packers, writers[name]), orders, behind, shown)
+                    except (SequenceGap, LogTrimmed, ManifestMismatch) as error:
+                        failed.append(error)
+                        del readers[name]
+                        if readers:
+                            log.error("%s; no more of teacher %r is captured, but of the others", error, name)
+                        continue
                     now = writers[name].next_sequence
                     if now >= until[name] or (not follow and now < behind):
                         del readers[name]
                 captured.save()
+            if failed:
+                raise failed[0]
         finally:
             captured.save()  # what was stored is whole, whatever ended it
             shown.now()
@@ -124,6 +139,18 @@ def capture(
             CapturedOrders(name, each.next_sequence, each.next_sequence - begun[name], each.num_bytes)
             for name, each in writers.items()
         ]
+
+
+def _read_on(folder: Path, orders: OrderSequence, teacher: str) -> list[int]:
+    """[P] offsets behind the last captured record of each partition of a teacher's topic: what a reader never left.
+
+    From there the first copy of an order is what it was to a reader that was not interrupted.
+    """
+    with closing(CapturedFolder(folder).teacher(teacher)) as files:
+        offsets = [0] * orders.partitions
+        for sequence in range(max(0, files.num_orders - orders.partitions), files.num_orders):
+            offsets[orders.partition(sequence)] = files.read(sequence).offset + 1
+    return offsets
 
 
 class _Packing:

@@ -193,6 +193,8 @@ class TeacherWriter:
         known = listed.files[len(self._full)] if listed and len(listed.files) > len(self._full) else None
         header, place = self._form.header, self._first * ENTRY.itemsize
         start = _read(self._file, len(header), 0)
+        if not listed:
+            self._refuse_strange(start)
         if not known and start != header:  # it was begun, and not listed yet
             with writing(self._path):
                 _begin(self._file, header)
@@ -214,6 +216,17 @@ class TeacherWriter:
             os.ftruncate(self._file, self._bytes)
             _write(self._index, entries, place)
             os.ftruncate(self._index, place + len(entries))
+
+    def _refuse_strange(self, start: bytes) -> None:
+        """Raise CannotWrite where what lies there of a teacher that is not listed is none that a capture has begun."""
+        strange = self._path if not self._form.header.startswith(start.rstrip(b"\0")) else None
+        if not start and os.fstat(self._index).st_size:
+            strange = self._folder / index_name(self._name)  # entries are written behind their blocks
+        if strange:
+            raise CannotWrite(
+                f"{strange}: lies there, is not listed, and no capture of teacher {self._name!r} with these records of "
+                "manifest and teacher has begun it; move it away"
+            )
 
     def _read_block(self) -> bytes:
         """Read what seems to be a whole block at the end of what was counted; empty: there is none."""
@@ -240,14 +253,24 @@ class TeacherWriter:
 
     def _opened(self, path: Path) -> int:
         refuse_irregular(path, CannotWrite)
+        if path.is_symlink():
+            raise CannotWrite(f"{path}: is a link, and captured files are written into their own folder; remove it")
         with writing(path):
-            return os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
+            return os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o666)
 
     def _refuse_changed(self) -> None:
         """Raise DecodeError where a file that is full has not its size."""
         for number, each in enumerate(self._full):
             path = self._folder / file_name(self._name, number)
             there = path.stat().st_size if path.is_file() else 0
+            if there > each.num_bytes and number + 1 == len(self._full):
+                behind = sorted(one.name for one in self._folder.glob(f"{self._name}-?????.avro"))
+                raise DecodeError(
+                    str(path),
+                    f"has {there} bytes, {each.num_bytes} are listed, and files follow that are not: the list is older "
+                    f"than they are; bring back the newer one, or remove {', '.join(behind[number + 1 :])}, and the "
+                    "capture goes on behind what is listed",
+                )
             if there != each.num_bytes:
                 raise DecodeError(str(path), f"has {there} bytes, {each.num_bytes} are listed; {_AGAIN}")
 

@@ -73,10 +73,14 @@ def capture(
     """
     if dataset and not parquet:
         raise click.UsageError("--dataset is of the tables: give --parquet, too")
-    if (check or parquet) and (follow or codec or max_file_size or (check and parquet)):
-        raise click.UsageError("--check and --parquet read FOLDER alone: give one of them, and no option of a capture")
+    if check and parquet:
+        raise click.UsageError("--check and --parquet: give one of them")
+    given = {"--codec": codec, "--max-file-size": max_file_size, "--follow": follow}
+    if (check or parquet) and (wrong := [option for option, value in given.items() if value]):
+        reading = "--check" if check else "--parquet"
+        raise click.UsageError(f"{reading} reads FOLDER alone and captures nothing: leave out {', '.join(wrong)}")
     if check:
-        _check(stream, folder, quiet)
+        _check(stream, folder, teacher, quiet, as_json)
         return
     if parquet:
         _tables(stream, folder, parquet, teacher, dataset, quiet, as_json)
@@ -167,24 +171,31 @@ def _tables(
         click.echo(f"{each.path}: {each.num_rows:,} samples of {each.num_orders} of {num_orders} orders{there}")
 
 
-def _check(stream: str, folder: Path | str, quiet: bool) -> None:
+def _check(stream: str, folder: Path | str, teachers: tuple[str, ...], quiet: bool, as_json: bool) -> None:
     from pipeline.captured.folder import listed_bytes
     from pipeline.progress import Progress
 
     captured = _opened(stream, folder)
     contents = captured.contents
-    num_bytes = sum(map(listed_bytes, contents.teachers.values()))
+    files = {name: captured.teacher(name) for name in dict.fromkeys(teachers or contents.teachers)}
+    num_bytes = {name: listed_bytes(contents.teachers[name]) for name in files}
+    total = sum(num_bytes.values())
     with Progress(title=f"check {folder}", quiet=quiet, after=2.0) as progress:
         done = 0
 
         def read(count: int) -> None:
             nonlocal done
             done += count
-            progress.update(MB=f"{done / 1e6:,.0f}/{num_bytes / 1e6:,.0f}")
+            progress.update(MB=f"{done / 1e6:,.0f}/{total / 1e6:,.0f}")
 
-        captured.verify(read)
+        for each in files.values():
+            each.verify(read)
+            each.close()
+    if as_json:
+        of_each = {name: {"orders": each.num_orders, "bytes": num_bytes[name]} for name, each in files.items()}
+        print_json({"stream": stream, "folder": str(folder), "orders": contents.num_orders, "teachers": of_each})
+        return
     orders = ", ".join(
-        f"{each.num_orders} of {contents.num_orders} orders of teacher {name}"
-        for name, each in contents.teachers.items()
+        f"{each.num_orders} of {contents.num_orders} orders of teacher {name}" for name, each in files.items()
     )
-    click.echo(f"{folder}: {num_bytes:,} bytes are as listed: {orders}")
+    click.echo(f"{folder}: {total:,} bytes are as listed: {orders}")

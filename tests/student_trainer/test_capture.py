@@ -109,6 +109,25 @@ def found_bytes(folder: Path) -> int:
     return sum(path.stat().st_size for path in folder.glob("cnn-*.avro"))
 
 
+def test_a_capture_that_goes_on_takes_no_copy_that_lies_before_its_turn(cluster: MemoryCluster, tmp_path: Path) -> None:
+    """A zombie's 12 lies where 12 could be first, and before 6 and 9, so that a reader takes the one behind those."""
+    write(cluster, "cnn", [*range(6), 0, 3, 12, *range(6, 12)])
+    assert take(cluster, tmp_path / "cut", "cnn")["cnn"].num_orders == 12
+    write(cluster, "cnn", range(12, N))
+    take(cluster, tmp_path / "cut", "cnn")
+    assert dict(sequences(tmp_path / "cut", "cnn"))[12] == 7
+    take(cluster, tmp_path / "whole", "cnn")
+    assert files_of(tmp_path / "cut") == files_of(tmp_path / "whole")
+
+
+def test_a_hole_of_one_teacher_is_told_once_the_others_are_captured(cluster: MemoryCluster, tmp_path: Path) -> None:
+    write(cluster, "cnn", [0, label(STREAM, "cnn", 1, teacher_sha256="ab" * 32)])
+    write(cluster, "vit", range(N))
+    with pytest.raises(ManifestMismatch, match=r"soft-targets\.cnn/1@0: teacher_sha256 is abab"):
+        take(cluster, tmp_path)
+    assert [len(sequences(tmp_path, name)) for name in ("cnn", "vit")] == [1, N]
+
+
 def test_a_hole_is_proven_as_to_a_student_and_what_lies_before_it_is_captured(
     cluster: MemoryCluster, tmp_path: Path
 ) -> None:

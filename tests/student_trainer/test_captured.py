@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import base64
+import hashlib
 import io
 import json
 import os
+import re
 import shutil
 from collections.abc import Callable, Iterator
 from dataclasses import replace
@@ -438,3 +440,56 @@ def test_a_disk_that_refuses_once_leaves_what_was_listed_whole(
         append(again, STREAM, LABELS[again.writers["cnn"].next_sequence :])
         again.save()
     assert files_of(folder) == files_of(captured(tmp_path / "w", STREAM, LABELS, form))
+
+
+def test_a_list_that_is_older_than_its_files_says_what_to_do_and_that_helps(whole: Path, tmp_path: Path) -> None:
+    folder = captured(tmp_path / "c", STREAM, LABELS[:2], SMALL)
+    older = (folder / NAME).read_bytes()
+    with CaptureFolder(folder, STREAM.manifest, [STREAM.teachers["cnn"]], SMALL) as capture:
+        append(capture, STREAM, LABELS[2:])
+        capture.save()
+    (folder / NAME).write_bytes(older)
+    with pytest.raises(DecodeError, match=r"the list is older .* remove cnn-00001\.avro, cnn-00002\.avro") as refused:
+        CaptureFolder(folder, STREAM.manifest, [STREAM.teachers["cnn"]], SMALL)
+    for path in folder.glob("cnn-*.avro"):
+        if path.name in str(refused.value).partition("remove")[2]:
+            path.unlink()
+    with CaptureFolder(folder, STREAM.manifest, [STREAM.teachers["cnn"]], SMALL) as capture:
+        append(capture, STREAM, LABELS[capture.writers["cnn"].next_sequence :])
+        capture.save()
+    assert files_of(folder) == files_of(whole)
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["cnn-00000.avro", "cnn.index", "cnn-00000.avro as a link", "lock as a link", ".new-contents.json as a link"],
+)
+def test_what_no_capture_has_made_is_not_overwritten(name: str, tmp_path: Path) -> None:
+    folder, mine = tmp_path / "c", tmp_path / "mine"
+    with CaptureFolder(folder, STREAM.manifest, [], SMALL):
+        pass  # its list is there, and no teacher in it
+    mine.write_text("mine")
+    path = folder / name.partition(" ")[0]
+    path.unlink(missing_ok=True)
+    if name.endswith("link"):
+        path.symlink_to(mine)
+    else:
+        path.write_text("mine")
+    with pytest.raises(CannotWrite, match=re.escape(str(path))) as refused:
+        CaptureFolder(folder, STREAM.manifest, [STREAM.teachers["cnn"]], SMALL)
+    assert "\n" not in str(refused.value)
+    assert mine.read_text() == path.read_text() == "mine"
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [("num_orders", "20"), ("num_orders", 20.0), ("stream", 3), ("codec", ["null"]), ("max_file_bytes", None)],
+)
+def test_a_list_of_wrong_types_is_damaged_and_no_crash(key: str, value: object, whole: Path, tmp_path: Path) -> None:
+    document = json.loads((whole / NAME).read_text())
+    del document["sha256"]
+    document[key] = value
+    digest = hashlib.sha256(json.dumps(document, sort_keys=True).encode()).hexdigest()
+    (tmp_path / NAME).write_text(json.dumps(document | {"sha256": digest}))
+    with pytest.raises(DecodeError, match="is damaged"):
+        CapturedFolder(tmp_path)

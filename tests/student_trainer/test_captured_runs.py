@@ -125,4 +125,8 @@ def test_a_capture_that_is_refused_says_why_in_one_line(logs: Logs, distillog: D
     logs.write("t", *labels(logs, "t", 0))
     assert "1 of 41 orders of teacher t" in distillog.succeed("capture", stream, folder, "--teacher", "t", "--quiet")
     distillog.refuse("capture", stream, folder, "--codec", "deflate", words=("is captured with --codec null",))
+    checked = json.loads(distillog.succeed("capture", stream, folder, "--check", "--teacher", "t", "--json"))
+    assert checked["teachers"]["t"]["orders"] == 1
+    distillog.refuse("capture", stream, folder, "--check", "--teacher", "u", words=("no soft targets of teacher 'u'",))
+    assert "leave out --follow" in distillog.call("capture", stream, folder, "--check", "--follow").stderr
     distillog.refuse("capture", "birds", folder, "--check", words=(f"is captured from stream '{stream}'",))
