@@ -42,6 +42,10 @@ def dead_letters_topic(stream: str) -> str:
     return stream + ".dead-letters"
 
 
+REPLAY_OF = "replay-of"
+"""Kafka header of a copied record: the address of the one that was captured, `topic/partition@offset`."""
+
+
 def log_name(partition: TopicPartition) -> str:
     """A partition, as every message writes it: `topic/partition`."""
     return f"{partition.topic}/{partition.partition}"

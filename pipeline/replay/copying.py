@@ -26,7 +26,7 @@ from pipeline.chain_ends import implied_order, implied_orders, soft_targets_end,
 from pipeline.feed import RETRY_FOR, RETRY_PAUSE, SEND_TIMEOUT, WINDOW
 from pipeline.kafka.log import Appender, Cluster, Headers, Reader
 from pipeline.kafka.reading import read_to_end
-from pipeline.names import log_name, manifest_topic, soft_targets_topic, work_orders_topic
+from pipeline.names import REPLAY_OF, log_name, manifest_topic, soft_targets_topic, work_orders_topic
 from pipeline.record_size import teacher_record_bytes
 from pipeline.replay.target import Target
 from pipeline.sequence import Sequence
@@ -36,8 +36,6 @@ from schemas.errors import BrokerUnavailable, DeliveryFailed, PositionOutOfRange
 
 log = logging.getLogger(__name__)
 
-HEADER = "replay-of"
-"""Kafka header of a copied record: the address of the one that was captured, `topic/partition@offset`."""
 _AHEAD = 256
 """Orders whose labels are written before their work orders are, at least."""
 _LOOK_SECONDS = 30.0
@@ -165,7 +163,7 @@ class _Copying:
         end = reader.ends([partition])[partition]
         begin = max(end - 1, reader.begins([partition])[partition])
         for record in read_to_end(reader, partition, begin, _LOOK_SECONDS, end):
-            if HEADER not in dict(record.headers):
+            if REPLAY_OF not in dict(record.headers):
                 name = self._manifest.stream
                 raise StreamConflict(
                     f"{log_name(partition)}: workers of teacher {teacher!r} have labelled orders of stream {name!r} "
@@ -236,7 +234,7 @@ class _Copying:
         raw = ours.encode(self._manifest.schema_fingerprints)
         address = f"{soft_targets_topic(files.manifest.stream, teacher)}/{order.partition}@{order.offset}"
         topic = soft_targets_topic(self._manifest.stream, teacher)
-        self._append(appender, topic, number, raw, [(HEADER, address.encode())])
+        self._append(appender, topic, number, raw, [(REPLAY_OF, address.encode())])
         self.copied.new_labels[teacher] += 1
 
     def _append_orders(self, appender: Appender, first: int, behind: int, there: list[int]) -> int:

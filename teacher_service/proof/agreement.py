@@ -10,7 +10,7 @@ from kafka import TopicPartition
 
 from pipeline.kafka.log import Cluster
 from pipeline.kafka.reading import read_to_end
-from pipeline.names import address_of, soft_targets_topic
+from pipeline.names import REPLAY_OF, address_of, soft_targets_topic
 from pipeline.stored_labels import Stored
 from pipeline.streams import Stream, topic_missing
 from pipeline.views.fetch import Fetcher
@@ -79,7 +79,10 @@ def _of_others(cluster: Cluster, stream: Stream, teacher: str, worker: str) -> I
         for partition in written[:_LOOKS]:
             end = ends[partition]
             for record in read_to_end(reader, partition, end - 1, _TIMEOUT, end):
-                writer = (dict(record.headers).get("worker") or b"").decode(errors="backslashreplace")
+                headers = dict(record.headers)
+                # Whoever labelled what was copied is another worker, or as good as one.
+                copied = f"of {headers[REPLAY_OF].decode(errors='backslashreplace')}" if REPLAY_OF in headers else ""
+                writer = copied or (headers.get("worker") or b"").decode(errors="backslashreplace")
                 try:
                     value = SoftTargets.decode(record.value or b"", address_of(record))
                 except DecodeError as error:

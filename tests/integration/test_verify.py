@@ -17,7 +17,7 @@ from support.written_labels import Labelling, rolled, write
 
 from pipeline.kafka.clients import admin_client
 from pipeline.kafka.settings import KafkaSettings
-from pipeline.names import soft_targets_topic, teacher_group
+from pipeline.names import REPLAY_OF, soft_targets_topic, teacher_group
 from pipeline.streams import Stream, open_stream
 from pipeline.views.fetch import Fetched
 from schemas.codecs import CodecSpec
@@ -173,6 +173,9 @@ def test_a_worker_that_gives_other_labels_than_those_in_the_log_does_not_join(
         settings = TeachOptions(threads=1, worker=WorkerOptions(name), **options)
         prepare_worker(here.settings, here.name, here.model, settings, said.append)
 
+    write(here.settings, here.stream, [here.labelling.record(0)], "s.soft-targets.t/0@9", REPLAY_OF)
+    prepare("second")
+    assert "labelled by worker of s.soft-targets.t/0@9: largest change 0.0e+00" in said[-1]
     write(here.settings, here.stream, [here.labelling.record(0)], "first")
     prepare("second")
     assert "agrees with order 0 " in said[-1]

@@ -16,8 +16,8 @@ from support.streams import records
 
 from pipeline.captured.folder import CapturedFolder
 from pipeline.kafka.cluster import KafkaCluster
-from pipeline.names import soft_targets_topic, work_orders_topic
-from pipeline.replay.copying import HEADER, copy_labels
+from pipeline.names import REPLAY_OF, soft_targets_topic, work_orders_topic
+from pipeline.replay.copying import copy_labels
 from pipeline.replay.target import ReplayOptions, open_target
 from pipeline.streams import delete_stream
 from schemas.errors import DecodeError, StreamConflict
@@ -77,7 +77,7 @@ def test_a_stream_made_of_files_gives_equal_labels_and_weights_and_says_whose_th
     third = capture(distillog, again, tmp_path / "third", "t", "u")
     assert [content(third, each) for each in "tu"] == [content(folder, each) for each in "tu"]
     first = records(distillog.settings, soft_targets_topic(again, "t"))[2][1]  # order 5, at 4 and 6 of its partitions
-    assert dict(first.headers) == {HEADER: f"{soft_targets_topic(stream, 't')}/1@1".encode()}
+    assert dict(first.headers) == {REPLAY_OF: f"{soft_targets_topic(stream, 't')}/1@1".encode()}
     described = distillog.succeed("topics", "describe", again)
     assert f"labels of    {stream} ({stream_id})" in described
     assert "fed 41 of 41 orders" in described

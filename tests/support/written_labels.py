@@ -59,7 +59,9 @@ def rolled(fetched: Fetched) -> Fetched:
     return replace(fetched, inputs={name: np.roll(values, 1, axis=0) for name, values in fetched.inputs.items()})
 
 
-def write(settings: KafkaSettings, stream: Stream, values: Iterable[SoftTargets], worker: str = "w") -> None:
+def write(
+    settings: KafkaSettings, stream: Stream, values: Iterable[SoftTargets], worker: str = "w", header: str = "worker"
+) -> None:
     """Append records, each to its partition."""
     manifest = stream.manifest
     appender = KafkaCluster(settings).appender(max_record_bytes=1 << 20, batch_bytes=1 << 16)
@@ -69,7 +71,7 @@ def write(settings: KafkaSettings, stream: Stream, values: Iterable[SoftTargets]
                 soft_targets_topic(manifest.stream, value.teacher),
                 value.sequence % manifest.partitions,
                 value.encode(manifest.schema_fingerprints),
-                headers=[("worker", worker.encode())],
+                headers=[(header, worker.encode())],
             )
             for value in values
         ]
