@@ -71,6 +71,7 @@ def verify(
     STREAM is also a folder of captured labels, written with a slash: ./labels. Nothing is written to either. Exit
     code 4: an order differs.
     """
+    from pipeline.captured.contents import NAME
     from pipeline.progress import Progress, Rate
     from teacher_service.proof.rows import Choice
     from teacher_service.proof.subject import is_folder, of_folder, of_stream
@@ -91,6 +92,8 @@ def verify(
         if folder := Path(stream) if is_folder(stream) else None:
             subject = of_folder(folder, model, teacher)
         else:
+            if Path(stream, NAME).is_file():
+                progress.message(f"this is stream {stream}; the folder of captured labels here is ./{stream}")
             subject = of_stream(kafka_settings(), stream, model, teacher)
         verification = Verification(subject, model, options)
         rate = Rate()
