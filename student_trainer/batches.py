@@ -1,7 +1,6 @@
 """Full batches of rows cut from consecutive orders, each with the cursor where the next one starts.
 
-Letters: B rows of a batch, M rows of an order, P positions of such rows. Columns are copied into tensors that torch
-allocated, never wrapped: a matrix product's last bits may depend on how its memory is aligned.
+Letters: B rows of a batch, M rows of an order, P positions of such rows.
 """
 
 from __future__ import annotations
@@ -9,15 +8,15 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
-from typing import Any
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
-from schemas.columns import Array, IntArray
+from schemas.codecs import SoftRows
 from schemas.errors import ConfigError
+from student_trainer.columns import Buffer, Column, Pieces, columns_of
+from student_trainer.learning.part_target import PartTarget
 from student_trainer.learning.targets import Target, target_of
 from student_trainer.sources.base import Cursor, LabelledOrder
 
@@ -54,7 +53,8 @@ class RowBatch:
     labels: Tensor
     """[B] int64, -1 = no label."""
     targets: dict[str, Target]
-    """"TEACHER.OUTPUT" -> soft targets of B rows, or of P."""
+    """"TEACHER.OUTPUT" -> soft targets of B rows, or of P; a `PartTarget` of a teacher that counts in some of them,
+    and none of one that counts in none."""
     cuts: tuple[Cut, ...]
     """What it was put together from, in this order."""
     counts: dict[str, Tensor] = field(default_factory=dict)
@@ -155,56 +155,6 @@ def cut_of(cuts: Iterable[Cut], row: int) -> Cut:
     raise IndexError(f"no row {row} behind the last cut")
 
 
-class Buffer:
-    """[B, ...] of one column in torch's memory, filled piece by piece through NumPy."""
-
-    def __init__(self, like: NDArray[Any], batch_size: int, pin: bool) -> None:
-        dtype = torch.from_numpy(np.empty(0, like.dtype)).dtype
-        self.tensor = torch.empty((batch_size, *like.shape[1:]), dtype=dtype, pin_memory=pin)
-        self.array: NDArray[Any] = self.tensor.numpy()
-
-    def put(self, at: int, piece: NDArray[Any]) -> None:
-        """Fill the rows from `at` on."""
-        self.array[at : at + len(piece)] = piece
-
-
-class Pieces:
-    """[P, ...] of one column, whose samples have any number of rows: joined once, when all are there."""
-
-    def __init__(self, pin: bool) -> None:
-        self._pin = pin
-        self._pieces: list[NDArray[Any]] = []
-
-    def put(self, at: int, piece: NDArray[Any]) -> None:
-        """Add the rows of the samples from `at` on, which come in order."""
-        self._pieces.append(piece)
-
-    @property
-    def tensor(self) -> Tensor:
-        """The column; one piece at least was put."""
-        joined = Buffer(self._pieces[0], sum(map(len, self._pieces)), self._pin)
-        np.concatenate(self._pieces, out=joined.array)
-        return joined.tensor
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class _Column:
-    """One array of an order."""
-
-    values: Array
-    """[M, ...], or of all positions of the M rows."""
-    ends: IntArray | None = None
-    """[M + 1]: where each row's positions begin, and the end of the last one's."""
-
-    def buffer(self, batch_size: int, pin: bool) -> Buffer | Pieces:
-        """Return what a batch of such columns is gathered in."""
-        return Buffer(self.values, batch_size, pin) if self.ends is None else Pieces(pin)
-
-    def between(self, row: int, end: int) -> Array:
-        """Return what the rows in [row, end) have."""
-        return self.values[row:end] if self.ends is None else self.values[self.ends[row] : self.ends[end]]
-
-
 def cut(
     orders: Iterable[LabelledOrder],
     batch_size: int,
@@ -259,12 +209,12 @@ def cut_for_all(
     done: list[tuple[tuple[RowBatch, ...], Cursor]] = []
     filled = 0
     for order in orders:
-        columns = _columns(order)
+        columns = columns_of(order)
         num_rows = len(order.labels)
         row, skip = min(skip, num_rows), 0
         while row < num_rows:
             if not filled:
-                parts, positions = [_Part(columns, low, high, pin) for low, high in bounds], {}
+                parts, positions = [_Part(low, high, pin) for low, high in bounds], {}
             taken = min(batch_size - filled, num_rows - row)
             for part in parts:
                 part.take(order, columns, row, filled, taken)
@@ -277,7 +227,7 @@ def cut_for_all(
                 filled = 0
                 after = Cursor(order.pass_number, order.sequence, row, place)
                 density = {name: count / batch_size for name, count in positions.items()}
-                batches = tuple(part.batch(order, density) for part in parts)
+                batches = tuple(part.batch(density) for part in parts)
                 done.append((batches, _behind(order, num_orders) if row == num_rows else after))
                 if len(done) == together:
                     yield done
@@ -291,33 +241,51 @@ def cut_for_all(
 class _Part:
     """The rows [low, high) of a batch while it is filled."""
 
-    def __init__(self, columns: Mapping[str, _Column], low: int, high: int, pin: bool) -> None:
-        self._low, self._high = low, high
-        self._buffers = {name: each.buffer(high - low, pin) for name, each in columns.items()}
+    def __init__(self, low: int, high: int, pin: bool) -> None:
+        self._low, self._high, self._pin = low, high, pin
+        self._buffers: dict[str, Buffer | Pieces] = {}
+        self._rows: dict[str, SoftRows] = {}
+        """Of each target those of one order."""
+        self._places: dict[str, list[range]] = {}
+        """Which of its rows have each target."""
         self._cuts: list[Cut] = []
 
-    def take(self, order: LabelledOrder, columns: Mapping[str, _Column], row: int, filled: int, taken: int) -> None:
+    def take(self, order: LabelledOrder, columns: Mapping[str, Column], row: int, filled: int, taken: int) -> None:
         """Take what is its own of the order's rows [row, row + taken), which are the batch's from `filled` on."""
         begin, end = max(filled, self._low), min(filled + taken, self._high)
         if begin >= end:
             return
         first, num_rows = row + begin - filled, end - begin
+        at = {"": begin - self._low}
+        for name, rows in order.targets.items():
+            places = self._places.setdefault(name, [])
+            at[name], self._rows[name] = sum(map(len, places)), rows
+            places.append(range(begin - self._low, end - self._low))
         for name, each in columns.items():
-            self._buffers[name].put(begin - self._low, each.between(first, first + num_rows))
+            if name not in self._buffers:
+                self._buffers[name] = each.buffer(self._high - self._low, self._pin)
+            self._buffers[name].put(at[each.target], each.between(first, first + num_rows))
         cut = Cut(order.pass_number, order.sequence, first, num_rows, order.view_seed, order.address)
         self._cuts.append(cut)
 
-    def batch(self, order: LabelledOrder, density: dict[str, float]) -> RowBatch:
-        """Return its rows; `order` is one of those that they are of."""
+    def batch(self, density: dict[str, float]) -> RowBatch:
+        """Return its rows."""
         buffers = self._buffers
-        targets = {
-            name: target_of(rows, {column: buffers[f"{name}/{column}"].tensor for column in rows.columns})
-            for name, rows in order.targets.items()
-        }
+        targets = {name: self._target(name, rows) for name, rows in self._rows.items()}
         counts = {name: buffers[name].tensor for name in density}
         marks = {name: buffers[f"{name}#"].tensor for name in density}
         ids, labels = buffers["sample_ids"].tensor, buffers["labels"].tensor
         return RowBatch(ids, labels, targets, tuple(self._cuts), counts, marks, density)
+
+    def _target(self, name: str, rows: SoftRows) -> Target:
+        """Return a target of which `rows` are some."""
+        tensors = {column: self._buffers[f"{name}/{column}"].tensor for column in rows.columns}
+        at, num_rows = np.concatenate([np.asarray(each) for each in self._places[name]]), self._high - self._low
+        if len(at) == num_rows:
+            return target_of(rows, tensors)
+        assert rows.chosen is None, f"{name}: of positions its teacher counts in all orders"
+        there = target_of(rows, {column: tensor[: len(at)] for column, tensor in tensors.items()})
+        return PartTarget(there, torch.tensor(at), num_rows)
 
 
 def _behind(order: LabelledOrder, num_orders: int) -> Cursor:
@@ -325,15 +293,3 @@ def _behind(order: LabelledOrder, num_orders: int) -> Cursor:
     if order.sequence + 1 < num_orders:
         return Cursor(order.pass_number, order.sequence + 1, 0, order.place)
     return Cursor(order.pass_number + 1, 0, 0, order.place)
-
-
-def _columns(order: LabelledOrder) -> dict[str, _Column]:
-    """All arrays of an order: sample IDs, labels, and each target's, under the target's name and their own."""
-    columns = {"sample_ids": _Column(order.sample_ids), "labels": _Column(order.labels)}
-    for name, rows in order.targets.items():
-        ends = None
-        if rows.chosen is not None:
-            columns[name], columns[f"{name}#"] = _Column(rows.chosen.counts), _Column(rows.chosen.marks)
-            ends = np.concatenate([np.zeros(1, np.int64), np.cumsum(rows.chosen.counts)])
-        columns |= {f"{name}/{column}": _Column(values, ends) for column, values in rows.columns.items()}
-    return columns

@@ -19,7 +19,8 @@ from pipeline.fault_limit import FaultLimit
 from pipeline.views.fetch import Fetched, Fetcher
 from pipeline.views.patience import fetch_patiently
 from schemas.errors import BadSamples, ManifestMismatch
-from student_trainer.batches import Batch, Buffer, Cut, RowBatch, cut_of
+from student_trainer.batches import Batch, Cut, RowBatch, cut_of
+from student_trainer.columns import Buffer
 from student_trainer.placing import Placing
 from student_trainer.sources.base import BRING_BACK, Cursor
 

@@ -20,7 +20,8 @@ from pipeline.views.positions import chosen as chosen_by
 from schemas.errors import ConfigError, ManifestMismatch
 from schemas.names import did_you_mean
 from schemas.positions import Chosen
-from student_trainer.batches import Buffer, RowBatch, cut_of
+from student_trainer.batches import RowBatch, cut_of
+from student_trainer.columns import Buffer
 from student_trainer.learning.positions import LabelTarget, PositionTarget, labels_name
 from student_trainer.learning.targets import Target, TargetSpec
 

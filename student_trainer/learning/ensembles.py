@@ -16,6 +16,7 @@ from torch.nn import functional
 
 from schemas.errors import ConfigError
 from student_trainer.learning.losses import Loss
+from student_trainer.learning.part_target import PartTarget
 from student_trainer.learning.positions import PositionTarget
 from student_trainer.learning.targets import DenseTarget, Target, TargetSpec, TopKTarget
 from student_trainer.run.loss_settings import LossSettings
@@ -66,8 +67,38 @@ def refuse_ensemble(
         raise ConfigError(f"{what}: {asked} takes one teacher for each sample: leave out the weights in [[teachers]]")
 
 
+def shares_of_rows(targets: Sequence[Target], shares: Sequence[float], num_rows: int) -> list[Tensor | float]:
+    """Return the share of each target, such that those that there are of a row are 1 together.
+
+    Args:
+        targets: those of a batch of B rows; some may be of some rows alone.
+        shares: of each, relative to the others'.
+        num_rows: B.
+
+    Returns:
+        One number each, or [B] float32 each where a target is of some rows alone: 0 where there is none.
+    """
+    if not any(isinstance(target, PartTarget) for target in targets):
+        return [share / sum(shares) for share in shares]
+    parts: list[Tensor] = []
+    for target, share in zip(targets, shares, strict=True):
+        there = target.present() if isinstance(target, PartTarget) else None
+        parts.append(_like(targets, num_rows) * share if there is None else there * share)
+    whole = torch.stack(parts).sum(dim=0)
+    return [(part / torch.where(whole > 0, whole, 1.0)).float() for part in parts]
+
+
+def _like(targets: Sequence[Target], num_rows: int) -> Tensor:
+    """[B] float64 of ones, where the parts are."""
+    device = next(target.at.device for target in targets if isinstance(target, PartTarget))
+    return torch.ones(num_rows, dtype=torch.float64, device=device)
+
+
 def mean_target(targets: Sequence[Target], shares: Sequence[float], mean: str, temperature: float) -> Target:
     """Return the one target that several teachers' are in the mean: of all classes, in float32.
+
+    Where some are of some rows alone, it is of each row the mean of those that there are, and of the rows that have
+    one.
 
     Args:
         targets: of the same rows.
@@ -75,6 +106,8 @@ def mean_target(targets: Sequence[Target], shares: Sequence[float], mean: str, t
         mean: `logits`: of the logits (so the geometric mean of the probabilities); `probabilities`: at T.
         temperature: T of the loss.
     """
+    if any(isinstance(target, PartTarget) for target in targets):
+        return _mean_of_parts(targets, shares, mean, temperature)
     first = targets[0]
     if isinstance(first, PositionTarget):  # of the same field, and a view is pure, so of the same positions
         rows = [target.rows for target in targets if isinstance(target, PositionTarget)]
@@ -92,11 +125,38 @@ def mean_target(targets: Sequence[Target], shares: Sequence[float], mean: str, t
     return DenseTarget(temperature * torch.logsumexp(torch.stack(parts), dim=0))
 
 
+def _mean_of_parts(targets: Sequence[Target], shares: Sequence[float], mean: str, temperature: float) -> Target:
+    num_rows = targets[0].shape[0]
+    of_rows = [torch.as_tensor(share) for share in shares_of_rows(targets, shares, num_rows)]
+    there = torch.stack(of_rows).sum(dim=0).nonzero().flatten()
+    sums: list[Tensor] = []
+    for target, share in zip(targets, of_rows, strict=True):
+        # Spread over all rows; what stands where there is none has a share of 0.
+        logits = target.logits
+        if mean == "logits":
+            spread = _spread(target, logits, 0.0) * share.view(-1, *[1] * (logits.ndim - 1))
+        else:
+            spread = _spread(target, functional.log_softmax(logits / temperature, dim=-1), -math.inf)
+            spread = spread + share.log().view(-1, *[1] * (logits.ndim - 1))
+        sums.append(spread.index_select(0, there))
+    stacked = torch.stack(sums)
+    joined = stacked.sum(dim=0) if mean == "logits" else temperature * torch.logsumexp(stacked, dim=0)
+    return PartTarget(DenseTarget(joined), there, num_rows)
+
+
+def _spread(target: Target, values: Tensor, fill: float) -> Tensor:
+    """[B, ...] of what a target has of its rows; `fill` where it is not of one."""
+    if not isinstance(target, PartTarget):
+        return values
+    whole = torch.full((target.num_rows, *values.shape[1:]), fill, dtype=values.dtype, device=values.device)
+    return whole.index_copy(0, target.at, values)
+
+
 def chosen_teacher(targets: Sequence[Target], labels: Tensor, choose: str) -> Tensor:
-    """Return [B] int64: which of the targets is taken for each row.
+    """Return [B] int64: which of the targets is taken for each row, one of those that there are of it.
 
     Args:
-        targets: of one row of classes for each sample.
+        targets: of one row of classes for each sample, or for some.
         labels: [B] int64, -1 = none is shown.
         choose: `confidence`: who gives its likeliest class the most at T = 1; `label`: who gives the label the most,
             and where none is shown, or no teacher's codec kept it, as by confidence.
@@ -110,7 +170,9 @@ def chosen_teacher(targets: Sequence[Target], labels: Tensor, choose: str) -> Te
 
 
 def _likeliest(target: Target) -> Tensor:
-    """[B] log-probability of the likeliest class at T = 1."""
+    """[B] log-probability of the likeliest class at T = 1; -inf where there is no target."""
+    if isinstance(target, PartTarget):
+        return _spread(target, _likeliest(target.rows), -math.inf)
     if isinstance(target, TopKTarget):
         return target.log_probs_at(1.0)[:, 0]
     return functional.log_softmax(target.logits, dim=1).amax(dim=1)
@@ -118,6 +180,8 @@ def _likeliest(target: Target) -> Tensor:
 
 def _of_label(target: Target, labels: Tensor) -> Tensor:
     """[B] log-probability of the label at T = 1; -inf where the codec did not keep it; anything where there is none."""
+    if isinstance(target, PartTarget):
+        return _spread(target, _of_label(target.rows, target.labels_of(labels)), -math.inf)
     if isinstance(target, TopKTarget):
         kept = target.indices == labels[:, None]
         return torch.where(kept, target.log_probs_at(1.0), -math.inf).amax(dim=1)

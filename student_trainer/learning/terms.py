@@ -82,6 +82,8 @@ class Term:
     """By what one teacher's loss alone is taken for each sample; "": all teachers' are."""
     own: str = ""
     """Which of OWN its targets are of; "": they are the teachers'."""
+    parted: frozenset[str] = frozenset()
+    """Those of the targets that are not always there: whose teachers count in some orders alone, or of a past."""
 
 
 def targets_of(
@@ -243,7 +245,15 @@ def _term(
                 f"{what}: {alike[0]} has rows of {rows_shown(chosen[alike[0]].whole)}, {name} of "
                 f"{rows_shown(chosen[name].whole)}: name one of them with `against`"
             )
-    return _made(entry, loss, shares, specs=chosen, projection=entry.projection)
+    at_times = {each.name for each in settings.teachers if each.span.partial}
+    parted = frozenset(name for name in shares if name.partition(".")[0] in at_times)
+    for name in parted:
+        if chosen[name].positions:
+            raise ConfigError(
+                f"{what}: {name} has a row for each of a sample's positions, and its teacher does not count in all "
+                "orders: leave out `from` and `until` of it"
+            )
+    return _made(entry, loss, shares, specs=chosen, projection=entry.projection, parted=parted)
 
 
 def _own_term(
@@ -266,7 +276,8 @@ def _own_term(
         refuse_ensemble(what, entry, loss, shares, dict.fromkeys(shares, held))
         if entry.choose == "label" and not has_labels:
             raise ConfigError(f'{what}: choose = "label" needs {_LACKING["labels"]}')
-    return _made(entry, loss, shares, projection=entry.projection, own=whose)
+    late = frozenset(shares) if whose in ("average", "past") else frozenset()
+    return _made(entry, loss, shares, projection=entry.projection, own=whose, parted=late)
 
 
 def _refuse_keys_of_teachers(what: str, entry: LossSettings) -> None:
@@ -310,6 +321,12 @@ def refuse_positions_in_parts(terms: Sequence[Term]) -> None:
     """Raise ConfigError where a loss compares positions with one another, of which each process has any number."""
     of_positions = [term for term in terms if any(spec.positions for spec in term.specs.values())]
     refuse_in_parts(of_positions, "each process has positions of its own: train in one process")
+
+
+def refuse_parted_in_parts(terms: Sequence[Term]) -> None:
+    """Raise ConfigError where a loss compares the rows of several processes, and a teacher counts in some alone."""
+    reason = "a teacher with `from` or `until` has some of them alone: train in one process"
+    refuse_in_parts([term for term in terms if term.parted and not term.own], reason)
 
 
 def refuse_in_parts(terms: Sequence[Term], reason: str) -> None:

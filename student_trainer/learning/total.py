@@ -13,7 +13,8 @@ from torch import Tensor, nn
 
 from schemas.errors import ConfigError
 from student_trainer.learning.alignment import Alignment, alignments
-from student_trainer.learning.ensembles import chosen_teacher, mean_target
+from student_trainer.learning.ensembles import chosen_teacher, mean_target, shares_of_rows
+from student_trainer.learning.part_target import PartTarget
 from student_trainer.learning.schedules import scheduled
 from student_trainer.learning.student_outputs import pick
 from student_trainer.learning.targets import Target
@@ -39,9 +40,10 @@ def total_loss(
 
     A row's weight is a factor on each of its losses; the mean is over all B, whatever their weights.
     A soft loss is the mean over its targets, weighted by their shares, unless its term makes one of them, or takes one
-    for each row (`ensembles.py`). Whatever the codec, the device and autocast, a loss sees float32: softened in
-    float16, most of a confident teacher's probabilities would be 0. Where the student has no past
-    yet, what is against it costs 0.
+    for each row (`ensembles.py`). Where teachers count in some rows alone, it is of each row the mean of those that do,
+    so that its scale stays; a row without any costs 0, as where the student has no past yet. Whatever the codec, the
+    device and autocast, a loss sees float32: softened in float16, most of a confident teacher's probabilities would be
+    0.
 
     `whole` is the batch of several processes, each of which has a share of it; None: there are all rows.
 
@@ -49,7 +51,7 @@ def total_loss(
         ConfigError: a schedule that makes no sense over `total_steps`, the run's.
     """
     names = dict.fromkeys(name for term in terms for name in term.shares)
-    own = {name for term in terms if term.own for name in term.shares}
+    parted = {name for term in terms for name in term.parted}
     layers = projections or {}
     functions = [_rows_of(term, labelled_fraction, layers.get(term.key), total_steps, whole) for term in terms]
     factors = [
@@ -65,14 +67,11 @@ def total_loss(
         step: int = 0,
     ) -> tuple[Tensor, dict[str, Tensor]]:
         # Here and nowhere else: rows travel as narrow as they were stored, and widening a whole batch costs little.
-        widened = {name: targets[name].widened() for name in names if name not in own or name in targets}
+        widened = {name: targets[name].widened() for name in names if name in targets or name not in parted}
         student = _Student(outputs)
         result: Tensor | None = None
         parts: dict[str, Tensor] = {}
         for term, function, factor in zip(terms, functions, factors, strict=True):
-            if term.own and not widened.keys() >= term.shares.keys():  # the student has no past yet
-                parts[term.key] = torch.zeros(len(labels), device=labels.device)
-                continue
             rows = function(student, widened, labels, weights, step)
             if weights is not None:
                 rows = rows * weights
@@ -141,19 +140,28 @@ def _rows_of(
             return compared[key]
 
         def cost(target: Target, aligned: Alignment | None) -> Tensor:
-            given = against(target, aligned)
+            if isinstance(target, PartTarget):
+                given = target.picked(against(target.rows, aligned))
+            else:
+                given = against(target, aligned)
             if whole is not None and term.loss.batchwise:
                 return whole.rows(term.loss, given, target, labels, temperature, weights, params)
             return of(given, target, labels, temperature, weights, **params)
 
-        of_each = [targets[name] for name, *_ in shares]
+        present = [each for each in shares if each[0] in targets or each[0] not in term.parted]
+        if not present:
+            return torch.zeros(labels.shape, device=labels.device)
+        of_each = [targets[name] for name, *_ in present]
+        own = [share for _, share, _ in present]
         if term.mean:
-            return cost(mean_target(of_each, list(term.shares.values()), term.mean, temperature), shares[0][2])
-        costs = [cost(targets[name], aligned) for name, _, aligned in shares]
+            own = [share / sum(own) for share in own] if term.parted else own
+            return cost(mean_target(of_each, own, term.mean, temperature), present[0][2])
+        costs = [cost(targets[name], aligned) for name, _, aligned in present]
         if term.choose:
             return torch.stack(costs).gather(0, chosen_teacher(of_each, labels, term.choose)[None])[0]
-        rows = costs[0] * shares[0][1]
-        for more, (_, share, _) in zip(costs[1:], shares[1:], strict=True):
+        of_rows = shares_of_rows(of_each, own, len(labels)) if term.parted else own
+        rows = costs[0] * of_rows[0]
+        for more, share in zip(costs[1:], of_rows[1:], strict=True):
             rows = rows + share * more
         return rows
 

@@ -25,7 +25,12 @@ from student_trainer.learning.schedules import build_schedule
 from student_trainer.learning.student_inputs import StudentInputs
 from student_trainer.learning.student_outputs import StudentOutputs, probe
 from student_trainer.learning.students import Network, build_student
-from student_trainer.learning.terms import Term, refuse_in_parts, refuse_positions_in_parts
+from student_trainer.learning.terms import (
+    Term,
+    refuse_in_parts,
+    refuse_parted_in_parts,
+    refuse_positions_in_parts,
+)
 from student_trainer.learning.total import total_loss
 from student_trainer.learning.weights import load_weights, misfit, tensors_sha256
 from student_trainer.learning.whole_batch import WholeBatch
@@ -106,6 +111,7 @@ class Trainee:
         self.device = device
         if world.size > 1:
             refuse_positions_in_parts(terms)
+            refuse_parted_in_parts(terms)
         first, last = self._share
         if self._at_once < last - first:
             refuse_in_parts(terms, "[train] micro_batch has it learned in parts: leave that out")

@@ -17,6 +17,7 @@ from torch import Tensor
 
 from student_trainer.batches import Cut, RowBatch
 from student_trainer.learning import targets
+from student_trainer.learning.part_target import PartTarget
 from student_trainer.sources.base import Cursor
 
 T = TypeVar("T")
@@ -31,7 +32,7 @@ def known(of: type[T]) -> type[T]:
 
 
 for _each in (
-    *(Cursor, Cut, RowBatch),
+    *(Cursor, Cut, RowBatch, PartTarget),
     *(targets.DenseTarget, targets.FeatureTarget, targets.StepsTarget, targets.TopKTarget, targets.SampledTarget),
 ):
     known(_each)

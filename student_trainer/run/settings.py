@@ -26,6 +26,7 @@ from student_trainer.run.choices import Choice
 from student_trainer.run.loss_settings import LossSettings
 from student_trainer.run.metric_settings import MetricSettings
 from student_trainer.run.peer_settings import FIRST, PeerSettings
+from student_trainer.run.spans import Span
 from student_trainer.run.student_settings import StudentSettings
 from student_trainer.run.toml_tables import build, flatten, override, unknown
 
@@ -87,10 +88,24 @@ class TeacherSettings:
     """Its name in the stream."""
     weight: float = 1.0
     """Its share of every soft loss, relative to the other teachers' weights."""
+    from_: int | None = None
+    """The first order in which it counts, by its sequence; left out: 0."""
+    until: int | None = None
+    """The first order in which it counts no more; left out: there is none."""
 
     def __post_init__(self) -> None:
         check_name("teacher", self.name)
         _check(self.weight > 0, f"weight must be positive, is {self.weight}")
+        _check(self.span.first >= 0, f"from must not be negative, is {self.from_}")
+        _check(
+            self.until is None or self.until > self.span.first,
+            f"until {self.until} must be above from, which is {self.span.first}: it counts in no order",
+        )
+
+    @property
+    def span(self) -> Span:
+        """The orders in which it counts."""
+        return Span(self.from_ or 0, self.until)
 
 
 @dataclass(frozen=True, slots=True)

@@ -36,6 +36,7 @@ def summary(path: Path) -> dict[str, Any]:
         "run_id": info["run_id"],
         "source": getattr(settings.data, settings.source),
         "replay_of": _replay_of(path),
+        "teachers": [f"{each.name} {each.span}".rstrip() for each in settings.teachers],
         "student": settings.student.name,
         "began_with": weights and f"{weights.path} ({weights.sha256[:16] or 'as it lay there'})",
         "step": max([step.get("step", 0), evaluation.get("step", 0), *saved]),

@@ -1,7 +1,8 @@
 """TOML tables to frozen dataclasses and back, with errors that name the key and its nearest neighbour.
 
-A dataclass with a field `params` takes the keys that it does not declare; any other refuses them. Every number is
-finite and fits into 64 bits, wherever it stands: what a computation makes of another one is found out late, or never.
+A dataclass with a field `params` takes the keys that it does not declare; any other refuses them. A field `from_` is
+the key `from`, which is no name in Python. Every number is finite and fits into 64 bits, wherever it stands: what a
+computation makes of another one is found out late, or never.
 """
 
 from __future__ import annotations
@@ -28,6 +29,11 @@ def unknown(what: str, name: str, known: Iterable[str]) -> str:
 T = TypeVar("T")
 
 
+def key_of(field: dataclasses.Field[Any]) -> str:
+    """Return the key that a field of a dataclass is."""
+    return field.name.rstrip("_")
+
+
 def build(cls: type[T], table: Mapping[str, Any], where: str) -> T:
     """Make a dataclass of a TOML table.
 
@@ -35,13 +41,13 @@ def build(cls: type[T], table: Mapping[str, Any], where: str) -> T:
         ConfigError: an unknown key, a missing key, a value of another type or one that the dataclass refuses;
             the text begins with `where`.
     """
-    fields = {field.name: field for field in dataclasses.fields(cls)}  # type: ignore[arg-type]
+    fields = {key_of(field): field for field in dataclasses.fields(cls)}  # type: ignore[arg-type]
     hints = typing.get_type_hints(cls)
     values: dict[str, Any] = {}
     extra: dict[str, Any] = {}
     for key, value in table.items():
         if key in fields and key != "params":
-            values[key] = _convert(hints[key], value, where, key)
+            values[fields[key].name] = _convert(hints[fields[key].name], value, where, key)
         elif "params" in fields:
             _check_numbers(value, where, key)
             extra[key] = value
@@ -50,7 +56,8 @@ def build(cls: type[T], table: Mapping[str, Any], where: str) -> T:
     if "params" in fields:
         values["params"] = extra
     for name, field in fields.items():
-        if name not in values and field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING:
+        given = field.name in values or field.default is not dataclasses.MISSING
+        if not given and field.default_factory is dataclasses.MISSING:
             raise ConfigError(f"{where}: {name!r} is missing")
     try:
         return cls(**values)
@@ -108,7 +115,7 @@ def _shortened(value: int) -> str:
 def flatten(value: Any) -> Any:
     """Turn dataclasses back into the tables they came from: `build`'s inverse (None is left out)."""
     if dataclasses.is_dataclass(value):
-        table = {field.name: flatten(getattr(value, field.name)) for field in dataclasses.fields(value)}
+        table = {key_of(field): flatten(getattr(value, field.name)) for field in dataclasses.fields(value)}
         table |= table.pop("params", {})
         return {key: each for key, each in table.items() if each is not None}
     if isinstance(value, tuple | list):

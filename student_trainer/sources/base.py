@@ -62,7 +62,7 @@ class LabelledOrder:
     labels: NDArray[np.int64]
     """[M] int64 true labels; -1 = unlabelled, or outside the run's label budget."""
     targets: Mapping[str, SoftRows] = field(default_factory=dict)
-    """"TEACHER.OUTPUT" -> M rows, or their positions; the same names in all orders that have rows. Empty without
+    """"TEACHER.OUTPUT" -> M rows, or their positions, of the teachers that count in this order. Empty without
     teachers."""
     place: Any = None
     """A cursor's `place` behind this order."""

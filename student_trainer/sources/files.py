@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from pipeline.captured.folder import CapturedFolder, TeacherFiles
@@ -12,6 +12,7 @@ from pipeline.captured.storage import capture_command
 from pipeline.sequence import Sequence as OrderSequence
 from schemas.errors import ConfigError, ManifestMismatch, Starved
 from schemas.records import SoftTargets
+from student_trainer.run.spans import WHOLE_STREAM, Span
 from student_trainer.sources.held import Held, Wait, check_identity
 from student_trainer.sources.stream_settings import StreamSettings
 from student_trainer.sources.teachers import TeachersSource
@@ -41,15 +42,17 @@ class FilesSource(TeachersSource):
                 f"{settings.stream!r}; give the folder of that one"
             )
         self._files = [captured.teacher(name) for name in settings.teachers]
+        self._spans = settings.spans
         super().__init__(self._files[0].manifest, [each.teacher for each in self._files], settings)
         self._num_read = 0
         for each in self._files:
-            if each.num_orders < contents.num_orders:
-                name, there, whole = each.teacher.name, each.num_orders, contents.num_orders
+            name, there, whole = each.teacher.name, each.num_orders, contents.num_orders
+            until = self._spans.get(name, WHOLE_STREAM).until
+            if there < (whole if until is None else min(until, whole)):
                 log.warning("%s: holds %d of %d orders of teacher %r", folder, there, whole, name)
 
     def _open_reader(self) -> FilesReader:
-        return FilesReader(self._captured, self._files, self.sequence, self._stop, self._count)
+        return FilesReader(self._captured, self._files, self.sequence, self._stop, self._count, self._spans)
 
     def _count(self, num_records: int) -> None:
         self._num_read += num_records
@@ -68,6 +71,7 @@ class FilesReader:
         orders: the stream's sequence.
         stop: ends the reading when set.
         count: told of records that were read.
+        spans: teacher -> the orders that are read of it; left out: all.
     """
 
     def __init__(
@@ -77,15 +81,16 @@ class FilesReader:
         orders: OrderSequence,
         stop: threading.Event,
         count: Callable[[int], object],
+        spans: Mapping[str, Span] | None = None,
     ) -> None:
         self._captured, self._files, self._orders, self._stop, self._count = captured, files, orders, stop, count
-        self._teachers = {each.teacher.name: each.teacher for each in files}
+        self._spans = spans or {}
 
     def seek(self, sequence: int, offsets: Sequence[Sequence[int]]) -> None:
         """Do nothing: the index finds whatever is asked for."""
 
     def next(self, sequence: int, on_wait: Callable[[Wait], None]) -> tuple[Held, ...] | None:
-        """Return the soft targets of an order, one per teacher; None when told to stop. It never waits.
+        """Return the soft targets of an order, one per teacher that counts there; None when told to stop. No waiting.
 
         Raises:
             Starved: the order was not captured.
@@ -95,7 +100,8 @@ class FilesReader:
         """
         if self._stop.is_set():
             return None
-        for each in self._files:
+        files = [each for each in self._files if self._spans.get(each.teacher.name, WHOLE_STREAM).holds(sequence)]
+        for each in files:
             if sequence >= each.num_orders:
                 stream, name = each.manifest.stream, each.teacher.name
                 raise Starved(
@@ -104,8 +110,8 @@ class FilesReader:
                     f"{capture_command(stream, self._captured.path)}, and resume the run, or resume it with `--set "
                     "source=stream`"
                 )
-        held = tuple(self._held(each, sequence) for each in self._files)
-        check_identity(self._orders, sequence, self._teachers, held)
+        held = tuple(self._held(each, sequence) for each in files)
+        check_identity(self._orders, sequence, {each.teacher.name: each.teacher for each in files}, held)
         self._count(len(held))
         return held
 

@@ -46,7 +46,7 @@ class Wait:
 
 
 def check_identity(orders: OrderSequence, sequence: int, teachers: Mapping[str, Teacher], held: Sequence[Held]) -> None:
-    """Compare each record, one per teacher, with the order's and the teacher's own identity.
+    """Compare each record, one per teacher that counts in the order, with the order's and the teacher's own identity.
 
     Raises:
         ManifestMismatch: a label of another teacher, model, view or samples; it names the address and the difference.

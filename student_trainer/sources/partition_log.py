@@ -7,7 +7,9 @@ from dataclasses import dataclass
 
 from kafka import TopicPartition
 
-from pipeline.readers_rule import ReadersRule, TeacherPartition
+from pipeline.names import soft_targets_topic
+from pipeline.readers_rule import Look, ReadersRule, TeacherPartition
+from schemas.records import Manifest
 from student_trainer.sources.held import Held
 
 
@@ -25,7 +27,7 @@ class Trimmed:
 class PartitionLog:
     """One partition of one teacher's soft targets."""
 
-    __slots__ = ("held", "partition", "rule", "teacher", "trimmed")
+    __slots__ = ("_unseen", "held", "partition", "rule", "teacher", "trimmed")
 
     def __init__(self, teacher: str, partition: TopicPartition, rule: ReadersRule) -> None:
         self.teacher = teacher
@@ -34,6 +36,33 @@ class PartitionLog:
         self.held: deque[Held] = deque()
         self.trimmed: Trimmed | None = None
         """Until the record that is looked for was found in what is left."""
+        self._unseen = -1
+        """The offset where a record cannot lie before, though the log may not reach so far yet; -1: it does."""
+
+    @classmethod
+    def at(cls, manifest: Manifest, teacher: str, number: int, expected: int, offset: int, late: bool) -> PartitionLog:
+        """Return one to be read from an order on, which lies at or behind an offset; of a late teacher it may come."""
+        partition = TopicPartition(soft_targets_topic(manifest.stream, teacher), number)
+        least = max(offset, (expected - number) // manifest.partitions)
+        made = cls(teacher, partition, ReadersRule(expected, least, manifest.partitions))
+        made._unseen = least if late and not offset else -1
+        return made
+
+    def waits_at(self, end: int) -> bool:
+        """Read on at the log's end, where it does not reach yet to what nobody has read of it; else False."""
+        if self.rule.position != self._unseen:
+            return False
+        self.rule.position = self._unseen = end
+        return True
+
+    def gap_text(self, stream: str, look: Look) -> str:
+        """Return what is said of the record that is expected, where it is proven missing by a look."""
+        topic, number, expected = self.partition.topic, self.partition.partition, self.rule.expected
+        return (
+            f"{topic}/{number}: sequence {expected} of teacher {self.teacher!r} is missing: its group committed past "
+            f"it (next {look.next_sequence}), and the log was read to its end (offset {look.end}) without it; stop the "
+            f"teacher's workers and run `distillog topics rewind {stream} {self.teacher} {expected}`"
+        )
 
     @property
     def teacher_partition(self) -> TeacherPartition:

@@ -8,13 +8,12 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 
 from kafka import TopicPartition
 
 from pipeline.kafka.log import Cluster, Record
-from pipeline.names import address_of, log_name, soft_targets_topic
-from pipeline.readers_rule import ReadersRule
+from pipeline.names import address_of, log_name
 from pipeline.record_size import teacher_record_bytes
 from pipeline.sequence import Sequence as OrderSequence
 from pipeline.streams import Stream
@@ -26,7 +25,8 @@ from schemas.errors import (
     SequenceGap,
     UnknownSchema,
 )
-from schemas.records import SoftTargets
+from schemas.records import SoftTargets, Teacher
+from student_trainer.run.spans import WHOLE_STREAM, Span
 from student_trainer.sources.held import Held, Wait, check_identity
 from student_trainer.sources.lookout import LOOK_EVERY, Lookout
 from student_trainer.sources.partition_log import PartitionLog, Trimmed
@@ -60,8 +60,9 @@ class SoftTargetReader:
         stop: threading.Event | None = None,
         *,
         keep_raw: bool = False,
+        spans: Mapping[str, Span] | None = None,
     ) -> None:
-        """With `keep_raw` what it gives has the records' bytes, too."""
+        """With `keep_raw` what it gives has the records' bytes, too. `spans`: of teachers that count in some orders."""
         self.longest_wait = 0.0
         """Seconds of the longest wait for one order, so far."""
         self.waited = 0.0
@@ -85,6 +86,9 @@ class SoftTargetReader:
         self._held_bytes = 0
         self._paused: set[TopicPartition] = set()
         self._dropped = [0, 0]
+        self._spans = {name: span for name, span in (spans or {}).items() if span.partial}
+        self._starts: dict[str, Sequence[int]] = {}
+        self._present: dict[str, Teacher] = {}
         self._logs: dict[TopicPartition, PartitionLog] = {}
         self._zip: list[list[PartitionLog]] = []
         record_bytes = max(teacher_record_bytes(stream.manifest, each) for each in self._teachers.values())
@@ -110,24 +114,36 @@ class SoftTargetReader:
         """
         partitions = self._stream.manifest.partitions
         offsets = offsets or [[0] * partitions for _ in self._teachers]
-        self._count()
-        self._logs.clear()
-        self._held_bytes = 0
-        for teacher, starts in zip(self._teachers, offsets, strict=True):
-            topic = soft_targets_topic(self._stream.manifest.stream, teacher)
-            for number, start in enumerate(starts):
-                partition, expected = TopicPartition(topic, number), self._sequence.next_in(number, sequence)
-                rule = ReadersRule(expected, max(start, (expected - number) // partitions), partitions)
-                self._logs[partition] = PartitionLog(teacher, partition, rule)
-        logs = list(self._logs.values())
-        self._zip = [[each for each in logs if each.partition.partition == number] for number in range(partitions)]
+        self._starts = dict(zip(self._teachers, offsets, strict=True))
+        self._leave(list(self._logs))
+        self._present = {}
+        self._read_present(sequence)
+
+    def _read_present(self, sequence: int) -> None:
+        """From an order on, read the logs of those teachers that count in it."""
+        spans = {name: self._spans.get(name, WHOLE_STREAM) for name in self._teachers}
+        present = {name: each for name, each in self._teachers.items() if spans[name].holds(sequence)}
+        if present == self._present:
+            return
+        manifest = self._stream.manifest
+        there = {each.teacher_partition: each for each in self._logs.values()}
+        self._leave([partition for partition, each in self._logs.items() if each.teacher not in present])
+        self._present, self._zip = present, [[] for _ in range(manifest.partitions)]
+        for teacher in present:
+            for number, start in enumerate(self._starts[teacher]):
+                expected = self._sequence.next_in(number, sequence)
+                late = spans[teacher].first > 0
+                new = PartitionLog.at(manifest, teacher, number, expected, start, late)
+                found = there.get((teacher, number), new)
+                self._zip[number].append(found)
+                self._logs[found.partition] = found
         self._log.assign(self._logs)
         self._resume()
         for partition, each in self._logs.items():
             self._log.seek(partition, each.rule.position)
 
     def next(self, sequence: int, on_wait: Callable[[Wait], None] = lambda wait: None) -> tuple[Held, ...] | None:
-        """Return the soft targets of the next order, one per teacher; None when told to stop.
+        """Return the soft targets of the next order, one per teacher that counts there; None when told to stop.
 
         Args:
             sequence: the order that follows the last one, or the one sought.
@@ -140,13 +156,15 @@ class SoftTargetReader:
             ManifestMismatch: a record of this sequence is not what the manifest says.
             ConfigError: the cluster refuses the rights.
         """
+        if self._spans:
+            self._read_present(sequence)
         of_partition = self._zip[self._sequence.partition(sequence)]
         self._lookout.check()
         if not all(each.held for each in of_partition) and not self._fill(sequence, of_partition, on_wait):
             return None
         held = tuple(each.held.popleft() for each in of_partition)
         self._held_bytes -= sum(each.num_bytes for each in held)
-        check_identity(self._sequence, sequence, self._teachers, held)
+        check_identity(self._sequence, sequence, self._present, held)
         return held
 
     @property
@@ -170,8 +188,13 @@ class SoftTargetReader:
         self._lookout.close()
         self._log.close()
 
-    def _count(self) -> None:
-        self._dropped = [self.num_duplicates, self.num_early]
+    def _leave(self, partitions: Iterable[TopicPartition]) -> None:
+        """Read some logs no more."""
+        for partition in partitions:
+            left = self._logs.pop(partition)
+            self._held_bytes -= sum(each.num_bytes for each in left.held)
+            self._dropped[0] += left.rule.num_duplicates
+            self._dropped[1] += left.rule.num_early
 
     def _fill(self, sequence: int, of_partition: list[PartitionLog], on_wait: Callable[[Wait], None]) -> bool:
         """Poll until each log holds its next record; False when told to stop."""
@@ -279,14 +302,7 @@ class SoftTargetReader:
             # The consumer's place moves over what is never handed out, too.
             each.rule.skip_to(self._log.position(each.partition) or 0)
             if each.rule.is_gap(look):
-                stream, topic = self._stream.manifest.stream, each.partition.topic
-                raise SequenceGap(
-                    f"{topic}/{each.partition.partition}: sequence {each.rule.expected} of teacher {each.teacher!r} is "
-                    f"missing: its group committed past it (next {look.next_sequence}), and the log was read to its "
-                    f"end (offset {look.end}) without it; stop the teacher's workers and run "
-                    f"`distillog topics rewind {stream} {each.teacher} {each.rule.expected}`"
-                    f"{self._unknown_text()}"
-                )
+                raise SequenceGap(each.gap_text(self._stream.manifest.stream, look) + self._unknown_text())
             at_end = at_end and each.rule.position >= look.end
         return at_end
 
@@ -301,7 +317,9 @@ class SoftTargetReader:
             self._stop.wait(_POLL)
             return  # the position is still out of range when the broker is back
         for partition, position in positions.items():
-            if position > ends[partition]:
+            if position > ends[partition] and self._logs[partition].waits_at(ends[partition]):
+                self._log.seek(partition, ends[partition])
+            elif position > ends[partition]:
                 raise LogTrimmed(
                     f"{log_name(partition)}: the run reads on at offset {position}, but the log ends at "
                     f"{ends[partition]}: Kafka lost records (unclean leader election?), or the checkpoint is of "

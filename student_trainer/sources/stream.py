@@ -33,11 +33,13 @@ class StreamSource(TeachersSource):
         self.stream = open_stream(kafka, settings.stream)
         """As its manifest topic describes it."""
         self._reader: SoftTargetReader | None = None
+        self._spans = settings.spans
         super().__init__(self.stream.manifest, [self.stream.teacher(name) for name in settings.teachers], settings)
 
     def _open_reader(self) -> SoftTargetReader:
         names = [teacher.name for teacher in self.teachers]
-        self._reader = SoftTargetReader(KafkaCluster(self._kafka), self.stream, names, self._stop)
+        cluster = KafkaCluster(self._kafka)
+        self._reader = SoftTargetReader(cluster, self.stream, names, self._stop, spans=self._spans)
         return self._reader
 
     @property

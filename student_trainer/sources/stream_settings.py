@@ -9,6 +9,7 @@ from student_trainer.learning.losses import need_labels
 from student_trainer.learning.targets import TargetSpec
 from student_trainer.learning.terms import needed_targets
 from student_trainer.run.settings import RunSettings, StarveSettings
+from student_trainer.run.spans import Span
 
 
 @dataclass(frozen=True, slots=True)
@@ -19,6 +20,8 @@ class StreamSettings:
     """Its name."""
     teachers: tuple[str, ...]
     """Whose soft targets, by their names in the stream."""
+    spans: Mapping[str, Span] = field(default_factory=dict)
+    """Teacher -> the orders in which it counts; left out: all."""
     chosen: Callable[[Mapping[str, TargetSpec]], Collection[str]] = tuple
     """Given all their outputs: the names of those that are read; left out: all."""
     passes: int = 1
@@ -46,6 +49,7 @@ class StreamSettings:
         return cls(
             stream=data.stream,
             teachers=tuple(teacher.name for teacher in settings.teachers),
+            spans={each.name: each.span for each in settings.teachers if each.span.partial},
             chosen=lambda specs: needed_targets(settings, specs),
             passes=train.passes,
             dataset=data.dataset,

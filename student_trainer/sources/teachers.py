@@ -23,6 +23,7 @@ from schemas.errors import ConfigError, ManifestMismatch
 from schemas.records import Manifest, Teacher
 from schemas.teacher_output import CLASS_KINDS
 from student_trainer.learning.targets import TargetSpec, specs_of_all, target_name
+from student_trainer.run.spans import WHOLE_STREAM, refuse_uncovered
 from student_trainer.sources.base import Cursor, LabelledOrder
 from student_trainer.sources.hard_labels import HardLabels
 from student_trainer.sources.held import Held, Wait
@@ -33,13 +34,19 @@ Place = dict[str, dict[str, list[int]]]
 
 
 class OrderReader(Protocol):
-    """What gives the soft targets of some teachers, order by order; used by one thread."""
+    """What gives the soft targets of some teachers, order by order; used by one thread.
+
+    Those of a teacher that does not count in an order are neither read there nor waited for.
+    """
 
     def seek(self, sequence: int, offsets: Sequence[Sequence[int]]) -> None:
         """Go to an order; `offsets` are hints: per teacher, [P] log offsets at or before its records."""
 
     def next(self, sequence: int, on_wait: Callable[[Wait], None]) -> tuple[Held, ...] | None:
-        """Return the soft targets of the next order, one per teacher, of proven identity; None when told to stop."""
+        """Return the soft targets of the next order, one per teacher that counts there, in the order of the teachers.
+
+        Of proven identity; None when told to stop.
+        """
 
     def close(self) -> None:
         """End what it began."""
@@ -58,7 +65,7 @@ class TeachersSource(ABC):
 
     Raises:
         ManifestMismatch: the data or views here are not those of the manifest.
-        ConfigError: a label budget that does not fit.
+        ConfigError: a label budget that does not fit, or an order in which no teacher counts that is learned from.
         DataUnavailable: the dataset cannot be read now.
     """
 
@@ -73,6 +80,9 @@ class TeachersSource(ABC):
         self.targets: Mapping[str, TargetSpec] = specs_of_all(self.teachers, manifest.codec)
         """All outputs of these teachers."""
         self._read = settings.chosen(self.targets)
+        read = {name.partition(".")[0] for name in self._read} or set(self._by_name)
+        spans = {name: settings.spans.get(name, WHOLE_STREAM) for name in self._by_name}
+        refuse_uncovered({name: span for name, span in spans.items() if name in read}, self.sequence.num_orders)
         self.label_classes = manifest.num_classes or self.fetcher.dataset.num_classes
         self.num_classes = self._num_classes()
         self.label_classes = self.label_classes or self.num_classes or settings.classes
@@ -112,14 +122,15 @@ class TeachersSource(ABC):
             starvation = Starvation(self._starve, self.manifest.stream)
             sequence, last = cursor.sequence, self.sequence.num_orders - 1
             offsets = self._offsets(cursor.place)
+            places = {name: place for place, name in enumerate(self._by_name)}
             reader.seek(sequence, offsets)
             for pass_number in range(cursor.pass_number, self._passes):
                 for number in range(sequence, last + 1):
                     held = reader.next(number, starvation)
                     if held is None:
                         return
-                    for each, starts in zip(held, offsets, strict=True):
-                        starts[self.sequence.partition(number)] = each.next_offset
+                    for each in held:
+                        offsets[places[each.value.teacher]][self.sequence.partition(number)] = each.next_offset
                     yield self._labelled(pass_number, held, self._place(offsets) if number < last else None)
                 sequence, offsets = 0, self._offsets(None)
                 if pass_number + 1 < self._passes:

@@ -43,6 +43,7 @@ from student_trainer.run.choices import Choice
 from student_trainer.run.metric_settings import MetricSettings
 from student_trainer.run.settings import DEVICES, PRECISIONS, SOURCES, RunSettings, load_run, run_settings
 from student_trainer.run.student_settings import StudentSettings
+from student_trainer.run.toml_tables import key_of
 from student_trainer.scores.metrics import METRICS
 
 ROOT = Path(__file__).parents[2]
@@ -232,7 +233,7 @@ def test_every_key_of_the_run_file_is_documented_with_its_default(title: str) ->
     for each in dataclasses.fields(SECTIONS[title]):
         if each.name == "params" or f"`[{each.name}]`" in SECTIONS or f"`[[{each.name}]]`" in SECTIONS:
             continue
-        row = re.search(rf"^\| `{each.name}` \| (.*?) \|", text, re.M)
+        row = re.search(rf"^\| `{key_of(each)}` \| (.*?) \|", text, re.M)
         assert row, f"{title}: {each.name}"
         if isinstance(each.default, bool | int | float) or each.default in (*SOURCES, *DEVICES, *PRECISIONS):
             assert tomllib.loads(f"x = {row[1].strip('`')}")["x"] == each.default, f"{title}: {each.name}"

@@ -24,7 +24,7 @@ def run_file(folder: Path, stream: str, name: str = "student", **sections: Any) 
         "starve": {"warning": 5.0, "timeout": 90.0},
     }
     for section, values in sections.items():
-        if section == "teachers":
+        if section in ("teachers", "losses"):
             document[section] = values if isinstance(values, list) else [values]
         else:
             document[section] = document.get(section, {}) | values
