@@ -77,6 +77,12 @@ _OPTIONS = [
         help="The dataset's class of each of an output's classes, one a line: a number, a name, or - (repeatable).",
     ),
     click.option(
+        "--class-names",
+        metavar="NAME=FILE",
+        multiple=True,
+        help="Names of an output's classes, which are found among the dataset's; @model: its own (repeatable).",
+    ),
+    click.option(
         "--reduce",
         metavar="NAME=REDUCTION",
         multiple=True,
@@ -107,6 +113,7 @@ def model_options(command: Callable[..., T]) -> Callable[..., T]:
         *args: Any,
         outputs: tuple[str, ...],
         class_map: tuple[str, ...],
+        class_names: tuple[str, ...],
         reduce: tuple[str, ...],
         kind: str | None,
         inputs: tuple[str, ...],
@@ -125,6 +132,9 @@ def model_options(command: Callable[..., T]) -> Callable[..., T]:
         asked = tuple(map(_output, outputs))
         declared = Declared(asked, kind, names, scaling, general, layout, channel_order or "", batch)
         declared = of_outputs(declared, "--class-map", "FILE", class_map, lambda text: {"class_map": Path(text)})
+        for name in {text.partition("=")[0] for text in class_map} & {text.partition("=")[0] for text in class_names}:
+            raise click.UsageError(f"output {name} has both --class-map and --class-names: give one of them")
+        declared = of_outputs(declared, "--class-names", "FILE", class_names, lambda text: {"class_names": text})
         declared = of_outputs(declared, "--reduce", "REDUCTION", reduce, lambda text: {"reduction": text})
         return command(*args, declared=declared, **others)
 

@@ -82,6 +82,8 @@ class DeclaredOutput:
     """File with the dataset's class of each of its classes, one a line; None: they are the dataset's, in its order."""
     reduction: str = ""
     """What is done to it before it is stored, such as `mean@1`; "": nothing."""
+    class_names: Path | str | None = None
+    """File with the names of its classes, or "@model": the ONNX file has them; its map is made by these. None: none."""
 
     def __post_init__(self) -> None:
         """Raise ConfigError for a value of another type, or one that there is not."""
@@ -95,6 +97,9 @@ class DeclaredOutput:
         _need(self, "codec", isinstance(self.codec, CodecSpec | None), "a codec, such as 'float16', or None")
         is_path = isinstance(self.class_map, Path | str) and self.class_map != ""
         _need(self, "class_map", self.class_map is None or is_path, "the path of a file, or None")
+        is_path = isinstance(self.class_names, Path | str) and self.class_names != ""
+        _need(self, "class_names", self.class_names is None or is_path, "the path of a file, '@model' or None")
+        _need(self, "class_names", self.class_names is None or self.class_map is None, "None beside a class_map")
 
     @property
     def codec_spec(self) -> CodecSpec | None:
@@ -164,6 +169,7 @@ class Declared:
                 "--codec": output.codec,
                 "--positions": output.positions,
                 "--class-map": output.class_map,
+                "--class-names": output.class_names,
                 "--reduce": output.reduction,
             }
             words += [word for option, value in said.items() if value for word in (option, f"{output.name}={value}")]

@@ -22,6 +22,7 @@ from schemas.reductions import Reduction
 from schemas.teacher_output import CLASS_KINDS, SOFTMAX_KINDS
 from teacher_service.models.checks import OUTPUT_BYTES, check_kind, first_rows
 from teacher_service.models.class_map_files import read_class_map
+from teacher_service.models.class_names import class_map_by_names
 from teacher_service.models.declared import NOTHING, Declared, DeclaredOutput
 from teacher_service.models.feeding import channels_last, feed_inputs
 from teacher_service.models.files import model_sha256
@@ -82,14 +83,20 @@ def describe_on(
     batch = batch or min(order_size, DEFAULT_BATCH, max(1, OUTPUT_BYTES // max(1, row_bytes)))
     samples = first_rows(samples, batch, row_bytes)
     answers = _answers(model.fed_as(inputs, batch), samples)
-    files = [one.class_map for one in declared.outputs] or [None]
+    sayings = [(one.class_map, one.class_names) for one in declared.outputs] or [(None, None)]
     outputs: list[TeacherOutput] = []
-    for output, file in zip(given, files, strict=True):
+    for output, (file, names) in zip(given, sayings, strict=True):
         values = answers[output.output]
         if file:
             before = any(each.codec_classes and len(each.shape) == 1 for each in outputs)
             of_labels = values.ndim == 2 and output.kind in SOFTMAX_KINDS and not before
             output = replace(output, class_map=read_class_map(Path(file), fetcher.dataset, of_labels))
+        elif names:
+            axis = values.ndim - 1 if output.class_axis is None else output.class_axis
+            count = values.shape[axis] if axis < values.ndim else 0
+            what = f"--class-names {output.name}={names}"
+            metadata = session.get_modelmeta().custom_metadata_map
+            output = replace(output, class_map=class_map_by_names(names, metadata, fetcher.dataset, count, what))
         outputs.append(_described(path, output, values, samples, fetcher.dataset.num_classes))
     return replace(model.teacher, outputs=tuple(outputs), inference_batch=batch)
 
@@ -129,6 +136,8 @@ def _outputs(path: Path, there: Mapping[str, str], fields: list[str], declared: 
         axis = one.axis if classes else None
         if one.class_map and not classes:
             raise ConfigError(f"--class-map {name}={one.class_map}: {kind} have no classes")
+        if one.class_names and not classes:
+            raise ConfigError(f"--class-names {name}={one.class_names}: {kind} have no classes")
         if one.reduction and classes:
             raise ConfigError(
                 f"--reduce {name}={one.reduction}: {kind} are of classes; features and values are reduced"
