@@ -11,7 +11,10 @@ import time
 from pathlib import Path
 from typing import Any
 
-PARTS = ("codecs", "images", "worker", "student", "processes", "data_plane", "capture", "footprint", "teachers")
+PARTS = (
+    *("codecs", "images", "worker", "student", "processes", "data_plane", "capture", "ensembles", "footprint"),
+    "teachers",
+)
 """In this order: PyTorch is loaded by the student, and a worker has none."""
 PAPER = "paper"
 """A part that runs alone, and writes `paper.json`."""

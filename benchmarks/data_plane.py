@@ -5,6 +5,9 @@ Ours: the student's reader, with the reader's rule, the checks of each record's 
 the same with the project's network client, which is what our reader leans on. All three stay connected and read the
 topic in turns, each from its start; a read is timed from the seek to the last record. Each figure is a whole read of
 half a second, so there are many pairs, and the interval of their median counts. 10^6 bytes are an MB.
+
+`read_three_teachers`: the same reader over the zip of three teachers' logs, against over one of them, in MB/s of what
+each reads.
 """
 
 from __future__ import annotations
@@ -39,13 +42,17 @@ from student_trainer.sources.reader import _MIN_FETCH_BYTES, _RECORDS_IN_A_FETCH
 SIZES = {"64 KiB": (128, 2_000), "1 MiB": (2_048, 150)}
 """name -> (classes, records): 256 rows of float16 are 512 bytes a class"""
 TEACHER = "t"
+TEACHERS = ("t", "u", "v")
+"""Of a stream that several label."""
+OF_THREE = (128, 1_000)
+"""(classes, orders): records of 64 KiB, three of each order."""
 READS = 9
 """pairs of reads for one that is asked for: each takes half a second, of which a broker on the same cores takes what it
 likes, so one alone says little"""
 
 
-def fill(bench: Bench, name: str, num_classes: int, num_orders: int) -> Stream:
-    """Make a stream whose soft targets are random numbers of a model that there is not."""
+def fill(bench: Bench, name: str, num_classes: int, num_orders: int, teachers: tuple[str, ...] = (TEACHER,)) -> Stream:
+    """Make a stream whose soft targets are random numbers of models that there are not."""
     fetcher = Fetcher(open_dataset(bench.unlabelled), view_spec("none", {}))
     options = StreamOptions(
         order_size=ORDER_SIZE,
@@ -57,15 +64,15 @@ def fill(bench: Bench, name: str, num_classes: int, num_orders: int) -> Stream:
     manifest = stream.manifest
     image = TeacherInput("image", "image", "float32", "nchw", 1.0, ())
     output = TeacherOutput.of_classes("y", "logits", num_classes)
-    teacher = Teacher(manifest.stream_id, TEACHER, "0" * 64, "none.onnx", (image,), (output,), ORDER_SIZE)
-    stream = bench.add_teacher(stream, teacher)
+    for each in teachers:
+        record = Teacher(manifest.stream_id, each, "0" * 64, "none.onnx", (image,), (output,), ORDER_SIZE)
+        stream = bench.add_teacher(stream, record)
     sequence = Sequence.of(manifest)
     logits = np.random.default_rng(0).standard_normal((ORDER_SIZE, num_classes), dtype=np.float32)
     outputs = (Output.of("logits", logits, manifest.codec),)
-    topic = soft_targets_topic(name, TEACHER)
     producer = new_producer(bench.kafka, max_request_size=manifest.max_record_bytes + 65_536)
     try:
-        for number in range(num_orders):
+        for number, each in ((number, each) for number in range(num_orders) for each in teachers):
             epoch = sequence.epoch_of(number)
             value = SoftTargets(
                 manifest.stream_id,
@@ -74,11 +81,11 @@ def fill(bench: Bench, name: str, num_classes: int, num_orders: int) -> Stream:
                 sequence.sample_ids(number),
                 sequence.view_seed(epoch),
                 None,
-                TEACHER,
-                teacher.sha256,
+                each,
+                "0" * 64,
                 outputs,
             ).encode()
-            future = producer.send(topic, value=value, partition=sequence.partition(number))
+            future = producer.send(soft_targets_topic(name, each), value=value, partition=sequence.partition(number))
             if number % 32 == 31:
                 future.get(timeout=60)  # send() itself bounds nothing
         producer.flush(timeout=60)
@@ -88,9 +95,9 @@ def fill(bench: Bench, name: str, num_classes: int, num_orders: int) -> Stream:
 
 
 @contextmanager
-def decoded(bench: Bench, stream: Stream, num_orders: int) -> Iterator[Measure]:
-    """Give what reads the topic with the student's reader, values decoded, in MB/s."""
-    reader = SoftTargetReader(KafkaCluster(bench.kafka), stream, [TEACHER])
+def decoded(bench: Bench, stream: Stream, num_orders: int, teachers: tuple[str, ...] = (TEACHER,)) -> Iterator[Measure]:
+    """Give what reads the topics with the student's reader, values decoded, in MB/s."""
+    reader = SoftTargetReader(KafkaCluster(bench.kafka), stream, teachers)
 
     def read_all() -> int:
         num_bytes = 0
@@ -98,8 +105,9 @@ def decoded(bench: Bench, stream: Stream, num_orders: int) -> Iterator[Measure]:
         for number in range(num_orders):
             held = reader.next(number)
             assert held is not None
-            held[0].value.output("logits").values()
-            num_bytes += held[0].num_bytes
+            for each in held:
+                each.value.output("logits").values()
+                num_bytes += each.num_bytes
         return num_bytes
 
     with closing(reader):
@@ -156,8 +164,22 @@ def measure(bench: Bench, name: str, num_classes: int, num_orders: int) -> tuple
     return of_ours, of_wide
 
 
+def measure_three(bench: Bench, name: str = "data-plane-three") -> Pairs:
+    """MB/s of our reader over three teachers' logs, against over the first alone."""
+    num_classes, num_orders = OF_THREE
+    stream = fill(bench, name, num_classes, num_orders, TEACHERS)
+    with (
+        decoded(bench, stream, num_orders, TEACHERS[:1]) as one,
+        decoded(bench, stream, num_orders, TEACHERS) as three,
+    ):
+        for warm_up in (one, three) * 2:
+            warm_up()
+        (pairs,) = interleave(READS * bench.pairs, one, three)
+    return pairs
+
+
 def run(bench: Bench) -> dict[str, Any]:
-    """Measure both sizes; the ratio is that of the worse."""
+    """Measure both sizes, of which the worse is the ratio, and three teachers."""
     readers, consumers = {}, {}
     for number, (size, (num_classes, num_orders)) in enumerate(SIZES.items()):
         ours, wide = measure(bench, f"data-plane-{number}", num_classes, num_orders)
@@ -165,7 +187,8 @@ def run(bench: Bench) -> dict[str, Any]:
     worse = min(readers.values(), key=lambda figures: figures["median"])
     better = {f"data_plane {size}": figures for size, figures in readers.items() if figures is not worse}
     bare = {f"bare, wide client {size}": figures for size, figures in consumers.items()}
-    return {"ratios": {"data_plane": worse}, "more_ratios": better | bare}
+    three = _figures(measure_three(bench), "64 KiB, of three teachers")
+    return {"ratios": {"data_plane": worse, "read_three_teachers": three}, "more_ratios": better | bare}
 
 
 def _figures(pairs: Pairs, size: str) -> dict[str, Any]:

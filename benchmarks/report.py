@@ -20,6 +20,7 @@ BARS = {
     "student": 0.97,
     "student_two_processes": 0.9,
     "data_plane": 0.8,
+    "read_three_teachers": 0.9,
     "teachers_equal": 0.95,
     "straggler_10x": 0.95,
     "straggler_50x": 0.95,
@@ -158,6 +159,9 @@ def _lines(figures: dict[str, Any]) -> list[str]:
                 f"{name}: {ratio['bare_ms_per_order']:.1f} ms an order of 256; against a loop that fetches views and "
                 f"infers in one thread: {ratio['against_fetch_and_inference']:.2f}"
             )
+    for kind, found in figures.get("ensembles", {}).items():
+        spread = f" +- {found['deviation']:.2%} over {len(found['values'])} seeds" if "values" in found else ""
+        lines.append(f"ensembles, {kind}: accuracy {found['accuracy']:.2%}{spread}")
     for name, why in figures.get("failed", {}).items():
         lines.append(f"[red]{name} failed[/]: {escape(why)}")
     for name, stop in figures.get("stops", {}).items():
