@@ -12,7 +12,8 @@ from pathlib import Path
 from typing import Any
 
 PARTS = (
-    *("codecs", "images", "worker", "student", "processes", "data_plane", "capture", "ensembles", "footprint"),
+    *("codecs", "topk_graph", "images", "worker", "student", "processes", "data_plane", "capture", "ensembles"),
+    "footprint",
     "teachers",
 )
 """In this order: PyTorch is loaded by the student, and a worker has none."""

@@ -13,6 +13,7 @@ from rich.markup import escape
 from rich.table import Table
 
 BARS = {
+    "topk_in_graph": 2.5,
     "images_160": 0.9,
     "images_224": 0.9,
     "images_two_loaders": 0.9,

@@ -77,6 +77,7 @@ def open_session(
     *,
     spinning: bool = False,
     refusal: type[DistillogError] = ConfigError,
+    graph: bytes | None = None,
 ) -> InferenceSession:
     """Open an ONNX file. The optimisation level is fixed, since another one gives other bits.
 
@@ -87,6 +88,7 @@ def open_session(
         spinning: whether idle threads stay awake: quicker, but several workers may share a machine, and a spinning
             thread takes the others' cores.
         refusal: the error of a file that ONNX Runtime cannot load.
+        graph: an ONNX model without external data that is opened instead; `path` is then what errors call it.
 
     Raises:
         ConfigError: no such provider, or one whose libraries do not load here.
@@ -104,7 +106,8 @@ def open_session(
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             # Resolved: through a link other external data might be found than were hashed.
-            session = onnxruntime.InferenceSession(str(path.resolve()), sess_options=options, providers=providers)
+            model = str(path.resolve()) if graph is None else graph
+            session = onnxruntime.InferenceSession(model, sess_options=options, providers=providers)
     except Exception as error:  # ONNX Runtime's exceptions have no common base
         raise refusal(f"{path}: ONNX Runtime cannot load it: {' '.join(str(error).split())[:300]}") from None
     _check_providers(provider, providers, session.get_providers())

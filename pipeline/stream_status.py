@@ -227,6 +227,7 @@ def _teacher_as_dict(teacher: Teacher, codec: CodecSpec) -> dict[str, Any]:
                 "class_map": list(one.class_map),
                 "reduction": one.reduction,
                 "codec": str(one.stored_as(codec)),
+                "cut": one.cut,
                 "text": str(one),
             }
             for one in teacher.outputs

@@ -134,6 +134,12 @@ class CodecSpec:
         if self.k > num_classes and not self.draws:
             raise ConfigError(f"codec {self} keeps k={self.k} of only {num_classes} classes: use k <= {num_classes}")
 
+    def no_cut(self, num_classes: int) -> str:
+        """Say why rows of so many classes cannot be cut down to the likeliest by ONNX Runtime, "" where they can."""
+        if self.keeps_all or self.draws:
+            return f"codec {self} does not keep the likeliest classes"
+        return f"codec {self} keeps all {num_classes} of its classes" if self.k == num_classes else ""
+
     def __str__(self) -> str:
         if self.name not in _SETTINGS:
             return self.name

@@ -31,6 +31,7 @@ from schemas.names import did_you_mean
 from schemas.positions import Chosen, Positions
 from schemas.teacher import Teacher, TeacherInput
 from schemas.teacher_output import TeacherOutput
+from schemas.topk import Kept, TopKCodec
 
 __all__ = [
     "DeadLetter",
@@ -114,6 +115,13 @@ class Output:
         except EncodeError as error:
             raise EncodeError(f"output {name!r}: {error}") from None
         return cls(name, spec.name, num_classes, columns, chosen)
+
+    @classmethod
+    def of_kept(cls, name: str, kept: Kept, spec: CodecSpec, chosen: Chosen | None = None) -> Self:
+        """Return the output that stores what was kept of [M, ..., C], or of [P, C] with `chosen`, by topk or topk8."""
+        codec = CODECS[spec.name]
+        assert isinstance(codec, TopKCodec)  # no other keeps classes
+        return cls(name, spec.name, kept.num_classes, codec.columns(kept, spec), chosen)
 
     @classmethod
     def joined(cls, parts: Sequence[Self]) -> Self:

@@ -47,7 +47,7 @@ class TeacherOutput:
     reduction: str = ""
     """What is done to it before it is stored, such as `mean@1`."""
     cut: str = "numpy"
-    """Where labels are made of it: `numpy` or `graph`."""
+    """Who keeps the likeliest of its classes, of topk and topk8: `numpy`, or `graph`: ONNX Runtime. Bits differ."""
     head_sha256: str | None = None
     """Of a head that is applied to it."""
 
@@ -95,6 +95,8 @@ class TeacherOutput:
                 "those of multilabel do not: use float16 or float32"
             )
         codec.refuse_classes(self.codec_classes)
+        if self.cut == "graph" and (problem := codec.no_cut(self.codec_classes)):
+            raise ConfigError(f"output {self.name!r} cannot be cut in the graph: {problem}")
 
     def __str__(self) -> str:
         shape = ", ".join(map(str, ("N", *self.shape)))
@@ -106,7 +108,8 @@ class TeacherOutput:
             size = f"{self.reduction} of {size}"
         chosen = f", at positions by {self.positions}" if self.positions else ""
         stored = f", as {self.codec}" if self.codec else ""
-        return f"{self.name} = {self.output}: {self.kind}, {size}{chosen}{stored}"
+        cut = ", cut in the graph" if self.cut == "graph" else ""
+        return f"{self.name} = {self.output}: {self.kind}, {size}{chosen}{stored}{cut}"
 
     def problem(self) -> str:
         """Return what of it does not fit together, "" if nothing; a codec that does not fit raises ConfigError."""
@@ -144,7 +147,6 @@ class TeacherOutput:
 
 
 _BUILT: Datum = {
-    "cut": "numpy",
     "head_sha256": None,
 }
 """What each output says today."""

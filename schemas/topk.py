@@ -1,5 +1,8 @@
 """The topk codec; with `bits=8` it is that of topk8.py. Letters: M rows, C classes, k kept classes, T temperature.
 
+A row is cut down to its k likeliest classes by `kept_classes` here, or where a teacher's record says so by ONNX Runtime
+(`teacher_service/models/topk_graph.py`). What both give is `Kept`, which a codec rounds.
+
 Columns: indices [M, ..., k] in the narrowest width that holds C - 1, log_probs [M, ..., k] float16 at T = 1, and a
 log_tail@T [M, ...] float32 for each declared T, where "..." are the axes of a row before its last, the classes. The
 tails are exact, from all C logits in float64, because neither 1 - sum(exp(stored)) nor the tail of another temperature
@@ -9,7 +12,7 @@ gives them: the first is wrong by percent to orders of magnitude. A log p below 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
@@ -77,6 +80,30 @@ class TopK:
         return (scaled + (kept - logsumexp(scaled))[..., None]).astype(np.float32)
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class Kept:
+    """What was kept of rows [M, ..., C], before a codec rounds it."""
+
+    classes: IntArray
+    """[M, ..., k] int64, most probable first, the lower class first where two are equal."""
+    log_probs: npt.NDArray[np.float64]
+    """[M, ..., k]: log p at T = 1."""
+    log_tails: dict[float, FloatArray]
+    """Temperature -> [M, ...] float32, as `TopK` has them."""
+    num_classes: int
+
+    @property
+    def tails(self) -> Columns:
+        """The tails' columns."""
+        return {_TAIL + repr(float(temperature)): tail for temperature, tail in self.log_tails.items()}
+
+    def reshaped(self, *leading: int) -> Kept:
+        """Return the same with other axes before the last."""
+        shape = (*leading, self.classes.shape[-1])
+        tails = {temperature: tail.reshape(leading) for temperature, tail in self.log_tails.items()}
+        return Kept(self.classes.reshape(shape), self.log_probs.reshape(shape), tails, self.num_classes)
+
+
 class TopKCodec:
     """The codec: along the last axis, all rows alike."""
 
@@ -90,15 +117,13 @@ class TopKCodec:
             spec.refuse_classes(num_classes)
         except ConfigError as error:
             raise EncodeError(str(error)) from None
-        leading = values.shape[:-1]
-        columns = self._columns(values.reshape(-1, num_classes), spec)
-        return {name: column.reshape(*leading, *column.shape[1:]) for name, column in columns.items()}
+        kept = kept_classes(values.reshape(-1, num_classes), spec.k, spec.temperatures)
+        return self.columns(kept.reshaped(*values.shape[:-1]), spec)
 
-    def _columns(self, values: FloatArray, spec: CodecSpec) -> Columns:
-        """Return the columns of finite [M, C] float32."""
-        kept, log_probs, tails = kept_classes(values, spec.k, spec.temperatures)
-        indices = kept.astype(narrowest(values.shape[1] - 1))
-        return {"indices": indices, "log_probs": to_float16(log_probs)} | tails
+    def columns(self, kept: Kept, spec: CodecSpec) -> Columns:
+        """Return the columns of rows of which those classes were kept."""
+        indices = kept.classes.astype(narrowest(kept.num_classes - 1))
+        return {"indices": indices, "log_probs": to_float16(kept.log_probs)} | kept.tails
 
     def joined(self, parts: Sequence[Columns]) -> Columns:
         """Return the columns of the rows of several."""
@@ -160,15 +185,11 @@ def check_tails(columns: Columns, *others: str) -> None:
             raise ValueError(f"the log tail at temperature {text} is damaged")
 
 
-def kept_classes(
-    values: FloatArray, k: int, temperatures: tuple[float, ...]
-) -> tuple[IntArray, npt.NDArray[np.float64], Columns]:
-    """Return of finite [M, C] float32 the k likeliest classes [M, k], their log p at T = 1, and the tails' columns."""
+def kept_classes(values: FloatArray, k: int, temperatures: tuple[float, ...]) -> Kept:
+    """Return what is kept of finite [M, C] float32."""
     num_rows, num_classes = values.shape
     indices, log_probs = np.empty((num_rows, k), np.int64), np.empty((num_rows, k))
     tails = {temperature: np.empty(num_rows, np.float32) for temperature in temperatures}
-    # A tail of exactly nothing is said only where nothing was left out.
-    least = -math.inf if k == num_classes else float(np.finfo(np.float32).min)
     rows = max(1, _CHUNK // num_classes)
     for start in range(0, num_rows, rows):
         part = slice(start, start + rows)
@@ -177,12 +198,37 @@ def kept_classes(
         logits = values[part].astype(np.float64)
         head = np.take_along_axis(logits, kept, axis=1)
         np.put_along_axis(logits, kept, -np.inf, axis=1)
-        rest = logsumexp(logits)
-        log_probs[part] = head - np.logaddexp(logsumexp(head), rest)[:, None]
-        for temperature, tail in tails.items():
-            outside = rest if temperature == 1 else logsumexp(logits / temperature)
-            tail[part] = np.maximum(outside - np.logaddexp(logsumexp(head / temperature), outside), least)
-    return indices, log_probs, {_TAIL + repr(float(temperature)): tail for temperature, tail in tails.items()}
+        outside = {1.0: logsumexp(logits)}
+        outside |= {each: logsumexp(logits / each) for each in temperatures if each != 1}
+        log_probs[part], of_part = shares(head, outside, temperatures, num_classes)
+        for temperature, tail in of_part.items():
+            tails[temperature][part] = tail
+    return Kept(indices, log_probs, tails, num_classes)
+
+
+def shares(
+    head: npt.NDArray[np.float64],
+    outside: Mapping[float, npt.NDArray[np.float64]],
+    temperatures: tuple[float, ...],
+    num_classes: int,
+) -> tuple[npt.NDArray[np.float64], dict[float, FloatArray]]:
+    """Return [M, k] log p at T = 1 of the kept classes, and temperature -> [M] float32 log of the mass of the others.
+
+    Args:
+        head: [M, k] logits of the kept classes.
+        outside: 1 and each temperature -> [M] log-sum-exp of the other classes' logits / T; -inf where there are none.
+        temperatures: of the tails.
+        num_classes: C.
+    """
+    # A tail of exactly nothing is said only where nothing was left out.
+    least = -math.inf if head.shape[1] == num_classes else float(np.finfo(np.float32).min)
+    log_probs = head - np.logaddexp(logsumexp(head), outside[1.0])[:, None]
+    tails = {}
+    for temperature in temperatures:
+        rest = outside[temperature]
+        tail = np.maximum(rest - np.logaddexp(logsumexp(head / temperature), rest), least)
+        tails[temperature] = tail.astype(np.float32)
+    return log_probs, tails
 
 
 def _most_probable(values: FloatArray, k: int) -> IntArray:

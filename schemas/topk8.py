@@ -23,10 +23,10 @@ import numpy as np
 import numpy.typing as npt
 
 from schemas.bits import bits_of, bytes_of, has_spare_bits, pack_bits, unpack_bits
-from schemas.columns import Columns, FloatArray
+from schemas.columns import Columns
 from schemas.finite import all_finite
 from schemas.softmax import logsumexp
-from schemas.topk import TopK, TopKCodec, check_tails, kept_classes, tails_of
+from schemas.topk import Kept, TopK, TopKCodec, check_tails, tails_of
 
 if TYPE_CHECKING:
     from schemas.codecs import CodecSpec
@@ -39,16 +39,17 @@ _FURTHEST = 24.0
 class TopK8Codec(TopKCodec):
     """The codec: along the last axis, all rows alike."""
 
-    def _columns(self, values: FloatArray, spec: CodecSpec) -> Columns:
-        kept, log_probs, tails = kept_classes(values, spec.k, spec.temperatures)
-        distance = np.minimum(log_probs[:, :1] - log_probs, _FURTHEST * max(spec.temperatures))
-        reach = _rounded_up(distance[:, -1])
-        share = np.divide(distance, reach[:, None], out=np.zeros_like(distance), where=reach[:, None] > 0)
+    def columns(self, kept: Kept, spec: CodecSpec) -> Columns:
+        """Return the columns of rows of which those classes were kept."""
+        distance = np.minimum(kept.log_probs[..., :1] - kept.log_probs, _FURTHEST * max(spec.temperatures))
+        reach = _rounded_up(distance[..., -1])
+        share = np.divide(distance, reach[..., None], out=np.zeros_like(distance), where=reach[..., None] > 0)
+        packed = pack_bits(kept.classes.reshape(-1, spec.k), bits_of(kept.num_classes - 1))
         return {
-            "indices": pack_bits(kept, bits_of(values.shape[1] - 1)),
+            "indices": packed.reshape(*reach.shape, packed.shape[1]),
             "below": np.rint(_STEPS * share).astype(np.uint8),
             "reach": reach,
-        } | tails
+        } | kept.tails
 
     def check(self, columns: Columns, num_classes: int, num_rows: int) -> None:
         """Raise ValueError with the reason where the columns are not such as `encode` makes."""

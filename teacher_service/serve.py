@@ -23,6 +23,7 @@ from schemas.errors import DataUnavailable, DistillogError, ManifestMismatch, Te
 from schemas.records import Teacher
 from teacher_service.metrics import WorkerReport
 from teacher_service.models.checks import NO_CLASSES, accuracy_notice, check_model
+from teacher_service.models.choosing import check_cuts
 from teacher_service.models.files import model_sha256, refuse_another
 from teacher_service.models.labels import Asked, label
 from teacher_service.models.session import OnnxTeacher, Outputs
@@ -138,6 +139,7 @@ def _check_on_first_orders(
         raise DataUnavailable(f"dataset {fetcher.dataset.uri}: no sample of the first order can be decoded: {reason}")
     try:
         check_model(model, fetched.inputs)
+        check_cuts(model, stream.manifest.codec, fetched.inputs)
         inference, _ = _timed(lambda: label(model, fetched, stream.manifest.codec, Asked(first, view_seed)))
         ranges = Ranges(model.teacher, stream.manifest.codec)
         notice = _accuracy(model, fetched, ranges)

@@ -35,6 +35,13 @@ if TYPE_CHECKING:
     multiple=True,
     help="Store an output at the positions where FIELD of the view is not 0 (repeatable).  [default: all of it]",
 )
+@click.option(
+    "--cut",
+    type=click.Choice(["auto", "numpy", "graph"]),
+    default="auto",
+    show_default=True,
+    help="Who keeps the likeliest classes for topk: NumPy, or ONNX Runtime; auto measures on some samples.",
+)
 @click.option("--classes", type=click.IntRange(min=1), help="Refuse a teacher of another number of classes.")
 @click.option(
     "--as-declared",
@@ -50,6 +57,7 @@ def add_teacher(
     declared: Declared,
     codecs: tuple[str, ...],
     positions: tuple[str, ...],
+    cut: str,
     classes: int | None,
     as_declared: bool,
     dataset: str | None,
@@ -62,12 +70,22 @@ def add_teacher(
     declared = of_outputs(declared, "--codec", "CODEC", codecs, lambda text: {"codec": CodecSpec.parse(text)})
     declared = of_outputs(declared, "--positions", "FIELD", positions, lambda text: {"positions": text})
     added = adding.add_teacher(
-        stream, name, model, declared, classes=classes, as_declared=as_declared, dataset=dataset, **kafka_options()
+        stream,
+        name,
+        model,
+        declared,
+        classes=classes,
+        as_declared=as_declared,
+        dataset=dataset,
+        cut=cut,
+        **kafka_options(),
     )
     teacher, found, new = added.teacher, added.found, added.new
     if as_json:
         accuracy = found.declared.accuracy if found else None
-        print_json({"stream": stream, "teacher": name, "sha256": teacher.sha256, "added": new, "accuracy": accuracy})
+        cuts = {one.name: one.cut for one in teacher.outputs}
+        facts = {"stream": stream, "teacher": name, "sha256": teacher.sha256, "added": new, "accuracy": accuracy}
+        print_json(facts | {"cut": cuts, "cut_rows_per_s": {each.output: each.rates for each in added.cuts}})
         _warn(found, teacher)
         return
     click.echo(f"{'added' if new else 'already there, the same:'} teacher {name} of stream {stream}")
@@ -77,6 +95,8 @@ def add_teacher(
         f"{' (layout guessed by the shape)' if guessed else ''}; {'; '.join(map(str, teacher.outputs))}; "
         f"batches of {teacher.inference_batch}"
     )
+    for each in added.cuts:
+        click.echo(str(each))
     if found:
         _print(found, declared, teacher)
     _warn(found, teacher)

@@ -9,11 +9,13 @@ from pathlib import Path
 from pipeline import create
 from pipeline.kafka.found import find_cluster
 from pipeline.sequence import Sequence
-from pipeline.streams import open_stream
+from pipeline.streams import Stream, open_stream
 from pipeline.views.check import check_data
-from schemas.errors import EncodeError, StreamConflict, TeacherRejected
+from pipeline.views.fetch import Fetcher
+from schemas.errors import DataUnavailable, EncodeError, StreamConflict, TeacherRejected
 from schemas.records import Manifest, Teacher
 from teacher_service.models.assess import Assessment, Way, assess
+from teacher_service.models.choosing import CutFound, choose_cuts
 from teacher_service.models.declared import NOTHING, Declared
 from teacher_service.models.describe import describe_model
 from teacher_service.models.session import OnnxTeacher
@@ -29,6 +31,8 @@ class Added:
     """Whether this call added it; else it was there, the same."""
     found: Assessment | None
     """What its trial on samples came to; None where it was there."""
+    cuts: tuple[CutFound, ...] = ()
+    """What was measured of who cuts its outputs down to their likeliest classes."""
 
 
 def add_teacher(
@@ -40,6 +44,7 @@ def add_teacher(
     classes: int | None = None,
     as_declared: bool = False,
     dataset: str | None = None,
+    cut: str = "auto",
     bootstrap_servers: str | None = None,
     kafka_config: Path | str | None = None,
 ) -> Added:
@@ -55,6 +60,8 @@ def add_teacher(
         classes: refuse a teacher of another number of classes.
         as_declared: take it so even where another way is clearly better, or outputs are not finite.
         dataset: URI of the stream's data at another place.
+        cut: who keeps the likeliest classes, of outputs stored by topk: `numpy`, `graph` (ONNX Runtime), or `auto`: the
+            graph where it is clearly faster on some samples.
         bootstrap_servers: as `--bootstrap-servers`, else as every command finds the cluster.
         kafka_config: as `--kafka-config`.
 
@@ -72,6 +79,7 @@ def add_teacher(
     there = teacher.class_output.num_classes if teacher.class_output else 0
     if classes not in (None, there):
         raise StreamConflict(f"--classes {classes}: {model} gives {there} classes")
+    teacher, cuts = _cut(opened, model, teacher, cut, fetcher)
     found = None
     if create.is_new(opened, teacher):
         view_seed = Sequence.of(opened.manifest).view_seed(0)
@@ -90,7 +98,22 @@ def add_teacher(
                 f"{model}: {holes(found, teacher)}; workers stop where more than 1 % of the samples cannot be "
                 "labelled (--as-declared takes it as declared)"
             )
-    return Added(teacher, create.add_teacher(settings, opened, teacher), found)
+    return Added(teacher, create.add_teacher(settings, opened, teacher), found, cuts)
+
+
+def _cut(
+    stream: Stream, path: Path, teacher: Teacher, cut: str, fetcher: Fetcher
+) -> tuple[Teacher, tuple[CutFound, ...]]:
+    """Return the teacher with who cuts its outputs; `auto` leaves out what the stream's records cannot say."""
+    manifest = stream.manifest
+    for one in teacher.outputs:  # first: what does not fit a codec is no matter of cutting
+        one.refuse_codec(one.stored_as(manifest.codec))
+    view_seed = Sequence.of(manifest).view_seed(0)
+    try:
+        found = choose_cuts(path, teacher, manifest.codec, cut, fetcher, view_seed, stream.teachers.get(teacher.name))
+    except OSError as error:
+        raise DataUnavailable(f"dataset {fetcher.dataset.uri}: cannot be read: {error}") from None
+    return (teacher, ()) if cut == "auto" and _too_new(manifest, found[0]) else found
 
 
 def _too_new(manifest: Manifest, teacher: Teacher) -> str:

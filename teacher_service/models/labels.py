@@ -16,9 +16,11 @@ from pipeline.hashing import hash64, tag
 from pipeline.views.fetch import Fetched
 from pipeline.views.positions import choosers
 from schemas.codecs import CodecSpec, storable
+from schemas.columns import FloatArray
 from schemas.hashing import UInt64s
 from schemas.positions import Chosen
-from schemas.records import Output, Teacher
+from schemas.records import Output, Teacher, TeacherOutput
+from schemas.topk import Kept
 from teacher_service.models.session import Inputs, OnnxTeacher, Outputs
 
 
@@ -83,7 +85,7 @@ def label(
         fit, chosen_of_fit = _without(model.teacher, values, of_call, list(reasons))
         also(fit)
         of_fit = None if kept is None else kept.take(np.delete(np.arange(len(fetched.kept_rows))[rows], list(reasons)))
-        return _encoded(model.teacher, codec, fit, chosen_of_fit, of_fit)
+        return _encoded(model.teacher, codec, fit, chosen_of_fit, of_fit, model.cut)
 
     parts = model.in_calls(fetched.inputs, encode) or [nothing(model.teacher, codec)]
     faults = [*fetched.faults, *((int(fetched.kept_rows[row]), why) for row, why in unfit.items())]
@@ -142,13 +144,21 @@ def _without(
 
 
 def _encoded(
-    teacher: Teacher, codec: CodecSpec, values: Outputs, chosen: Mapping[str, Chosen], asked: Asked | None
+    teacher: Teacher,
+    codec: CodecSpec,
+    values: Outputs,
+    chosen: Mapping[str, Chosen],
+    asked: Asked | None,
+    cut: Callable[[TeacherOutput, CodecSpec, FloatArray], Kept] | None = None,
 ) -> tuple[Output, ...]:
-    """Return the outputs of rows that can be stored."""
+    """Return the outputs of rows that can be stored; `cut` is what keeps the likeliest classes in the graph."""
     outputs = []
     for one in teacher.outputs:
         given, own = values[one.name], chosen.get(one.name)
         spec, classes, seeds = one.stored_as(codec), bool(one.codec_classes), None
+        if one.cut == "graph" and cut is not None:
+            outputs.append(Output.of_kept(one.name, cut(one, spec, given), spec, own))
+            continue
         if spec.draws and asked:
             row_of = _row_of(None if own is None else own.counts, len(given))
             seeds = _seeds(teacher.name, one.name, asked, row_of)

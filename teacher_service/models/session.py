@@ -18,11 +18,14 @@ from pipeline.datasets.base import Ints
 from pipeline.onnx_runtime import open_session
 from pipeline.views.positions import chosen, num_chosen, what_is_chosen
 from schemas.class_maps import mapped_columns
+from schemas.codecs import CodecSpec
 from schemas.errors import TeacherRejected
 from schemas.positions import Chosen
 from schemas.records import Teacher, TeacherInput, TeacherOutput
 from schemas.reductions import Reduction
+from schemas.topk import Kept
 from teacher_service.models.files import refuse_another
+from teacher_service.models.topk_graph import GraphCut
 
 T = TypeVar("T")
 
@@ -86,6 +89,7 @@ class OnnxTeacher:
         self.path = path
         self.threads = threads
         self._session = open_session(path, provider, threads, refusal=TeacherRejected)
+        self._cuts: dict[tuple[CodecSpec, int], GraphCut] = {}
         refuse_another(path, teacher)  # looked at when it is open: it may have been replaced since anybody looked
 
     def fed_as(self, inputs: tuple[TeacherInput, ...], batch: int) -> OnnxTeacher:
@@ -148,6 +152,17 @@ class OnnxTeacher:
         return self._in_calls(
             inputs, lambda rows, raw: work(rows, {one.name: as_stored(raw[one.name], one) for one in outputs})
         )
+
+    def cut(self, output: TeacherOutput, spec: CodecSpec, values: npt.NDArray[np.float32]) -> Kept:
+        """Return what of an output [M, ..., C], as it is stored, a topk codec keeps, by ONNX Runtime.
+
+        Raises:
+            TeacherRejected: the codec keeps no classes, or all of them.
+        """
+        key = (spec, output.codec_classes)
+        if key not in self._cuts:
+            self._cuts[key] = GraphCut(spec, output.codec_classes, self.threads)
+        return self._cuts[key](values)
 
     def what_is_chosen(self, inputs: Inputs) -> dict[str, Chosen]:
         """Return for each output per position what its labels say of the M samples' positions."""

@@ -42,7 +42,9 @@ def test_a_student_learns_from_drawn_and_packed_labels_that_whoever_computes_the
         *("topics", "add-teacher", name, "t", model, "--output", "logits=y", "--codec", "logits=topk:k=11,bits=8"),
         words=("topk:k=11,bits=8", "only 10 classes"),
     )
-    distillog.succeed("topics", "add-teacher", name, "t", model, *OUTPUTS, *CODECS)
+    added = distillog.succeed("topics", "add-teacher", name, "t", model, *OUTPUTS, *CODECS, "--cut", "graph")
+    assert "output few: the likeliest classes are kept by graph: NumPy" in added
+    assert "already there" in distillog.succeed("topics", "add-teacher", name, "t", model, *OUTPUTS, *CODECS)
     distillog.succeed("feed", name)
     distillog.succeed("teach", name, model, "--threads", 1, "--until-idle")
 
@@ -51,6 +53,9 @@ def test_a_student_learns_from_drawn_and_packed_labels_that_whoever_computes_the
     assert_nothing_lost(found)
     described = json.loads(distillog.succeed("topics", "describe", name, "--json"))["teachers"][0]["outputs"]
     assert [each["codec"] for each in described] == ["sampled:n=9", "topk:k=4,bits=8,temperatures=1", "int4"]
+    assert [each["cut"] for each in described] == ["numpy", "graph", "numpy"]
+    verified = json.loads(distillog.succeed("verify", name, model, "--threads", 1, "--json"))
+    assert verified["same_bits"] == verified["rows"] > 0
     here = OnnxTeacher(model, stream.teacher("t"), threads=1)
     for each in list(found.accepted.values())[:2]:
         record = each.record

@@ -22,9 +22,8 @@ HIDDEN = TeacherOutput("hidden", "h", "features", (4, 8), None, 0, CodecSpec("fl
 AHEAD: dict[str, tuple[dict[str, Any], str]] = {
     "a generation": ({"generation": 3}, "it has generation 3"),
     "a reduction": ({"outputs": (replace(OUTPUT, reduction="mean"),)}, "has reduction 'mean'"),
-    "a cut in the graph": ({"outputs": (replace(OUTPUT, cut="graph"),)}, "has cut 'graph'"),
     "a head": ({"outputs": (replace(OUTPUT, head_sha256=SHA256),)}, "has head_sha256"),
-    "of the second output": ({"outputs": (OUTPUT, replace(HIDDEN, cut="graph"))}, "'hidden' has cut 'graph'"),
+    "of the second output": ({"outputs": (OUTPUT, replace(HIDDEN, head_sha256=SHA256))}, "'hidden' has head_sha256"),
 }
 
 
