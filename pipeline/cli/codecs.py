@@ -7,10 +7,12 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from pipeline.cli.codecs_train import Students
 from pipeline.cli.model_options import model_options, of_outputs
 from pipeline.cli.options import json_option, print_json, view_param
 
 if TYPE_CHECKING:
+    from student_trainer.codec_runs import Learned
     from teacher_service.models.codec_table import CodecFigures, OutputFigures
     from teacher_service.models.declared import Declared
 
@@ -36,6 +38,24 @@ if TYPE_CHECKING:
 )
 @click.option("--samples", type=click.IntRange(min=1), default=256, show_default=True, help="Samples to look at.")
 @click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Seed of the views.")
+@click.option("--train", is_flag=True, help="Train students on each codec's labels, too, and say how good they become.")
+@click.option("--evaluation", metavar="URI", help="With --train: dataset that students are evaluated on.")
+@click.option("--seeds", type=click.IntRange(1, 100), default=3, show_default=True, help="Students of each codec.")
+@click.option("--student", default="mlp", show_default=True, help="Name of a student, or module:function.")
+@click.option(
+    "--train-samples",
+    type=click.IntRange(min=1),
+    default=10_000,
+    show_default=True,
+    help="Samples to learn from, at most.",
+)
+@click.option(
+    "--set",
+    "assignments",
+    metavar="NAME=VALUE",
+    multiple=True,
+    help="Change how students learn: train.passes=20, student.hidden=[128] (repeatable).",
+)
 @json_option
 def codecs(
     model: Path,
@@ -48,11 +68,19 @@ def codecs(
     temperature: tuple[float, ...],
     samples: int,
     seed: int,
+    train: bool,
+    evaluation: str | None,
+    seeds: int,
+    student: str,
+    train_samples: int,
+    assignments: tuple[str, ...],
     as_json: bool,
 ) -> None:
     """Measure what codecs do to the outputs of the ONNX file MODEL; needs no Kafka."""
     from teacher_service.models.codec_table import codec_table
 
+    if train != (evaluation is not None):
+        raise click.UsageError("--train and --evaluation URI go together: students are evaluated on data of their own")
     declared = of_outputs(declared, "--positions", "FIELD", positions, lambda text: {"positions": text})
     found = codec_table(
         model,
@@ -65,16 +93,26 @@ def codecs(
         num_samples=samples,
         seed=seed,
     )
+    students = Students(evaluation or "", student, seeds, train_samples, assignments)
+    learned: dict[str, dict[str, Learned]] = {}
+    if train:
+        seen = (view, dict(map(view_param, view_params)))
+        learned = students.learn(model, dataset, declared, found, seen, (temperature or (1.0,))[0], seed)
     if as_json:
-        print_json({"model": str(model), "dataset": dataset, "outputs": [_as_dict(one) for one in found]})
+        outputs = [_as_dict(one, learned.get(one.output.name, {})) for one in found]
+        print_json({"model": str(model), "dataset": dataset, "outputs": outputs})
         return
     for one in found:
         rows = "" if one.num_rows == one.num_samples else f", {one.num_rows} positions of them"
         click.echo(f"{one.output}: {one.num_samples} samples{rows}")
-        _print([_header(one.codecs[0]), *map(_row, one.codecs)])
+        of_students = learned.get(one.output.name, {})
+        header = [*_header(one.codecs[0]), *(("accuracy", "NLL") if of_students else ())]
+        _print([header, *(_row(each) + _of_students(of_students, each) for each in one.codecs)])
+        if of_students:
+            click.echo(f"  accuracy and NLL: {students}")
 
 
-def _as_dict(one: OutputFigures) -> dict[str, Any]:
+def _as_dict(one: OutputFigures, learned: dict[str, Learned]) -> dict[str, Any]:
     fields = ("bytes_per_sample", "encoded_per_s", "decoded_per_s", "top1", "tail_error", "error")
     return {
         "output": one.output.name,
@@ -84,9 +122,24 @@ def _as_dict(one: OutputFigures) -> dict[str, Any]:
             {"codec": str(each.codec)}
             | {field: getattr(each, field) for field in fields}
             | {"kl": {f"{temperature:g}": kl for temperature, kl in each.kl.items()}}
+            | ({"students": _students_as_dict(learned.get(str(each.codec)))} if learned else {})
             for each in one.codecs
         ],
     }
+
+
+def _students_as_dict(learned: Learned | None) -> dict[str, Any] | None:
+    """Return the figures of each seed's; None where none was trained."""
+    return None if learned is None else {"accuracy": learned.accuracy, "nll": learned.nll}
+
+
+def _of_students(learned: dict[str, Learned], one: CodecFigures) -> list[str]:
+    if not learned:
+        return []
+    if (found := learned.get(str(one.codec))) is None:
+        return ["-", "-"]
+    accuracy, nll = found.spread(found.accuracy), found.spread(found.nll)
+    return [f"{accuracy[0]:.2%} ± {accuracy[1]:.2%}", f"{nll[0]:.4f} ± {nll[1]:.4f}"]
 
 
 def _header(first: CodecFigures) -> list[str]:

@@ -7,10 +7,12 @@ from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
+import onnx
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from support.models import classifier
+from onnx import TensorProto, helper
+from support.models import classifier, with_external_data
 from support.more_outputs import with_outputs
 from support.streams import fetcher, manifest, teacher_record
 from support.texts import language_model
@@ -106,6 +108,21 @@ def test_labels_of_every_kind_and_of_a_class_map_are_numpys(tmp_path: Path, kind
         for name, column in there.columns.items():
             assert here.columns[name].dtype == column.dtype
             np.testing.assert_allclose(here.columns[name], column, rtol=1e-3, atol=1e-3)
+
+
+def test_a_model_of_halves_with_external_data_is_cut_as_it_is(tmp_path: Path) -> None:
+    path = classifier(tmp_path / "m.onnx", num_classes=300)
+    made = onnx.load(str(path))
+    made.graph.node.append(helper.make_node("Cast", ["y"], ["y16"], to=TensorProto.FLOAT16))
+    made.graph.output[0].CopyFrom(helper.make_tensor_value_info("y16", TensorProto.FLOAT16, ["N", 300]))
+    onnx.save(made, str(path))
+    with_external_data(path, "weights.bin")
+    output = TeacherOutput.of_classes("y16", "logits", 300)
+    record, fetched = teacher_record(path, outputs=(output,)), DIGITS.fetch(np.arange(40), 0)
+    was, is_ = (label(OnnxTeacher(path, each, threads=1), fetched, THREE) for each in (record, in_graph(record)))
+    there, here = was.outputs[0].columns, is_.outputs[0].columns
+    assert np.array_equal(there["indices"], here["indices"])
+    np.testing.assert_allclose(here["log_tail@4.0"], there["log_tail@4.0"], atol=1e-4)
 
 
 def test_rows_that_are_not_finite_are_refused_in_the_same_words(tmp_path: Path) -> None:
