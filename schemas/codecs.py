@@ -10,6 +10,7 @@ Of an output per position the rows are positions: what a codec sees is [P, C], o
 | topk | the k likeliest of C, and the exact mass of the others | - | topk.py |
 | topk8 | the same in about half the bytes; written `topk:k=10,bits=8` | - | topk8.py |
 | sampled | n of C, drawn at random from their probabilities | - | sampled.py |
+| head | what the last, linear layer is given, [M, ..., H]; the layer lies in the stream once | - | hidden.py |
 
 The first dimension of every column is M, but for those of sampled. A variation is one class and one line in `CODECS`.
 """
@@ -27,6 +28,7 @@ from schemas.columns import Columns, FloatArray, IntArray
 from schemas.errors import ConfigError, EncodeError
 from schemas.finite import all_finite, bad_rows, finite_rows
 from schemas.hashing import UInt64s
+from schemas.hidden import Hidden, HiddenCodec
 from schemas.names import did_you_mean
 from schemas.plain import Dense, Features, Plain
 from schemas.positions import Chosen
@@ -41,6 +43,7 @@ __all__ = [
     "CodecSpec",
     "Dense",
     "Features",
+    "Hidden",
     "Sampled",
     "SoftRows",
     "Steps",
@@ -50,9 +53,9 @@ __all__ = [
 ]
 
 
-_SETTINGS = {"topk": ("k", "bits", "temperatures"), "topk8": ("k", "temperatures"), "sampled": ("n",)}
+_SETTINGS = {"topk": ("k", "bits", "temperatures"), "topk8": ("k", "temperatures"), "sampled": ("n",), "head": ("h",)}
 """Codec -> its settings in the text form; the others have none."""
-_EXAMPLES = {"k": "k=10", "n": "n=50", "bits": "bits=8", "temperatures": "temperatures=1|2|4"}
+_EXAMPLES = {"k": "k=10", "n": "n=50", "h": "h=384", "bits": "bits=8", "temperatures": "temperatures=1|2|4"}
 _MOST_DRAWS = 255
 
 
@@ -61,12 +64,14 @@ class CodecSpec:
     """Which codec, with its settings; its text is `float16`, `topk:k=10,bits=8,temperatures=1|2|4` or `sampled:n=50`.
 
     Manifests and teachers' records have these three fields and no others. So topk in 8 bits, which the text has as a
-    setting, is a codec of another name there, which whoever does not know it refuses; and n is k.
+    setting, is a codec of another name there, which whoever does not know it refuses; and k is n, too, or of head the h
+    hidden numbers.
     """
 
     name: str = "float32"
     k: int = 0
-    """Kept classes of topk and topk8, draws of sampled; 0 for the other codecs."""
+    """Kept classes of topk and topk8, draws of sampled, hidden numbers of head (0: the model tells); 0 for the
+    others."""
     temperatures: tuple[float, ...] = (1.0,)
     """Temperatures at which topk stores the exact tail; (1.0,) for the other codecs, which serve every temperature, but
     for sampled, which serves that one."""
@@ -77,6 +82,10 @@ class CodecSpec:
         if self.name not in _SETTINGS:
             if self.k or self.temperatures != (1.0,):
                 raise ConfigError(f"codec {self.name} takes no settings; k and temperatures are those of topk")
+            return
+        if self.of_hidden:
+            if self.k < 0 or self.temperatures != (1.0,):
+                raise ConfigError("codec head takes no settings: how wide the hidden row is the model tells")
             return
         if self.name == "sampled":
             if not 1 <= self.k <= _MOST_DRAWS or self.temperatures != (1.0,):
@@ -105,8 +114,9 @@ class CodecSpec:
                 values[key] = tuple(sorted(map(float, value.split("|")))) if key == "temperatures" else int(value)
             except ValueError:
                 raise ConfigError(f"codec {text!r}: cannot read {setting!r}; write it as in {_EXAMPLES[key]}") from None
-        if "n" in values:
-            values["k"] = values.pop("n")
+        for setting in ("n", "h"):
+            if setting in values:
+                values["k"] = values.pop(setting)
         if "bits" in values:
             if values.pop("bits") != 8:
                 raise ConfigError(f"codec {text!r}: bits are 8, or left out: log-probabilities are float16 then")
@@ -116,7 +126,12 @@ class CodecSpec:
     @property
     def keeps_all(self) -> bool:
         """Whether all classes can be had from it."""
-        return not self.k
+        return not self.k or self.of_hidden
+
+    @property
+    def of_hidden(self) -> bool:
+        """Whether it keeps what a last layer is given: only with that layer is it of classes."""
+        return self.name == "head"
 
     @property
     def draws(self) -> bool:
@@ -129,9 +144,11 @@ class CodecSpec:
 
     def refuse_classes(self, num_classes: int) -> None:
         """Raise ConfigError where outputs of so many classes, 0 for those of none, cannot travel by it."""
-        if self.k and not num_classes:
+        if self.k and not num_classes and not self.of_hidden:
             raise ConfigError(f"codec {self} keeps classes, and this output has none: use float16 or float32")
-        if self.k > num_classes and not self.draws:
+        if self.of_hidden and not num_classes:
+            raise ConfigError("codec head rebuilds logits of classes, and this output has none: use float16 or float32")
+        if self.k > num_classes and not self.draws and not self.of_hidden:
             raise ConfigError(f"codec {self} keeps k={self.k} of only {num_classes} classes: use k <= {num_classes}")
 
     def no_cut(self, num_classes: int) -> str:
@@ -145,6 +162,8 @@ class CodecSpec:
             return self.name
         if self.draws:
             return f"sampled:n={self.k}"
+        if self.of_hidden:
+            return f"head:h={self.k}" if self.k else "head"
         bits = ",bits=8" if self.name == "topk8" else ""
         temperatures = "|".join(repr(float(each)).removesuffix(".0") for each in self.temperatures)
         return f"topk:k={self.k}{bits},temperatures={temperatures}"
@@ -175,7 +194,8 @@ class SoftRows(Protocol):
 class Codec(Protocol):
     """One way for outputs to travel; all of it is pure.
 
-    Values are [M, ...] float32. `num_classes` is C, the last axis of the values, or 0 where none counts classes.
+    Values are [M, ...] float32. `num_classes` is C, the last axis of the values (but of head, where that is H), or 0
+    where none counts classes.
     """
 
     def storable(self, values: FloatArray, num_classes: int) -> npt.NDArray[np.bool_]:
@@ -212,13 +232,14 @@ def storable(values: FloatArray, spec: CodecSpec, num_classes: int) -> npt.NDArr
 
 
 def encode_values(values: FloatArray, spec: CodecSpec, num_classes: int, seeds: UInt64s | None = None) -> Columns:
-    """Return the columns of [M, ...] float32, whose last axis is C classes unless `num_classes` is 0.
+    """Return the columns of [M, ...] float32, whose last axis is C classes unless `num_classes` is 0; of head, H.
 
     A codec that `draws` needs `seeds`, [M] hashes of what a row is of. Raises EncodeError for rows that are not
     `storable`, and for what is no fault of a row: another shape or dtype, or a codec that does not fit C classes.
     """
-    wanted = "[M, ..., C]" if num_classes else "[M, ...]"
-    fits = values.ndim >= 1 and all(values.shape[1:]) and (not num_classes or values.shape[1:][-1:] == (num_classes,))
+    wanted = ("[M, ..., H]" if spec.of_hidden else "[M, ..., C]") if num_classes else "[M, ...]"
+    last = spec.k if spec.of_hidden else num_classes
+    fits = values.ndim >= 1 and all(values.shape[1:]) and (not num_classes or values.shape[1:][-1:] == (last,))
     if values.dtype != np.float32 or not fits:
         raise EncodeError(f"outputs must be float32 of shape {wanted}, not {values.dtype} of shape {values.shape}")
     if not all_finite(values):
@@ -236,4 +257,5 @@ CODECS: dict[str, Codec] = {
     "topk": TopKCodec(),
     "topk8": TopK8Codec(),
     "sampled": SampledCodec(),
+    "head": HiddenCodec(),
 }

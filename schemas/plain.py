@@ -22,7 +22,7 @@ from schemas.hashing import UInt64s
 if TYPE_CHECKING:
     from schemas.codecs import CodecSpec
 
-_BEYOND = 65_520.0
+BEYOND_FLOAT16 = 65_520.0
 """What float16 rounds to infinity, and all above."""
 
 
@@ -84,7 +84,7 @@ class Plain:
         """Return [M] bool: all rows, but for float16 without classes those beyond its range."""
         if num_classes or self._dtype == np.float32:
             return np.ones(len(values), np.bool_)
-        return np.asarray((np.abs(values) < _BEYOND).all(axis=tuple(range(1, values.ndim))))
+        return np.asarray((np.abs(values) < BEYOND_FLOAT16).all(axis=tuple(range(1, values.ndim))))
 
     def encode(self, values: FloatArray, spec: CodecSpec, num_classes: int, seeds: UInt64s | None = None) -> Columns:
         """Return the column of [M, ...] float32."""

@@ -101,15 +101,16 @@ class Output:
         spec: CodecSpec,
         *,
         classes: bool = True,
+        num_classes: int = 0,
         chosen: Chosen | None = None,
         seeds: UInt64s | None = None,
     ) -> Self:
         """Return the output that stores [M, ..., C] float32, or without classes [M, ...], by `spec`.
 
         With `chosen` the first dimension of `values` is P. A codec that draws needs `seeds`, a hash for each of M,
-        or P, of what it is. Unfit values raise EncodeError.
+        or P, of what it is. Of head the values are [M, ..., H], and `num_classes` is C. Unfit values raise EncodeError.
         """
-        num_classes = values.shape[-1] if classes and values.shape else 0
+        num_classes = num_classes or (values.shape[-1] if classes and values.shape else 0)
         try:
             columns = encode_values(values, spec, num_classes, seeds)
         except EncodeError as error:

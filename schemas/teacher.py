@@ -83,6 +83,15 @@ class Teacher:
         """The first output that gives a sample one row of classes, which labels are compared with; None: no such."""
         return next((output for output in self.outputs if output.codec_classes and len(output.shape) == 1), None)
 
+    @property
+    def heads(self) -> dict[str, str]:
+        """SHA-256 -> the first output by the codec head that needs it, of the last layers that labels need."""
+        found: dict[str, str] = {}
+        for output in self.outputs:
+            if output.head_sha256 is not None:
+                found.setdefault(output.head_sha256, output.name)
+        return found
+
     def output(self, name: str) -> TeacherOutput:
         """Return the output of that name; a missing one raises ConfigError."""
         for output in self.outputs:
@@ -94,6 +103,9 @@ class Teacher:
     def encode(self, pinned: Mapping[str, str] = NEWEST) -> bytes:
         """Return the record's bytes in the schema version `pinned`; EncodeError where a value does not fit."""
         datum = asdict(self) | {"sha256": pack_sha256(self.sha256)}
+        for output in datum["outputs"]:
+            if output["head_sha256"] is not None:
+                output["head_sha256"] = pack_sha256(output["head_sha256"])
         if problem := _not_built(datum) or self._problem():
             raise EncodeError(f"teacher {self.name!r}: {problem}")
         return REGISTRY.encode("teacher", datum, pinned)

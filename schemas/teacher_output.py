@@ -49,7 +49,8 @@ class TeacherOutput:
     cut: str = "numpy"
     """Who keeps the likeliest of its classes, of topk and topk8: `numpy`, or `graph`: ONNX Runtime. Bits differ."""
     head_sha256: str | None = None
-    """Of a head that is applied to it."""
+    """Of the last layer, where the codec is head: 64 hex digits over its bytes (`schemas.head`), whose rows are the
+    stored classes."""
 
     @classmethod
     def of_classes(cls, output: str, kind: str, num_classes: int) -> Self:
@@ -72,6 +73,12 @@ class TeacherOutput:
         return self._classes_last[-1:] if self.per == "position" else self._classes_last
 
     @property
+    def encoded_shape(self) -> tuple[int, ...]:
+        """Of a row as its codec gets it: as it is stored, but of head the hidden row."""
+        shape = self.stored_shape
+        return shape if self.head_sha256 is None or self.codec is None else (*shape[:-1], self.codec.k)
+
+    @property
     def places(self) -> tuple[int, ...]:
         """Of the field that chooses positions: all axes of a row but the classes, or the last; () per sample."""
         return self._classes_last[:-1] if self.per == "position" else ()
@@ -89,7 +96,12 @@ class TeacherOutput:
 
     def refuse_codec(self, codec: CodecSpec) -> None:
         """Raise ConfigError where it cannot travel by a codec."""
-        if self.kind == "multilabel" and codec.k:
+        if codec.of_hidden and self.kind != "logits":
+            raise ConfigError(
+                f"output {self.name!r}: codec head rebuilds logits, and this output is declared as {self.kind}: take "
+                "the model's output before that as logits, or use float16 or float32"
+            )
+        if self.kind == "multilabel" and not codec.keeps_all:
             raise ConfigError(
                 f"output {self.name!r}: codec {codec} keeps the likeliest of classes that exclude one another, and "
                 "those of multilabel do not: use float16 or float32"
@@ -137,19 +149,17 @@ class TeacherOutput:
             return f"has rows of shape {shape}, which are no positions of something"
         if codec is not None:
             self.refuse_codec(codec)
+        of_hidden = codec is not None and codec.of_hidden
+        if of_hidden != (self.head_sha256 is not None) or (codec is not None and of_hidden and codec.k < 1):
+            return f"has codec {codec}, and {'a' if self.head_sha256 else 'no'} last layer"
         return ""
 
     @classmethod
     def of_datum(cls, datum: Datum) -> Self:
         """Return what a record says."""
         codec = datum["codec"] and CodecSpec(**tuples(datum["codec"]))
-        return cls(**{**tuples(datum), "codec": codec})
-
-
-_BUILT: Datum = {
-    "head_sha256": None,
-}
-"""What each output says today."""
+        head = datum["head_sha256"] and datum["head_sha256"].hex()
+        return cls(**{**tuples(datum), "codec": codec, "head_sha256": head})
 
 
 def not_built(output: Datum) -> str:
@@ -162,10 +172,6 @@ def not_built(output: Datum) -> str:
         return f"its output {output['name']!r} has reduction {output['reduction']!r}"
     if output["per"] == "position" and not output["positions"]:  # "all", the schema says
         return f"its output {output['name']!r} is of all positions"
-    found = {field: list(value) if isinstance(value, tuple) else value for field, value in output.items()}
-    for field, value in _BUILT.items():
-        if found[field] != value:
-            return f"its output {output['name']!r} has {field} {found[field]!r}"
     return ""
 
 

@@ -11,12 +11,13 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from schemas.codecs import CodecSpec
+from schemas.head import HeadChunk
 from schemas.manifest import Manifest, Origin, Probe, ViewSpec
 from schemas.positions import Chosen
 from schemas.records import DeadLetter, Output, SoftTargets, WorkOrder
 from schemas.teacher import Teacher, TeacherInput, TeacherOutput
 
-RECORDS = (WorkOrder, SoftTargets, DeadLetter, Teacher, Manifest)
+RECORDS = (WorkOrder, SoftTargets, DeadLetter, Teacher, Manifest, HeadChunk)
 STREAM_ID = "0123456789abcdef"
 SHA256 = "a5" * 32
 SPECS = (
@@ -97,6 +98,12 @@ def soft_targets_of_few_bits() -> SoftTargets:
     return replace(soft_targets(), outputs=outputs)
 
 
+def soft_targets_by_head() -> SoftTargets:
+    """Of hidden rows of 4 numbers, of a layer of 9 classes."""
+    values = np.arange(12, dtype=np.float32).reshape(3, 4) / 4
+    return replace(soft_targets(), outputs=(Output.of("logits", values, CodecSpec("head", 4), num_classes=9),))
+
+
 def examples() -> dict[str, Any]:
     """A record of each kind whose bytes do not depend on the machine's floating point."""
     probe = Probe(
@@ -109,6 +116,7 @@ def examples() -> dict[str, Any]:
         "soft_targets topk": soft_targets("topk:k=1,temperatures=1|2", values=np.zeros((3, 2), np.float32)),
         "soft_targets steps": soft_targets_in_steps(),
         "soft_targets few bits": soft_targets_of_few_bits(),
+        "soft_targets head": soft_targets_by_head(),
         "soft_targets outputs": soft_targets_of_outputs(),
         "soft_targets positions": soft_targets_of_positions(),
         "dead_letter": DeadLetter(STREAM_ID, "vit", "digits.work-orders", 3, 12, 7, 1, 300, "cannot decode", None),
@@ -175,6 +183,16 @@ def examples() -> dict[str, Any]:
             ),
             8,
         ),
+        "teacher head": Teacher(
+            STREAM_ID,
+            "some",
+            SHA256,
+            "model.onnx",
+            (TeacherInput("x", "image", "float32", "", 1.0, ()),),
+            (replace(TeacherOutput.of_classes("y", "logits", 4), codec=CodecSpec("head", 4), head_sha256="c3" * 32),),
+            8,
+        ),
+        "head_chunk": HeadChunk(STREAM_ID, "vit", SHA256, 1, 3, b"\x00part\xff"),
         "manifest": Manifest(
             stream="digits",
             stream_id=STREAM_ID,
@@ -280,6 +298,17 @@ teacher_inputs = st.builds(
     st.lists(finite.map(abs).filter(bool), max_size=3).map(tuple),
     st.sampled_from(("", "bgr")),
 )
+head_chunks = st.builds(
+    lambda stream_id, teacher, sha256, index, more, data: HeadChunk(
+        stream_id, teacher, sha256, index, index + more, data
+    ),
+    text,
+    text,
+    sha256,
+    st.integers(0, 2**40),
+    st.integers(1, 2**40),
+    st.binary(min_size=1, max_size=20),
+)
 class_outputs = st.builds(
     TeacherOutput.of_classes, text, st.sampled_from(("logits", "probabilities", "log_probabilities")), positive
 )
@@ -342,4 +371,5 @@ STRATEGIES: dict[str, st.SearchStrategy[Any]] = {
     "dead_letter": dead_letters,
     "teacher": teachers,
     "manifest": manifests(),
+    "head_chunk": head_chunks,
 }

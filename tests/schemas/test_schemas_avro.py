@@ -13,7 +13,7 @@ from schemas.errors import ConfigError, DecodeError, EncodeError, UnknownSchema
 from schemas.lifts import LIFTS, Lift
 
 ADDRESS = "digits.work-orders/0@0"
-NAMES = ("dead_letter", "manifest", "soft_targets", "teacher", "work_order")
+NAMES = ("dead_letter", "head_chunk", "manifest", "soft_targets", "teacher", "work_order")
 
 
 @pytest.fixture

@@ -14,12 +14,14 @@ from schemas_examples import examples, plain
 
 from schemas.avro import REGISTRY
 from schemas.codecs import Dense
+from schemas.head import HeadChunk
 from schemas.records import DeadLetter, Manifest, SoftTargets, Teacher, WorkOrder
 
 GOLDEN = sorted((Path(__file__).parent / "golden").glob("*.bin"))
 EXAMPLES = examples()
 RECORD: dict[str, Any] = {
     "dead_letter": DeadLetter,
+    "head_chunk": HeadChunk,
     "manifest": Manifest,
     "soft_targets": SoftTargets,
     "teacher": Teacher,

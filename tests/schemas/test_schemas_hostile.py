@@ -14,7 +14,9 @@ from schemas.errors import DecodeError
 GOLDEN = sorted((Path(__file__).parent / "golden").glob("*.bin"))
 TYPES = {
     name: record
-    for name, record in zip(("work_order", "soft_targets", "dead_letter", "teacher", "manifest"), RECORDS, strict=True)
+    for name, record in zip(
+        ("work_order", "soft_targets", "dead_letter", "teacher", "manifest", "head_chunk"), RECORDS, strict=True
+    )
 }
 
 
