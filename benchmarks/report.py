@@ -114,7 +114,7 @@ def _of_codecs(case: str, rows: dict[str, dict[str, Any]]) -> Table:
 
 def _bars_of_codec(case: str, codec: str, row: dict[str, Any]) -> str:
     bars = []
-    if "bits=8" in codec:
+    if "bits=8" in codec and case in MOST_BYTES:
         most = MOST_BYTES[case]
         bars.append(verdict(row["bytes_per_sample"] <= most, f"<= {most:.0f} bytes"))
     if case == "c1000_k10":

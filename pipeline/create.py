@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import secrets
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field, fields, replace
 
 from kafka import KafkaAdminClient
@@ -11,6 +11,7 @@ from kafka import KafkaAdminClient
 from pipeline.datasets.base import may_have, once_readable
 from pipeline.datasets.fingerprint import fingerprint
 from pipeline.datasets.uri import differ_in_place
+from pipeline.heads import publish_heads
 from pipeline.kafka.clients import admin_client
 from pipeline.kafka.errors import kafka_errors
 from pipeline.kafka.settings import KafkaSettings
@@ -172,8 +173,16 @@ def is_new(stream: Stream, teacher: Teacher) -> bool:
     return True
 
 
-def add_teacher(settings: KafkaSettings, stream: Stream, teacher: Teacher) -> bool:
-    """Make the teacher's topic and write its record; the same call again changes nothing.
+def add_teacher(settings: KafkaSettings, stream: Stream, teacher: Teacher, layers: Collection[bytes] = ()) -> bool:
+    """Make the teacher's topics and write its record; the same call again changes nothing.
+
+    It brings back the last layers where somebody deleted them, though. They are written before the teacher's record.
+
+    Args:
+        settings: the cluster.
+        stream: as it is.
+        teacher: its record.
+        layers: the bytes of the last layers that its outputs by the codec head need.
 
     Returns:
         Whether this call added it.
@@ -186,7 +195,10 @@ def add_teacher(settings: KafkaSettings, stream: Stream, teacher: Teacher) -> bo
         RecordTooLarge: its soft targets would not fit into a record of the stream.
         EncodeError, NeedsNewer: as `is_new`.
     """
-    if not is_new(stream, teacher):
+    new, manifest = is_new(stream, teacher), stream.manifest
+    if layers:
+        publish_heads(settings, manifest, teacher, layers)
+    if not new:
         return False
     write_teacher(settings, stream, teacher)
     return True
@@ -212,6 +224,11 @@ def _manifest(name: str, fetcher: Fetcher, dataset_uri: str, options: StreamOpti
     num_classes = options.num_classes or dataset.num_classes
     if not may_have(dataset, num_classes):
         raise ConfigError(f"--classes {num_classes}: dataset {dataset_uri} has {dataset.num_classes} classes")
+    if options.codec.of_hidden:
+        raise ConfigError(
+            "codec head is of one teacher, whose last layer it needs: create the stream with another codec, and add "
+            "the teacher with `topics add-teacher ... --codec head`"
+        )
     if num_classes:
         options.codec.refuse_classes(num_classes)
     with once_readable(dataset_uri):

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 
 _MANIFEST = ".manifest"
 _SOFT_TARGETS = ".soft-targets."
+_HEADS = ".heads."
 
 
 def manifest_topic(stream: str) -> str:
@@ -35,6 +36,16 @@ def soft_targets_topic(stream: str, teacher: str) -> str:
 def teacher_of(topic: str) -> str:
     """Name of the teacher whose soft targets a topic holds; "" for every other topic."""
     return topic.partition(_SOFT_TARGETS)[2]
+
+
+def heads_topic(stream: str, teacher: str) -> str:
+    """Topic of the last layers that one teacher's labels by the codec head need; one partition."""
+    return stream + _HEADS + teacher
+
+
+def head_teacher_of(topic: str) -> str:
+    """Name of the teacher whose last layers a topic holds; "" for every other topic."""
+    return topic.partition(_HEADS)[2]
 
 
 def dead_letters_topic(stream: str) -> str:
@@ -90,5 +101,5 @@ def stream_of_manifest_topic(topic: str) -> str | None:
 def belongs_to(topic: str, stream: str) -> bool:
     """Whether a topic is one of this stream's."""
     return topic in (manifest_topic(stream), work_orders_topic(stream), dead_letters_topic(stream)) or topic.startswith(
-        stream + _SOFT_TARGETS
+        (stream + _SOFT_TARGETS, stream + _HEADS)
     )

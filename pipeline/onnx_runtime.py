@@ -88,7 +88,8 @@ def open_session(
         spinning: whether idle threads stay awake: quicker, but several workers may share a machine, and a spinning
             thread takes the others' cores.
         refusal: the error of a file that ONNX Runtime cannot load.
-        graph: an ONNX model without external data that is opened instead; `path` is then what errors call it.
+        graph: an ONNX model that is opened instead, a changed copy of the file's; what it names of other files lies
+            beside `path`.
 
     Raises:
         ConfigError: no such provider, or one whose libraries do not load here.
@@ -106,7 +107,12 @@ def open_session(
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             # Resolved: through a link other external data might be found than were hashed.
-            model = str(path.resolve()) if graph is None else graph
+            resolved = path.resolve()
+            if graph is not None:
+                options.add_session_config_entry(
+                    "session.model_external_initializers_file_folder_path", str(resolved.parent)
+                )
+            model = str(resolved) if graph is None else graph
             session = onnxruntime.InferenceSession(model, sess_options=options, providers=providers)
     except Exception as error:  # ONNX Runtime's exceptions have no common base
         raise refusal(f"{path}: ONNX Runtime cannot load it: {' '.join(str(error).split())[:300]}") from None

@@ -10,14 +10,14 @@ from pipeline.kafka.errors import kafka_errors
 from pipeline.kafka.needs import Right, describing_groups, needing
 from pipeline.kafka.settings import KafkaSettings
 from pipeline.manifest_log import append, removed_key
-from pipeline.names import soft_targets_topic, teacher_group
+from pipeline.names import heads_topic, soft_targets_topic, teacher_group
 from pipeline.streams import Stream
 from pipeline.wait import Deadline
 from schemas.errors import StreamConflict
 
 
 def remove_teacher(settings: KafkaSettings, stream: Stream, name: str) -> None:
-    """Write that a teacher is removed, then delete its group's commits and its topic.
+    """Write that a teacher is removed, then delete its group's commits and its topics.
 
     In this order: from the record on no worker and no run begins with it, and a call that is cut short is completed by
     the same call. A worker that began just before keeps the group from being deleted; one that comes later finds no
@@ -29,13 +29,14 @@ def remove_teacher(settings: KafkaSettings, stream: Stream, name: str) -> None:
         NotAuthorized: its group or its topic may not be seen or deleted.
     """
     manifest = stream.manifest
-    group, topic = teacher_group(manifest, name), soft_targets_topic(manifest.stream, name)
+    group = teacher_group(manifest, name)
+    topics = heads_topic(manifest.stream, name), soft_targets_topic(manifest.stream, name)
     in_use = StreamConflict(
         f"group {group} has members: stop all workers of teacher {name!r}, then remove it "
         "(a killed worker counts until its session ends, some seconds later)"
     )
     with admin_client(settings) as admin, kafka_errors(f"removing teacher {name!r}", settings):
-        if name not in stream.unread and not (name in stream.removed and topic in admin.list_topics()):
+        if name not in stream.unread and not (name in stream.removed and set(topics) & set(admin.list_topics())):
             stream.teacher(name)
         with needing(*describing_groups([group])):
             members = ask_coordinator(lambda: describe_groups(admin, [group]))[group]["members"]
@@ -51,10 +52,11 @@ def remove_teacher(settings: KafkaSettings, stream: Stream, name: str) -> None:
             raise in_use  # one joined meanwhile
         if answer not in ("OK", "GroupIdNotFoundError"):
             raise StreamConflict(f"group {group} cannot be deleted ({answer}); give the same command again")
-        if topic in admin.list_topics():
+        there = admin.list_topics()
+        for topic in [each for each in topics if each in there]:
             with needing(Right("DELETE", "topic", topic)):
                 admin.delete_topics([topic])
         # Brokers answer before they have forgotten.
         gone_by = Deadline(10.0)
-        while not gone_by.over and topic in admin.list_topics():
+        while not gone_by.over and set(topics) & set(admin.list_topics()):
             time.sleep(0.02)

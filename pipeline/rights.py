@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pipeline.names import (
     dead_letters_topic,
     group_prefix,
+    heads_topic,
     manifest_topic,
     run_groups,
     soft_targets_topic,
@@ -49,6 +50,10 @@ class Scope:
     def soft_targets(self, operations: tuple[str, ...], why: str) -> Grant:
         """Of the teacher."""
         return Grant(operations, "topic", soft_targets_topic(self.stream, self.teacher), not self.teacher, why)
+
+    def heads(self, operations: tuple[str, ...], why: str) -> Grant:
+        """Of the teacher's last layers."""
+        return Grant(operations, "topic", heads_topic(self.stream, self.teacher), not self.teacher, why)
 
     def teacher_group(self, operation: str, why: str) -> Grant:
         """Of the teacher's workers."""
@@ -104,6 +109,7 @@ def _student(scope: Scope) -> list[Grant]:
     return [
         _topic(("READ",), manifest_topic(scope.stream), "read what the stream is"),
         scope.soft_targets(("READ",), "read the labels"),
+        scope.heads(("READ",), "rebuild logits of labels by the codec head; no topic of a teacher without"),
         scope.run_group("READ", "report; without it the run goes on unseen"),
         _topic(("DESCRIBE",), work_orders_topic(scope.stream), "prove holes; without it they are waited for"),
         _topic(("DESCRIBE",), dead_letters_topic(scope.stream), "the same"),

@@ -228,6 +228,7 @@ def _teacher_as_dict(teacher: Teacher, codec: CodecSpec) -> dict[str, Any]:
                 "reduction": one.reduction,
                 "codec": str(one.stored_as(codec)),
                 "cut": one.cut,
+                "head_sha256": one.head_sha256,
                 "text": str(one),
             }
             for one in teacher.outputs

@@ -19,6 +19,7 @@ from pipeline.names import (
     belongs_to,
     dead_letters_topic,
     group_prefix,
+    head_teacher_of,
     manifest_topic,
     stream_of_manifest_topic,
     teacher_of,
@@ -150,6 +151,8 @@ def _repair(topic: str) -> str:
     stream = topic.partition(".")[0]  # no stream's name has a dot
     if topic == dead_letters_topic(stream):
         return "run the same `distillog topics create` again, which makes it"
+    if teacher := head_teacher_of(topic):
+        return f"give the same `distillog topics add-teacher {stream} {teacher} MODEL.onnx` again, which makes it"
     if teacher := teacher_of(topic):
         return (
             f"what it held is lost: remove its teacher, unless somebody did, with `distillog topics remove-teacher "

@@ -159,7 +159,7 @@ def _accuracy(model: OnnxTeacher, fetched: Fetched, ranges: Ranges) -> str:
 
     def look(rows: slice, labels: Outputs) -> npt.NDArray[np.float32] | None:
         ranges.see(labels)
-        return None if classes is None else labels[classes.name]
+        return None if classes is None else model.rebuilt({classes.name: labels[classes.name]})[classes.name]
 
     of_calls = [each for each in model.in_calls(fetched.inputs, look) if each is not None]
     if classes is None or not (fetched.labels >= 0).any():

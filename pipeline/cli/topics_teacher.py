@@ -25,9 +25,10 @@ if TYPE_CHECKING:
 @click.option(
     "--codec",
     "codecs",
-    metavar="NAME=CODEC",
+    metavar="[NAME=]CODEC",
     multiple=True,
-    help="How an output is stored, such as hidden=float32 (repeatable).  [default: the stream's; float16 of features]",
+    help="How an output is stored, such as hidden=float32, or the only one, such as head (repeatable).  [default: the "
+    "stream's; float16 of features]",
 )
 @click.option(
     "--positions",
@@ -64,9 +65,16 @@ def add_teacher(
     as_json: bool,
 ) -> None:
     """Register the ONNX file MODEL as teacher NAME of STREAM, and make its topic."""
+    from dataclasses import replace
+
     from schemas.codecs import CodecSpec
     from teacher_service.models import adding
 
+    of_only = [text for text in codecs if "=" not in text or ":" in text.partition("=")[0]]
+    if of_only and len(codecs) > 1:
+        raise click.UsageError(f"--codec {of_only[0]!r}: of several, say of each which output's it is: NAME=CODEC")
+    if of_only:
+        declared, codecs = replace(declared, codec=CodecSpec.parse(of_only[0])), ()
     declared = of_outputs(declared, "--codec", "CODEC", codecs, lambda text: {"codec": CodecSpec.parse(text)})
     declared = of_outputs(declared, "--positions", "FIELD", positions, lambda text: {"positions": text})
     added = adding.add_teacher(

@@ -31,6 +31,8 @@ def print_trim(stream: str, plan: Trim) -> None:
 
 def print_description(described: StreamDescription) -> None:
     """Print all that `status.describe` found."""
+    from pipeline.names import heads_topic
+
     manifest, status = described.manifest, described.status
     params = " ".join(f"{name}={value}" for name, value in manifest.view.params.items())
     classes = manifest.num_classes or "unknown"
@@ -52,6 +54,9 @@ def print_description(described: StreamDescription) -> None:
         click.echo(f"\nteacher      {teacher.name}: {declared.model_file} (sha256 {declared.sha256})")
         for fact in (*declared.inputs, *declared.outputs):
             click.echo(f"{'':12} {fact}")
+        for output in [each for each in declared.outputs if each.head_sha256]:
+            topic = heads_topic(manifest.stream, teacher.name)
+            click.echo(f"{'':12} last layer of {output.name} (sha256 {output.head_sha256}) in topic {topic}")
         click.echo(f"{'':12} batches of {declared.inference_batch}")
         click.echo(f"{'':12} consumer group {teacher.group}")
     click.echo()

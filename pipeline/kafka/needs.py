@@ -29,7 +29,7 @@ class Right:
     def scope(self) -> str:
         """The options by which `topics rights` prints what grants it, to this teacher or run and to no other."""
         match self.name.split("."):
-            case [_, "soft-targets", teacher]:
+            case [_, "soft-targets" | "heads", teacher]:
                 return f" --teacher {teacher}"
             case [_, _, stream_id, "teacher" | "run" as kind, name]:
                 return f" --{kind} {name} --stream-id {stream_id}"

@@ -18,6 +18,7 @@ from teacher_service.models.assess import Assessment, Way, assess
 from teacher_service.models.choosing import CutFound, choose_cuts
 from teacher_service.models.declared import NOTHING, Declared
 from teacher_service.models.describe import describe_model
+from teacher_service.models.heads import layers_of
 from teacher_service.models.session import OnnxTeacher
 
 
@@ -81,9 +82,12 @@ def add_teacher(
         raise StreamConflict(f"--classes {classes}: {model} gives {there} classes")
     teacher, cuts = _cut(opened, model, teacher, cut, fetcher)
     found = None
-    if create.is_new(opened, teacher):
+    is_new = create.is_new(opened, teacher)
+    by_head = any(one.head_sha256 for one in teacher.outputs)
+    opened_model = OnnxTeacher(model, teacher) if is_new or by_head else None
+    if is_new and opened_model is not None:
         view_seed = Sequence.of(opened.manifest).view_seed(0)
-        found = assess(OnnxTeacher(model, teacher), opened.manifest.codec, fetcher, view_seed)
+        found = assess(opened_model, opened.manifest.codec, fetcher, view_seed)
         if found.better is not None and not as_declared:
             better = replace(teacher, inputs=found.better.inputs)
             options = declared.options(better)
@@ -98,7 +102,8 @@ def add_teacher(
                 f"{model}: {holes(found, teacher)}; workers stop where more than 1 % of the samples cannot be "
                 "labelled (--as-declared takes it as declared)"
             )
-    return Added(teacher, create.add_teacher(settings, opened, teacher), found, cuts)
+    layers = tuple(layers_of(opened_model).values()) if opened_model is not None else ()
+    return Added(teacher, create.add_teacher(settings, opened, teacher, layers), found, cuts)
 
 
 def _cut(
@@ -137,6 +142,10 @@ def _refusal(model: Path, found: Assessment, better: Way, how: str) -> str:
 def holes(found: Assessment, teacher: Teacher) -> str:
     """Say for how many samples a teacher's outputs cannot be stored."""
     way = found.declared
-    halves = [one.name for one in teacher.outputs if not one.codec_classes and str(one.codec) == "float16"]
+    halves = [
+        one.name
+        for one in teacher.outputs
+        if one.head_sha256 or (not one.codec_classes and str(one.codec) == "float16")
+    ]
     why = f", or beyond float16 (else --codec {halves[0]}=float32)" if halves else ""
     return f"outputs are not finite (NaN or infinity{why}) for {way.num_unfit} of {way.num_samples} samples"

@@ -285,7 +285,8 @@ def _way(model: OnnxTeacher, codec: CodecSpec, fetched: Fetched) -> Way:
     if teacher.class_output is None:
         nothing = np.zeros(len(sound))
         return Way(teacher.inputs, np.where(sound, 0, -1), nothing, nothing, np.full(len(sound), -1), num_chosen)
-    logits = given[teacher.class_output.name]
+    name = teacher.class_output.name
+    logits = model.rebuilt({name: given[name]})[name]
     log_probs = log_softmax(np.where(sound[:, None], logits, np.float32(0.0)))
     rows, labels = np.arange(len(logits)), mapped_labels(fetched.labels, teacher.class_output.class_map)
     known = sound & (labels >= 0) & (labels < logits.shape[1])

@@ -8,9 +8,9 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -20,18 +20,21 @@ from pipeline.datasets.base import Ints, once_readable
 from pipeline.hashing import hash64, tag
 from pipeline.views import view_spec
 from pipeline.views.fetch import Fetcher
-from schemas.codecs import CodecSpec, Sampled, SoftRows, Steps, TopK, storable
-from schemas.errors import BadSamples, ConfigError, EncodeError
+from schemas.codecs import CodecSpec, Hidden, Sampled, SoftRows, Steps, TopK, storable
+from schemas.errors import BadSamples, ConfigError, EncodeError, TeacherRejected
+from schemas.head import Head
 from schemas.positions import Chosen
 from schemas.records import Output, SoftTargets, TeacherOutput
 from schemas.softmax import LEAST_LOG_PROB, log_softmax
 from teacher_service.models.assess import some_samples
 from teacher_service.models.declared import NOTHING, Declared
 from teacher_service.models.describe import describe_on
-from teacher_service.models.session import OnnxTeacher
+from teacher_service.models.heads import COMPARED_ROWS, with_heads
+from teacher_service.models.session import Inputs, OnnxTeacher
 
-CODECS = ("float32", "float16", "int8", "int4", "topk:k=10", "topk:k=10,bits=8", "sampled:n=50")
-"""Tried if none is named; with the temperatures that are asked for, and k no more than there are classes."""
+CODECS = ("float32", "float16", "int8", "int4", "topk:k=10", "topk:k=10,bits=8", "sampled:n=50", "head")
+"""Tried if none is named; with the temperatures that are asked for, and k no more than there are classes; head where
+the output has a linear layer at its end."""
 NUM_SAMPLES = 256
 _SECONDS = 0.1
 """For each speed."""
@@ -116,10 +119,38 @@ def codec_table(
         raise BadSamples(f"dataset {fetcher.dataset.uri}: none of its first samples can be decoded")
     ids = ids[fetched.kept_rows]
     chosen, values = teacher.what_is_chosen(fetched.inputs), teacher.label(fetched.inputs)
-    return tuple(
-        _of_output(one, values[one.name], chosen.get(one.name), ids, codecs, tuple(sorted(set(temperatures))))
-        for one in teacher.teacher.outputs
-    )
+    rising = tuple(sorted(set(temperatures)))
+    found = []
+    for one in teacher.teacher.outputs:
+        by_head = _by_head(teacher, one, fetched.inputs, required=any(text.startswith("head") for text in codecs))
+        found.append(_of_output(one, values[one.name], chosen.get(one.name), ids, codecs, rising, by_head))
+    return tuple(found)
+
+
+class ByHead(NamedTuple):
+    """What the codec head stores of rows, and what it is rebuilt by."""
+
+    hidden: npt.NDArray[np.float32]
+    """[M, ..., H]"""
+    head: Head
+
+
+def _by_head(model: OnnxTeacher, one: TeacherOutput, inputs: Inputs, *, required: bool) -> ByHead | None:
+    """Cut the graph before an output's last layer, and label by that; None where it has none.
+
+    Raises:
+        TeacherRejected, ConfigError: it has none, and it is `required`.
+    """
+    alone = replace(model.teacher, outputs=(replace(one, codec=CodecSpec("head"), head_sha256=None),))
+    first = {field: values[:COMPARED_ROWS] for field, values in inputs.items()}
+    try:
+        described = with_heads(model.path, alone, first, model.answers(first))
+    except (TeacherRejected, ConfigError):
+        if required:
+            raise
+        return None
+    cut = OnnxTeacher(model.path, described)
+    return ByHead(cut.label(inputs)[one.name], cut.heads[one.name])
 
 
 def _of_output(
@@ -129,19 +160,24 @@ def _of_output(
     ids: Ints,
     codecs: Sequence[str],
     temperatures: tuple[float, ...],
+    by_head: ByHead | None,
 ) -> OutputFigures:
-    specs = [CodecSpec.parse(text) for text in codecs] if codecs else _usual(one, temperatures)
+    specs = [CodecSpec.parse(text) for text in codecs] if codecs else _usual(one, temperatures, by_head)
+    classes = bool(one.codec_classes)
     found = tuple(
-        measure(values, spec, temperatures, ids, one.name, classes=bool(one.codec_classes), chosen=chosen)
+        measure(values, spec, temperatures, ids, one.name, classes=classes, chosen=chosen, by_head=by_head)
         for spec in specs
     )
     return OutputFigures(one, len(ids), len(values), found)
 
 
-def _usual(one: TeacherOutput, temperatures: tuple[float, ...]) -> list[CodecSpec]:
+def _usual(one: TeacherOutput, temperatures: tuple[float, ...], by_head: ByHead | None) -> list[CodecSpec]:
     """Return those of `CODECS` that an output can travel by, with the temperatures that are asked for."""
     found = []
     for spec in map(CodecSpec.parse, CODECS):
+        if spec.of_hidden:
+            found += [spec] if by_head else []
+            continue
         if spec.k and not one.codec_classes:
             continue
         kept = spec.k if spec.draws else min(spec.k, one.codec_classes)
@@ -158,19 +194,25 @@ def measure(
     *,
     classes: bool = True,
     chosen: Chosen | None = None,
+    by_head: ByHead | None = None,
 ) -> CodecFigures:
     """Return what a codec does to [M, ..., C] float32, or [M, ...] without classes, of samples.
 
     Raises:
-        ConfigError: it does not take them.
+        ConfigError: it does not take them, or it is head and they have none.
     """
-    if not storable(values, spec, values.shape[-1] if classes else 0).all():
+    stored, num_classes = values, values.shape[-1] if classes else 0
+    if spec.of_hidden:
+        if by_head is None:
+            raise ConfigError(f"output {name!r} has no last layer to rebuild it by: leave codec head out")
+        stored, spec = by_head.hidden, CodecSpec("head", by_head.head.width)
+    if not storable(stored, spec, num_classes).all():
         raise ConfigError(f"output {name!r} is not finite, or beyond what {spec} holds: leave that codec out")
     seeds = hash64(tag("codec_table"), np.arange(len(values))) if spec.draws else None
     zeros = "0" * 64
 
     def encode() -> bytes:
-        output = Output.of(name, values, spec, classes=classes, chosen=chosen, seeds=seeds)
+        output = Output.of(name, stored, spec, classes=classes, num_classes=num_classes, chosen=chosen, seeds=seeds)
         return SoftTargets("0" * 16, 0, 0, sample_ids, 0, None, "t", zeros, (output,)).encode()
 
     try:
@@ -180,6 +222,8 @@ def measure(
     encoding, decoding = (_seconds(work) for work in (encode, lambda: _decoded(record)))
     rows = _decoded(record)
     rows = getattr(rows, "rows", rows)  # those of positions
+    if isinstance(rows, Hidden) and by_head is not None:
+        rows = replace(rows, head=by_head.head)
     count = len(sample_ids)
     kept = _Kept(values, rows, temperatures) if classes else None
     return CodecFigures(
@@ -210,6 +254,8 @@ def _seconds(work: Callable[[], object]) -> float:
 
 def _dense(rows: SoftRows) -> npt.NDArray[np.float32]:
     """All numbers of rows of a codec that keeps them."""
+    if isinstance(rows, Hidden) and rows.head is not None:
+        return rows.head.logits(rows.hidden)
     return rows.values() if isinstance(rows, Steps) else next(iter(rows.columns.values())).astype(np.float32)
 
 

@@ -134,6 +134,8 @@ class Declared:
     batch: int | None = None
     """Rows of each call; the model's own where it is fixed, else the order size, or as many as 256, or fewer of large
     outputs."""
+    codec: CodecSpec | str | None = None
+    """How the only output is stored, of which nothing else is said of that. Texts are parsed."""
 
     def __post_init__(self) -> None:
         """Raise ConfigError for a value of another type, or one that there is not."""
@@ -147,6 +149,9 @@ class Declared:
         _need(self, "general", isinstance(self.general, Scaling), "a Scaling")
         _need(self, "layout", self.layout in (None, "nchw", "nhwc"), "'nchw', 'nhwc' or None")
         _need(self, "channel_order", self.channel_order in CHANNEL_ORDERS, "'' or 'bgr'")
+        if isinstance(self.codec, str):
+            object.__setattr__(self, "codec", CodecSpec.parse(self.codec))
+        _need(self, "codec", isinstance(self.codec, CodecSpec | None), "a codec, such as 'head', or None")
         _need(self, "batch", self.batch is None or _is_whole(self.batch), "a whole number, or None")
 
     def options(self, teacher: Teacher) -> list[str]:
@@ -174,6 +179,7 @@ class Declared:
             }
             words += [word for option, value in said.items() if value for word in (option, f"{output.name}={value}")]
         words += ["--kind", self.kind] if self.kind else []
+        words += ["--codec", str(self.codec)] if self.codec else []
         return words + (["--batch", str(self.batch)] if self.batch else [])
 
 

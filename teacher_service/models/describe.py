@@ -26,6 +26,7 @@ from teacher_service.models.class_names import class_map_by_names
 from teacher_service.models.declared import NOTHING, Declared, DeclaredOutput
 from teacher_service.models.feeding import channels_last, feed_inputs
 from teacher_service.models.files import model_sha256
+from teacher_service.models.heads import with_heads
 from teacher_service.models.session import OnnxTeacher, pick, show, static_shape
 
 DEFAULT_BATCH = 256
@@ -98,7 +99,7 @@ def describe_on(
             metadata = session.get_modelmeta().custom_metadata_map
             output = replace(output, class_map=class_map_by_names(names, metadata, fetcher.dataset, count, what))
         outputs.append(_described(path, output, values, samples, fetcher.dataset.num_classes))
-    return replace(model.teacher, outputs=tuple(outputs), inference_batch=batch)
+    return with_heads(path, replace(model.teacher, outputs=tuple(outputs), inference_batch=batch), samples, answers)
 
 
 def _row_bytes(answers: Mapping[str, npt.NDArray[np.float32]]) -> int:
@@ -113,6 +114,10 @@ def _outputs(path: Path, there: Mapping[str, str], fields: list[str], declared: 
     asked = asked or (DeclaredOutput(next(iter(there))),)
     if declared.kind and (len(asked) > 1 or asked[0].kind):
         raise ConfigError("--kind is for a teacher of one output; say it of each with --output NAME=ONNX_OUTPUT:KIND")
+    if declared.codec and (len(asked) > 1 or asked[0].codec):
+        raise ConfigError("--codec CODEC is for a teacher of one output; say it of each with --codec NAME=CODEC")
+    if isinstance(declared.codec, CodecSpec):
+        asked = (replace(asked[0], codec=declared.codec),)
     found: list[TeacherOutput] = []
     for one in asked:
         if one.output not in there:

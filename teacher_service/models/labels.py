@@ -95,7 +95,7 @@ def label(
 
 def nothing(teacher: Teacher, codec: CodecSpec) -> tuple[Output, ...]:
     """Return the outputs of no row."""
-    empty = {one.name: np.empty((0, *one.stored_shape), np.float32) for one in teacher.outputs}
+    empty = {one.name: np.empty((0, *one.encoded_shape), np.float32) for one in teacher.outputs}
     no_position = np.empty(0, np.int64)
     none = {one.name: Chosen(no_position, no_position) for one in teacher.outputs if one.per == "position"}
     return _encoded(teacher, codec, empty, none, Asked(no_position, 0))
@@ -162,7 +162,9 @@ def _encoded(
         if spec.draws and asked:
             row_of = _row_of(None if own is None else own.counts, len(given))
             seeds = _seeds(teacher.name, one.name, asked, row_of)
-        outputs.append(Output.of(one.name, given, spec, classes=classes, chosen=own, seeds=seeds))
+        num_classes = one.codec_classes if spec.of_hidden else 0
+        made = Output.of(one.name, given, spec, classes=classes, num_classes=num_classes, chosen=own, seeds=seeds)
+        outputs.append(made)
     return tuple(outputs)
 
 

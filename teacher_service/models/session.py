@@ -19,12 +19,14 @@ from pipeline.onnx_runtime import open_session
 from pipeline.views.positions import chosen, num_chosen, what_is_chosen
 from schemas.class_maps import mapped_columns
 from schemas.codecs import CodecSpec
-from schemas.errors import TeacherRejected
+from schemas.errors import ManifestMismatch, TeacherRejected
+from schemas.head import Head
 from schemas.positions import Chosen
 from schemas.records import Teacher, TeacherInput, TeacherOutput
 from schemas.reductions import Reduction
 from schemas.topk import Kept
 from teacher_service.models.files import refuse_another
+from teacher_service.models.heads_cut import HeadsCut
 from teacher_service.models.topk_graph import GraphCut
 
 T = TypeVar("T")
@@ -82,15 +84,26 @@ class OnnxTeacher:
 
         Raises:
             TeacherRejected: ONNX Runtime cannot load it.
-            ManifestMismatch: it is another model than the teacher's.
+            ManifestMismatch: it is another model than the teacher's, or has another last layer.
             ConfigError: no such provider here.
         """
         self.teacher = teacher
         self.path = path
         self.threads = threads
-        self._session = open_session(path, provider, threads, refusal=TeacherRejected)
+        by_head = any(one.head_sha256 for one in teacher.outputs)
+        cut = HeadsCut(path, teacher.outputs) if by_head else None
+        self.heads: Mapping[str, Head] = cut.heads if cut else {}
+        """Output by head -> its last layer, of the stored classes: the model ends before it."""
+        self._given = {one.name: one.output for one in teacher.outputs} | (cut.given if cut else {})
+        self._session = open_session(path, provider, threads, refusal=TeacherRejected, graph=cut.graph if cut else None)
         self._cuts: dict[tuple[CodecSpec, int], GraphCut] = {}
         refuse_another(path, teacher)  # looked at when it is open: it may have been replaced since anybody looked
+        for name, head in self.heads.items():
+            if head.sha256 != (pinned := teacher.output(name).head_sha256):
+                raise ManifestMismatch(
+                    f"{path}: the last layer of output {name!r} is {head.sha256[:12]}, teacher {teacher.name!r} says "
+                    f"{pinned}; workers need the version of Distillog that added it, or a later one"
+                )
 
     def fed_as(self, inputs: tuple[TeacherInput, ...], batch: int) -> OnnxTeacher:
         """Return the same model in the same session, its inputs fed in another way and with other rows in a call."""
@@ -126,10 +139,16 @@ class OnnxTeacher:
     def raw(self, inputs: Inputs) -> dict[str, npt.NDArray[np.float32]]:
         """Run the model: output -> [M, ..., C], or [P, C] of the positions that are labelled, of the declared kind.
 
+        Of an output by head they are rebuilt, and of the stored classes.
+
         Raises:
             TeacherRejected: as `in_calls`.
         """
-        return self._whole(self._in_calls(inputs, lambda rows, raw: raw))
+        return self.rebuilt(self._whole(self._in_calls(inputs, lambda rows, raw: raw)))
+
+    def rebuilt(self, values: Outputs) -> dict[str, npt.NDArray[np.float32]]:
+        """Return what `in_calls` or `label` gives with logits, [..., C] as a student has them, for hidden rows."""
+        return {name: self.heads[name].logits(given) if name in self.heads else given for name, given in values.items()}
 
     def label(self, inputs: Inputs) -> dict[str, npt.NDArray[np.float32]]:
         """Label rows, all at once: output -> as `in_calls` gives it, of all M samples."""
@@ -142,7 +161,7 @@ class OnnxTeacher:
             inputs: the views.
             work: gets which of the M rows these m are, and output -> [m, ...] float32 as it is stored (`as_stored`). Of
                 an output per position these are the [p, ...] positions that its field chooses, sample after sample,
-                `num_positions` of each.
+                `num_positions` of each; of one by head the hidden rows, [..., H].
 
         Raises:
             TeacherRejected: as `answers`, and where an output has rows of another shape than its record says, or the
@@ -166,23 +185,23 @@ class OnnxTeacher:
 
     def what_is_chosen(self, inputs: Inputs) -> dict[str, Chosen]:
         """Return for each output per position what its labels say of the M samples' positions."""
-        return {name: what_is_chosen(mask) for name, mask in self._chosen(inputs).items()}
+        return {name: what_is_chosen(mask) for name, mask in self.masks(inputs).items()}
 
     def num_positions(self, inputs: Inputs) -> dict[str, Ints]:
         """Return for each output per position [M] int64: how many positions of each sample are labelled."""
-        return {name: num_chosen(mask) for name, mask in self._chosen(inputs).items()}
+        return {name: num_chosen(mask) for name, mask in self.masks(inputs).items()}
 
     def _in_calls(self, inputs: Inputs, work: Callable[[slice, dict[str, npt.NDArray[np.float32]]], T]) -> list[T]:
-        masks = self._chosen(inputs)
+        masks = self.masks(inputs)
 
         def picked(rows: slice, answers: Outputs) -> dict[str, npt.NDArray[np.float32]]:
             found = {}
             for output in self.teacher.outputs:
-                values = answers[output.output]
-                if values.shape[1:] != output.shape:
+                values, shape = answers[self._given[output.name]], self._shape(output)
+                if values.shape[1:] != shape:
                     raise TeacherRejected(
                         f"{self.path}: output {output.output!r} gives rows of shape {show(values.shape[1:])}, its "
-                        f"record says {show(output.shape)}"
+                        f"record says {show(shape)}"
                     )
                 mask = masks.get(output.name)
                 found[output.name] = pick(values, output, None if mask is None else mask[rows])
@@ -190,7 +209,14 @@ class OnnxTeacher:
 
         return self._run(inputs, lambda rows, answers: work(rows, picked(rows, answers)))
 
-    def _chosen(self, inputs: Inputs) -> dict[str, npt.NDArray[np.bool_]]:
+    def _shape(self, output: TeacherOutput) -> tuple[int, ...]:
+        """Of a row of the model's output: of one by head with H where the classes are."""
+        if output.name not in self.heads or output.class_axis is None:
+            return output.shape
+        axis = output.class_axis
+        return (*output.shape[:axis], self.heads[output.name].width, *output.shape[axis + 1 :])
+
+    def masks(self, inputs: Inputs) -> dict[str, npt.NDArray[np.bool_]]:
         """Output per position -> [M, *places]: which positions of each sample are labelled."""
         masks = {}
         for output in self.teacher.outputs:
@@ -219,7 +245,7 @@ class OnnxTeacher:
         batch = self.teacher.inference_batch
         feeds = {spec.input: prepare_input(inputs[spec.field], spec) for spec in self.teacher.inputs}
         num_rows = len(next(iter(feeds.values())))
-        names = list(dict.fromkeys(output.output for output in self.teacher.outputs))
+        names = list(dict.fromkeys(self._given.values()))
         shapes: dict[str, tuple[int, ...]] = {}
 
         def called(start: int) -> dict[str, npt.NDArray[np.float32]]:
@@ -240,7 +266,7 @@ class OnnxTeacher:
         return [work(slice(start, start + batch), called(start)) for start in range(0, num_rows, batch)]
 
     def _whole(self, parts: Sequence[Outputs]) -> dict[str, npt.NDArray[np.float32]]:
-        empty = [{output.name: np.empty((0, *output.stored_shape), np.float32) for output in self.teacher.outputs}]
+        empty = [{output.name: np.empty((0, *output.encoded_shape), np.float32) for output in self.teacher.outputs}]
         return {one.name: _joined([part[one.name] for part in parts or empty]) for one in self.teacher.outputs}
 
 
@@ -264,6 +290,8 @@ def as_stored(picked: npt.NDArray[np.float32], output: TeacherOutput) -> npt.NDA
     None are probabilities, which become `log(max(p, 1e-12))`, p being the probability given that it is one of these
     classes: a softmax over them is that distribution. Where a sample gives none of these any probability, they are NaN.
     """
+    if output.head_sha256 is not None:
+        return picked  # the layer is of the stored classes alone
     columns = mapped_columns(picked, output.class_map)
     if output.class_map and output.kind == "probabilities":
         # Before the least probability is put in: all that these classes have together may be less.

@@ -191,7 +191,7 @@ class Again:
         """Return output -> what the labels of some calls, or of none, were encoded of."""
         exact = {}
         for one in self._model.teacher.outputs:
-            none = np.empty((0, *one.stored_shape), np.float32)
+            none = np.empty((0, *one.encoded_shape), np.float32)
             exact[one.name] = np.concatenate([none, *(call[one.name] for call in calls)])
         return exact
 

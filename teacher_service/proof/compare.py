@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from schemas.codecs import CodecSpec, Sampled, SoftRows, TopK
+from schemas.codecs import CodecSpec, Hidden, Sampled, SoftRows, TopK
 from schemas.columns import FloatArray
 from schemas.finite import finite_rows
 from schemas.positions import Positions, positions_of
@@ -93,17 +93,17 @@ class Ranges:
 
     def __init__(self, teacher: Teacher, codec: CodecSpec) -> None:
         """Nothing was seen yet; `codec` is the stream's."""
-        self._outputs = [(one, bool(one.stored_as(codec).k)) for one in teacher.outputs]
+        self._outputs = [(one, one.stored_as(codec)) for one in teacher.outputs]
         self._lowest = dict.fromkeys((one.name for one in teacher.outputs), np.inf)
         self._highest = dict.fromkeys(self._lowest, -np.inf)
 
     def see(self, values: Outputs) -> None:
         """Take in rows, as `OnnxTeacher.in_calls` gives them; those that are not finite count for nothing."""
-        for one, is_top_k in self._outputs:
+        for one, spec in self._outputs:
             numbers = values[one.name][finite_rows(values[one.name])].astype(np.float64)
-            if is_top_k:
+            if not spec.keeps_all:
                 numbers = _no_lower(_log_probs(numbers))
-            elif one.codec_classes:
+            elif one.codec_classes and not spec.of_hidden:
                 numbers = _centred(numbers)
             self._lowest[one.name] = float(numbers.min(initial=self._lowest[one.name]))
             self._highest[one.name] = float(numbers.max(initial=self._highest[one.name]))
@@ -130,7 +130,7 @@ def _compare_rows(stored: SoftRows, rounded: SoftRows, exact: FloatArray, of_cla
         share[other] = _of_draws(there.draws, here.draws, exact.shape[-1])
         return Change(share, same)
     # No softmax sees what is added to all classes, and most codecs do not hold it.
-    brought = _centred if of_classes else np.asarray
+    brought = _centred if of_classes and not isinstance(there, Hidden) else np.asarray
     was, is_ = (brought(_all_numbers(rows)).astype(np.float64) for rows in (there, here))
     numbers = brought(numbers)
     share[other] = _largest(np.abs(was - numbers) - np.abs(is_ - numbers)) / spread

@@ -22,7 +22,10 @@ HIDDEN = TeacherOutput("hidden", "h", "features", (4, 8), None, 0, CodecSpec("fl
 AHEAD: dict[str, tuple[dict[str, Any], str]] = {
     "a generation": ({"generation": 3}, "it has generation 3"),
     "a reduction": ({"outputs": (replace(OUTPUT, reduction="mean"),)}, "has reduction 'mean'"),
-    "of the second output": ({"outputs": (OUTPUT, replace(HIDDEN, reduction="sum@1"))}, "'hidden' has reduction 'sum@1'"),
+    "of the second output": (
+        {"outputs": (OUTPUT, replace(HIDDEN, reduction="sum@1"))},
+        "'hidden' has reduction 'sum@1'",
+    ),
 }
 
 

@@ -15,7 +15,7 @@ from support.texts import language_model
 
 from pipeline.cli import main
 from schemas.codecs import CODECS, CodecSpec
-from schemas.errors import ConfigError
+from schemas.errors import ConfigError, TeacherRejected
 from teacher_service.models import codec_table as module
 from teacher_service.models.codec_table import CodecFigures, codec_table, measure
 from teacher_service.models.declared import Declared, DeclaredOutput
@@ -87,12 +87,21 @@ def test_each_codec_is_tried_if_none_is_named() -> None:
 def test_features_have_an_error_and_nothing_of_classes(model: Path) -> None:
     outputs = (DeclaredOutput("y", "logits"), DeclaredOutput("hidden", "hidden", "features"))
     logits, hidden = codec_table(model, "digits?split=train", Declared(outputs), num_samples=40, temperatures=(4, 1, 4))
-    assert [list(each.kl) for each in logits.codecs] == [[1, 4]] * 7
+    assert [list(each.kl) for each in logits.codecs] == [[1, 4]] * 8
+    assert (logits.codecs[-1].codec, logits.codecs[-1].top1) == (CodecSpec("head", 32), 1)
     assert [each.codec.name for each in hidden.codecs] == ["float32", "float16", "int8", "int4"]
     errors = [each.error for each in hidden.codecs]
     assert errors[0] == 0
     assert errors == sorted(errors)
     assert all((each.kl, each.top1, each.tail_error) == ({}, None, None) for each in hidden.codecs)
+
+
+def test_a_model_without_a_linear_layer_at_its_end_has_no_head(tmp_path: Path) -> None:
+    path = classifier(tmp_path / "m.onnx", nan_above=0.9)
+    (found,) = codec_table(path, "digits?split=train", num_samples=40)
+    assert "head" not in [each.codec.name for each in found.codecs]
+    with pytest.raises(TeacherRejected, match=r"node that gives 'holed' \(Where\) is no linear layer"):
+        codec_table(path, "digits?split=train", num_samples=40, codecs=["head"])
 
 
 def test_positions_are_rows(tmp_path: Path) -> None:
@@ -134,7 +143,7 @@ def test_the_command_prints_a_table_and_json(model: Path) -> None:
     assert [row.split()[0] for row in rows] == ["int8", "topk:k=2,bits=8,temperatures=1"]
     said = CliRunner().invoke(main, [*arguments, "--json"])
     (output,) = json.loads(said.stdout)["outputs"]
-    assert (output["output"], output["samples"], output["rows"], len(output["codecs"])) == ("logits", 30, 30, 7)
+    assert (output["output"], output["samples"], output["rows"], len(output["codecs"])) == ("logits", 30, 30, 8)
     assert output["codecs"][0]["kl"] == {"1": 0.0}
     refused = CliRunner().invoke(main, [*arguments, "--codec", "float17"])
     assert (refused.exit_code, refused.stderr.count("\n")) == (1, 1)
