@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack, closing
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from kafka import TopicPartition
@@ -18,6 +19,7 @@ from pipeline.captured.capturing import CaptureFolder, CaptureForm
 from pipeline.captured.folder import CapturedFolder
 from pipeline.captured.writer import TeacherWriter
 from pipeline.chain_ends import soft_targets_end
+from pipeline.heads import read_heads
 from pipeline.kafka.log import Cluster
 from pipeline.names import soft_targets_topic
 from pipeline.progress import Progress
@@ -96,7 +98,11 @@ def capture(
         )
     stop = stop or threading.Event()
     orders = OrderSequence.of(stream.manifest)
-    with CaptureFolder(folder, stream.manifest, records, form or CaptureForm()) as captured, ExitStack() as stack:
+    heads = partial(read_heads, cluster, stream.manifest)
+    with (
+        CaptureFolder(folder, stream.manifest, records, form or CaptureForm(), heads) as captured,
+        ExitStack() as stack,
+    ):
         writers = captured.writers
         begun = {name: writer.next_sequence for name, writer in writers.items()}
         shown = _Shown(progress, writers, orders.num_orders)

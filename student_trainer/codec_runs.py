@@ -7,12 +7,14 @@ import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from pipeline.sequence import Sequence as OrderSequence
 from pipeline.views.fetch import Fetcher
 from schemas.codecs import CodecSpec
 from schemas.errors import ConfigError
+from schemas.head import Head
 from schemas.records import Teacher
 from student_trainer.preparation import keep_freed_memory
 from student_trainer.run.folder import RunFolder
@@ -96,11 +98,12 @@ def learn(
     settings: Mapping[str, RunSettings],
     seeds: Sequence[int],
     progress: Callable[[str, int], object] = lambda output, seed: None,
+    heads: Mapping[str, Head] = MappingProxyType({}),
 ) -> dict[str, Learned]:
     """Train a student of each output with each seed, and evaluate it.
 
     Args:
-        fetcher, sequence, teacher, records: as `MemorySource` has them.
+        fetcher, sequence, teacher, records, heads: as `MemorySource` has them.
         settings: output -> its run.
         seeds: of the first weights and of dropout.
         progress: told which student is next.
@@ -116,7 +119,7 @@ def learn(
             document = asked.as_dict()
             document["train"]["seed"] = seed
             of_seed = run_settings(document, "--train")
-            source = MemorySource(fetcher, sequence, teacher, records, [output], of_seed.train.passes)
+            source = MemorySource(fetcher, sequence, teacher, records, [output], of_seed.train.passes, heads)
             metrics = _trained(of_seed, source)
             found[output].append(tuple(metrics[name] for name in MEASURES))
     return {output: Learned(*map(tuple, zip(*values, strict=True))) for output, values in found.items()}

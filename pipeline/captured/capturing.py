@@ -5,19 +5,20 @@ from __future__ import annotations
 import fcntl
 import hashlib
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from types import TracebackType
 from typing import Self
 
 from pipeline.captured.container import block_codec
-from pipeline.captured.contents import NAME, Contents
+from pipeline.captured.contents import NAME, CapturedHead, Contents, head_name
 from pipeline.captured.header import file_header
 from pipeline.captured.writer import FileForm, TeacherWriter
 from pipeline.sequence import Sequence as OrderSequence
-from pipeline.whole_files import writing
+from pipeline.whole_files import replace_file, writing
 from schemas.avro import REGISTRY
 from schemas.errors import CannotWrite, ConfigError, StreamConflict
 from schemas.records import Manifest, Teacher
@@ -45,6 +46,8 @@ DEFAULT_FILE_BYTES = 256 << 20
 class CaptureFolder:
     """Writers for some teachers of a stream, and the list of what they wrote. Use as a context manager.
 
+    `heads` gives SHA-256 -> bytes of the last layers that a teacher's labels need; it is asked where these are missing.
+
     Raises:
         CannotWrite: another capture is under way there, or the disk refuses.
         StreamConflict: it is of another stream, or has another teacher of that name.
@@ -52,8 +55,16 @@ class CaptureFolder:
         DecodeError: what is there is damaged.
     """
 
-    def __init__(self, folder: Path, manifest: Manifest, teachers: Sequence[Teacher], form: CaptureForm) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        manifest: Manifest,
+        teachers: Sequence[Teacher],
+        form: CaptureForm,
+        heads: Callable[[Teacher], Mapping[str, bytes]] = lambda teacher: {},
+    ) -> None:
         self._folder = folder
+        self._heads = heads
         self.writers: dict[str, TeacherWriter] = {}
         """By teacher."""
         with ExitStack() as stack:
@@ -127,6 +138,20 @@ class CaptureFolder:
             )
         return there
 
+    def _written_heads(self, teacher: Teacher) -> tuple[CapturedHead, ...]:
+        """Write the last layers that are not there yet, and return what is."""
+        layers: Mapping[str, bytes] | None = None
+        found = []
+        for number, sha256 in enumerate(teacher.heads):
+            path = self._folder / head_name(teacher.name, number)
+            there = path.read_bytes() if path.is_file() else b""
+            if hashlib.sha256(there).hexdigest() != sha256:
+                layers = layers or self._heads(teacher)
+                there = layers[sha256]
+                replace_file(path, partial(_write, data=there))
+            found.append(CapturedHead(len(there), sha256))
+        return tuple(found)
+
     def _writer(self, manifest: Manifest, teacher: Teacher) -> TeacherWriter:
         listed = self._contents.teachers.get(teacher.name)
         if listed and listed.model_sha256 != teacher.sha256:
@@ -140,5 +165,13 @@ class CaptureFolder:
             REGISTRY.header("soft_targets", manifest.schema_fingerprints),
             block_codec(self._contents.codec),
             self._contents.max_file_bytes,
+            self._written_heads(teacher),
         )
         return TeacherWriter(self._folder, teacher.name, form, listed, self.save)
+
+
+def _write(path: Path, data: bytes) -> None:
+    with path.open("wb") as file:
+        file.write(data)
+        file.flush()
+        os.fsync(file.fileno())

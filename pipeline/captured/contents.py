@@ -33,6 +33,20 @@ def index_name(teacher: str) -> str:
     return f"{teacher}.index"
 
 
+def head_name(teacher: str, number: int) -> str:
+    """Name of the file of a teacher's last layer, of those in a row from 0."""
+    return f"{teacher}-{number:05d}.safetensors"
+
+
+@dataclass(frozen=True, slots=True)
+class CapturedHead:
+    """A last layer, whose bytes are the file's."""
+
+    num_bytes: int
+    sha256: str
+    """As the teacher's record has it."""
+
+
 @dataclass(frozen=True, slots=True)
 class CapturedFile:
     """One file, or as much of it as was whole when this was written."""
@@ -59,6 +73,8 @@ class CapturedTeacher:
     index_sha256: str
     files: tuple[CapturedFile, ...]
     """One or more, without a gap: the first begins with sequence 0."""
+    heads: tuple[CapturedHead, ...] = ()
+    """Its last layers, in the order of the outputs that need them; () without the codec head."""
 
     @property
     def num_orders(self) -> int:
@@ -153,7 +169,11 @@ class Contents:
 
 
 def _document_of(name: str, teacher: CapturedTeacher) -> dict[str, Any]:
-    return {
+    heads = [
+        {"file": head_name(name, number), "bytes": each.num_bytes, "sha256": each.sha256}
+        for number, each in enumerate(teacher.heads)
+    ]
+    return ({"heads": heads} if heads else {}) | {
         "model_sha256": teacher.model_sha256,
         "num_orders": teacher.num_orders,
         "header_bytes": teacher.header_bytes,
@@ -188,6 +208,10 @@ def _teacher_of(name: str, document: dict[str, Any]) -> CapturedTeacher:
         files.append(file)
     if not files:
         raise ValueError(f"teacher {name!r} has no file")
+    heads = []
+    for number, each in enumerate(document.get("heads", ())):
+        _named(each["file"], head_name(name, number))
+        heads.append(CapturedHead(_count(each["bytes"]), str(each["sha256"])))
     index = document["index"]
     _named(index["file"], index_name(name))
     return CapturedTeacher(
@@ -196,6 +220,7 @@ def _teacher_of(name: str, document: dict[str, Any]) -> CapturedTeacher:
         _text(document["header_sha256"]),
         _text(index["sha256"]),
         tuple(files),
+        tuple(heads),
     )
 
 

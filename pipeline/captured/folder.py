@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from pipeline.captured.container import block_codec, unblock
-from pipeline.captured.contents import CapturedTeacher, Contents, file_name, index_name
+from pipeline.captured.contents import CapturedTeacher, Contents, file_name, head_name, index_name
 from pipeline.captured.header import FileHeader, split_record
 from pipeline.captured.index import ENTRY, Place
 from pipeline.captured.storage import Storage, StoredFile, capture_command, storage_of
@@ -54,6 +54,7 @@ class TeacherFiles:
         """Number of the file that was read last."""
         self._index: StoredFile | None = None
         sizes = {file_name(name, number): each.num_bytes for number, each in enumerate(entry.files)}
+        sizes |= {head_name(name, number): each.num_bytes for number, each in enumerate(entry.heads)}
         _refuse_short(storage, sizes | {index_name(name): entry.index_bytes})
         address = storage.address(file_name(name, 0))
         try:
@@ -97,6 +98,30 @@ class TeacherFiles:
             raise DecodeError(address, f"holds a record of partition {partition}, where order {sequence} is none", raw)
         return CapturedOrder(partition, offset, self._record_header + body, address)
 
+    def heads(self) -> dict[str, bytes]:
+        """Return SHA-256 -> bytes of the last layers that the labels need; {} without the codec head.
+
+        Raises:
+            DecodeError: one is missing or damaged.
+            DataUnavailable: it cannot be read now.
+        """
+        found: dict[str, bytes] = {}
+        for number, each in enumerate(self._entry.heads):
+            name = head_name(self._name, number)
+            file = self._opened(name, each.num_bytes)
+            try:
+                raw = file.read(each.num_bytes, 0)
+            finally:
+                file.close()
+            if hashlib.sha256(raw).hexdigest() != each.sha256:
+                address = self._storage.address(name)
+                raise DecodeError(address, f"is damaged: its SHA-256 is not the listed one; {_AGAIN}")
+            found[each.sha256] = raw
+        if missing := [sha256 for sha256 in self.teacher.heads if sha256 not in found]:
+            address = self._storage.address(head_name(self._name, 0))
+            raise DecodeError(address, f"the last layer {missing[0][:12]} is not listed; {_AGAIN}")
+        return found
+
     def close(self) -> None:
         """Close the files that are open."""
         if self._open is not None:
@@ -114,6 +139,7 @@ class TeacherFiles:
             ConfigError, DataUnavailable: it cannot be read, or not now.
         """
         listed = [(file_name(self._name, n), each.num_bytes, each.sha256) for n, each in enumerate(self._entry.files)]
+        listed += [(head_name(self._name, n), each.num_bytes, each.sha256) for n, each in enumerate(self._entry.heads)]
         listed.append((index_name(self._name), self._entry.index_bytes, self._entry.index_sha256))
         for name, num_bytes, sha256 in listed:
             found, at = hashlib.sha256(), 0
@@ -244,4 +270,5 @@ class CapturedFolder:
 
 def listed_bytes(teacher: CapturedTeacher) -> int:
     """Return the bytes of a teacher's files, and of their index."""
-    return sum(each.num_bytes for each in teacher.files) + teacher.index_bytes
+    of_heads = sum(each.num_bytes for each in teacher.heads)
+    return sum(each.num_bytes for each in teacher.files) + of_heads + teacher.index_bytes

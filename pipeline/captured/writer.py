@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from pipeline.captured.container import FRAME_BYTES, SYNC_BYTES, BlockCodec, block, block_bytes, unblock
-from pipeline.captured.contents import CapturedFile, CapturedTeacher, file_name, index_name
+from pipeline.captured.contents import CapturedFile, CapturedHead, CapturedTeacher, file_name, index_name
 from pipeline.captured.header import captured_record, split_record
 from pipeline.captured.index import ENTRY, Place
 from pipeline.user_files import refuse_irregular
@@ -33,6 +33,8 @@ class FileForm:
     codec: BlockCodec
     max_bytes: int
     """A file is full with the block that would not fit any more; one block fits always."""
+    heads: tuple[CapturedHead, ...] = ()
+    """The teacher's last layers, whose files are there."""
 
 
 class TeacherWriter:
@@ -138,6 +140,7 @@ class TeacherWriter:
             self._index_sum.hexdigest(),
             # A later file without an order is not listed: the next writer finds it by its name.
             (*self._full, self._present()) if self._next > self._first or not self._full else tuple(self._full),
+            self._form.heads,
         )
 
     def close(self) -> None:

@@ -90,5 +90,6 @@ class Students:
                 settings,
                 range(self.seeds),
                 lambda name, seed: progress.update(orders=None, codec=stored.outputs[name], seed=seed),
+                stored.heads,
             )
         return {stored.output: {str(stored.outputs[name]): each for name, each in learned.items()}}

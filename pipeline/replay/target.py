@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 
 from pipeline.captured.folder import CapturedFolder, TeacherFiles
 from pipeline.create import check_topics, make_topics, refuse_other_teacher, write_teacher
+from pipeline.heads import publish_heads
 from pipeline.kafka.clients import admin_client
 from pipeline.kafka.errors import kafka_errors
 from pipeline.kafka.settings import KafkaSettings
@@ -137,7 +138,9 @@ def _copy_teacher(settings: KafkaSettings, stream: Stream, files: TeacherFiles) 
         raise stream.unread[teacher.name]
     if teacher.name in stream.teachers:
         refuse_other_teacher(teacher, stream.teachers[teacher.name])
-    else:
+    if teacher.heads:
+        publish_heads(settings, stream.manifest, teacher, files.heads().values())
+    if teacher.name not in stream.teachers:
         write_teacher(settings, stream, teacher)
 
 

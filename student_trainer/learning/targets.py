@@ -14,17 +14,18 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from schemas.codecs import CodecSpec, Dense, Features, Sampled, SoftRows, Steps, TopK
+from schemas.codecs import CodecSpec, Dense, Features, Hidden, Sampled, SoftRows, Steps, TopK
 from schemas.errors import ConfigError
 from schemas.positions import Positions
 from schemas.records import Teacher
 from student_trainer.learning.target_protocol import OfClasses, OfSamples, Target, WithoutClasses
-from student_trainer.learning.whole_targets import DenseTarget, FeatureTarget, StepsTarget, times_log
+from student_trainer.learning.whole_targets import DenseTarget, FeatureTarget, HeadTarget, StepsTarget, times_log
 
 __all__ = [
     "TARGETS",
     "DenseTarget",
     "FeatureTarget",
+    "HeadTarget",
     "SampledTarget",
     "StepsTarget",
     "Target",
@@ -229,6 +230,7 @@ TARGETS: dict[type[Any], Callable[[Any, dict[str, Tensor]], Target]] = {
     Steps: StepsTarget.of,
     TopK: TopKTarget.of,
     Sampled: SampledTarget.of,
+    Hidden: HeadTarget.of,
     Positions: lambda rows, columns: target_of(rows.rows, columns),
 }
 """What a codec's `decode` gives -> (such rows, their columns of B rows each, in their order) -> target."""

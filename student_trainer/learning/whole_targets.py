@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import weakref
+from collections.abc import MutableMapping
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional
 
-from schemas.codecs import Dense, Features, Steps
+from schemas.codecs import Dense, Features, Hidden, Steps
+from schemas.errors import ConfigError
+from schemas.head import Head
 from student_trainer.learning.target_protocol import OfClasses, WithoutClasses, WithoutDraws
 
 
@@ -144,6 +149,75 @@ class StepsTarget(WithoutDraws):
 
     def likeliest(self) -> Tensor:
         """Return [B] int64: the teacher's likeliest class, or raise ConfigError."""
+        return self.widened().likeliest()
+
+
+_LAYERS: MutableMapping[Head, dict[torch.device, tuple[Tensor, Tensor | None]]] = weakref.WeakKeyDictionary()
+"""Layer -> device -> weights [H, C] and bias [C] there, in float32, for as long as anybody has it."""
+
+
+def _layer(head: Head, device: torch.device) -> tuple[Tensor, Tensor | None]:
+    on_devices = _LAYERS.setdefault(head, {})
+    if device not in on_devices:
+        weight, bias = (
+            None if each is None else torch.from_numpy(each.astype(np.float32)).to(device)
+            for each in (head.weight, head.bias)
+        )
+        assert weight is not None
+        on_devices[device] = weight.T, bias
+    return on_devices[device]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class HeadTarget(OfClasses):
+    """What a teacher's last layer is given for a batch, and that layer.
+
+    Losses see the logits, which `widened` rebuilds on the device where it is, of these rows alone.
+    """
+
+    hidden: Tensor
+    """[B, ..., H] float16."""
+    head: Head
+    """The layer: which is the same for all batches, and travels with none."""
+
+    @classmethod
+    def of(cls, rows: Hidden, columns: dict[str, Tensor]) -> HeadTarget:
+        """Return the target that B such rows are, of their columns as tensors; ConfigError without their layer."""
+        if rows.head is None:
+            raise ConfigError("hidden rows of the codec head are no target without the last layer of their teacher")
+        return cls(columns["hidden"], rows.head)
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """(B, ..., C)."""
+        return (*self.hidden.shape[:-1], self.head.num_classes)
+
+    @property
+    def logits(self) -> Tensor:
+        """[B, ..., C] float32."""
+        return self.widened().logits
+
+    def to(self, device: torch.device) -> HeadTarget:
+        """Return it on a device, as narrow as it is; copies from pinned memory do not wait."""
+        return HeadTarget(self.hidden.to(device, non_blocking=True), self.head)
+
+    def widened(self) -> DenseTarget:
+        """Return the logits: hidden @ weight.T + bias, in float32 also where a student computes in half precision."""
+        weight, bias = _layer(self.head, self.hidden.device)
+        with torch.no_grad(), torch.autocast(self.hidden.device.type, enabled=False):
+            logits = self.hidden.float() @ weight
+            return DenseTarget(logits if bias is None else logits.add_(bias))
+
+    def flat(self) -> DenseTarget:
+        """Return its logits with each place as a row."""
+        return self.widened().flat()
+
+    def divergence(self, student: Tensor, temperature: float) -> Tensor:
+        """Return [B] KL(teacher || student) at T."""
+        return self.widened().divergence(student, temperature)
+
+    def likeliest(self) -> Tensor:
+        """Return [B] int64: the teacher's likeliest class."""
         return self.widened().likeliest()
 
 

@@ -15,10 +15,11 @@ from pipeline.sequence import Sequence
 from pipeline.views.check import check_data
 from pipeline.views.fetch import Fetcher
 from schemas.errors import ManifestMismatch, PeerLost
+from schemas.head import Head
 from schemas.records import Manifest, Teacher
 from student_trainer.learning.students import Network
 from student_trainer.learning.targets import TargetSpec, specs_of_all
-from student_trainer.processes.frames import known, pack, unpack
+from student_trainer.processes.frames import know_heads, known, pack, unpack
 from student_trainer.processes.world import World
 from student_trainer.run.settings import RunSettings
 from student_trainer.sources.base import OrderSource
@@ -36,6 +37,8 @@ class Briefing:
     """`RunSettings.as_dict` as JSON: whatever run file this process was given, all go by rank 0's."""
     records: tuple[Tensor, ...]
     """[n] uint8 each: `OrderSource.records`."""
+    heads: tuple[Tensor, ...]
+    """[n] uint8 each: the bytes of the last layers that targets are rebuilt by."""
     described: str
     """`OrderSource.describe` as JSON."""
     has_labels: bool
@@ -69,6 +72,7 @@ def brief(
     message = Briefing(
         json.dumps(settings.as_dict()),
         tuple(map(_tensor, source.records())),
+        tuple(_tensor(head.encode()) for head in source.heads.values()),
         json.dumps(source.describe()),
         source.has_labels,
         source.num_classes,
@@ -113,6 +117,8 @@ class Told:
 
     def __init__(self, settings: RunSettings, briefing: Briefing) -> None:
         """Open the dataset. Raises ManifestMismatch, ConfigError and DataUnavailable as the sources do."""
+        self._heads = [Head.decode(each.numpy().tobytes(), _RECORD) for each in briefing.heads]
+        know_heads(self._heads)
         self.has_labels, self.label_classes = briefing.has_labels, briefing.label_classes
         self.num_classes = briefing.num_classes
         if not briefing.records:

@@ -1,20 +1,24 @@
 """A process's rows of a batch as one message: frozen dataclasses whose tensors lie behind a header.
 
 A message is 8 bytes of length, a header of JSON, and the tensors' bytes one after the other, each at a multiple of 64.
-In the header a tensor is its dtype, shape and place, a dataclass its name and fields; only the names below are known.
+In the header a tensor is its dtype, shape and place, a dataclass its name and fields; only the names below are known. A
+teacher's last layer is its SHA-256: a briefing brings it once, and whoever unpacks has it.
 """
 
 from __future__ import annotations
 
 import json
 import struct
-from collections.abc import Mapping
+import weakref
+from collections.abc import Iterable, Mapping, MutableMapping
 from dataclasses import fields, is_dataclass
 from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
 
+from schemas.errors import PeerLost
+from schemas.head import Head
 from student_trainer.batches import Cut, RowBatch
 from student_trainer.learning import targets
 from student_trainer.learning.part_target import PartTarget
@@ -34,8 +38,25 @@ def known(of: type[T]) -> type[T]:
 for _each in (
     *(Cursor, Cut, RowBatch, PartTarget),
     *(targets.DenseTarget, targets.FeatureTarget, targets.StepsTarget, targets.TopKTarget, targets.SampledTarget),
+    targets.HeadTarget,
 ):
     known(_each)
+
+_HEADS: MutableMapping[str, Head] = weakref.WeakValueDictionary()
+"""SHA-256 -> the layer, of those that whoever has a briefing keeps."""
+
+
+def know_heads(heads: Iterable[Head]) -> None:
+    """Let messages name layers that the caller keeps."""
+    _HEADS.update({head.sha256: head for head in heads})
+
+
+def head_of(sha256: str) -> Head:
+    """Return a layer that a message names. Raises PeerLost where nobody brought it."""
+    if sha256 not in _HEADS:
+        raise PeerLost(f"rank 0 sends rows of the last layer {sha256[:12]}, which its briefing did not bring")
+    return _HEADS[sha256]
+
 
 _LENGTH = struct.Struct("<Q")
 _ALIGNED = 64
@@ -82,6 +103,8 @@ def _shown(value: Any, tensors: list[Tensor]) -> Any:
     if isinstance(value, Tensor):
         tensors.append(value)
         return {"tensor": [str(value.dtype).removeprefix("torch."), list(value.shape)]}
+    if isinstance(value, Head):
+        return {"head": value.sha256}
     if is_dataclass(value) and not isinstance(value, type):
         shown = {each.name: _shown(getattr(value, each.name), tensors) for each in fields(value)}
         return {"is": type(value).__name__, "fields": shown}
@@ -102,6 +125,8 @@ class _Reader:
             return shown
         if "tensor" in shown:
             return self._tensor(*shown["tensor"])
+        if "head" in shown:
+            return head_of(shown["head"])
         if "is" in shown:
             return _KNOWN[shown["is"]](**{name: self.value(each) for name, each in shown["fields"].items()})
         if "map" in shown:

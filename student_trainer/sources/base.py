@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from pipeline.sequence import Sequence
     from pipeline.views.fetch import Fetcher
     from schemas.codecs import SoftRows
+    from schemas.head import Head
     from student_trainer.learning.targets import TargetSpec
 
 BRING_BACK = "bring it back and resume the run"
@@ -89,6 +90,9 @@ class Known(Protocol):
 
 class OrderSource(Known, Protocol):
     """Where a run's orders come from: a stream, or the dataset alone."""
+
+    heads: Mapping[str, Head]
+    """SHA-256 -> the last layer of a teacher, of those by which the targets of its orders are rebuilt."""
 
     def records(self) -> tuple[bytes, ...]:
         """Return the records that say what it reads, for a process that reads none: of a stream its manifest's and its

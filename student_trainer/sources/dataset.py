@@ -17,6 +17,7 @@ from pipeline.sequence import Sequence
 from pipeline.views import view_spec
 from pipeline.views.fetch import Fetcher
 from schemas.errors import ConfigError
+from schemas.head import Head
 from student_trainer.learning.losses import need_labels
 from student_trainer.learning.targets import TargetSpec
 from student_trainer.run.settings import RunSettings
@@ -32,6 +33,7 @@ class DatasetSource:
     """
 
     targets: Mapping[str, TargetSpec] = MappingProxyType({})
+    heads: Mapping[str, Head] = MappingProxyType({})
 
     def __init__(self, settings: RunSettings) -> None:
         data = settings.data

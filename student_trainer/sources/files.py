@@ -11,7 +11,7 @@ from pipeline.captured.folder import CapturedFolder, TeacherFiles
 from pipeline.captured.storage import capture_command
 from pipeline.sequence import Sequence as OrderSequence
 from schemas.errors import ConfigError, ManifestMismatch, Starved
-from schemas.records import SoftTargets
+from schemas.records import SoftTargets, Teacher
 from student_trainer.run.spans import WHOLE_STREAM, Span
 from student_trainer.sources.held import Held, Wait, check_identity
 from student_trainer.sources.stream_settings import StreamSettings
@@ -50,6 +50,10 @@ class FilesSource(TeachersSource):
             until = self._spans.get(name, WHOLE_STREAM).until
             if there < (whole if until is None else min(until, whole)):
                 log.warning("%s: holds %d of %d orders of teacher %r", folder, there, whole, name)
+
+    def _layers(self, teacher: Teacher) -> Mapping[str, bytes]:
+        files = next(each for each in self._files if each.teacher.name == teacher.name)
+        return files.heads()
 
     def _open_reader(self) -> FilesReader:
         return FilesReader(self._captured, self._files, self.sequence, self._stop, self._count, self._spans)

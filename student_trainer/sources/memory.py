@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Generator, Mapping, Sequence
 from dataclasses import asdict
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -12,8 +13,10 @@ from numpy.typing import NDArray
 
 from pipeline.sequence import Sequence as OrderSequence
 from pipeline.views.fetch import Fetcher
-from schemas.codecs import CodecSpec
-from schemas.records import SoftTargets, Teacher
+from schemas.codecs import CodecSpec, SoftRows
+from schemas.head import Head
+from schemas.hidden import with_head
+from schemas.records import Output, SoftTargets, Teacher
 from student_trainer.learning.targets import TargetSpec, specs_of_all, target_name
 from student_trainer.sources.base import Cursor, LabelledOrder
 from student_trainer.sources.hard_labels import HardLabels
@@ -29,6 +32,7 @@ class MemorySource:
         records: of all orders.
         read: names of the outputs that losses are against.
         passes: how often the epoch is gone over.
+        heads: SHA-256 of a last layer that the labels need -> itself.
     """
 
     def __init__(
@@ -39,7 +43,10 @@ class MemorySource:
         records: Sequence[bytes],
         read: Sequence[str],
         passes: int,
+        heads: Mapping[str, Head] = MappingProxyType({}),
     ) -> None:
+        self.heads = heads
+        self._head_of = {one.name: heads[one.head_sha256] for one in teacher.outputs if one.head_sha256 in heads}
         self.fetcher, self.sequence = fetcher, sequence
         self.targets: Mapping[str, TargetSpec] = specs_of_all((teacher,), CodecSpec("float32"))
         self._teacher, self._records, self._read, self._passes = teacher, records, frozenset(read), passes
@@ -74,12 +81,16 @@ class MemorySource:
     def _labelled(self, pass_number: int, value: SoftTargets) -> LabelledOrder:
         ids: NDArray[np.int64] = value.kept_sample_ids
         targets = {
-            target_name(self._teacher.name, output.name): output.values()
+            target_name(self._teacher.name, output.name): self._whole(output)
             for output in value.outputs
             if output.name in self._read
         }
         labels = self._labels.read(ids, self._closed)
         return LabelledOrder(pass_number, value.sequence, value.view_seed, ids, labels, targets)
+
+    def _whole(self, output: Output) -> SoftRows:
+        rows = output.values()
+        return with_head(rows, self._head_of[output.name]) if output.name in self._head_of else rows
 
     def describe(self, like: Mapping[str, Any] | None = None) -> dict[str, Any]:
         """Return what it is of; such a run is not resumed."""

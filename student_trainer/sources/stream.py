@@ -5,9 +5,13 @@ N samples in an order, M rows that all teachers kept, P partitions.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
+from pipeline.heads import read_heads
 from pipeline.kafka.cluster import KafkaCluster
 from pipeline.kafka.settings import KafkaSettings
 from pipeline.streams import open_stream
+from schemas.records import Teacher
 from student_trainer.sources.reader import SoftTargetReader
 from student_trainer.sources.stream_settings import StreamSettings
 from student_trainer.sources.teachers import TeachersSource
@@ -35,6 +39,9 @@ class StreamSource(TeachersSource):
         self._reader: SoftTargetReader | None = None
         self._spans = settings.spans
         super().__init__(self.stream.manifest, [self.stream.teacher(name) for name in settings.teachers], settings)
+
+    def _layers(self, teacher: Teacher) -> Mapping[str, bytes]:
+        return read_heads(KafkaCluster(self._kafka, self._stop.is_set), self.manifest, teacher)
 
     def _open_reader(self) -> SoftTargetReader:
         names = [teacher.name for teacher in self.teachers]

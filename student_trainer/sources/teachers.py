@@ -20,6 +20,8 @@ from pipeline.sequence import Sequence as OrderSequence
 from pipeline.views.check import check_data
 from schemas.codecs import SoftRows
 from schemas.errors import ConfigError, ManifestMismatch
+from schemas.head import Head
+from schemas.hidden import with_head
 from schemas.records import Manifest, Teacher
 from schemas.teacher_output import CLASS_KINDS
 from student_trainer.learning.targets import TargetSpec, specs_of_all, target_name
@@ -83,6 +85,12 @@ class TeachersSource(ABC):
         read = {name.partition(".")[0] for name in self._read} or set(self._by_name)
         spans = {name: settings.spans.get(name, WHOLE_STREAM) for name in self._by_name}
         refuse_uncovered({name: span for name, span in spans.items() if name in read}, self.sequence.num_orders)
+        self._head_of = {
+            target_name(teacher.name, one.name): one.head_sha256
+            for teacher in self.teachers
+            for one in teacher.outputs
+            if one.head_sha256 is not None
+        }
         self.label_classes = manifest.num_classes or self.fetcher.dataset.num_classes
         self.num_classes = self._num_classes()
         self.label_classes = self.label_classes or self.num_classes or settings.classes
@@ -91,6 +99,33 @@ class TeachersSource(ABC):
         self._check_labels = settings.check_labels
         self._stop = threading.Event()
         self._rows_left_out = 0
+        # Last: what is refused before need not wait for it.
+        self.heads: Mapping[str, Head] = self._read_heads()
+        """SHA-256 -> the last layer, of those that losses need."""
+
+    @abstractmethod
+    def _layers(self, teacher: Teacher) -> Mapping[str, bytes]:
+        """Return SHA-256 -> bytes of the last layers that a teacher's labels need; they have these sums."""
+
+    def _read_heads(self) -> dict[str, Head]:
+        needed = {self._head_of[name] for name in self._read if name in self._head_of}
+        found: dict[str, Head] = {}
+        for teacher in self.teachers:
+            if needed & set(teacher.heads):
+                there = self._layers(teacher)
+                for sha256 in needed & set(there):
+                    found[sha256] = Head.decode(
+                        there[sha256], f"the last layer {sha256[:12]} of teacher {teacher.name!r}"
+                    )
+            for one in teacher.outputs:
+                head = found.get(one.head_sha256 or "")
+                width = one.codec.k if one.codec else 0
+                if head and (head.num_classes, head.width) != (one.codec_classes, width):
+                    raise ManifestMismatch(
+                        f"the last layer of output {one.name!r} of teacher {teacher.name!r} gives {head.num_classes} "
+                        f"classes of {head.width} numbers, its record says {one.codec_classes} of {width}"
+                    )
+        return found
 
     @abstractmethod
     def _open_reader(self) -> OrderReader:
@@ -218,7 +253,11 @@ class TeachersSource(ABC):
         if problem := other_form(teacher, self.manifest.codec, held.value):
             raise ManifestMismatch(f"{held.address}: {problem}; it is not trained on")
         values = {target_name(teacher.name, output.name): output for output in held.value.outputs}
-        return {name: output.values() for name, output in values.items() if name in self._read}
+        return {name: self._whole(name, output.values()) for name, output in values.items() if name in self._read}
+
+    def _whole(self, name: str, rows: SoftRows) -> SoftRows:
+        """Return rows with the last layer that they need, if they need one."""
+        return with_head(rows, self.heads[self._head_of[name]]) if name in self._head_of else rows
 
 
 def _is_of(name: str, held: Held) -> bool:

@@ -14,10 +14,12 @@ from pipeline.views import view_spec
 from pipeline.views.fetch import Fetcher
 from schemas.codecs import CodecSpec
 from schemas.errors import BadSamples, ConfigError
+from schemas.head import Head
 from schemas.records import SoftTargets, Teacher
 from teacher_service.models.assess import some_samples
 from teacher_service.models.declared import NOTHING, Declared
 from teacher_service.models.describe import describe_on
+from teacher_service.models.heads import COMPARED_ROWS, with_heads
 from teacher_service.models.labels import Asked, label
 from teacher_service.models.session import OnnxTeacher
 
@@ -44,6 +46,8 @@ class StoredEpoch:
     """Name of an output -> its codec."""
     records: tuple[bytes, ...]
     """Of each order."""
+    heads: Mapping[str, Head]
+    """SHA-256 of a last layer that is stored once -> itself."""
 
 
 def store_epoch(
@@ -89,6 +93,10 @@ def store_epoch(
         teacher = replace(
             described, outputs=tuple(replace(one, name=name, codec=spec) for name, spec in outputs.items())
         )
+        if any(spec.of_hidden for spec in codecs):
+            whole = OnnxTeacher(model, described)
+            few = fetcher.fetch(ids[:COMPARED_ROWS], view_seed, whole.size).inputs
+            teacher = with_heads(model, teacher, few, whole.answers(few))
         opened = OnnxTeacher(model, teacher)
         records: list[bytes] = []
         num_kept = num_bytes = 0
@@ -110,4 +118,5 @@ def store_epoch(
             progress(number + 1, sequence.num_orders)
     if not num_kept:
         raise BadSamples(f"dataset {dataset}: no sample of it could be labelled")
-    return StoredEpoch(fetcher, sequence, one.name, teacher, outputs, tuple(records))
+    heads = {head.sha256: head for head in opened.heads.values()}
+    return StoredEpoch(fetcher, sequence, one.name, teacher, outputs, tuple(records), heads)
