@@ -9,6 +9,7 @@ import logging
 import os
 import warnings
 from pathlib import Path
+from types import SimpleNamespace
 from typing import TYPE_CHECKING
 
 from schemas.errors import ConfigError, DistillogError
@@ -118,6 +119,22 @@ def open_session(
         raise refusal(f"{path}: ONNX Runtime cannot load it: {' '.join(str(error).split())[:300]}") from None
     _check_providers(provider, providers, session.get_providers())
     return session
+
+
+def rewriting_tools() -> SimpleNamespace:
+    """Return the tools that rewrite a file with numbers of 8 or 16 bits, as ONNX Runtime names them."""
+    from onnxruntime.quantization import QuantFormat, QuantType, quantize_dynamic, quantize_static
+    from onnxruntime.quantization.shape_inference import quant_pre_process
+    from onnxruntime.transformers.float16 import convert_float_to_float16
+
+    return SimpleNamespace(
+        QuantFormat=QuantFormat,
+        QuantType=QuantType,
+        convert_float_to_float16=convert_float_to_float16,
+        quant_pre_process=quant_pre_process,
+        quantize_dynamic=quantize_dynamic,
+        quantize_static=quantize_static,
+    )
 
 
 def _check_providers(name: str, asked: list[str], loaded: list[str]) -> None:

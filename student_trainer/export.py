@@ -26,6 +26,14 @@ from student_trainer.learning.student_inputs import StudentInputs
 from student_trainer.learning.student_outputs import ONLY, StudentOutputs, pick
 from student_trainer.learning.students import num_parameters
 
+BATCH = "batch"
+"""What files call their free dimension."""
+_REMARKS = (
+    "torch.onnx._internal.exporter._registration",  # on operators of a torchvision that is not installed
+    "torch.onnx._internal.exporter._compat",  # on opsets older than the exporter's own; whether one came is looked at
+    "onnxscript.version_converter",
+)
+"""Loggers of the exporter whose warnings are nobody's business."""
 TOLERANCE = 1e-4
 """Largest difference between ONNX Runtime's and PyTorch's values of an output, as a share of its range."""
 
@@ -62,6 +70,8 @@ def export_student(
     outputs: Sequence[str] = (),
     inner: Mapping[str, str] | None = None,
     projections: Mapping[str, Projection] | None = None,
+    opset: int | None = None,
+    batch: int | None = None,
 ) -> Exported:
     """Write a student to ONNX, in one file, after checking it against PyTorch.
 
@@ -74,6 +84,8 @@ def export_student(
         outputs: which of its outputs the file has; (): `logits`, or the only one under that name.
         inner: its inner values that are outputs beside its own, as `StudentOutputs` takes them.
         projections: further outputs: name -> of what.
+        opset: the version of ONNX's operators; None: PyTorch's choice.
+        batch: the one batch that the file takes; None: any.
 
     Raises:
         ConfigError: no such output, two of one name, or a projection before which each teacher has something else done;
@@ -99,8 +111,10 @@ def export_student(
 
     def write(fresh: Path) -> None:
         nonlocal difference
-        _export(served, {name: values[:2] for name, values in samples.items()}, names, fresh)
-        _describe(fresh, metadata or {})
+        made = _export(served, {name: values[:2] for name, values in samples.items()}, names, fresh, opset)
+        if opset not in (None, made):  # the exporter leaves a file as it is where it cannot convert it
+            raise ConfigError(f"{path}: not written: this student cannot be had in opset {opset}, only in {made}")
+        describe(fresh, metadata or {})
         session = open_session(fresh, threads=1)
         taken = {each.name: inputs[each.name] for each in session.get_inputs()}
         actual = session.run(names, taken)
@@ -113,6 +127,9 @@ def export_student(
                     f"more than {TOLERANCE:g}; look for operations that PyTorch does not export faithfully"
                 )
             difference = max(difference, float(off))
+        if batch is not None:
+            fix_batch(fresh, batch)
+            open_session(fresh, threads=1).run(names, rows_of(taken, batch))
 
     try:
         replace_file(path, write)
@@ -151,12 +168,17 @@ class _Served(nn.Module):
         return (*(pick(given, name) for name in self._outputs), *projected)
 
 
-def _export(model: nn.Module, samples: Mapping[str, Tensor], outputs: Sequence[str], path: Path) -> None:
-    # The exporter's remarks on operators of a torchvision that is not installed are nobody's business.
-    remarks = logging.getLogger("torch.onnx._internal.exporter._registration")
-    level = remarks.level
-    remarks.setLevel(logging.ERROR)
-    batch = torch.export.Dim("batch")
+def _export(
+    model: nn.Module, samples: Mapping[str, Tensor], outputs: Sequence[str], path: Path, opset: int | None
+) -> int:
+    """Write the file, and return its opset."""
+    import onnx
+
+    loggers = [logging.getLogger(name) for name in _REMARKS]
+    levels = [each.level for each in loggers]
+    for each in loggers:
+        each.setLevel(logging.ERROR)
+    batch = torch.export.Dim(BATCH)
     try:
         with warnings.catch_warnings():
             # Nor is that several fields have one batch.
@@ -171,6 +193,7 @@ def _export(model: nn.Module, samples: Mapping[str, Tensor], outputs: Sequence[s
                 dynamic_shapes=(tuple({0: batch} for _ in samples),),
                 external_data=False,  # else large weights land in a second file that gets lost
                 verbose=False,
+                opset_version=opset,
             )
     except (RuntimeError, torch.onnx.errors.OnnxExporterError) as error:
         first: BaseException = error
@@ -178,10 +201,29 @@ def _export(model: nn.Module, samples: Mapping[str, Tensor], outputs: Sequence[s
             first = first.__cause__
         raise ConfigError(f"{path}: the student cannot be exported: {said(first)}") from error
     finally:
-        remarks.setLevel(level)
+        for each, level in zip(loggers, levels, strict=True):
+            each.setLevel(level)
+    return next(int(found.version) for found in onnx.load(path).opset_import if not found.domain)
 
 
-def _describe(path: Path, metadata: Mapping[str, str]) -> None:
+def fix_batch(path: Path, batch: int) -> None:
+    """Have a file take one batch alone, where any would do."""
+    import onnx
+
+    file = onnx.load(path)
+    for value in (*file.graph.input, *file.graph.output, *file.graph.value_info):
+        for size in value.type.tensor_type.shape.dim:
+            if size.dim_param == BATCH:
+                size.dim_value = batch
+    path.write_bytes(file.SerializeToString(deterministic=True))
+
+
+def rows_of(inputs: Mapping[str, NDArray[Any]], batch: int) -> dict[str, NDArray[Any]]:
+    """Return a batch of that many rows of name -> [N, ...], again and again where there are fewer."""
+    return {name: values[np.arange(batch) % len(values)] for name, values in inputs.items()}
+
+
+def describe(path: Path, metadata: Mapping[str, str]) -> None:
     """Say that of a file, and nothing else: the exporter leaves stack traces in it, with this machine's paths."""
     import onnx
 
@@ -226,19 +268,26 @@ class Latency:
     """How fast an ONNX file runs on this machine's CPU."""
 
     p50_ms: float
-    """Median milliseconds at batch 1."""
+    """Median milliseconds of a call at batch 1, or of the one batch that the file takes."""
     p95_ms: float
     samples_per_s: float
     """At the batch of the inputs given, by its median call: it is measured once, where neighbours may be busy."""
     threads: int
 
 
-def latency(path: Path, inputs: dict[str, NDArray[Any]], threads: int = 1, seconds: float = 1.0) -> Latency:
-    """Measure an ONNX file, in this process: half of the time at batch 1, half at the inputs' own batch."""
+def latency(
+    path: Path, inputs: dict[str, NDArray[Any]], threads: int = 1, seconds: float = 1.0, batch: int | None = None
+) -> Latency:
+    """Measure an ONNX file, in this process: half of the time at batch 1, half at the inputs' own batch.
+
+    Where the file takes one `batch` alone, both are of that one.
+    """
     session = open_session(path, threads=threads, spinning=True)
     whole = {each.name: inputs[each.name] for each in session.get_inputs()}
-    one = {name: values[:1] for name, values in whole.items()}
-    single = time_calls(session, one, 1, seconds / 2)
+    if batch is not None:
+        whole = rows_of(whole, batch)
+    one = whole if batch is not None else {name: values[:1] for name, values in whole.items()}
+    single = time_calls(session, one, batch or 1, seconds / 2)
     num_rows = len(next(iter(whole.values())))
     batched = time_calls(session, whole, num_rows, seconds / 2)
     return Latency(single.p50_ms, single.p95_ms, 1000 * num_rows / batched.p50_ms, threads)

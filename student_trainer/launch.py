@@ -186,6 +186,8 @@ def export_run(
     safetensors: Path | None = None,
     with_projections: bool = False,
     peer: str = "",
+    opset: int | None = None,
+    batch: int | None = None,
 ) -> dict[str, Any]:
     """Export a run's newest checkpoint to ONNX and measure the file; see `export_student` and `latency`.
 
@@ -198,6 +200,8 @@ def export_run(
         safetensors: where its weights go, before anything is exported; None: nowhere.
         peer: which of the run's [[peers]]; "": the student of [student].
         with_projections: whether the files have the layers of [[losses]], too; the ONNX file gives an output for each.
+        opset: the version of ONNX's operators; None: PyTorch's choice.
+        batch: the one batch that the file takes; None: any.
 
     Raises:
         ConfigError: nothing to check it on, or it differs from PyTorch; no such output; both files at one path.
@@ -222,5 +226,7 @@ def export_run(
         outputs=outputs,
         inner=trained.settings.student.outputs,
         projections=projections,
+        opset=opset,
+        batch=batch,
     )
-    return asdict(exported) | asdict(latency(exported.path, inputs)) | {"safetensors": safetensors}
+    return asdict(exported) | asdict(latency(exported.path, inputs, batch=batch)) | {"safetensors": safetensors}

@@ -13,7 +13,8 @@ from pipeline.cli.runs_bench import bench
 from pipeline.cli.runs_chain import chain
 from pipeline.cli.runs_compare import compare
 from pipeline.cli.runs_evaluate import evaluate
-from pipeline.cli.runs_options import FOLDER, NAME, PEER, VIEW, VIEW_PARAM, chosen_view
+from pipeline.cli.runs_export import export
+from pipeline.cli.runs_options import FOLDER, NAME
 from schemas.names import check_name
 
 if TYPE_CHECKING:
@@ -32,6 +33,7 @@ runs.add_command(evaluate)
 runs.add_command(bench)
 runs.add_command(compare)
 runs.add_command(chain)
+runs.add_command(export)
 
 
 @runs.command()
@@ -227,62 +229,3 @@ def _figures(found: dict[str, Any]) -> list[tuple[str, str]]:
 
 def _text(value: object) -> str:
     return f"{value:.6g}" if isinstance(value, float) else str(value)
-
-
-@runs.command()
-@NAME
-@click.option(
-    "--onnx",
-    type=click.Path(dir_okay=False, path_type=Path),
-    help="Where to.  [default: student.onnx, or PEER.onnx, in its folder]",
-)
-@click.option(
-    "--output", "outputs", metavar="NAME", multiple=True, help="An output that the file has (repeatable). [logits]"
-)
-@click.option(
-    "--safetensors",
-    type=click.Path(dir_okay=False, path_type=Path),
-    help="Where its weights go, too.",
-)
-@PEER
-@click.option("--projections", is_flag=True, help="With the layers of [[losses]]: in ONNX an output for each.")
-@click.option("--dataset", metavar="URI", help="Compare with PyTorch on this dataset.  [default: the run file's]")
-@VIEW
-@VIEW_PARAM
-@FOLDER
-@json_option
-def export(
-    name: str,
-    onnx: Path | None,
-    outputs: tuple[str, ...],
-    safetensors: Path | None,
-    peer: str,
-    projections: bool,
-    dataset: str | None,
-    view: str | None,
-    view_params: tuple[str, ...],
-    folder: Path,
-    as_json: bool,
-) -> None:
-    """Export the newest checkpoint of run NAME to one ONNX file, checked against PyTorch on real inputs."""
-    from student_trainer.launch import export_run
-
-    exported = export_run(
-        folder / name,
-        onnx,
-        dataset,
-        chosen_view(view, view_params),
-        outputs=outputs,
-        safetensors=safetensors,
-        with_projections=projections,
-        peer=peer,
-    )
-    if as_json:
-        print_json({**exported, "path": str(exported["path"]), "safetensors": safetensors and str(safetensors)})
-        return
-    click.echo(
-        f"{exported['path']}: {exported['file_bytes']:,} bytes, {exported['parameters']:,} parameters, differs from "
-        f"PyTorch by at most {exported['difference']:.1e} of an output's range; one sample {exported['p50_ms']:.3f} ms "
-        f"(p95 {exported['p95_ms']:.3f}), {exported['samples_per_s']:,.0f} samples/s on one core"
-        + (f"; weights in {safetensors}" if safetensors else "")
-    )

@@ -46,7 +46,7 @@ class MemorySource:
         heads: Mapping[str, Head] = MappingProxyType({}),
     ) -> None:
         self.heads = heads
-        self._head_of = {one.name: heads[one.head_sha256] for one in teacher.outputs if one.head_sha256 in heads}
+        self._head_of = {one.name: heads[one.head_sha256] for one in teacher.outputs if one.head_sha256}
         self.fetcher, self.sequence = fetcher, sequence
         self.targets: Mapping[str, TargetSpec] = specs_of_all((teacher,), CodecSpec("float32"))
         self._teacher, self._records, self._read, self._passes = teacher, records, frozenset(read), passes

@@ -108,7 +108,7 @@ def test_a_command_and_all_its_arguments_and_options_are_documented(path: str) -
 @pytest.mark.parametrize("path", COMMANDS)
 def test_a_commands_table_of_options_has_no_other_and_none_twice(path: str) -> None:
     heading = next(line for line in CLI.splitlines() if re.fullmatch(rf"#+ {path}( [A-Z_ ]+)?", line))
-    written = re.findall(r"^\| `(--[a-z-]+)", section(CLI, heading.lstrip("# ")), re.M)
+    written = re.findall(r"^\| `(--[a-z0-9-]+)", section(CLI, heading.lstrip("# ")), re.M)
     known = {name for each in COMMANDS[path].params for name in each.opts}
     assert [name for name in written if name not in known] == []
     assert [name for name in written if written.count(name) > 1] == []

@@ -1,0 +1,336 @@
+"""A run's exported student in int8 or float16, beside the one in float32: how near it stays, and what stays in float.
+
+Letters: N samples of a batch, C classes.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import tempfile
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pipeline.bench.inputs import declared_inputs
+from pipeline.fault_limit import FaultLimit
+from pipeline.sequence import Sequence as Orders
+from pipeline.views.fetch import Fetcher
+from pipeline.views.patience import fetch_patiently
+from pipeline.whole_files import replace_file
+from schemas.errors import ConfigError, NotFinite
+from schemas.records import ViewSpec
+from student_trainer.evaluate import predictor
+from student_trainer.export import fix_batch, latency
+from student_trainer.launch import export_run, trained_data
+from student_trainer.learning.student_outputs import pick
+from student_trainer.quantising import Batch, Layer, Quantiser, largest_weight
+from student_trainer.run.folder import refuse_targets
+from student_trainer.run.peer_settings import FIRST
+from student_trainer.trained import load_student
+
+KINDS = {"int8": "int8", "int8_dynamic": "dynamic int8", "fp16": "float16"}
+"""What is asked for -> what it is called."""
+_AT_ONCE = 64
+"""Calibration samples of one call."""
+
+
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """Which files are wanted, and how."""
+
+    files: dict[str, Path]
+    """A key of KINDS -> where to."""
+    samples: int = 512
+    """Of calibration, at most."""
+    seed: int = 0
+    """Which samples these are."""
+    max_drop: float = 1.0
+    """Points of accuracy that a file may lose; where the data has no labels, of agreement with float32."""
+    weight_bits: str = "auto"
+    """As `largest_weight` takes it."""
+    batch: int | None = None
+    """The one batch that the files take."""
+
+
+@dataclass(frozen=True, slots=True)
+class Scores:
+    """A file on the evaluation's data, beside the one in float32."""
+
+    num_samples: int
+    accuracy: float | None
+    """None: no labels, or not one row of classes a sample."""
+    agreement: float
+    """Share of rows, of positions where there are some, in which both have the same likeliest class."""
+    error: float
+    """Root mean square of the difference of all outputs' numbers, over that of the numbers."""
+
+    def drop(self, of_float: Scores) -> float:
+        """Points lost."""
+        if self.accuracy is None or of_float.accuracy is None:
+            return 100 * (1 - self.agreement)
+        return 100 * (of_float.accuracy - self.accuracy)
+
+
+class Measure:
+    """The evaluation's data under its view, which files are run on."""
+
+    def __init__(self, fetcher: Fetcher, size: tuple[int, ...], batch_size: int, of_float: Path) -> None:
+        self._fetcher, self._size, self._batch_size = fetcher, size, batch_size
+        self._float = predictor(of_float)
+
+    def scores(self, path: Path) -> Scores:
+        """Run a file, and the one in float32, over all samples.
+
+        Raises:
+            NotFinite: the file gives NaN or infinity.
+        """
+        run, dataset, faults = predictor(path), self._fetcher.dataset, FaultLimit("decoded")
+        num_samples = rows = same = labelled = hits = 0
+        off = whole = 0.0
+        for start in range(0, dataset.num_samples, self._batch_size):
+            sample_ids = np.arange(start, min(start + self._batch_size, dataset.num_samples))
+            fetched = fetch_patiently(self._fetcher, sample_ids, 0, self._size)
+            faults.leave_out(dataset.uri, None, sample_ids, fetched.faults)
+            if not len(fetched.kept_rows):
+                continue
+            found, wanted = pick(run(fetched.inputs), ""), pick(self._float(fetched.inputs), "")
+            if not np.isfinite(found).all():
+                raise NotFinite(f"{path.name}: gives NaN or infinity on {dataset.uri}; export it in float32 alone")
+            best, right = found.argmax(axis=-1), wanted.argmax(axis=-1)
+            num_samples, rows, same = num_samples + len(found), rows + best.size, same + int((best == right).sum())
+            off += float(np.square(found.astype(np.float64) - wanted).sum())
+            whole += float(np.square(wanted, dtype=np.float64).sum())
+            if best.ndim == 1:
+                labels = fetched.labels
+                labelled += int((labels >= 0).sum())
+                hits += int((best == labels)[labels >= 0].sum())
+        accuracy = hits / labelled if labelled else None
+        return Scores(num_samples, accuracy, same / max(1, rows), float(np.sqrt(off / whole)) if whole else 0.0)
+
+
+@dataclass(frozen=True, slots=True)
+class Smaller:
+    """A file that was written."""
+
+    kind: str
+    path: Path
+    sha256: str
+    file_bytes: int
+    scores: Scores
+    drop: float
+    """Points lost, negative where it won some."""
+    p50_ms: float
+    """As `Latency` has it."""
+    samples_per_s: float
+    layers: int
+    """That have fewer bits."""
+    in_float: tuple[str, ...]
+    """Layers that stayed in float32, the most sensitive first."""
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return it as JSON values."""
+        return asdict(self) | asdict(self.scores) | {"path": str(self.path)}
+
+
+def calibration(fetcher: Fetcher, size: tuple[int, ...], fields: Sequence[str], count: int, seed: int) -> list[Batch]:
+    """Return samples to calibrate on, as many as there are at most; those that cannot be decoded are left out."""
+    total = fetcher.dataset.num_samples
+    sample_ids = np.sort(Orders(total, min(count, total), 1, seed, 1).sample_ids(0))
+    batches = []
+    for start in range(0, len(sample_ids), _AT_ONCE):
+        fetched = fetch_patiently(fetcher, sample_ids[start : start + _AT_ONCE], 0, size)
+        if len(fetched.kept_rows):
+            batches.append({name: fetched.inputs[name] for name in fields})
+    if not batches:
+        raise ConfigError(f"dataset {fetcher.dataset.uri}: none of {len(sample_ids)} samples to calibrate on is whole")
+    return batches
+
+
+def export_smaller(
+    path: Path,
+    asked: Asked,
+    onnx: Path | None = None,
+    dataset: str | None = None,
+    view: ViewSpec | None = None,
+    calibrate: str | None = None,
+    say: Callable[[str], object] = lambda text: None,
+    **export: Any,
+) -> tuple[dict[str, Any], Scores | None, list[Smaller]]:
+    """Export a run's newest checkpoint in float32, as `export_run` does, and what else is asked for of that file.
+
+    Args:
+        path: the run's folder.
+        asked: which files.
+        onnx: where the one in float32 goes, as `export_run` has it.
+        dataset: what they are evaluated on; None: the run's own.
+        view: how its samples are seen; None: as the run sees them.
+        calibrate: the dataset of the calibration's samples; None: the one that the run trains on where its file names
+            it, else that of the evaluation.
+        say: is told what is tried.
+        export: further arguments of `export_run`.
+
+    Returns:
+        As `export_run`; of the float32 file, where others are asked for; the others.
+
+    Raises:
+        ConfigError: as `export_run` and `make_smaller`; nothing was written then but what `export_run` writes.
+        CannotWrite: as `export_run`.
+        NotFinite: a file's outputs are not finite.
+    """
+    peer, safetensors = export.get("peer", ""), export.get("safetensors")
+    onnx = onnx or path / f"{peer or FIRST}.onnx"
+    refuse_targets(onnx, *([safetensors] if safetensors else []), *asked.files.values())
+    exported = export_run(path, onnx, dataset, view, batch=asked.batch, **export)
+    if not asked.files:
+        return exported, None, []
+    trained = load_student(path, peer)
+    settings = trained.settings
+    fetcher, _ = trained_data(trained, dataset, view)
+    of = calibrate or settings.data.dataset or fetcher.dataset.uri
+    learned, _ = trained_data(trained, of, view)
+    with tempfile.TemporaryDirectory(prefix="distillog-") as folder:
+        base = onnx
+        if asked.batch is not None:  # which is of no use to calibrate and to evaluate
+            base = Path(folder) / onnx.name
+            export_run(path, base, dataset, view, **{**export, "safetensors": None})
+        fields = [each.name for each in declared_inputs(base, "cpu")]
+        batches = calibration(learned, settings.student.size, fields, asked.samples, asked.seed)
+        measure = Measure(fetcher, settings.student.size, settings.evaluation.batch_size, base)
+        before, written = make_smaller(base, asked, batches, measure, say)
+    for each in (fetcher, learned):
+        each.close()
+    return exported, before, written
+
+
+def make_smaller(
+    of_float: Path, asked: Asked, batches: Sequence[Batch], measure: Measure, say: Callable[[str], object]
+) -> tuple[Scores, list[Smaller]]:
+    """Write the files that are asked for, each once it is good enough.
+
+    Args:
+        of_float: the file in float32; its batch is dynamic.
+        asked: which.
+        batches: samples to calibrate static int8 on.
+        measure: what files are held against.
+        say: is told what is tried.
+
+    Returns:
+        The float32 file's scores, and what was written.
+
+    Raises:
+        ConfigError: nothing in it can have fewer bits, or it loses too much.
+        NotFinite: a file's outputs are not finite.
+        CannotWrite: the disk refuses.
+    """
+    before, written = measure.scores(of_float), []
+    largest = largest_weight(asked.weight_bits)
+    with Quantiser(of_float) as quantiser, tempfile.TemporaryDirectory(prefix="distillog-") as folder:
+        for key, path in asked.files.items():
+            fresh = Path(folder) / path.name
+            in_float: tuple[Layer, ...] = ()
+            if key == "int8":
+                _refuse_none(path, quantiser)
+                in_float = _static(path, fresh, quantiser, batches, largest, asked.max_drop, before, measure, say)
+            elif key == "int8_dynamic":
+                _refuse_dynamic(path, quantiser)
+                quantiser.dynamic(fresh, largest)
+            else:
+                quantiser.halves(fresh)
+            scores = measure.scores(fresh)
+            drop = scores.drop(before)
+            if drop > asked.max_drop:
+                raise ConfigError(_too_much(path, KINDS[key], drop, asked.max_drop))
+            if asked.batch is not None:
+                fix_batch(fresh, asked.batch)
+            content = fresh.read_bytes()
+            replace_file(path, lambda place, content=content: place.write_bytes(content))  # type: ignore[misc]
+            speed = latency(path, batches[0], batch=asked.batch)
+            written.append(
+                Smaller(
+                    KINDS[key],
+                    path,
+                    hashlib.sha256(content).hexdigest(),
+                    len(content),
+                    scores,
+                    drop,
+                    speed.p50_ms,
+                    speed.samples_per_s,
+                    len(quantiser.layers) - len(in_float),
+                    tuple(each.name for each in in_float),
+                )
+            )
+    return before, written
+
+
+def _static(
+    path: Path,
+    fresh: Path,
+    quantiser: Quantiser,
+    batches: Sequence[Batch],
+    largest: int,
+    max_drop: float,
+    before: Scores,
+    measure: Measure,
+    say: Callable[[str], object],
+) -> tuple[Layer, ...]:
+    """Write static int8; layers go back to float32, the most sensitive first, until the file is good enough."""
+    quantiser.static(fresh, batches, largest)
+    drop = measure.scores(fresh).drop(before)
+    in_float: tuple[Layer, ...] = ()
+    if drop <= max_drop:
+        return in_float
+    say(f"{path}: int8 loses {drop:.2f} points: measuring how sensitive each of {len(quantiser.layers)} layers is")
+    for layer in _most_sensitive(quantiser, batches, largest, fresh):
+        in_float += (layer,)
+        if len(in_float) == len(quantiser.layers):
+            break
+        quantiser.static(fresh, batches, largest, [each.node for each in in_float])
+        drop = measure.scores(fresh).drop(before)
+        say(f"{path}: with {layer.name} in float32, too, it loses {drop:.2f} points")
+        if drop <= max_drop:
+            return in_float
+    raise ConfigError(_too_much(path, "int8 of even one layer", drop, max_drop))
+
+
+def _most_sensitive(quantiser: Quantiser, batches: Sequence[Batch], largest: int, fresh: Path) -> list[Layer]:
+    """Sort layers by how far the outputs are off on the calibration samples when it alone has 8 bits."""
+    exact = [pick(predictor(quantiser.path)(batch), "") for batch in batches]
+    errors = {}
+    for layer in quantiser.layers:
+        quantiser.static(fresh, batches, largest, only=layer.node)
+        run = predictor(fresh)
+        pairs = zip(exact, (pick(run(batch), "") for batch in batches), strict=True)
+        errors[layer.node] = sum(float(np.square(_wide(one) - other).sum()) for one, other in pairs)
+    return sorted(quantiser.layers, key=lambda each: -errors[each.node])  # stable: equals in the graph's order
+
+
+def _wide(values: NDArray[Any]) -> NDArray[np.float64]:
+    return values.astype(np.float64)
+
+
+def _refuse_none(path: Path, quantiser: Quantiser) -> None:
+    if not quantiser.layers:
+        raise ConfigError(
+            f"{path}: not written: the student has no convolution and no product with a matrix of weights, which is "
+            "what has 8 bits: take --fp16"
+        )
+
+
+def _refuse_dynamic(path: Path, quantiser: Quantiser) -> None:
+    _refuse_none(path, quantiser)
+    if quantiser.num_convolutions:
+        raise ConfigError(
+            f"{path}: not written: the student has {quantiser.num_convolutions} convolutions, which dynamic int8 "
+            "leaves as they are: take --int8"
+        )
+
+
+def _too_much(path: Path, kind: str, drop: float, max_drop: float) -> str:
+    return (
+        f"{path}: not written: {kind} loses {drop:.2f} points, more than --max-drop {max_drop:g}: allow more, or "
+        "calibrate on more samples"
+    )

@@ -1,0 +1,141 @@
+"""Files of 8 and 16 bits: their weights' range, what falls back to float32, and what cannot be made."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from onnx import TensorProto, helper, numpy_helper
+
+from pipeline.datasets import open_dataset
+from pipeline.views import view_spec
+from pipeline.views.fetch import Fetcher
+from schemas.errors import ConfigError
+from student_trainer.quantising import FULL, REDUCED, has_vnni
+from student_trainer.smaller import Asked, Measure, Scores, calibration, make_smaller
+
+CPUINFO = "processor\t: 0\nmodel name\t: avx_vnni of a kind\nflags\t\t: fpu sse {}\n"
+
+
+@given(st.sampled_from(["avx512_vnni", "avx_vnni"]), st.lists(st.sampled_from(["avx2", "avx512f", "fma"])))
+def test_vnni_is_read_from_the_flags_alone(flag: str, others: list[str]) -> None:
+    assert has_vnni(CPUINFO.format(" ".join([*others, flag])))
+    assert not has_vnni(CPUINFO.format(" ".join(others)))
+    assert has_vnni("Features\t: fp asimd evtstrm\n")
+    assert not has_vnni("")
+
+
+def by_class_means(path: Path, loud: float) -> Path:
+    """Digits by three products: the first copies, the second adds a channel that is `loud`, the third ignores that."""
+    data = open_dataset("digits?split=train")
+    ids = np.arange(data.num_samples)
+    images, labels = data.read(ids).fields["image"].reshape(-1, 64), data.labels(ids)
+    means = np.stack([images[labels == each].mean(axis=0) for each in range(10)])
+    second = np.concatenate([np.eye(64), np.full((64, 1), loud / 64)], axis=1)
+    third = np.concatenate([2 * means.T, np.zeros((1, 10))])
+    arrays = {"flat": np.array([-1, 64])}
+    arrays |= {
+        name: values.astype(np.float32)
+        for name, values in (("a.weight", np.eye(64)), ("b.weight", second), ("c.weight", third))
+    }
+    arrays["c.bias"] = -np.square(means).sum(axis=1).astype(np.float32)
+    nodes = [
+        helper.make_node("Reshape", ["image", "flat"], ["x"], name="reshape"),
+        helper.make_node("MatMul", ["x", "a.weight"], ["y"], name="first"),
+        helper.make_node("MatMul", ["y", "b.weight"], ["z"], name="second"),
+        helper.make_node("Gemm", ["z", "c.weight", "c.bias"], ["logits"], name="third"),
+    ]
+    graph = helper.make_graph(
+        nodes,
+        "g",
+        [helper.make_tensor_value_info("image", TensorProto.FLOAT, ["batch", 1, 8, 8])],
+        [helper.make_tensor_value_info("logits", TensorProto.FLOAT, ["batch", 10])],
+        [numpy_helper.from_array(values, name) for name, values in arrays.items()],
+    )
+    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=10), path)
+    return path
+
+
+def made(path: Path, asked: Asked) -> tuple[Scores, dict[str, object], list[str]]:
+    fetcher = Fetcher(open_dataset("digits?split=test"), view_spec("none", {}))
+    said: list[str] = []
+    batches = calibration(fetcher, (), ["image"], 100, 3)
+    before, (written,) = make_smaller(path, asked, batches, Measure(fetcher, (), 200, path), said.append)
+    return before, written.as_dict(), said
+
+
+def int8_weights(path: Path) -> dict[str, np.ndarray]:
+    arrays = {each.name: numpy_helper.to_array(each) for each in onnx.load(path).graph.initializer}
+    return {name: values for name, values in arrays.items() if values.dtype == np.int8 and values.ndim > 1}
+
+
+@pytest.mark.parametrize("bits", ["7", "8"])
+def test_weights_use_the_range_that_the_cpu_adds_up_without_saturation(tmp_path: Path, bits: str) -> None:
+    path = by_class_means(tmp_path / "m.onnx", 0.0)
+    before, written, said = made(path, Asked({"int8": tmp_path / "q.onnx"}, weight_bits=bits))
+    weights = int8_weights(tmp_path / "q.onnx")
+    assert len(weights) == 3
+    assert {int(each.max()) for each in weights.values()} == {REDUCED if bits == "7" else FULL}
+    assert all(each.min() >= (-64 if bits == "7" else -128) for each in weights.values())
+    assert (written["in_float"], written["layers"], said) == ((), 3, [])
+    assert before.accuracy is not None
+    assert before.accuracy > 0.85
+    assert before.agreement == 1.0
+    assert abs(float(str(written["accuracy"])) - before.accuracy) <= 0.01
+    again = tmp_path / "again.onnx"
+    made(path, Asked({"int8": again}, weight_bits=bits))
+    assert again.read_bytes() == (tmp_path / "q.onnx").read_bytes()
+
+
+def test_layers_that_cost_accuracy_stay_in_float_and_no_others(tmp_path: Path) -> None:
+    path = by_class_means(tmp_path / "m.onnx", 1e5)
+    _, written, said = made(path, Asked({"int8": tmp_path / "q.onnx"}))
+    assert set(written["in_float"]) == {"b", "c"}  # type: ignore[call-overload]
+    assert written["layers"] == 1
+    assert list(int8_weights(tmp_path / "q.onnx")) == ["a.weight_quantized"]
+    assert len(said) == 3
+    assert float(str(written["drop"])) <= 1.0
+
+
+def test_a_file_that_loses_too_much_is_not_written(tmp_path: Path) -> None:
+    path = by_class_means(tmp_path / "m.onnx", 1e5)
+    says = r"q\.onnx: not written: dynamic int8 loses \d+\.\d+ points, more than --max-drop 1"
+    with pytest.raises(ConfigError, match=says):
+        made(path, Asked({"int8_dynamic": tmp_path / "q.onnx"}))
+    assert not (tmp_path / "q.onnx").exists()
+
+
+def test_a_student_without_weights_has_nothing_to_write_in_8_bits(tmp_path: Path) -> None:
+    graph = helper.make_graph(
+        [helper.make_node("GlobalAveragePool", ["image"], ["logits"])],
+        "g",
+        [helper.make_tensor_value_info("image", TensorProto.FLOAT, ["batch", 1, 8, 8])],
+        [helper.make_tensor_value_info("logits", TensorProto.FLOAT, ["batch", 1, 1, 1])],
+    )
+    path = tmp_path / "m.onnx"
+    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=10), path)
+    for kind in ("int8", "int8_dynamic"):
+        with pytest.raises(ConfigError, match="no convolution and no product with a matrix of weights"):
+            made(path, Asked({kind: tmp_path / "q.onnx"}))
+
+
+def test_layers_that_share_their_weights_compute_the_same_in_dynamic_int8(tmp_path: Path) -> None:
+    """ONNX Runtime turns the weights of products round, once for each that takes them."""
+    draw = np.random.default_rng(0)
+    weights = (draw.normal(size=(64, 64)) / 8).astype(np.float32)
+    nodes = [
+        helper.make_node("Flatten", ["image"], ["x"]),
+        helper.make_node("Gemm", ["x", "w"], ["y"], transB=1),
+        helper.make_node("Gemm", ["y", "w"], ["logits"], transB=1),
+    ]
+    shapes = {"image": ["batch", 1, 8, 8], "logits": ["batch", 64]}
+    taken, given = (helper.make_tensor_value_info(name, TensorProto.FLOAT, shape) for name, shape in shapes.items())
+    graph = helper.make_graph(nodes, "g", [taken], [given], [numpy_helper.from_array(weights, "w")])
+    path = tmp_path / "m.onnx"
+    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=10), path)
+    _, written, _ = made(path, Asked({"int8_dynamic": tmp_path / "q.onnx"}, max_drop=100.0))
+    assert float(str(written["error"])) < 0.05
