@@ -1,4 +1,4 @@
-"""The curves of runs as one SVG: a panel for the loss, and one for each score that an evaluation gave."""
+"""Curves as one SVG, a panel for each figure: of runs the loss and each score, of models their speed."""
 
 from __future__ import annotations
 
@@ -24,12 +24,22 @@ text { font: 12px system-ui, sans-serif; fill: #57606a }
 """
 
 
-def picture(names: Sequence[str], runs: Sequence[Curves]) -> str:
-    """Return the SVG; `names` are the runs', in the order of their curves."""
+def picture(
+    names: Sequence[str], runs: Sequence[Curves], below: str = "step", *, what: str = "runs", doubling: bool = False
+) -> str:
+    """Return the SVG.
+
+    Args:
+        names: of the runs or models, in the order of their curves.
+        runs: their curves; a panel for each title, with a line of each that has it.
+        below: what the axis below is of.
+        what: they are, for who cannot see them.
+        doubling: whether that axis is logarithmic, and each value a dot on it.
+    """
     titles = list(dict.fromkeys(title for run in runs for title in run))
     rows = max(1, -(-len(titles) // _COLUMNS))
     width, height = _COLUMNS * _WIDTH, rows * _HEIGHT + 28
-    label = f"curves of the runs {', '.join(names)}"
+    label = f"curves of the {what} {', '.join(names)}"
     parts = [
         f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} {height}" role="img" '
         f'aria-label="{escape(label)}">',
@@ -43,18 +53,23 @@ def picture(names: Sequence[str], runs: Sequence[Curves]) -> str:
     for number, title in enumerate(titles):
         row, column = divmod(number, _COLUMNS)
         lines = [run.get(title, []) for run in runs]
-        parts += [f'<g transform="translate({column * _WIDTH} {row * _HEIGHT + 28})">', *_panel(title, lines), "</g>"]
+        parts += [
+            f'<g transform="translate({column * _WIDTH} {row * _HEIGHT + 28})">',
+            *_panel(title, lines, below, doubling),
+            "</g>",
+        ]
     return "\n".join([*parts, "</svg>"]) + "\n"
 
 
-def _panel(title: str, lines: Sequence[Curve]) -> list[str]:
+def _panel(title: str, lines: Sequence[Curve], below: str, doubling: bool) -> list[str]:
     steps = [step for line in lines for step, _ in line]
     values = [value for line in lines for _, value in line]
     low, high, step = _scale(min(values), max(values))
     first, last = min(steps), max(steps)
 
     def place(at: float, value: float) -> tuple[float, float]:
-        x = _LEFT + (at - first) / (last - first or 1) * (_WIDTH - _LEFT - _RIGHT)
+        share = math.log(at / first) / (math.log(last / first) or 1) if doubling else (at - first) / (last - first or 1)
+        x = _LEFT + share * (_WIDTH - _LEFT - _RIGHT)
         return x, _HEIGHT - _BOTTOM - (value - low) / (high - low) * (_HEIGHT - _TOP - _BOTTOM)
 
     parts = [_text(_LEFT, _TOP - 14, title, kind="title")]
@@ -63,16 +78,16 @@ def _panel(title: str, lines: Sequence[Curve]) -> list[str]:
         _, y = place(first, value)
         parts.append(f'<path class="grid" d="M{_LEFT} {y:.1f}H{_WIDTH - _RIGHT}"/>')
         parts.append(_text(_LEFT - 8, y + 4, f"{value:.6g}", "end"))
-    for at, anchor in ((first, "start"), (last, "end")):
+    for at, anchor in ((first, "start"), (last, "end"))[: 2 if last > first else 1]:
         parts.append(_text(place(at, low)[0], _HEIGHT - _BOTTOM + 18, f"{at:,}", anchor))
-    parts.append(_text((_LEFT + _WIDTH - _RIGHT) / 2, _HEIGHT - _BOTTOM + 18, "step", "middle"))
+    parts.append(_text((_LEFT + _WIDTH - _RIGHT) / 2, _HEIGHT - _BOTTOM + 18, below, "middle"))
     for number, line in enumerate(lines):
         places = [place(*each) for each in _thinned(line)]
         colour = _colour(number)
         if len(places) > 1:
             drawn = "L".join(f"{x:.1f} {y:.1f}" for x, y in places)
             parts.append(f'<path class="line" stroke="{colour}" d="M{drawn}"/>')
-        else:
+        if doubling or len(places) == 1:
             parts += [f'<circle fill="{colour}" cx="{x:.1f}" cy="{y:.1f}" r="3.5"/>' for x, y in places]
     return parts
 

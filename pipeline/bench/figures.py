@@ -11,6 +11,7 @@ from typing import Any
 from pipeline.bench.inputs import Inputs
 
 _FIGURES = ("p50_ms", "p95_ms", "p99_ms", "samples_per_s", "peak_bytes")
+_DRAWN = {"p50_ms": "p50 of a call, ms", "samples_per_s": "samples/s", "p95_ms": "p95 of a call, ms"}
 _COMPARED = ("p50_ms", "samples_per_s", "peak_bytes")
 
 
@@ -82,6 +83,26 @@ def as_dicts(found: Sequence[Measured], price_per_hour: float | None = None) -> 
     """Return all figures as JSON has them; each configuration's first model is what the others are compared with."""
     firsts: dict[Configuration, Measured] = {}
     return [_as_dict(each, firsts.setdefault(each.configuration, each), price_per_hour) for each in found]
+
+
+def as_curves(found: Sequence[Measured]) -> tuple[list[str], list[dict[str, list[tuple[int, float]]]]]:
+    """Return names, and of each its medians by batch size: figure -> (batch size, value), rising.
+
+    A model has a name for each number of threads and provider that it was run with.
+    """
+    threads = {each.configuration.threads for each in found}
+    providers = {each.configuration.provider for each in found}
+    curves: dict[str, dict[str, list[tuple[int, float]]]] = {}
+    for each in sorted(found, key=lambda one: one.configuration.batch_size):
+        how = each.configuration
+        name = each.model.name
+        name += f", {how.threads or 'all'} threads" if len(threads) > 1 else ""
+        name += f", {how.provider}" if len(providers) > 1 else ""
+        for figure, title in _DRAWN.items():
+            spread = each.spread(figure)
+            if spread is not None:
+                curves.setdefault(name, {}).setdefault(title, []).append((how.batch_size, spread.median))
+    return list(curves), list(curves.values())
 
 
 def _as_dict(each: Measured, first: Measured, price_per_hour: float | None) -> dict[str, Any]:

@@ -57,6 +57,12 @@ _TIMED = (
 @click.option(
     "--seconds", type=Seconds(0.001), default=1.0, show_default=True, help="Of timed calls in each round, about."
 )
+@click.option(
+    "--svg",
+    type=click.Path(dir_okay=False, path_type=Path),
+    metavar="FILE",
+    help="Draw latency and throughput by batch size into this file.",
+)
 @click.option("--dataset", metavar="URI", help="Samples for the runs' students.  [default: each run file's]")
 @VIEW
 @VIEW_PARAM
@@ -72,6 +78,7 @@ def bench(
     price_per_hour: float | None,
     rounds: int,
     seconds: float,
+    svg: Path | None,
     dataset: str | None,
     view: str | None,
     view_params: tuple[str, ...],
@@ -83,7 +90,7 @@ def bench(
 
     The second and all others are compared with the first.
     """
-    from pipeline.bench.figures import as_dicts
+    from pipeline.bench.figures import as_curves, as_dicts
     from pipeline.bench.rounds import configurations, measure
     from pipeline.progress import Progress
 
@@ -91,6 +98,10 @@ def bench(
         raise click.UsageError("a model is given twice")
     if not math.isfinite(price_per_hour or 0.0):
         raise click.UsageError(f"--price-per-hour {price_per_hour}: no price")
+    if svg is not None:
+        from student_trainer.run.folder import refuse_targets
+
+        refuse_targets(svg)
     seen_as = chosen_view(view, view_params)
     with Progress(title="bench", quiet=quiet) as progress:
         rows = max(batch_size)
@@ -107,13 +118,27 @@ def bench(
             )
 
         found = measure(opened, asked, rounds, seconds, show)
+    if svg is not None:
+        from pipeline.whole_files import write_whole
+        from student_trainer.curves import picture
+
+        write_whole(svg, picture(*as_curves(found), "batch size", what="models", doubling=True))
     results = as_dicts(found, price_per_hour)
     if as_json:
         described = [
             {"name": each.name, "path": str(each.path), "file_bytes": each.file_bytes, "inputs": each.data}
             for each in opened
         ]
-        print_json({"timed": _TIMED, "rounds": rounds, "seconds": seconds, "models": described, "results": results})
+        print_json(
+            {
+                "timed": _TIMED,
+                "rounds": rounds,
+                "seconds": seconds,
+                "models": described,
+                "results": results,
+                "svg": svg and str(svg),
+            }
+        )
         return
     print_table(_table(results, {each.name: each.file_bytes for each in opened}, price_per_hour is not None))
     click.echo(f"\ntimed: {_TIMED}; {rounds} rounds of {seconds:g} s, each in a fresh process")
@@ -152,7 +177,9 @@ def _opened(
             from student_trainer.measuring import student_to_measure
 
             path, arrays = student_to_measure(folder / name, dataset, view, rows, say)
-            inputs, data, beside = Inputs(arrays, frozenset(arrays)), "its own data", external_data(path)
+            first = declared_inputs(path, provider)[0].shape[0]  # where `runs export --fixed-batch` has fixed it
+            inputs = Inputs(arrays, frozenset(arrays), first if isinstance(first, int) else None)
+            data, beside = "its own data", external_data(path)
         num_bytes = sum(file.stat().st_size for file in [path, *beside])
         models.append(Model(name, path, num_bytes, inputs, data))
     if unused:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from xml.etree import ElementTree
 
 import pytest
 from click.testing import CliRunner, Result
@@ -59,6 +60,19 @@ def test_a_run_that_was_not_exported_is_and_stands_beside_a_teacher(tmp_path: Pa
     assert row.split()[:4] == ["small", "cpu", "1", "70"]
     assert "timed: session.run alone" in told.stdout
     assert (tmp_path / "small/student.onnx").stat().st_mtime_ns == written
+
+
+def test_speeds_are_drawn_by_batch_size(tmp_path: Path) -> None:
+    one, other = classifier(tmp_path / "a&b.onnx"), classifier(tmp_path / "c.onnx")
+    file = tmp_path / "speed.svg"
+    sizes = ("--batch-size", "8", "--batch-size", "1", "--rounds", "1", "--seconds", "0.001", "--quiet")
+    told = bench(tmp_path, str(one), str(other), *sizes, "--svg", str(file), "--json")
+    assert told.exit_code == 0, told.output
+    assert json.loads(told.stdout)["svg"] == str(file)
+    root = ElementTree.parse(file).getroot()
+    texts = [each.text for each in root.iter("{http://www.w3.org/2000/svg}text")]
+    assert {str(one), str(other), "p50 of a call, ms", "samples/s", "1", "8", "batch size"} <= set(texts)
+    assert len(list(root.iter("{http://www.w3.org/2000/svg}circle"))) == 3 * 2 * 2
 
 
 REFUSED = {
