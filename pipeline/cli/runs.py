@@ -15,6 +15,7 @@ from pipeline.cli.runs_compare import compare
 from pipeline.cli.runs_evaluate import evaluate
 from pipeline.cli.runs_export import export
 from pipeline.cli.runs_options import FOLDER, NAME
+from pipeline.cli.runs_report import report
 from schemas.names import check_name
 
 if TYPE_CHECKING:
@@ -34,6 +35,7 @@ runs.add_command(bench)
 runs.add_command(compare)
 runs.add_command(chain)
 runs.add_command(export)
+runs.add_command(report)
 
 
 @runs.command()

@@ -61,7 +61,7 @@ def evaluate(
     if not chosen:
         few = {field: values[:2] for field, values in first.inputs.items()}
         chosen = metrics_by_default(settings, predictor(trained.outputs, trained.network.fields)(few), "--metric")
-    model = None if teacher is None else _opened(teacher, fetcher, declared)
+    model = None if teacher is None else opened(teacher, fetcher, declared)
     if model is not None:
         of_classes = model.teacher.class_output
         chosen = with_teacher(chosen, of_classes.name if of_classes else "")
@@ -86,7 +86,7 @@ def evaluate(
         click.echo(f"warning: run {name} is {text}", err=True)
 
 
-def _opened(path: Path, fetcher: Fetcher, declared: Declared) -> OnnxTeacher:
+def opened(path: Path, fetcher: Fetcher, declared: Declared) -> OnnxTeacher:
     """A teacher's file, to be run here."""
     import numpy as np
 

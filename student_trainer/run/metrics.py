@@ -47,6 +47,30 @@ def curves(path: Path) -> Curves:
     return found
 
 
+PACES = {
+    "batches_ready": "batches that lay ready (lead)",
+    "waited_s": "seconds waited for batches so far (lag)",
+    "samples_per_s": "samples/s",
+}
+"""Keys of "timing" -> what they are."""
+
+
+def paces(path: Path) -> Curves:
+    """Return how far the run's reader was ahead of its training, and how long that waited, step by step; by the clock.
+
+    Raises:
+        ConfigError: the file cannot be read.
+    """
+    found: Curves = {}
+    for line in _lines(path):
+        timing = line.get("timing")
+        for key, title in PACES.items():
+            value = timing.get(key) if isinstance(timing, dict) else None
+            if isinstance(value, int | float):
+                found.setdefault(title, []).append((line["step"], float(value)))
+    return found
+
+
 def _lines(path: Path) -> Iterator[dict[str, Any]]:
     try:
         content = path.read_bytes()

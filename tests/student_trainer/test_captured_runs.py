@@ -47,6 +47,12 @@ def test_a_run_learns_the_same_from_files_without_a_broker_and_may_change_betwee
     assert weights(runs, "files") == weights(runs, "log")
     assert report(runs, "files")["evaluation"] == report(runs, "log")["evaluation"]
     assert report(runs, "files")["files"] == {"records": 2 * NUM_ORDERS, "rows_left_out": 0}
+    for name in ("log", "files"):
+        without_kafka("runs", "report", name, "--no-speed", "--folder", runs)
+        page = (runs / name / "report.html").read_text()
+        assert f"stream {stream} ({logs.stream.manifest.stream_id})" in page
+        assert "t, weight 2, SHA-256 " in page
+        assert (f"captured in {folder}" in page) == (name == "files")
 
     cursors = []
     distillog.succeed("runs", "start", file("back"), "--set", "train.steps=30", "--folder", runs, "--quiet")

@@ -1,0 +1,237 @@
+"""`distillog runs report`: one HTML file that needs nothing else, and says what evaluations say."""
+
+from __future__ import annotations
+
+import base64
+import io
+import json
+import os
+import re
+import subprocess
+import sys
+from html.parser import HTMLParser
+from pathlib import Path
+
+import numpy as np
+import pytest
+from click.testing import CliRunner, Result
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.extra.numpy import arrays
+from PIL import Image
+from support.class_means import by_class_means
+
+from pipeline.cli import main
+from pipeline.datasets import open_dataset
+from student_trainer.evaluate import predictor
+from student_trainer.report.png import png
+from student_trainer.trained import load_student
+
+RUN = """
+name = "small"
+source = "dataset"
+[[losses]]
+name = "cross_entropy"
+key = "<script>alert(1)</script>&"
+[data]
+dataset = "digits?split=train"
+[student]
+name = "mlp"
+[train]
+batch_size = 50
+steps = 60
+log_every = 10
+[evaluation]
+dataset = "digits?split=test"
+every = 20
+"""
+VOID = {"br", "img", "meta", "path", "circle"}
+
+
+class Reader(HTMLParser):
+    """Elements that are closed in order, what they refer to, and their text."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.tags: list[str] = []
+        self.open: list[str] = []
+        self.sources: list[str] = []
+        self.texts: list[str] = []
+        self.feed(text)
+        self.close()
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append(tag)
+        assert not any(name.startswith("on") for name, _ in attrs)
+        self.sources += [value or "" for name, value in attrs if name in ("src", "href", "srcset", "action", "data")]
+        if tag not in VOID:
+            self.open.append(tag)
+
+    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.handle_starttag(tag, attrs)
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self.open.pop() == tag
+
+    def handle_data(self, data: str) -> None:
+        self.texts.append(data)
+
+
+def call(*arguments: object) -> Result:
+    return CliRunner().invoke(main, ["runs", *map(str, arguments)])
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("runs")
+    (folder / "small.toml").write_text(RUN)
+    result = call("start", folder / "small.toml", "--folder", folder, "--quiet")
+    assert result.exit_code == 0, result.output
+    by_class_means(folder / "teacher.onnx")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def page(folder: Path) -> str:
+    options = ("--no-speed", "--examples", 5, "--teacher", folder / "teacher.onnx", "--html", folder / "r.html")
+    result = call("report", "small", "--folder", folder, *options)
+    assert result.exit_code == 0, result.output
+    assert result.stdout == f"{folder}/r.html: {(folder / 'r.html').stat().st_size:,} bytes\n"
+    return (folder / "r.html").read_text()
+
+
+def test_it_is_whole_html_without_scripts_and_without_anything_from_elsewhere(page: str) -> None:
+    found = Reader(page)
+    assert page.startswith("<!DOCTYPE html>")
+    assert found.open == []
+    assert not {"script", "link", "iframe", "object", "a", "base", "form"} & set(found.tags)
+    assert all(each.startswith("data:image/png;base64,") for each in found.sources)
+    assert not re.findall(r"https?://|@import|url\(", page.replace("http://www.w3.org/2000/svg", ""))
+    assert found.tags.count("svg") == 2
+    assert "<script>alert(1)</script>&" in "".join(found.texts)
+
+
+def test_its_figures_are_those_of_an_evaluation(folder: Path, page: str) -> None:
+    own = json.loads(
+        call("evaluate", "small", "--folder", folder, "--teacher", folder / "teacher.onnx", "--json").stdout
+    )
+    rows = dict(re.findall(r"<tr><th scope=row>([^<]*)</th>(.*)</tr>", page))
+    cells = {name: re.findall(r"<td class=n>([^<]*)</td>", row) for name, row in rows.items()}
+    student, teacher = own["accuracy"], own["teacher_accuracy"]
+    assert cells["accuracy"] == [f"{student:.4g}", f"{teacher:.4g}", f"{student / teacher:.3g}"]
+    assert cells["calibration error (ECE)"][0] == f"{own['ece']:.4g}"
+    assert cells["same class as the teacher"][0] == f"{own['agreement_top1']:.4g}"
+    data = open_dataset("digits?split=test")
+    ids = np.arange(data.num_samples)
+    labels = data.labels(ids)
+    trained = load_student(folder / "small")
+    best = predictor(trained.outputs, trained.network.fields)(data.read(ids).fields)["logits"].argmax(axis=1)
+    for number in range(10):
+        of_class = labels == number
+        assert cells[str(number)][0] == f"{of_class.sum()}"
+        assert float(cells[str(number)][1]) == pytest.approx(float((best[of_class] == number).mean()), abs=1e-4)
+
+
+def test_examples_are_samples_that_both_name_differently_with_their_pictures(folder: Path, page: str) -> None:
+    found = re.findall(
+        r'src="data:image/png;base64,([^"]+)"><figcaption>sample (\d+)<br>student: (\d) .*?: (\d) ', page
+    )
+    assert 0 < len(found) <= 5
+    data = open_dataset("digits?split=test")
+    for content, number, student, teacher in found:
+        assert student != teacher
+        image = np.asarray(Image.open(io.BytesIO(base64.b64decode(content))))
+        sample = data.read(np.array([int(number)])).fields["image"][0, 0]
+        assert np.abs(image / 255 - sample / sample.max()).max() < 0.01
+
+
+def test_equal_weights_give_an_equal_file(folder: Path, page: str, tmp_path: Path) -> None:
+    options = ("--no-speed", "--examples", 5, "--teacher", folder / "teacher.onnx", "--html", tmp_path / "again.html")
+    assert call("report", "small", "--folder", folder, *options).exit_code == 0
+    assert (tmp_path / "again.html").read_text() == page
+
+
+def test_without_a_teacher_it_shows_what_the_student_gets_wrong(folder: Path) -> None:
+    result = call("report", "small", "--folder", folder, "--no-speed")
+    assert result.exit_code == 0, result.output
+    page = (folder / "small/report.html").read_text()
+    assert "No teacher was given" in page
+    assert "another class than the label for" in page
+    assert "teacher right" not in page
+
+
+@pytest.mark.faults
+@pytest.mark.short
+def test_sizes_and_speeds_stand_beside_one_another(folder: Path) -> None:
+    result = call("report", "small", "--folder", folder, "--teacher", folder / "teacher.onnx")
+    assert result.exit_code == 0, result.output
+    page = (folder / "small/report.html").read_text()
+    size = (folder / "teacher.onnx").stat().st_size
+    assert re.search(rf"bytes of ONNX</th><td class=n>[\d,]+</td><td class=n>{size:,}</td>", page)
+    assert re.search(r"samples/s</th><td class=n>[\d,]+</td><td class=n>[\d,]+</td>", page)
+    assert not (folder / "small/student.onnx").exists()
+
+
+def test_what_cannot_be_told_is_one_line(folder: Path) -> None:
+    assert "there is no run" in call("report", "other", "--folder", folder).stderr
+    own = call("report", "small", "--folder", folder, "--html", folder / "small/run.toml")
+    assert "is the run's own" in own.stderr
+
+
+@given(arrays(np.uint8, st.tuples(st.sampled_from([1, 3]), st.integers(1, 9), st.integers(1, 9))))
+def test_a_picture_is_read_back_as_it_was(values: np.ndarray) -> None:
+    image = np.asarray(Image.open(io.BytesIO(png(values))))
+    assert (image.reshape(*values.shape[1:], -1) == values.transpose(1, 2, 0)).all()
+
+
+BROWSER = """
+import json, sys
+from PyQt6.QtCore import QUrl
+from PyQt6.QtWebEngineCore import QWebEnginePage
+from PyQt6.QtWebEngineWidgets import QWebEngineView
+from PyQt6.QtWidgets import QApplication
+class Page(QWebEnginePage):
+    def javaScriptConsoleMessage(self, level, message, line, source):
+        said.append(message)
+    def acceptNavigationRequest(self, url, kind, main):
+        asked.append(url.toString())
+        return True
+said, asked = [], []
+application = QApplication(sys.argv)
+view = QWebEngineView()
+page = Page(view)
+view.setPage(page)
+view.resize(1000, 800)
+view.show()
+LOOK = "({title: document.title, pictures: [...document.images].map(each => each.complete && each.naturalWidth > 0),"
+LOOK += " drawn: [...document.querySelectorAll('svg')].map(each => each.getBoundingClientRect().height > 100),"
+LOOK += " asked: performance.getEntriesByType('resource').filter(each => !each.name.startsWith('data:')).length,"
+LOOK += " rows: document.querySelectorAll('tr').length})"
+def tell(found):
+    print(json.dumps(found | {"said": said, "navigated": len(asked)}))
+    application.quit()
+page.loadFinished.connect(lambda ok: page.runJavaScript(LOOK, tell) if ok else application.exit(3))
+page.load(QUrl.fromLocalFile(sys.argv[1]))
+application.exec()
+"""
+
+
+@pytest.mark.faults
+def test_a_browser_opens_it_draws_all_of_it_and_asks_for_nothing_more(folder: Path, page: str) -> None:
+    pytest.importorskip("PyQt6.QtWebEngineWidgets", reason="needs Chromium: pip install PyQt6-WebEngine")
+    environment = {
+        **os.environ,
+        "QT_QPA_PLATFORM": "offscreen",
+        "QTWEBENGINE_CHROMIUM_FLAGS": "--no-sandbox --disable-gpu",
+        "PYTHONPATH": os.pathsep.join(sys.path),
+    }
+    script = [sys.executable, "-c", BROWSER, str(folder / "r.html")]
+    done = subprocess.run(script, env=environment, capture_output=True, text=True, timeout=90)
+    assert done.returncode == 0, done.stderr
+    found = json.loads(done.stdout.splitlines()[-1])
+    assert found["title"] == "small"
+    assert len(found["pictures"]) == page.count("<img ") > 0
+    assert all(found["pictures"])
+    assert found["drawn"] == [True, True]
+    assert (found["asked"], found["said"], found["navigated"]) == (0, [], 1)
+    assert found["rows"] == page.count("<tr>")
