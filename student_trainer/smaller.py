@@ -1,7 +1,4 @@
-"""A run's exported student in int8 or float16, beside the one in float32: how near it stays, and what stays in float.
-
-Letters: N samples of a batch, C classes.
-"""
+"""A run's exported student in int8 or float16, beside the one in float32: how good each is, and what stays in float."""
 
 from __future__ import annotations
 
@@ -16,15 +13,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.bench.inputs import declared_inputs
-from pipeline.fault_limit import FaultLimit
-from pipeline.sequence import Sequence as Orders
-from pipeline.views.fetch import Fetcher
-from pipeline.views.patience import fetch_patiently
 from pipeline.whole_files import replace_file
-from schemas.errors import ConfigError, NotFinite
+from schemas.errors import ConfigError
 from schemas.records import ViewSpec
 from student_trainer.evaluate import predictor
 from student_trainer.export import fix_batch, latency
+from student_trainer.fidelity import Measure, Scores, calibration
 from student_trainer.launch import export_run, trained_data
 from student_trainer.learning.student_outputs import pick
 from student_trainer.quantising import Batch, Layer, Quantiser, largest_weight
@@ -34,8 +28,6 @@ from student_trainer.trained import load_student
 
 KINDS = {"int8": "int8", "int8_dynamic": "dynamic int8", "fp16": "float16"}
 """What is asked for -> what it is called."""
-_AT_ONCE = 64
-"""Calibration samples of one call."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,62 +46,6 @@ class Asked:
     """As `largest_weight` takes it."""
     batch: int | None = None
     """The one batch that the files take."""
-
-
-@dataclass(frozen=True, slots=True)
-class Scores:
-    """A file on the evaluation's data, beside the one in float32."""
-
-    num_samples: int
-    accuracy: float | None
-    """None: no labels, or not one row of classes a sample."""
-    agreement: float
-    """Share of rows, of positions where there are some, in which both have the same likeliest class."""
-    error: float
-    """Root mean square of the difference of all outputs' numbers, over that of the numbers."""
-
-    def drop(self, of_float: Scores) -> float:
-        """Points lost."""
-        if self.accuracy is None or of_float.accuracy is None:
-            return 100 * (1 - self.agreement)
-        return 100 * (of_float.accuracy - self.accuracy)
-
-
-class Measure:
-    """The evaluation's data under its view, which files are run on."""
-
-    def __init__(self, fetcher: Fetcher, size: tuple[int, ...], batch_size: int, of_float: Path) -> None:
-        self._fetcher, self._size, self._batch_size = fetcher, size, batch_size
-        self._float = predictor(of_float)
-
-    def scores(self, path: Path) -> Scores:
-        """Run a file, and the one in float32, over all samples.
-
-        Raises:
-            NotFinite: the file gives NaN or infinity.
-        """
-        run, dataset, faults = predictor(path), self._fetcher.dataset, FaultLimit("decoded")
-        num_samples = rows = same = labelled = hits = 0
-        off = whole = 0.0
-        for start in range(0, dataset.num_samples, self._batch_size):
-            sample_ids = np.arange(start, min(start + self._batch_size, dataset.num_samples))
-            fetched = fetch_patiently(self._fetcher, sample_ids, 0, self._size)
-            faults.leave_out(dataset.uri, None, sample_ids, fetched.faults)
-            if not len(fetched.kept_rows):
-                continue
-            found, wanted = pick(run(fetched.inputs), ""), pick(self._float(fetched.inputs), "")
-            if not np.isfinite(found).all():
-                raise NotFinite(f"{path.name}: gives NaN or infinity on {dataset.uri}; export it in float32 alone")
-            best, right = found.argmax(axis=-1), wanted.argmax(axis=-1)
-            num_samples, rows, same = num_samples + len(found), rows + best.size, same + int((best == right).sum())
-            off += float(np.square(found.astype(np.float64) - wanted).sum())
-            whole += float(np.square(wanted, dtype=np.float64).sum())
-            if best.ndim == 1:
-                labels = fetched.labels
-                labelled += int((labels >= 0).sum())
-                hits += int((best == labels)[labels >= 0].sum())
-        accuracy = hits / labelled if labelled else None
-        return Scores(num_samples, accuracy, same / max(1, rows), float(np.sqrt(off / whole)) if whole else 0.0)
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,20 +70,6 @@ class Smaller:
     def as_dict(self) -> dict[str, Any]:
         """Return it as JSON values."""
         return asdict(self) | asdict(self.scores) | {"path": str(self.path)}
-
-
-def calibration(fetcher: Fetcher, size: tuple[int, ...], fields: Sequence[str], count: int, seed: int) -> list[Batch]:
-    """Return samples to calibrate on, as many as there are at most; those that cannot be decoded are left out."""
-    total = fetcher.dataset.num_samples
-    sample_ids = np.sort(Orders(total, min(count, total), 1, seed, 1).sample_ids(0))
-    batches = []
-    for start in range(0, len(sample_ids), _AT_ONCE):
-        fetched = fetch_patiently(fetcher, sample_ids[start : start + _AT_ONCE], 0, size)
-        if len(fetched.kept_rows):
-            batches.append({name: fetched.inputs[name] for name in fields})
-    if not batches:
-        raise ConfigError(f"dataset {fetcher.dataset.uri}: none of {len(sample_ids)} samples to calibrate on is whole")
-    return batches
 
 
 def export_smaller(

@@ -11,7 +11,8 @@ from pipeline.cli.options import json_option, print_json, print_table
 from pipeline.cli.runs_options import FOLDER, NAME, PEER, VIEW, VIEW_PARAM, chosen_view
 
 if TYPE_CHECKING:
-    from student_trainer.smaller import Scores, Smaller
+    from student_trainer.fidelity import Scores
+    from student_trainer.smaller import Smaller
 
 _FILE = click.Path(dir_okay=False, path_type=Path)
 _DYNAMIC = (

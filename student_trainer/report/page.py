@@ -2,20 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from html import escape
-from typing import Any
 
 from student_trainer.curves import picture
 from student_trainer.report.gather import Facts
 from student_trainer.report.png import data_uri
-from student_trainer.report.samples import Example, Looked, is_picture, shown
+from student_trainer.report.sample import is_picture, shown
+from student_trainer.report.samples import Example, Looked
+from student_trainer.report.tables import called, figure, rows_of, section
 
 _STYLE = """
 body { font: 15px/1.5 system-ui, sans-serif; max-width: 62rem; margin: 2rem auto; padding: 0 1rem; color: #1f2328;
   background: #fff }
 h1, h2 { line-height: 1.2 } h2 { margin-top: 2.2rem }
-table { border-collapse: collapse; margin: .8rem 0 } th, td { padding: .25rem .8rem .25rem 0; text-align: left;
+table { border-collapse: collapse; margin: .8rem 0 } th { white-space: nowrap }
+th, td { padding: .25rem .8rem .25rem 0; text-align: left;
   vertical-align: top; border-bottom: 1px solid #8c959f55; overflow-wrap: anywhere }
 td.n, th.n { text-align: right; font-variant-numeric: tabular-nums; white-space: nowrap }
 .note { color: #57606a } pre { overflow: auto; background: #8c959f22; padding: .8rem }
@@ -37,27 +39,19 @@ def page(facts: Facts) -> str:
         '<meta name="viewport" content="width=device-width, initial-scale=1">',
         f"<title>{escape(name)}</title><style>{_STYLE}</style></head><body>",
         f"<h1>{escape(name)}</h1>",
-        *_section("What was distilled from what", _origin(facts)),
-        *_section("What came of it", _table(facts)),
-        *_section("Each class", _classes(facts.looked)),
-        *_section("Learning curves", _curves(name, facts.curves)),
-        *_section("Lead and lag", _paces(facts)),
-        *_section("Where they differ", _examples(facts)),
-        *_section(
+        *section("What was distilled from what", _origin(facts)),
+        *section("What came of it", _table(facts)),
+        *section("Each class", _classes(facts.looked)),
+        *section("Learning curves", _curves(name, facts.curves)),
+        *section("Lead and lag", _paces(facts)),
+        *section("Where they differ", _examples(facts)),
+        *section(
             "Settings",
             [f"<details><summary>the run file</summary><pre>{escape(facts.settings.as_toml())}</pre></details>"],
         ),
         "</body></html>",
     ]
     return "\n".join(parts) + "\n"
-
-
-def _section(title: str, content: Iterable[str]) -> Iterator[str]:
-    rows = list(content)
-    if rows:
-        yield f"<section><h2>{escape(title)}</h2>"
-        yield from rows
-        yield "</section>"
 
 
 def _origin(facts: Facts) -> Iterator[str]:
@@ -71,27 +65,27 @@ def _origin(facts: Facts) -> Iterator[str]:
         weights = {each.name: each.weight for each in settings.teachers}
         for name, sha256 in source.get("teachers", {}).items():
             rows.append(("teacher", f"{name}, weight {weights.get(name, 1.0):g}, SHA-256 {str(sha256)[:16]}"))
-    rows.append(("view", _called(source.get("view", {}).get("name"), source.get("view", {}).get("params", {}))))
+    rows.append(("view", called(source.get("view", {}).get("name"), source.get("view", {}).get("params", {}))))
     rows.append(
-        ("student", f"{_called(settings.student.name, settings.student.params)}, {facts.parameters:,} parameters")
+        ("student", f"{called(settings.student.name, settings.student.params)}, {facts.parameters:,} parameters")
     )
     if facts.summary["began_with"]:
         rows.append(("began with", facts.summary["began_with"]))
     for loss in settings.losses:
-        text = f"{_called(loss.name, loss.params)}, weight {loss.weight:g}, T {loss.temperature:g}"
+        text = f"{called(loss.name, loss.params)}, weight {loss.weight:g}, T {loss.temperature:g}"
         text += "".join(
             f", {key} {getattr(loss, key)}" for key in ("on", "against", "mean", "choose") if getattr(loss, key)
         )
         rows.append(("loss", text))
-    rate = f"{_called(settings.optimizer.name, settings.optimizer.params)}, rate {settings.optimizer.lr:g}"
-    rows.append(("optimizer", f"{rate}, {_called(settings.schedule.name, settings.schedule.params)}"))
+    rate = f"{called(settings.optimizer.name, settings.optimizer.params)}, rate {settings.optimizer.lr:g}"
+    rows.append(("optimizer", f"{rate}, {called(settings.schedule.name, settings.schedule.params)}"))
     train = settings.train
     average = "" if train.ema is None else f", average of weights {train.ema:g}"
     rows.append(("training", f"batches of {train.batch_size}, {train.precision}, seed {train.seed}{average}"))
     if facts.report.get("weights_sha256"):
         rows.append(("weights", f"SHA-256 {facts.report['weights_sha256']}"))
     rows.append(("made with", ", ".join(f"{key} {value}" for key, value in sorted(facts.machine.items()))))
-    yield from _rows(None, rows)
+    yield from rows_of(None, rows)
 
 
 def _table(facts: Facts) -> Iterator[str]:
@@ -99,7 +93,7 @@ def _table(facts: Facts) -> Iterator[str]:
     if looked is None:
         yield f'<p class="note">The last evaluation, since {escape(facts.why_not)}.</p>'
         scores = facts.summary["evaluation"] or {}
-        yield from _rows(None, [(key, _figure(value)) for key, value in scores.items()])
+        yield from rows_of(None, [(key, figure(value)) for key, value in scores.items()])
         return
     yield f"<p>On {looked.num_samples:,} samples of {escape(looked.dataset)}.</p>"
     if not taught:
@@ -111,21 +105,21 @@ def _table(facts: Facts) -> Iterator[str]:
             rows.append(_beside(_ROWS[key], looked.student[key], looked.teacher.get(key), taught))
     for key, text in (("agreement_top1", "same class as the teacher"), ("kl", "KL(teacher ‖ student), nats")):
         if key in looked.student:
-            rows.append((text, _figure(looked.student[key]), "", ""))
+            rows.append((text, figure(looked.student[key]), "", ""))
     own, its = facts.speeds.get("student"), facts.speeds.get("teacher")
     if own is not None:
         rows.append(_beside("bytes of ONNX", own.file_bytes, its.file_bytes if its else None, taught))
         for attribute, text in (("p50_ms", "one sample, ms"), ("samples_per_s", "samples/s")):
             pair = [getattr(each.latency, attribute) if each and each.latency else None for each in (own, its)]
             rows.append(_beside(text, pair[0], pair[1], taught))
-    yield from _rows(head, rows)
+    yield from rows_of(head, rows)
     if own is not None:
         yield '<p class="note">Speed was measured on one core of the machine that wrote this.</p>'
 
 
 def _beside(text: str, student: float | None, teacher: float | None, taught: bool) -> Sequence[object]:
     share = f"{student / teacher:.3g}" if student is not None and teacher else "-"
-    return (text, _figure(student), *((_figure(teacher), share) if taught else ()))
+    return (text, figure(student), *((figure(teacher), share) if taught else ()))
 
 
 def _classes(looked: Looked | None) -> Iterator[str]:
@@ -136,12 +130,12 @@ def _classes(looked: Looked | None) -> Iterator[str]:
             (
                 each["name"],
                 f"{each['samples']:,}",
-                _figure(each["student"]),
-                *((_figure(each["teacher"]),) if taught else ()),
+                figure(each["student"]),
+                *((figure(each["teacher"]),) if taught else ()),
             )
             for each in looked.classes
         )
-        yield from _rows(head, figures)
+        yield from rows_of(head, figures)
 
 
 def _curves(name: str, curves: Mapping[str, list[tuple[int, float]]]) -> Iterator[str]:
@@ -158,7 +152,7 @@ def _paces(facts: Facts) -> Iterator[str]:
         yield picture([facts.settings.name], [facts.paces])
     counted = {**facts.report.get("stream", {}), **facts.report.get("files", {})}
     if counted:
-        yield from _rows(("reading labels", ""), [(key, _figure(value)) for key, value in counted.items()])
+        yield from rows_of(("reading labels", ""), [(key, figure(value)) for key, value in counted.items()])
 
 
 def _examples(facts: Facts) -> Iterator[str]:
@@ -194,27 +188,3 @@ def _example(each: Example, names: Mapping[int, str]) -> str:
     said += [f"teacher: {named(each.teacher[0])} ({each.teacher[1]:.2f})"] if each.teacher else []
     said += [f"label: {named(each.label)}"] if each.label >= 0 else []
     return f"<figure>{''.join(parts)}<figcaption>{'<br>'.join(said)}</figcaption></figure>"
-
-
-def _rows(head: Sequence[str] | None, rows: Iterable[Sequence[object]]) -> Iterator[str]:
-    yield "<table>"
-    if head is not None:
-        cells = (f"<th{' class=n' if number else ''}>{escape(each)}</th>" for number, each in enumerate(head))
-        yield f"<thead><tr>{''.join(cells)}</tr></thead>"
-    yield "<tbody>"
-    for row in rows:
-        first, *others = (escape(str(each)) for each in row)
-        cells = (f"<td{' class=n' if head is not None else ''}>{each}</td>" for each in others)
-        yield f"<tr><th scope=row>{first}</th>{''.join(cells)}</tr>"
-    yield "</tbody></table>"
-
-
-def _called(name: object, params: Mapping[str, Any]) -> str:
-    inside = ", ".join(f"{key} = {value}" for key, value in params.items())
-    return f"{name} ({inside})" if inside else str(name)
-
-
-def _figure(value: object) -> str:
-    if isinstance(value, float):
-        return f"{value:,.4g}" if abs(value) < 1000 else f"{value:,.0f}"
-    return "-" if value is None else f"{value:,}" if isinstance(value, int) else str(value)

@@ -13,7 +13,6 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.datasets.base import Dataset, HasRaw
 from pipeline.fault_limit import FaultLimit
 from pipeline.progress import Progress
 from pipeline.views.fetch import Fetcher
@@ -21,12 +20,8 @@ from pipeline.views.patience import fetch_patiently
 from schemas.softmax import log_softmax
 from student_trainer.evaluate import Predict, seen
 from student_trainer.learning.student_outputs import pick
+from student_trainer.report.sample import is_picture, stored_text
 from student_trainer.scores.classes import Agreement, Classes
-
-_VALUES = 32
-"""Of a sample that is neither picture nor text."""
-_LETTERS = 1000
-"""Of a text."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -184,29 +179,4 @@ def _sample(fetcher: Fetcher, sample_id: int, size: tuple[int, ...]) -> tuple[di
     """What there is to be shown of a sample: its view's values, and its text."""
     fetched = fetch_patiently(fetcher, np.array([sample_id]), 0, size)
     values = {name: each[0] for name, each in sorted(fetched.inputs.items())}
-    return values, "" if any(is_picture(each) for each in values.values()) else _text(fetcher.dataset, sample_id)
-
-
-def is_picture(values: NDArray[Any]) -> bool:
-    """Whether an array is [1 or 3, height, width]."""
-    return values.ndim == 3 and values.shape[0] in (1, 3) and values.dtype.kind in "fu"
-
-
-def shown(values: NDArray[Any]) -> str:
-    """Return the first values of an array as text."""
-    flat = values.ravel()
-    texts = [f"{float(each):.4g}" if flat.dtype.kind == "f" else str(each) for each in flat[:_VALUES]]
-    return " ".join([*texts, *(["…"] if len(flat) > _VALUES else [])])
-
-
-def _text(dataset: Dataset, sample_id: int) -> str:
-    """The stored bytes where these are text in UTF-8; "" where the dataset gives none."""
-    if not isinstance(dataset, HasRaw):
-        return ""
-    try:
-        text = dataset.raw(sample_id).decode("utf-8")
-    except UnicodeDecodeError:
-        return ""
-    if any(not each.isprintable() and each not in "\n\t\r" for each in text):
-        return ""
-    return text if len(text) <= _LETTERS else f"{text[:_LETTERS]}…"
+    return values, "" if any(is_picture(each) for each in values.values()) else stored_text(fetcher.dataset, sample_id)

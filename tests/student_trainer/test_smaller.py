@@ -16,8 +16,9 @@ from pipeline.datasets import open_dataset
 from pipeline.views import view_spec
 from pipeline.views.fetch import Fetcher
 from schemas.errors import ConfigError
+from student_trainer.fidelity import Measure, Scores, calibration
 from student_trainer.quantising import FULL, REDUCED, has_vnni
-from student_trainer.smaller import Asked, Measure, Scores, calibration, make_smaller
+from student_trainer.smaller import Asked, make_smaller
 
 CPUINFO = "processor\t: 0\nmodel name\t: avx_vnni of a kind\nflags\t\t: fpu sse {}\n"
 
