@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import tempfile
 from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -111,20 +112,19 @@ def export_smaller(
         return exported, None, []
     trained = load_student(path, peer)
     settings = trained.settings
-    fetcher, _ = trained_data(trained, dataset, view)
-    of = calibrate or settings.data.dataset or fetcher.dataset.uri
-    learned, _ = trained_data(trained, of, view)
-    with tempfile.TemporaryDirectory(prefix="distillog-") as folder:
+    with ExitStack() as stack:
+        fetcher, _ = trained_data(trained, dataset, view)
+        stack.callback(fetcher.close)
+        learned, _ = trained_data(trained, calibrate or settings.data.dataset or fetcher.dataset.uri, view)
+        stack.callback(learned.close)
         base = onnx
         if asked.batch is not None:  # which is of no use to calibrate and to evaluate
-            base = Path(folder) / onnx.name
+            base = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="distillog-"))) / onnx.name
             export_run(path, base, dataset, view, **{**export, "safetensors": None})
         fields = [each.name for each in declared_inputs(base, "cpu")]
         batches = calibration(learned, settings.student.size, fields, asked.samples, asked.seed)
         measure = Measure(fetcher, settings.student.size, settings.evaluation.batch_size, base)
         before, written = make_smaller(base, asked, batches, measure, say)
-    for each in (fetcher, learned):
-        each.close()
     return exported, before, written
 
 

@@ -81,8 +81,10 @@ def _teacher(path: Path, file: Path, declared: Declared, dataset: str | None, vi
     from teacher_service.models.files import external_data
 
     fetcher, _ = trained_data(load_student(path), dataset, view, 1)
-    model = opened(file, fetcher, declared)
-    fetcher.close()
+    try:
+        model = opened(file, fetcher, declared)
+    finally:
+        fetcher.close()
     output = model.teacher.class_output
     if output is None:
         raise ConfigError(f"{file}: gives no classes to hold the student against: leave --teacher out")
