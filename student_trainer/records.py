@@ -20,7 +20,7 @@ from student_trainer.checkpoint import Checkpoint, save_checkpoint
 from student_trainer.evaluate import evaluate
 from student_trainer.learning.guard import looks_at_once
 from student_trainer.learning.peers import Peers
-from student_trainer.learning.trainee import Step
+from student_trainer.learning.step import Step
 from student_trainer.prefetch import Prefetcher
 from student_trainer.preparation import Evaluation
 from student_trainer.run.folder import RunFolder

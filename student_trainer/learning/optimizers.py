@@ -21,7 +21,7 @@ from schemas.errors import ConfigError
 from schemas.names import did_you_mean
 from student_trainer.learning.students import check_parameters
 from student_trainer.run.choices import choose
-from student_trainer.run.settings import GroupSettings, OptimizerSettings
+from student_trainer.run.optimizer_settings import GroupSettings, OptimizerSettings
 
 
 def sgd(

@@ -17,10 +17,11 @@ from torch import Tensor, nn
 from pipeline.hashing import hash_int, tag
 from schemas.errors import CheckpointError, ConfigError
 from student_trainer.batches import Batch
+from student_trainer.learning.step import Shown, Step
 from student_trainer.learning.student_outputs import probe
 from student_trainer.learning.students import Network
 from student_trainer.learning.terms import Term
-from student_trainer.learning.trainee import HALVES, Shown, Step, Trainee
+from student_trainer.learning.trainee import HALVES, Trainee
 from student_trainer.processes.world import World
 from student_trainer.run.peer_settings import FIRST
 from student_trainer.run.settings import RunSettings

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +21,7 @@ from student_trainer.learning.guard import Guard
 from student_trainer.learning.optimizers import build_optimizer, heeds_found_inf
 from student_trainer.learning.own_targets import OwnTargets
 from student_trainer.learning.schedules import build_schedule
+from student_trainer.learning.step import Shown, Step
 from student_trainer.learning.student_inputs import StudentInputs
 from student_trainer.learning.student_outputs import StudentOutputs, probe
 from student_trainer.learning.students import Network, build_student
@@ -43,35 +43,6 @@ _MASK = (1 << 63) - 1
 HALVES = {"bf16": torch.bfloat16, "fp16": torch.float16}
 _LEAST_SCALE = 2.0**-16
 """It begins at 2^16 and halves with each step skipped: 32 of them in a row, or more than ever come right again."""
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class Step:
-    """What a step came to, on the device: to read any of it is to wait for the device."""
-
-    loss: Tensor
-    """Scalar float32: the total."""
-    rows: dict[str, Tensor]
-    """Key of the loss -> [B] float32, times the rows' weights, without the loss's own."""
-    refused: Tensor
-    """Scalar float32: 1 where the loss or the gradient was not finite and the step was not taken."""
-    gradient_norm: Tensor | None = None
-    """Scalar float32: L2 norm of all gradients together before they were clipped; None: they are not."""
-
-    def bad_rows(self) -> Tensor:
-        """Return [B] bool: where a loss is not finite. All False where only the gradient is not."""
-        return ~torch.stack([torch.isfinite(rows) for rows in self.rows.values()]).all(dim=0)
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class Shown:
-    """A part of a batch, and what a student gives for it."""
-
-    part: Batch
-    outputs: Mapping[str, Tensor]
-    """Output -> [B, ...], with gradients."""
-    of_copies: dict[str, Mapping[str, Tensor]]
-    """The same of its copies, by whose weights they have, without."""
 
 
 class Trainee:

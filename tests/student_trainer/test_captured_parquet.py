@@ -320,8 +320,9 @@ def test_the_command_writes_tables_without_a_broker(tmp_path: Path) -> None:
     assert done.stdout == f"{path}: 80 samples of 20 of 20 orders\n"
     again = CliRunner().invoke(main, [*call, "--json"])
     assert json.loads(again.stdout)["tables"] == {"cnn": {"file": str(path), "orders": 20, "rows": 80, "new": False}}
-    for more in (["--check"], ["--follow"], ["--codec", "null"]):
-        assert "read FOLDER alone" in CliRunner().invoke(main, [*call, *more]).stderr
+    assert "give one of them" in CliRunner().invoke(main, [*call, "--check"]).stderr
+    for more in (["--follow"], ["--codec", "null"]):
+        assert "reads FOLDER alone" in CliRunner().invoke(main, [*call, *more]).stderr
     assert "give --parquet" in CliRunner().invoke(main, ["capture", "s", str(folder), "--dataset", "digits"]).stderr
     other = CliRunner().invoke(main, ["capture", "birds", *call[2:]])
     assert "is captured from stream 's', not from 'birds'" in other.stderr

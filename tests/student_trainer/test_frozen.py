@@ -19,7 +19,8 @@ from student_trainer.learning.optimizers import build_optimizer
 from student_trainer.learning.students import Network, build_student
 from student_trainer.learning.terms import resolve
 from student_trainer.learning.trainee import Trainee
-from student_trainer.run.settings import GroupSettings, OptimizerSettings, RunSettings, run_settings
+from student_trainer.run.optimizer_settings import GroupSettings, OptimizerSettings
+from student_trainer.run.settings import RunSettings, run_settings
 
 CNN = {"name": "cnn", "channels": [4, 4], "hidden": 8, "batch_norm": True, "dropout": 0.1}
 """Convolutions 0 and 3, batch norms 1 and 4, linear layers 8 and 11."""
