@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+from pipeline.datasets.audio_folder import audio_folder
 from pipeline.datasets.base import Dataset, Field, Samples, once_readable
 from pipeline.datasets.digits import digits
 from pipeline.datasets.image_folder import image_folder
@@ -20,6 +21,7 @@ from schemas.names import did_you_mean
 __all__ = ["DATASETS", "Dataset", "Field", "Samples", "open_dataset"]
 
 DATASETS: dict[str, Callable[[str, dict[str, str]], Dataset]] = {
+    "audio": audio_folder,
     "digits": digits,
     "images": image_folder,
     "mnist1d": mnist1d,

@@ -5,7 +5,6 @@ S: the side in pixels of an image where no other size is asked for.
 
 from __future__ import annotations
 
-import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar
@@ -13,7 +12,7 @@ from typing import ClassVar
 import numpy as np
 
 from pipeline.datasets.base import Dataset, Field, Ints, Parts, Samples, image_size
-from pipeline.datasets.folder import open_folder, refuse_outside
+from pipeline.datasets.folder import files_by_class, open_folder
 from pipeline.datasets.params import Params
 from pipeline.datasets.pictures import cut_out, need_pillow
 from pipeline.user_code import said
@@ -95,33 +94,8 @@ def image_folder(path: str, params: dict[str, str]) -> Dataset:
     taken.done()
     need_pillow("dataset images")
     root, folder = open_folder("images", path, split)
-    files, subfolders = _listed(root, folder)
-    labels = [-1] * len(files)
-    names: list[str] = []
-    for subfolder in subfolders:
-        inside, _ = _listed(root, folder / subfolder)
-        files += [f"{subfolder}/{file}" for file in inside]
-        labels += [len(names)] * len(inside)
-        names += [subfolder] if inside else []
+    files, labels, names = files_by_class(root, folder, SUFFIXES)
     if not files:
         raise ConfigError(f"no images in {folder} or its subfolders (known: {' '.join(SUFFIXES)})")
     uri = f"images:{path}?" + (f"split={split}&" if split else "") + f"size={size}&channels={channels}"
-    return ImageFolder(uri, folder, tuple(files), np.array(labels, np.int64), tuple(names), size, channels)
-
-
-def _listed(root: Path, folder: Path) -> tuple[list[str], list[str]]:
-    """Sorted names of (images, subfolders). Only links are resolved: a million files are listed in a second."""
-    files: list[str] = []
-    folders: list[str] = []
-    with os.scandir(folder) as entries:
-        for entry in entries:
-            if entry.name.startswith("."):
-                continue
-            is_image = entry.name.lower().endswith(SUFFIXES)
-            if entry.is_symlink() and (is_image or entry.is_dir()):
-                refuse_outside(root, Path(entry.path))
-            if entry.is_dir():
-                folders.append(entry.name)
-            elif is_image:
-                files.append(entry.name)
-    return sorted(files), sorted(folders)
+    return ImageFolder(uri, folder, files, labels, names, size, channels)

@@ -7,7 +7,7 @@ from urllib.parse import parse_qsl
 
 from schemas.errors import ConfigError
 
-FOLDERS = ("images", "npy")
+FOLDERS = ("audio", "images", "npy")
 """Names behind which a path is a folder of this machine."""
 
 

@@ -15,6 +15,7 @@ from pipeline.views import user
 from pipeline.views.affine import affine
 from pipeline.views.composed import JOINT, flat, in_a_row, joint_version, params_of, stages_of
 from pipeline.views.crop_flip import crop_flip, drawn
+from pipeline.views.log_mel import MAX_WINDOW, NUM_DRAWS, log_mel
 from pipeline.views.plain import plain, whole
 from pipeline.views.signal import signal
 from schemas.errors import ConfigError
@@ -38,7 +39,7 @@ class View:
 
     apply: Apply
     defaults: Mapping[str, Value]
-    """Every parameter and its default; defaults change nothing about a sample."""
+    """Every parameter and its default; defaults draw nothing."""
     version: int
     """Pinned by manifests."""
     draws: Mapping[str, int] = field(default_factory=dict)
@@ -50,7 +51,8 @@ class View:
     after: Apply | None = None
     """What follows those parts, where views stand in a row."""
     evaluation: Mapping[str, Value] | None = None
-    """Parameters of a user's view under which it augments nothing: an evaluation sets them. None: it does not say."""
+    """Parameters under which a view augments nothing: an evaluation sets them, and keeps the others. None: a user's
+    view does not say, and all of a built-in one augment."""
     open_ended: bool = False
     """Takes parameters that `defaults` does not name (a user's function with **params)."""
     thread_safe: bool = True
@@ -77,6 +79,16 @@ VIEWS: dict[str, View] = {
         {"crop_flip": 6},
         {"min_area": (1e-4, 1), "flip": (0, 1)},
         drawn,
+    ),
+    "log_mel": View(
+        log_mel,
+        {"window": 400, "hop": 160, "mels": 40, "rate": 16_000, "stride": 0}
+        | {"shift": 0.0, "noise": 0.0, "time_mask": 0.0, "mel_mask": 0.0},
+        1,
+        {"log_mel": NUM_DRAWS},
+        {"window": (16, MAX_WINDOW), "hop": (1, MAX_WINDOW), "mels": (1, 512), "rate": (1_000, 384_000)}
+        | {"shift": (0, 1), "time_mask": (0, 1), "mel_mask": (0, 1)},
+        evaluation={"shift": 0.0, "noise": 0.0, "time_mask": 0.0, "mel_mask": 0.0},
     ),
     "signal": View(
         signal, {"shift": 0.0, "scale": 0.0, "noise": 0.0}, 1, {"signal": 2}, {"shift": (0, 1), "scale": (0, 1)}
@@ -143,7 +155,7 @@ def evaluation_view(spec: ViewSpec) -> ViewSpec:
             for label, stage in stages_of(spec.name).items()
         }
         return _joined(spec.name, stages, view.version)
-    if spec.name in VIEWS:
+    if view.evaluation is None and spec.name in VIEWS:
         return view_spec(spec.name, {})
     if view.evaluation is None:
         function = spec.name.partition(":")[2]
@@ -201,6 +213,10 @@ def _checked(view: str, key: str, value: Any, default: Value, limits: Mapping[st
     low, high = limits.get(key, (0.0, float("inf"))) if view in VIEWS else (float("-inf"), float("inf"))
     if not low <= value <= high:
         raise ConfigError(f"view {view}: {key} is {value}: give a number from {low:g} to {high:g}")
+    if view in VIEWS and isinstance(default, int):
+        if value != int(value):
+            raise ConfigError(f"view {view}: {key} is {value}: give a whole number")
+        return int(value)
     return float(value) if isinstance(default, float) else value
 
 

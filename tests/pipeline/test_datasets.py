@@ -10,6 +10,7 @@ import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from PIL import Image
+from support.recordings import recordings
 from support.user_data import Endless
 
 from pipeline.datasets import DATASETS, Dataset, open_dataset
@@ -85,8 +86,9 @@ def images(tmp_path) -> Path:
 
 
 @pytest.fixture
-def uris(npy, images, user_module) -> dict[str, str]:
+def uris(npy, images, user_module, tmp_path) -> dict[str, str]:
     return {
+        "audio": f"audio:{recordings(tmp_path / 'audio')}?rate=8000&length=60",
         "digits": "digits?split=test",
         "mnist1d": "mnist1d?split=test&n=50",
         "npy": f"npy:{npy.parent}?split=train",
@@ -98,6 +100,7 @@ def uris(npy, images, user_module) -> dict[str, str]:
 def test_only_a_folder_of_this_machine_becomes_an_absolute_path(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     assert absolute("images:./photos?size=64&channels=1") == f"images:{tmp_path}/photos?size=64&channels=1"
+    assert absolute("audio:words?rate=8000") == f"audio:{tmp_path}/words?rate=8000"
     assert absolute("npy:../x") == f"npy:{tmp_path}/../x"  # as it was written: a link may lie on the way
     for uri in (f"npy:{tmp_path}/x", "digits?split=test", "my.module:make?root=./x", "images:", "nothing:at/all"):
         assert absolute(uri) == uri
