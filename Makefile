@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 LOG := $(VENV)/install.log
-EXTRAS := teacher,student,data,audio,broker,dev
+EXTRAS := teacher,student,data,audio,text,broker,dev
 
 # make setup PYTHON=/path/to/python3.12                                   another Python
 # make setup TORCH_INDEX_URL=https://download.pytorch.org/whl/cpu         PyTorch without CUDA: 1 GB instead of 6

@@ -15,7 +15,8 @@ from pipeline import create
 from pipeline import feed as feeder
 from pipeline import status as reading
 from pipeline.datasets import open_dataset
-from pipeline.datasets.uri import absolute
+from pipeline.datasets.base import vocabulary_of
+from pipeline.datasets.uri import absolute, pinned
 from pipeline.kafka.cluster import KafkaCluster
 from pipeline.kafka.found import find_cluster
 from pipeline.limits import MAX_SECONDS
@@ -91,6 +92,7 @@ def create_stream(
     spec = view_spec(view, dict(view_params or {}))
     dataset = absolute(dataset)  # a worker may stand in another folder
     fetcher = Fetcher(open_dataset(dataset), spec)
+    dataset = pinned(dataset, vocabulary_of(fetcher.dataset).sha256)
     made, new = create.create_stream(settings, stream, fetcher, dataset, options)
     return Created(made, new, fetcher)
 

@@ -29,7 +29,7 @@ from pipeline.topic_settings import (
     num_copies,
     stream_settings,
 )
-from pipeline.views import find_view
+from pipeline.views import max_positions
 from pipeline.views.fetch import Fetcher
 from pipeline.views.probe import make_probe
 from schemas.avro import REGISTRY
@@ -168,7 +168,7 @@ def is_new(stream: Stream, teacher: Teacher) -> bool:
     if teacher.name in stream.teachers:
         refuse_other_teacher(teacher, stream.teachers[teacher.name])
         return False
-    refuse_large_records(manifest, teacher, find_view(manifest.view.name).max_positions)
+    refuse_large_records(manifest, teacher, max_positions(manifest.view))
     teacher.encode(manifest.schema_fingerprints)  # refuses what an older stream cannot hold
     return True
 

@@ -38,6 +38,7 @@ class Distillog(click.Group):
         "verify": ("pipeline.cli.verify:verify", "Label some rows of every order again, and compare."),
         "capture": ("pipeline.cli.capture:capture", "Store a stream's soft targets as files."),
         "replay": ("pipeline.cli.replay:replay", "Make a stream of captured soft targets."),
+        "tokenizer": ("pipeline.cli.tokenizer:tokenizer", "Make tokenizers of a folder's texts."),
         "runs": ("pipeline.cli.runs:runs", "Train, inspect, evaluate and export students."),
     }
     """name -> where the command is, and its short help, so that `--help` imports none of them"""

@@ -13,6 +13,9 @@ from pipeline.datasets.digits import digits
 from pipeline.datasets.image_folder import image_folder
 from pipeline.datasets.mnist1d import mnist1d
 from pipeline.datasets.npy_folder import npy_folder
+from pipeline.datasets.texts.folder import text_folder
+from pipeline.datasets.texts.table import text_table
+from pipeline.datasets.texts.windows import token_windows
 from pipeline.datasets.uri import split_uri
 from pipeline.datasets.user import user_dataset
 from schemas.errors import ConfigError
@@ -26,6 +29,9 @@ DATASETS: dict[str, Callable[[str, dict[str, str]], Dataset]] = {
     "images": image_folder,
     "mnist1d": mnist1d,
     "npy": npy_folder,
+    "text": text_folder,
+    "text_table": text_table,
+    "tokens": token_windows,
 }
 
 

@@ -43,6 +43,18 @@ class Samples:
     """(row, reason) of each row left out: data that cannot be decoded, now or later."""
 
 
+@dataclass(frozen=True, slots=True)
+class Vocabulary:
+    """What the token IDs of a dataset are."""
+
+    sha256: str
+    """Of the `tokenizer.json` that makes them, as hex digits; "" where none is known."""
+    size: int
+    """How many tokens there are; 0 where that is not known."""
+    mask_id: int = -1
+    """The token that hides another; -1 where there is none."""
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class Parts:
     """What of each image is looked at."""
@@ -115,12 +127,26 @@ class HasPictures(Protocol):
 
 
 @runtime_checkable
+class HasVocabulary(Protocol):
+    """A dataset of token IDs, which mean nothing without the tokenizer that they are of."""
+
+    @property
+    def vocabulary(self) -> Vocabulary:
+        """What its token IDs are."""
+
+
+@runtime_checkable
 class CountsClasses(Protocol):
     """A dataset that may have to count its classes: `num_classes` is then its highest label plus one, or more."""
 
     @property
     def counted(self) -> bool:
         """Whether it counted them."""
+
+
+def vocabulary_of(dataset: Dataset) -> Vocabulary:
+    """Of a dataset of token IDs; of any other nothing is known."""
+    return dataset.vocabulary if isinstance(dataset, HasVocabulary) else Vocabulary("", 0)
 
 
 def is_thread_safe(dataset: Dataset) -> bool:

@@ -14,7 +14,7 @@ from collections.abc import Iterator
 import numpy as np
 import numpy.typing as npt
 
-from pipeline.datasets.base import Dataset, HasRaw, Ints, once_readable
+from pipeline.datasets.base import Dataset, HasRaw, Ints, once_readable, vocabulary_of
 from pipeline.fault_limit import LEAST, LIMIT
 from pipeline.hashing import hash64, tag
 from pipeline.progress import Progress
@@ -38,7 +38,8 @@ def fingerprint(dataset: Dataset, like: str = _V2) -> str:
     """Hex SHA-256 over fields, size, class names, some labels, and the content of some samples, all at fixed IDs.
 
     Content is the stored bytes where the dataset knows them (`raw`), else the arrays of `read`. Samples that cannot
-    be decoded count as such. `like` is a fingerprint whose algorithm is taken, the newest if not said.
+    be decoded count as such. Of texts the tokenizer's SHA-256 counts, and how many bytes (`num_bytes`) all files have.
+    `like` is a fingerprint whose algorithm is taken, the newest if not said.
 
     Raises DataUnavailable when the data cannot be read now, BadSamples where the stored bytes of more than 1 % of the
     samples (of at least 1,000) cannot be read, ManifestMismatch for an algorithm of a newer Distillog.
@@ -46,11 +47,15 @@ def fingerprint(dataset: Dataset, like: str = _V2) -> str:
     algorithm, colon, _ = like.rpartition(":")
     if algorithm + colon not in (_V2, ""):
         raise ManifestMismatch(f"fingerprint {like[:20]}... was made by a newer Distillog: use that version here too")
-    head = {
+    head: dict[str, object] = {
         "fields": {name: [field.shape, field.dtype] for name, field in sorted(dataset.fields.items())},
         "num_samples": dataset.num_samples,
         "class_names": dataset.class_names,
     }
+    if vocabulary := vocabulary_of(dataset).sha256:
+        head["vocabulary"] = vocabulary
+    if num_bytes := getattr(dataset, "num_bytes", 0):
+        head["num_bytes"] = num_bytes
     digest = hashlib.sha256(json.dumps(head, sort_keys=True).encode())
     with once_readable(dataset.uri), Progress(title=f"reading {dataset.uri}", after=2.0) as progress:
         # Content before labels: a dataset that learns its labels by reading has then read those.

@@ -10,25 +10,29 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from pipeline.datasets.base import Arrays, Ints, Parts
+from pipeline.datasets.base import Arrays, Ints, Parts, Vocabulary
 from pipeline.views import user
 from pipeline.views.affine import affine
 from pipeline.views.composed import JOINT, flat, in_a_row, joint_version, params_of, stages_of
 from pipeline.views.crop_flip import crop_flip, drawn
 from pipeline.views.log_mel import MAX_WINDOW, NUM_DRAWS, log_mel
+from pipeline.views.masked import masked, next_token, of_vocabulary
 from pipeline.views.plain import plain, whole
 from pipeline.views.signal import signal
 from schemas.errors import ConfigError
 from schemas.names import did_you_mean
 from schemas.records import ViewSpec
 
-__all__ = ["VIEWS", "View", "evaluation_view", "find_view", "view_spec"]
+__all__ = ["VIEWS", "View", "evaluation_view", "find_view", "max_positions", "view_spec"]
 
 Apply = Callable[[Arrays, Ints, int, dict[str, Any], tuple[int, ...] | None], Arrays]
 """(samples name -> [N, ...], sample IDs [N], view seed, params, spatial size or None) -> views name -> [N, ...]"""
 
 Draw = Callable[[Ints, int, dict[str, Any]], Parts]
 """(sample IDs [N], view seed, params) -> what is looked at of N images"""
+
+OfData = Callable[[Mapping[str, Any], Vocabulary], dict[str, Any]]
+"""(params, the dataset's vocabulary) -> params"""
 
 Value = float | int | str | bool
 
@@ -39,7 +43,7 @@ class View:
 
     apply: Apply
     defaults: Mapping[str, Value]
-    """Every parameter and its default; defaults draw nothing."""
+    """Every parameter and its default; but of language models', defaults draw nothing."""
     version: int
     """Pinned by manifests."""
     draws: Mapping[str, int] = field(default_factory=dict)
@@ -59,6 +63,10 @@ class View:
     """Whether several threads may call it at once; a user's own says so, or not."""
     max_positions: Mapping[str, int] = field(default_factory=dict)
     """Field that chooses positions -> the most of a sample; all that it has where it is not said."""
+    bounds: Mapping[str, str] = field(default_factory=dict)
+    """The same, by the parameter that says it."""
+    of_data: OfData | None = None
+    """What of its parameters the dataset knows, where the user does not say them."""
     usual: tuple[user.Usual, ...] = ()
     """What the samples of each user's view are held to."""
 
@@ -90,6 +98,17 @@ VIEWS: dict[str, View] = {
         | {"shift": (0, 1), "time_mask": (0, 1), "mel_mask": (0, 1)},
         evaluation={"shift": 0.0, "noise": 0.0, "time_mask": 0.0, "mel_mask": 0.0},
     ),
+    "masked": View(
+        masked,
+        {"share": 0.15, "most": 20, "mask_id": -1, "vocab_size": -1},
+        1,
+        {"masked.word": 4, "masked.how": 4, "masked.token": 4},
+        {"share": (0, 1), "most": (1, 1 << 20), "mask_id": (-1, 1 << 40), "vocab_size": (-1, 1 << 40)},
+        evaluation={},  # nothing is learned, or measured, of texts in which nothing is hidden
+        bounds={"masked": "most"},
+        of_data=of_vocabulary,
+    ),
+    "next_token": View(next_token, {}, 1, evaluation={}),
     "signal": View(
         signal, {"shift": 0.0, "scale": 0.0, "noise": 0.0}, 1, {"signal": 2}, {"shift": (0, 1), "scale": (0, 1)}
     ),
@@ -167,6 +186,20 @@ def evaluation_view(spec: ViewSpec) -> ViewSpec:
     return view_spec(spec.name, {**spec.params, **view.evaluation})
 
 
+def max_positions(spec: ViewSpec) -> dict[str, int]:
+    """Field that chooses positions -> the most of a sample, as a view says under its parameters.
+
+    Of views in a row, the last one that says it of a field; all are held to it at their end.
+    """
+    if JOINT in spec.name:
+        found: dict[str, int] = {}
+        for label, stage in stages_of(spec.name).items():
+            found |= max_positions(ViewSpec(stage, params_of(label, spec.params), find_view(stage).version))
+        return found
+    view = find_view(spec.name)
+    return {**view.max_positions, **{name: int(spec.params[param]) for name, param in view.bounds.items()}}
+
+
 def _composed(name: str) -> View:
     """Views in a row as one; only its `view_spec` knows the limits of parameters."""
     names = stages_of(name)
@@ -180,12 +213,24 @@ def _composed(name: str) -> View:
         joint_version(name, {label: view.version for label, view in stages.items()}),
         {draw: count for view in stages.values() for draw, count in view.draws.items()},
         parts=_parts_of(first, stages[first]),
+        of_data=_of_data(stages),
         after=in_a_row(rest),
         thread_safe=all(view.thread_safe for view in stages.values()),
-        # The last view that says it of a field; all are held to it at their end.
         max_positions={name: most for view in stages.values() for name, most in view.max_positions.items()},
         usual=tuple(usual for view in stages.values() for usual in view.usual),
     )
+
+
+def _of_data(stages: Mapping[str, View]) -> OfData:
+    def settled(params: Mapping[str, Any], vocabulary: Vocabulary) -> dict[str, Any]:
+        found = dict(params)
+        for label, view in stages.items():
+            if view.of_data:
+                own = view.of_data(params_of(label, params), vocabulary)
+                found |= {f"{label}.{key}": value for key, value in own.items()}
+        return found
+
+    return settled
 
 
 def _parts_of(label: str, view: View) -> Draw | None:

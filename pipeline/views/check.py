@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from pipeline.datasets import open_dataset
-from pipeline.datasets.base import may_have, once_readable
+from pipeline.datasets.base import may_have, once_readable, vocabulary_of
 from pipeline.datasets.fingerprint import fingerprint
-from pipeline.datasets.uri import split_uri
+from pipeline.datasets.uri import PIN, split_uri, without_paths
 from pipeline.views.fetch import Fetcher
 from pipeline.views.probe import check_probe
 from schemas.errors import ManifestMismatch
@@ -21,9 +21,9 @@ def check_data(
 
     `loaders` and `processes` are the Fetcher's.
 
-    Raises ManifestMismatch, naming what differs and both values: samples, classes, a parameter of the dataset, content,
-    view or its draws. ConfigError for a dataset or view that cannot be opened, DataUnavailable where it cannot be read
-    now.
+    Raises ManifestMismatch, naming what differs and both values: samples, classes, the tokenizer, a parameter of the
+    dataset, content, view or its draws. ConfigError for a dataset or view that cannot be opened, DataUnavailable where
+    it cannot be read now.
     """
     uri = dataset_uri or manifest.dataset
     dataset = open_dataset(uri)
@@ -33,6 +33,8 @@ def check_data(
         _compare(manifest, uri, "num_classes", manifest.num_classes, dataset.num_classes)
     if manifest.class_names and dataset.class_names:
         _compare(manifest, uri, "class_names", list(manifest.class_names), list(dataset.class_names))
+    if tokenizer := split_uri(manifest.dataset)[2].get(PIN):
+        _compare(manifest, uri, "the SHA-256 of its tokenizer", tokenizer, vocabulary_of(dataset).sha256 or "nothing")
     pinned = manifest.dataset_fingerprint
     found = fingerprint(dataset, like=pinned)
     if found != pinned:
@@ -50,6 +52,7 @@ def _other_params(pinned: str, here: str) -> Iterator[tuple[str, str, str]]:
     kind, _, pinned_params = split_uri(pinned)
     name, _, params = split_uri(here)
     if kind == name:
+        pinned_params, params = without_paths(pinned_params), without_paths(params)
         for key in dict.fromkeys((*pinned_params, *params)):
             yield key, pinned_params.get(key, "the default"), params.get(key, "the default")
 

