@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from pipeline.datasets.base import Arrays, Field
+from pipeline.datasets.base import Arrays, Field, vocabulary_of
 from pipeline.user_code import said
 from pipeline.views.fetch import Fetched, Fetcher
 from pipeline.views.patience import fetch_patiently
@@ -23,7 +23,7 @@ from student_trainer.evaluate import evaluation_data, predictor, seen, sole_fiel
 from student_trainer.learning.losses import find_loss
 from student_trainer.learning.student_inputs import InputField
 from student_trainer.learning.student_outputs import StudentOutputs
-from student_trainer.learning.students import STUDENTS, Network, build_student
+from student_trainer.learning.students import OF_TOKENS, STUDENTS, Network, build_student
 from student_trainer.processes.world import local_rank, under_torchrun
 from student_trainer.run.metric_settings import MetricSettings
 from student_trainer.run.settings import RunSettings
@@ -98,27 +98,29 @@ def inspect_network(settings: RunSettings, source: OrderSource) -> Network:
     """
     inputs = _first_views(settings, source)
     taken = settings.student.inputs or (sole_field(inputs),)
+    is_ours = settings.student.name in STUDENTS and settings.student.name not in OF_TOKENS
     for field in taken:
         if field not in inputs:
             raise ConfigError(
                 f"[student] inputs: {field!r} is no field of the dataset, which has {', '.join(sorted(inputs))}"
             )
-        if settings.student.name in STUDENTS:
+        if is_ours:
             _refuse_untaken(settings.student.name, field, inputs[field])
     num_classes = settings.student.classes or source.num_classes
-    # A student of a user's own that learns from features alone need not know of any class.
-    needs_classes = settings.student.name in STUDENTS or any(
-        "labels" in find_loss(entry.name).needs for entry in settings.losses
-    )
+    # A student of a user's own, or of tokens, that learns from features alone need not know of any class.
+    needs_classes = is_ours or any("labels" in find_loss(entry.name).needs for entry in settings.losses)
     if not num_classes and needs_classes:
         raise ConfigError(
             f"dataset {source.fetcher.dataset.uri} does not say how many classes it has, nor does a teacher of the "
             "run: say it by [student] classes"
         )
+    vocabulary = vocabulary_of(source.fetcher.dataset)
     return Network(
         tuple(InputField(field, inputs[field].shape[1:], str(inputs[field].dtype)) for field in taken),
         num_classes,
         source.fetcher.dataset.class_names,
+        vocabulary.size,
+        vocabulary.sha256,
     )
 
 
@@ -209,8 +211,8 @@ def first_samples(what: str, fetcher: Fetcher, network: Network, size: tuple[int
         count: how many are asked for; all of a smaller dataset.
 
     Raises:
-        ConfigError: the field is missing, or is of another shape or dtype; there are more classes, or they have other
-            names, or another order; or no sample can be decoded.
+        ConfigError: the field is missing, or is of another shape or dtype; the tokens are of another vocabulary; there
+            are more classes, or they have other names, or another order; or no sample can be decoded.
         DataUnavailable: it cannot be read.
     """
     uri, num_classes = fetcher.dataset.uri, fetcher.dataset.num_classes
@@ -218,6 +220,12 @@ def first_samples(what: str, fetcher: Fetcher, network: Network, size: tuple[int
         raise ConfigError(
             f"{what} {uri} has {num_classes} classes, the student {network.num_classes}; evaluate on a dataset of the "
             "same classes"
+        )
+    tokenizer = vocabulary_of(fetcher.dataset).sha256
+    if tokenizer and network.tokenizer and tokenizer != network.tokenizer:
+        raise ConfigError(
+            f"{what} {uri} is read with the tokenizer {tokenizer[:16]}..., the student learned with "
+            f"{network.tokenizer[:16]}... (SHA-256): another vocabulary gives other token IDs; name that file"
         )
     fetched = fetch_patiently(fetcher, np.arange(min(count, fetcher.dataset.num_samples)), 0, size)
     if not len(fetched.kept_rows):

@@ -90,6 +90,7 @@ def begin_with(
             raise ConfigError(f"{_SECTION} {weights.path}: {found[name]} holds NaN or infinity")
     if origin and network:
         _refuse_other_classes(taken, weights, origin, network)
+        _refuse_other_tokens(taken, weights, origin, network)
     try:
         model.load_state_dict(taken, strict=False)
     except Exception as error:  # a student may be of the user's own, with a `load_state_dict` of its own
@@ -118,6 +119,19 @@ def _refuse_other_classes(
         f"{heads[0]}{_and_more(heads)} has a row for each: name them in fresh, or, where they are of no classes, give "
         "the weights as a safetensors file"
     )
+
+
+def _refuse_other_tokens(
+    taken: Mapping[str, Tensor], weights: WeightsSettings, origin: Network, network: Network
+) -> None:
+    """Refuse, as ConfigError, tensors of a row a token where the run's student learned another vocabulary."""
+    there, here = origin.tokenizer, network.tokenizer
+    rows = [name for name, values in taken.items() if values.shape[:1] == (network.num_tokens,)]
+    if there and here and there != here and rows:
+        raise ConfigError(
+            f"{_SECTION} {weights.path}: learned with tokenizer {there[:16]}..., here it is {here[:16]}... (SHA-256), "
+            f"and {rows[0]}{_and_more(rows)} has a row for each token: name them in fresh, or take that tokenizer"
+        )
 
 
 def _read(weights: WeightsSettings) -> tuple[dict[str, Tensor], str, Network | None]:

@@ -16,6 +16,7 @@ from pipeline.user_code import said
 from schemas.errors import ConfigError
 from student_trainer.learning.pixels import Pixels
 from student_trainer.learning.student_inputs import InputField
+from student_trainer.learning.transformer import transformer
 from student_trainer.run.choices import choose
 from student_trainer.run.student_settings import StudentSettings
 from student_trainer.run.toml_tables import unknown
@@ -24,6 +25,7 @@ Build = Callable[..., nn.Module]
 """(input_shape without the batch, num_classes, **params) -> a module: [B, *input_shape] float32 -> [B, C] logits.
 
 Of several fields `input_shape` is a dict, field -> its shape, and student_inputs.py says how the module is called.
+One with a parameter `vocabulary` is told how many tokens the dataset's token IDs are of, where the run does not say it.
 Images of bytes are floats in [0, 1] when they come to it (pixels.py); of other fields it gets what they hold."""
 
 
@@ -97,7 +99,9 @@ def cnn(
     return nn.Sequential(*layers, nn.Linear(hidden, num_classes))
 
 
-STUDENTS: dict[str, Build] = {"linear": linear, "mlp": mlp, "cnn": cnn}
+STUDENTS: dict[str, Build] = {"linear": linear, "mlp": mlp, "cnn": cnn, "transformer": transformer}
+OF_TOKENS = ("transformer",)
+"""Those that take token IDs and their mask; all others take one field of numbers."""
 _KEYS = {each.name for each in fields(StudentSettings)} - {"params"}
 
 
@@ -122,6 +126,10 @@ class Network:
     num_classes: int
     class_names: tuple[str, ...] = ()
     """One a class; none where the dataset does not say."""
+    num_tokens: int = 0
+    """How many tokens its token IDs are of; 0 where the dataset does not say."""
+    tokenizer: str = ""
+    """SHA-256 of the tokenizer that makes them, as hex digits; "" where the dataset does not say."""
 
     @classmethod
     def of(cls, field: str, shape: tuple[int, ...], num_classes: int, dtype: str = "float32") -> Network:
@@ -140,14 +148,20 @@ class Network:
 
     def as_dict(self) -> dict[str, Any]:
         """Return plain values for JSON."""
-        values = asdict(self)
+        values = {key: value for key, value in asdict(self).items() if value or key not in ("num_tokens", "tokenizer")}
         return values | {"inputs": list(values["inputs"]), "class_names": list(self.class_names)}
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Network:
         """Undo `as_dict`, also once JSON made lists of all tuples."""
         inputs = (InputField(each["name"], tuple(each["shape"]), each["dtype"]) for each in values["inputs"])
-        return cls(tuple(inputs), int(values["num_classes"]), tuple(values["class_names"]))
+        return cls(
+            tuple(inputs),
+            int(values["num_classes"]),
+            tuple(values["class_names"]),
+            int(values.get("num_tokens", 0)),
+            str(values.get("tokenizer", "")),
+        )
 
 
 def build_student(settings: StudentSettings, network: Network, seed: int) -> nn.Module:
@@ -159,16 +173,19 @@ def build_student(settings: StudentSettings, network: Network, seed: int) -> nn.
     """
     function = choose("[student]", "student", settings.name, STUDENTS, lambda found: found)
     check_parameters(function, 2, settings.params, f"[student] {settings.name}", _KEYS)
-    if settings.name in STUDENTS and len(network.inputs) != 1:
+    if settings.name in STUDENTS and settings.name not in OF_TOKENS and len(network.inputs) != 1:
         raise ConfigError(
             f"[student] {settings.name} takes one field, and inputs names {', '.join(network.fields)}: leave one, or "
             "take a student of your own"
         )
+    params = dict(settings.params)
+    if network.num_tokens and "vocabulary" not in params and "vocabulary" in inspect.signature(function).parameters:
+        params["vocabulary"] = network.num_tokens
     pixels = Pixels(network.inputs, settings.mean, settings.std)
     torch.manual_seed(seed)
     try:
-        student = function(network.input_shape, network.num_classes, **settings.params)
-    except MemoryError:
+        student = function(network.input_shape, network.num_classes, **params)
+    except (MemoryError, ConfigError):
         raise
     except Exception as error:  # a student may be of the user's own
         shape = network.input_shape

@@ -6,11 +6,12 @@ from torch import nn
 
 from schemas.errors import ConfigError
 from student_trainer.learning.optimizers import OPTIMIZERS, build_optimizer
-from student_trainer.learning.students import STUDENTS, Network, build_student, num_parameters
+from student_trainer.learning.students import OF_TOKENS, STUDENTS, Network, build_student, num_parameters
 from student_trainer.learning.trainee import weights_sha256
 from student_trainer.run.settings import OptimizerSettings
 from student_trainer.run.student_settings import StudentSettings
 
+OF_NUMBERS = sorted(set(STUDENTS) - set(OF_TOKENS))
 DIGITS = Network.of("image", (1, 8, 8), 10)
 
 
@@ -18,7 +19,7 @@ def my_student(input_shape: tuple[int, ...], num_classes: int, width: int = 4) -
     return nn.Sequential(nn.Flatten(), nn.LazyLinear(width), nn.BatchNorm1d(width), nn.Linear(width, num_classes))
 
 
-@pytest.mark.parametrize("name", STUDENTS)
+@pytest.mark.parametrize("name", OF_NUMBERS)
 @pytest.mark.parametrize("shape", [(1, 8, 8), (3, 9, 12), (1, 40)])
 def test_a_student_gives_logits_for_images_and_signals(name: str, shape: tuple[int, ...]) -> None:
     model = build_student(StudentSettings(name), Network.of("x", shape, 7), 0)
@@ -71,7 +72,7 @@ def test_a_cnn_normalises_its_batches_where_asked() -> None:
     assert kinds.count("BatchNorm1d") == kinds.count("Conv1d") == 3
 
 
-@pytest.mark.parametrize("name", STUDENTS)
+@pytest.mark.parametrize("name", OF_NUMBERS)
 def test_initial_weights_are_those_of_the_seed(name: str) -> None:
     first, same, other = (weights_sha256(build_student(StudentSettings(name), DIGITS, seed)) for seed in (3, 3, 4))
     assert first == same != other
@@ -95,7 +96,7 @@ def test_a_student_of_ones_own_is_imported() -> None:
     ("settings", "says"),
     [
         (StudentSettings("mpl"), "did you mean 'mlp'?"),
-        (StudentSettings("resnet50"), "choose one of cnn, linear, mlp.*import path, package.module:name"),
+        (StudentSettings("resnet50"), "choose one of cnn, linear, mlp, transformer.*import path, package.module:name"),
         (StudentSettings("mlp", params={"hiden": [3]}), "did you mean 'hidden'?"),
         (StudentSettings("mlp", params={"hidden": ["a"]}), "cannot be built"),
         (StudentSettings("cnn", params={"channels": [4] * 6}), "name fewer"),
