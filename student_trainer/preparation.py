@@ -106,7 +106,10 @@ def inspect_network(settings: RunSettings, source: OrderSource) -> Network:
             )
         if is_ours:
             _refuse_untaken(settings.student.name, field, inputs[field])
+    vocabulary = vocabulary_of(source.fetcher.dataset)
     num_classes = settings.student.classes or source.num_classes
+    if not num_classes and settings.student.name in OF_TOKENS and settings.student.params.get("tied"):
+        num_classes = vocabulary.size  # its classes are the tokens
     # A student of a user's own, or of tokens, that learns from features alone need not know of any class.
     needs_classes = is_ours or any("labels" in find_loss(entry.name).needs for entry in settings.losses)
     if not num_classes and needs_classes:
@@ -114,7 +117,6 @@ def inspect_network(settings: RunSettings, source: OrderSource) -> Network:
             f"dataset {source.fetcher.dataset.uri} does not say how many classes it has, nor does a teacher of the "
             "run: say it by [student] classes"
         )
-    vocabulary = vocabulary_of(source.fetcher.dataset)
     return Network(
         tuple(InputField(field, inputs[field].shape[1:], str(inputs[field].dtype)) for field in taken),
         num_classes,

@@ -16,6 +16,7 @@ from typing import Any, get_args, get_origin
 import click
 import numpy as np
 import pytest
+from support.small_texts import text_files
 
 import schemas.errors
 from distillog_command import PACKAGES
@@ -36,7 +37,8 @@ from student_trainer.evaluate import evaluate
 from student_trainer.learning.losses import LOSSES
 from student_trainer.learning.optimizers import OPTIMIZERS, build_optimizer
 from student_trainer.learning.schedules import SCHEDULES, build_schedule
-from student_trainer.learning.students import STUDENTS, Network, build_student
+from student_trainer.learning.student_inputs import InputField
+from student_trainer.learning.students import OF_TOKENS, STUDENTS, Network, build_student
 from student_trainer.learning.targets import TargetSpec, target_name
 from student_trainer.learning.terms import resolve
 from student_trainer.run.choices import Choice
@@ -305,6 +307,13 @@ def named_outputs(settings: RunSettings) -> dict[str, TargetSpec]:
     }
 
 
+def network_of(settings: RunSettings) -> Network:
+    if settings.student.name not in OF_TOKENS:
+        return Network.of("image", (3, 16, 16), 5)
+    inputs = tuple(InputField(name, (128,), "int64") for name in settings.student.inputs)
+    return Network(inputs, 8192, (), 8192)
+
+
 @pytest.mark.parametrize("place", TOML)
 def test_a_written_run_file_loads(place: str, tmp_path: Path) -> None:
     document = tomllib.loads(TOML[place])
@@ -320,7 +329,7 @@ def test_a_written_run_file_loads(place: str, tmp_path: Path) -> None:
     build_schedule(settings.schedule, 10_000)
     view_spec(settings.data.view.name, settings.data.view.params)
     if ":" not in settings.student.name:
-        build_optimizer(settings.optimizer, build_student(settings.student, Network.of("image", (3, 16, 16), 5), 0))
+        build_optimizer(settings.optimizer, build_student(settings.student, network_of(settings), 0))
 
 
 # --- data -------------------------------------------------------------------------------------------------------------
@@ -378,6 +387,13 @@ def test_the_view_that_chooses_positions_in_the_docs_works(my_package: None) -> 
     assert not fetched.faults
     assert fetched.inputs["masked"].sum(axis=1).max() == 20
     assert np.array_equal(fetched.inputs["tokens"] == 103, fetched.inputs["masked"] != 0)
+
+
+def test_the_file_of_tokens_that_the_docs_write_is_a_dataset(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    text_files(tmp_path / "books").joinpath("tokenizer.json").rename("tokenizer.json")
+    exec(compile(PYTHON["token_file.py"], "token_file.py", "exec"), {})
+    assert open_dataset("tokens:ids.npy?length=32&tokenizer=tokenizer.json").num_samples > 20
 
 
 def test_the_student_that_the_docs_write_can_be_built(my_package: None) -> None:
