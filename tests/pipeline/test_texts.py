@@ -167,7 +167,17 @@ def test_what_is_no_utf8_is_a_fault_of_its_row(tmp_path: Path) -> None:
     (tmp_path / "a.txt").write_bytes(b"the cat\nth\xe9 dog\n\xef\xbb\xbfa bird\n")
     samples = open_dataset(f"text:{tmp_path}?length=8").read(np.arange(3))
     assert samples.kept_rows.tolist() == [0, 2]
-    assert samples.faults == ((1, "a.txt, byte 8: no UTF-8 (invalid continuation byte): write the file as UTF-8"),)
+    assert samples.faults == ((1, "a.txt, byte 10: no UTF-8 (invalid continuation byte): write the file as UTF-8"),)
+
+
+def test_a_long_text_is_read_no_further_than_its_tokens_can_reach(tmp_path: Path) -> None:
+    tokenizer_file(tmp_path / "tokenizer.json")
+    most = 64 * 6
+    (tmp_path / "a.txt").write_bytes("é".encode() * (2 * most + 1) + b" cat " * 9 + b"\xff")
+    (tmp_path / "b.txt").write_bytes(b"the cat " * 10_000)
+    samples = open_dataset(f"text:{tmp_path}?length=6&unit=file").read(np.arange(2))
+    assert not samples.faults  # the byte that is no UTF-8 lies behind
+    assert (samples.fields["attention_mask"].sum(axis=1) == [3, 6]).all()
 
 
 def test_threads_read_what_one_does(folder: Path) -> None:

@@ -5,6 +5,7 @@ N: samples asked for; L: tokens of each.
 
 from __future__ import annotations
 
+import codecs
 import errno
 import os
 from contextlib import ExitStack
@@ -21,9 +22,6 @@ from pipeline.datasets.params import Params
 from pipeline.datasets.texts.index import UNITS, TextFile, starts
 from pipeline.datasets.texts.tokens import Tokens, tokens_of
 from schemas.errors import ConfigError
-
-MAX_BYTES = 1 << 24
-"""Of one text; a larger one is a fault of its row."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -64,7 +62,7 @@ class TextFolder:
         return self.tokens.fields
 
     def read(self, sample_ids: Ints) -> Samples:
-        """A text that is no UTF-8, or longer than 16 MiB, is a fault of its row.
+        """A text that is no UTF-8, as far as it is looked at, is a fault of its row.
 
         Raises OSError where a file is gone, or is not what it was when the folder was opened.
         """
@@ -72,6 +70,7 @@ class TextFolder:
         number = np.searchsorted(self.ends, first, side="right")
         last = np.minimum(self.ends[number], self._next(sample_ids))
         base = np.where(number > 0, self.ends[number - 1], 0)
+        most = 4 * self.tokens.most_characters  # bytes
         texts: list[str] = []
         rows: list[int] = []
         faults: list[tuple[int, str]] = []
@@ -82,17 +81,16 @@ class TextFolder:
                 if file not in descriptors:
                     descriptors[file] = self._open(file)
                     opened.callback(os.close, descriptors[file])
-                where = f"{self.files[file].path}, byte {offset}"
-                if size > MAX_BYTES:
-                    faults.append((row, f"{where}: {size} bytes; a text may have {MAX_BYTES}"))
-                    continue
+                raw = os.pread(descriptors[file], min(size, most), offset)
                 try:
-                    text = os.pread(descriptors[file], size, offset).strip().decode("utf-8")
+                    # A character may be cut where a text is longer than what is looked at.
+                    text = codecs.getincrementaldecoder("utf-8")().decode(raw, final=len(raw) == size)
                 except UnicodeDecodeError as error:
+                    where = f"{self.files[file].path}, byte {offset + error.start}"
                     faults.append((row, f"{where}: no UTF-8 ({error.reason}): write the file as UTF-8"))
                     continue
                 rows.append(row)
-                texts.append(text.removeprefix("\ufeff"))
+                texts.append(text.removeprefix("\ufeff").strip())
         arrays, encoded, refused = self.tokens.encode(texts)
         faults += [(rows[row], why) for row, why in refused]
         return Samples(arrays, np.array(rows, np.int64)[encoded], tuple(sorted(faults)))

@@ -23,6 +23,8 @@ PADS = ("[PAD]", "<pad>", "<|padding|>", "<|pad|>")
 MASKS = ("[MASK]", "<mask>", "<|mask|>")
 """What tokenizers call the token that fills up, and the one that hides another."""
 MAX_LENGTH = 1 << 20
+PER_TOKEN = 64
+"""Characters of a text that are looked at for each of its L tokens; what lies behind is never tokenised."""
 
 Text = str | tuple[str, str]
 
@@ -107,8 +109,9 @@ class Tokens:
         transformers take them; `words` int32 numbers the words from 1, 0 for tokens of none (special ones, padding).
         """
         rows, faults = list(range(len(texts))), []
+        texts = [self._cut(text) for text in texts]
         try:
-            encoded = self._tokenizer.encode_batch(list(texts))
+            encoded = self._tokenizer.encode_batch(texts)
         except Exception:  # one text may have no encoding: a lone surrogate, or nothing stands for what is unknown
             encoded, rows = [], []
             for row, text in enumerate(texts):
@@ -133,6 +136,15 @@ class Tokens:
                 words = [word and word + before for word, before in zip(words, behind, strict=True)]
             numbers[row] = words
         return arrays, np.array(rows, np.int64), tuple(faults)
+
+    @property
+    def most_characters(self) -> int:
+        """Of a text that are looked at."""
+        return PER_TOKEN * self.length
+
+    def _cut(self, text: Text) -> Text:
+        most = self.most_characters
+        return text[:most] if isinstance(text, str) else (text[0][:most], text[1][:most])
 
     def continuing(self) -> npt.NDArray[np.bool_]:
         """[V]: tokens that go on with the word of the token before, by the spelling of WordPiece or byte-level BPE.
