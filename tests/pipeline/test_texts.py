@@ -162,6 +162,19 @@ def test_texts_are_padded_cut_and_numbered_by_word(tmp_path: Path) -> None:
     assert fields["input_ids"].dtype == np.int64
 
 
+def test_hidden_files_and_links_out_of_the_folder_are_not_read(folder: Path, tmp_path: Path) -> None:
+    (folder / ".hidden.txt").write_text("the cat\n")
+    (folder / ".git").mkdir()
+    (folder / ".git" / "a.txt").write_text("the cat\n")
+    (folder / "inner.txt").symlink_to(folder / "b.txt")  # the same again: a link within the folder is a file
+    (folder / "loop").symlink_to(folder)
+    assert open_dataset(f"text:{folder}").num_samples == 60 + 30
+    (tmp_path / "secret.txt").write_text("a\n")
+    (folder / "link.txt").symlink_to(tmp_path / "secret.txt")
+    with pytest.raises(ConfigError, match="leads outside the dataset's folder"):
+        open_dataset(f"text:{folder}")
+
+
 def test_what_is_no_utf8_is_a_fault_of_its_row(tmp_path: Path) -> None:
     tokenizer_file(tmp_path / "tokenizer.json")
     (tmp_path / "a.txt").write_bytes(b"the cat\nth\xe9 dog\n\xef\xbb\xbfa bird\n")

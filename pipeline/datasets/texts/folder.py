@@ -149,16 +149,26 @@ def suffixes_of(text: str) -> tuple[str, ...]:
 
 
 def listed(root: Path, folder: Path, suffixes: tuple[str, ...]) -> tuple[TextFile, ...]:
-    """All text files at any depth, in the order of their paths' characters; hidden ones are left out."""
+    """All text files at any depth, in the order of their paths' characters; hidden ones are left out.
+
+    Raises ConfigError for a link that leads out of the root.
+    """
     found: list[TextFile] = []
-    for place, folders, names in os.walk(folder):
-        folders[:] = [name for name in folders if not name.startswith(".")]
-        for name in folders + names:
-            if Path(place, name).is_symlink() and (name in folders or name.lower().endswith(suffixes)):
-                refuse_outside(root, Path(place, name))
-        for name in names:
-            if name.lower().endswith(suffixes) and not name.startswith("."):
-                file = Path(place, name)
-                stat = file.stat()
-                found.append(TextFile(file.relative_to(folder).as_posix(), stat.st_size, stat.st_mtime_ns))
+    left = [("", str(folder))]
+    while left:
+        before, place = left.pop()
+        with os.scandir(place) as entries:
+            for entry in entries:
+                if entry.name.startswith("."):
+                    continue
+                is_text, is_folder = entry.name.lower().endswith(suffixes), entry.is_dir()
+                if (is_text or is_folder) and entry.is_symlink():
+                    refuse_outside(root, Path(entry.path))
+                    if is_folder:
+                        continue  # within the root it is read where it lies
+                if is_folder:
+                    left.append((f"{before}{entry.name}/", entry.path))
+                elif is_text:
+                    stat = entry.stat()
+                    found.append(TextFile(before + entry.name, stat.st_size, stat.st_mtime_ns))
     return tuple(sorted(found, key=lambda file: file.path))

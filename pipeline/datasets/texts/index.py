@@ -91,7 +91,7 @@ def starts(folder: Path, files: Sequence[TextFile], unit: str) -> Ints:
 
 def _names(folder: Path, files: Sequence[TextFile], unit: str) -> tuple[str, str]:
     """Hashes of what an index is of, and of the state of the files that it was made of."""
-    suffixes = sorted({Path(each.path).suffix for each in files})
+    suffixes = sorted({os.path.splitext(each.path)[1] for each in files})
     facts = [[each.path, each.size, each.mtime_ns] for each in files]
     of = (json.dumps(what).encode() for what in ([_VERSION, str(folder), unit, suffixes], facts))
     place, state = (hashlib.sha256(what).hexdigest()[:24] for what in of)
