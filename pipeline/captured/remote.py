@@ -15,7 +15,7 @@ from concurrent.futures import Future
 from typing import Any, TypeVar
 
 from pipeline.captured.reading_ahead import ReadingAhead
-from pipeline.captured.storage import refuse_secrets
+from pipeline.captured.urls import refuse_secrets
 from pipeline.user_code import said
 from schemas.errors import ConfigError, DataUnavailable
 

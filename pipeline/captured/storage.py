@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 import os
-import re
 import stat
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Protocol
 
+from pipeline.captured.urls import is_url
 from pipeline.user_files import refuse_irregular
 from schemas.errors import ConfigError, DataUnavailable
-
-_SECRETS = re.compile(r"://[^@]*:[^@]*@|[?#]")
 
 
 class StoredFile(Protocol):
@@ -47,11 +45,6 @@ class Storage(Protocol):
         """
 
 
-def is_url(folder: Path | str) -> bool:
-    """Whether a user's text names no folder of this machine, but a URL such as `s3://bucket/folder`."""
-    return isinstance(folder, str) and "://" in folder
-
-
 def storage_of(folder: Path | str) -> Storage:
     """Return where a folder, or a URL, lies; nothing of it is read yet.
 
@@ -71,15 +64,6 @@ def capture_command(stream: str, folder: Path | str, options: str = "") -> str:
     if is_url(folder):
         return f"`distillog capture {stream} FOLDER{options}`, then upload it"
     return f"`distillog capture {stream} {folder}{options}`"
-
-
-def refuse_secrets(url: str) -> None:
-    """Raise ConfigError, which does not repeat it, for a URL with credentials or a query: URLs are shown and stored."""
-    if _SECRETS.search(url):
-        raise ConfigError(
-            "the URL of the captured files has credentials or a query in it; give SCHEME://PLACE/FOLDER alone, and "
-            "credentials by the environment or in the files of that store's library"
-        )
 
 
 class LocalFolder:

@@ -86,7 +86,7 @@ def capture(
         _tables(stream, folder, parquet, teacher, dataset, quiet, as_json)
         return
     from pipeline.captured.capturing import CaptureForm
-    from pipeline.captured.storage import refuse_secrets
+    from pipeline.captured.urls import refuse_secrets
     from pipeline.kafka.cluster import KafkaCluster
     from pipeline.progress import Progress
     from pipeline.sequence import Sequence

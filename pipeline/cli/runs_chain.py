@@ -12,6 +12,7 @@ import click
 from pipeline import stop_signals
 from pipeline.cli.options import json_option, kafka_settings, print_json, print_table, quiet_option
 from pipeline.cli.runs_options import FOLDER
+from pipeline.cli.runs_training import train_run
 from pipeline.limits import MAX_THREADS
 
 if TYPE_CHECKING:
@@ -62,7 +63,6 @@ def chain(file: Path, assignments: tuple[str, ...], threads: int, folder: Path, 
 
 def _train(settings: RunSettings, folder: Path, quiet: bool) -> None:
     """Train a step's run to its end: begin it, go on with it, or see that it is the one that is asked for."""
-    from pipeline.cli.runs import train_run
     from student_trainer.processes.world import ALONE
     from student_trainer.run.finished import check_finished
     from student_trainer.run.folder import RunFolder, read_run

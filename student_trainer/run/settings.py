@@ -16,7 +16,7 @@ from typing import Any
 
 import tomli_w
 
-from pipeline.captured.storage import is_url, refuse_secrets
+from pipeline.captured.urls import is_url, refuse_secrets
 from pipeline.datasets.uri import absolute
 from pipeline.limits import MAX_SECONDS, MAX_THREADS
 from pipeline.user_files import refuse_irregular
