@@ -131,6 +131,8 @@ class SimulatedTeacher(OnnxTeacher):
         self.teacher = teacher
         self.path = path
         self.threads = 1
+        self.heads = {}
+        self._given = {one.name: one.output for one in teacher.outputs}
         self._session = session
 
 

@@ -19,6 +19,7 @@ import pytest
 from click.testing import CliRunner
 from kafka import TopicPartition
 from kafka.structs import OffsetAndMetadata
+from support.heads import layer
 from support.models import classifier
 from support.secured_broker import SecuredBroker
 from support.streams import publish, stream_with_teacher
@@ -26,6 +27,7 @@ from support.streams import publish, stream_with_teacher
 from pipeline.cli import main
 from pipeline.create import add_teacher
 from pipeline.feed import feed
+from pipeline.heads import publish_heads, read_heads
 from pipeline.kafka.clients import admin_client, new_producer
 from pipeline.kafka.cluster import KafkaCluster
 from pipeline.kafka.coordinator import ask_coordinator, describe_groups
@@ -37,6 +39,7 @@ from pipeline.reports import read_report
 from pipeline.rewind import rewind
 from pipeline.rights import ROLES, Scope, grants
 from pipeline.streams import Stream, delete_stream, open_stream
+from schemas.codecs import CodecSpec
 from schemas.errors import NotAuthorized, StreamNotFound
 from student_trainer.reporter import RunReporter
 from student_trainer.sources.base import Cursor
@@ -66,6 +69,12 @@ class Place:
         self.model = classifier(folder / "m.onnx")
         self.stream = stream_with_teacher(broker.anybody, self.name, self.model)
         self.scope = Scope(self.name, "t", "r", self.stream.manifest.stream_id)
+        head, teacher = layer(10, 4), self.stream.teachers["t"]
+        (one,) = teacher.outputs
+        by_head = replace(one, kind="logits", codec=CodecSpec("head", 4), head_sha256=head.sha256)
+        self.with_head = replace(teacher, outputs=(by_head,))
+        """The same teacher, as if its labels were hidden rows."""
+        publish_heads(broker.anybody, self.stream.manifest, self.with_head, [head.encode()])
         publish(broker.anybody, self.stream, range(4))
         self._targets(b"nobody of ours wrote this")
         for role in ROLES:
@@ -162,6 +171,10 @@ def reads_labels(place: Place, role: str) -> None:
         reader.next(0)
 
 
+def reads_a_last_layer(place: Place, role: str) -> None:
+    read_heads(place.cluster(role), place.stream.manifest, place.with_head)
+
+
 TRIED: dict[tuple[str, str, str], Callable[[Place, str], None]] = {
     ("administrator", "CREATE", "topic"): adds_a_teacher,
     ("administrator", "READ", "topic"): opens,
@@ -183,6 +196,7 @@ TRIED: dict[tuple[str, str, str], Callable[[Place, str], None]] = {
     ("teacher", "DESCRIBE", "run"): supervises,
     ("student", "READ", "manifest"): opens,
     ("student", "READ", "soft-targets"): reads_labels,
+    ("student", "READ", "heads"): reads_a_last_layer,
 }
 """(role, operation, which topic or group) -> what ends without that right"""
 
