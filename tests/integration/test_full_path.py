@@ -23,6 +23,8 @@ SIGNALS = "mnist1d?split=train&n=400"
 BYTES = "support.user_data:bytes_0_to_255?count=100"
 
 
+@pytest.mark.faults
+@pytest.mark.short
 def test_sample_ids_become_soft_targets_and_those_a_student(
     distillog: Distillog, fresh_name: Callable[[str], str], tmp_path: Path
 ) -> None:

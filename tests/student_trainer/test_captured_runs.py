@@ -25,6 +25,8 @@ def logs(distillog: Distillog, fresh_name: Callable[[str], str]) -> Iterator[Log
         yield made
 
 
+@pytest.mark.faults
+@pytest.mark.short
 def test_a_run_learns_the_same_from_files_without_a_broker_and_may_change_between_both(
     logs: Logs, distillog: Distillog, tmp_path: Path
 ) -> None:

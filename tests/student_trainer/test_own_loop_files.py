@@ -73,6 +73,8 @@ def test_files_give_the_batches_of_the_stream_and_a_state_of_the_one_is_one_of_t
     assert threads() <= before
 
 
+@pytest.mark.faults
+@pytest.mark.short
 def test_a_loop_over_files_needs_no_kafka(logs: Logs, tmp_path: Path) -> None:
     folder = captured(logs, tmp_path / "labels")
     environment = {key: value for key, value in os.environ.items() if "KAFKA" not in key and "DISTILLOG" not in key}

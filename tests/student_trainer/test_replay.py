@@ -59,6 +59,8 @@ def content(folder: Path, teacher: str) -> list[Any]:
     return found
 
 
+@pytest.mark.faults
+@pytest.mark.short
 def test_a_stream_made_of_files_gives_equal_labels_and_weights_and_says_whose_they_are(
     logs: Logs, distillog: Distillog, again: str, tmp_path: Path
 ) -> None:

@@ -64,6 +64,8 @@ def test_a_late_teacher_is_waited_for_from_its_first_order_on_and_one_that_left_
     found.close()  # type: ignore[attr-defined]
 
 
+@pytest.mark.faults
+@pytest.mark.short
 def test_runs_with_spans_learn_the_same_from_log_and_files_and_after_a_stop(
     logs: Logs, distillog: Distillog, tmp_path: Path
 ) -> None:
