@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from schemas.codecs import CodecSpec
+from schemas.codecs import CodecSpec, storable
 from schemas.errors import TeacherRejected
 from schemas.finite import finite_rows
 from schemas.records import Teacher
@@ -25,6 +25,11 @@ COMPARED_ROWS = 64
 _LIMITS = {np.dtype("float32"): 1e-4, np.dtype("float16"): 4e-3}
 """Dtype of the weights -> the largest change, as a share of the output's range: float32 in another order of sums, and
 logits that the model itself rounds to half precision. A wrong layer is off by its whole range."""
+_STORED_LIMIT = 1e-2
+"""The same of what is stored, hidden rows in float16, as a share of the range within a row: between what int8 and int4
+round. Ordinary layers are far below 1e-3, and numbers that are too small for float16 above 1e-1."""
+_MASKED = 1e3
+"""A class that lies further below its row's likeliest is masked: it is in no range, and counts as that far below."""
 
 
 def with_heads(path: Path, teacher: Teacher, samples: Mapping[str, npt.NDArray[Any]], answers: Outputs) -> Teacher:
@@ -66,10 +71,11 @@ def _refuse_unlike(model: OnnxTeacher, samples: Inputs, answers: Outputs) -> Non
     """Raise TeacherRejected unless the cut graph with its layers gives what the whole graph gave."""
     rows = slice(0, min(COMPARED_ROWS, model.teacher.inference_batch))
     first = {field: values[rows] for field, values in samples.items()}
-    rebuilt = model.rebuilt(model.label(first))
+    labels = model.label(first)
+    rebuilt = model.rebuilt(labels)
     masks = model.masks(first)
     for one in model.teacher.outputs:
-        if one.head_sha256 is None:
+        if one.head_sha256 is None or one.codec is None:
             continue
         whole = as_stored(pick(answers[one.output][rows], one, masks.get(one.name)), replace(one, head_sha256=None))
         change, limit = _change(whole, rebuilt[one.name]), _LIMITS[model.heads[one.name].weight.dtype]
@@ -78,14 +84,34 @@ def _refuse_unlike(model: OnnxTeacher, samples: Inputs, answers: Outputs) -> Non
                 f"{model.path}: the logits that are rebuilt of output {one.output!r}, by its last layer, are off by "
                 f"{change:.1e} of its range (at most {limit:g}): use another codec, such as float16"
             )
+        hidden = labels[one.name]
+        held = storable(hidden, one.codec, one.codec_classes)
+        stored = model.heads[one.name].logits(hidden[held].astype(np.float16))
+        change = _change(_below_likeliest(whole[held]), _below_likeliest(stored))
+        if not change <= _STORED_LIMIT:
+            raise TeacherRejected(
+                f"{model.path}: what the last layer of output {one.output!r} is given does not keep its digits in "
+                f"float16, by which codec head stores it: the logits that are rebuilt are off by {change:.1e} of the "
+                f"range of a row (at most {_STORED_LIMIT:g}): use another codec, such as float16"
+            )
 
 
-def _change(whole: npt.NDArray[np.float32], rebuilt: npt.NDArray[np.float32]) -> float:
+def _below_likeliest(logits: npt.NDArray[np.float32]) -> npt.NDArray[np.float64]:
+    """What a softmax sees of them: [..., C] less the row's largest."""
+    numbers: npt.NDArray[np.float64] = logits.astype(np.float64)
+    numbers -= numbers.max(axis=-1, keepdims=True)
+    return numbers
+
+
+def _change(whole: npt.NDArray[Any], rebuilt: npt.NDArray[Any]) -> float:
     """The largest change of the rows that are finite, as a share of their range."""
     fit = finite_rows(whole)
-    exact = whole[fit].astype(np.float64)
-    spread = float(np.ptp(exact)) if exact.size else 0.0
-    return float(np.abs(rebuilt[fit] - exact).max(initial=0.0)) / (spread or 1.0)
+    exact, given = (each[fit].astype(np.float64) for each in (whole, rebuilt))
+    if not exact.size:
+        return 0.0
+    least = exact.max(axis=-1, keepdims=True) - _MASKED
+    spread = float(np.ptp(exact[exact > least]))
+    return float(np.abs(np.maximum(given, least) - np.maximum(exact, least)).max()) / (spread or 1.0)
 
 
 def layers_of(model: OnnxTeacher) -> dict[str, bytes]:

@@ -32,7 +32,7 @@ class HeadsCut:
         self.given: dict[str, str] = {}
         """Output's name -> the copy's output that is its hidden row."""
         kept = dict.fromkeys(each.output for each in outputs if each.codec is None or not each.codec.of_hidden)
-        taken = {name for node in model.graph.node for name in node.output} | {each.name for each in model.graph.input}
+        taken = set(_named(model.graph))
         there = {each.name: each for each in model.graph.output}
         added: list[onnx.ValueInfoProto] = []
         nodes: list[onnx.NodeProto] = []
@@ -104,6 +104,17 @@ def _prune(graph: onnx.GraphProto) -> None:
         copies = [copy.deepcopy(each) for each in left]  # before the field that they lie in is emptied
         del of_graph[:]
         of_graph.extend(copies)
+
+
+def _named(graph: onnx.GraphProto) -> Iterator[str]:
+    """Yield all names that tensors have, those within the graphs of its nodes among them."""
+    yield from (each.name for each in (*graph.input, *graph.initializer))
+    yield from (each.values.name for each in graph.sparse_initializer)
+    for node in graph.node:
+        yield from node.output
+        for attribute in node.attribute:
+            for inner in [attribute.g, *attribute.graphs]:
+                yield from _named(inner)
 
 
 def _read_by(node: onnx.NodeProto) -> Iterator[str]:

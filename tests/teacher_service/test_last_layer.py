@@ -270,6 +270,35 @@ def test_a_layer_that_does_not_rebuild_the_whole_graph_is_refused(
         cut(path, teacher(path))
 
 
+def test_a_layer_that_masks_classes_does_not_hide_that_others_are_rebuilt_wrongly(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    nodes, weights = FORMS["gemm"]
+    masks = np.where(np.arange(C) == 2, np.float32(-1e9), B)
+    path = model(tmp_path / "m.onnx", nodes, **weights | {"b": masks})
+    cut(path, teacher(path))
+    honest: Callable[..., Any] = Head.logits
+    monkeypatch.setattr(Head, "logits", lambda self, hidden: honest(self, hidden)[..., [1, 0, 2, 3, 4]])
+    with pytest.raises(TeacherRejected, match=r"off by .* of its range"):
+        cut(path, teacher(path))
+
+
+def test_a_layer_whose_numbers_float16_cannot_tell_apart_is_refused(tmp_path: Path) -> None:
+    nodes = [node("Mul", ["h", "s"], ["small"]), node("MatMul", ["small", "w"], ["y"])]
+    for scale, fits in ((2.0**-14, True), (2.0**-27, False)):
+        path = model(tmp_path / "m.onnx", nodes, w=W.T / np.float32(scale), s=np.float32(scale))
+        if fits:
+            cut(path, teacher(path))
+            continue
+        with pytest.raises(TeacherRejected, match=r"'y' is given does not keep its digits in float16, .* use another"):
+            cut(path, teacher(path))
+
+
+def test_a_tensor_that_has_the_name_of_the_hidden_row_keeps_it(tmp_path: Path) -> None:
+    path = model(tmp_path / "m.onnx", [node("MatMul", ["h", "y/hidden"], ["y"])], **{"y/hidden": W.T.copy()})
+    assert cut(path, teacher(path)).label(X)["logits"].shape == (N, H)
+
+
 def test_a_worker_whose_model_has_another_layer_than_the_record_says_does_not_begin(tmp_path: Path) -> None:
     nodes, weights = FORMS["gemm"]
     path = model(tmp_path / "m.onnx", nodes, **weights)
