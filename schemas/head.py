@@ -181,13 +181,15 @@ def chunks(stream_id: str, teacher: str, raw: bytes) -> Iterator[HeadChunk]:
 class Assembly:
     """Puts layers together of chunks as they lie in a log.
 
-    The first one begins a layer anew, and a chunk that does not follow is left out; so a writing that was cut short is
-    passed over once it was done again, and writers of the same layer may lie among one another.
+    A chunk that does not follow is left out, as is one that is there already; one that is not what is in its place
+    takes it, and those behind go. So writings of the same layer may lie among one another and be cut short anywhere,
+    and a whole one makes good whatever lies before it.
     """
 
     def __init__(self, stream_id: str, teacher: str) -> None:
         self._stream_id, self._teacher = stream_id, teacher
-        self._parts: dict[str, list[bytes]] = {}
+        self._parts: dict[tuple[str, int], list[bytes]] = {}
+        """(SHA-256, how many parts there are) -> those that came in a row."""
         self.found: dict[str, bytes] = {}
         """SHA-256 -> the layer's bytes, which have it."""
         self.seen: dict[str, tuple[int, int]] = {}
@@ -198,14 +200,14 @@ class Assembly:
         sha256 = chunk.head_sha256
         if (chunk.stream_id, chunk.teacher) != (self._stream_id, self._teacher) or sha256 in self.found:
             return
-        parts = self._parts.setdefault(sha256, [])
-        if chunk.index == 0:
-            parts.clear()
+        parts = self._parts.setdefault((sha256, chunk.count), [])
+        if chunk.index < len(parts) and parts[chunk.index] != chunk.data:
+            del parts[chunk.index :]
         if chunk.index == len(parts):
             parts.append(chunk.data)
         self.seen[sha256] = (len(parts), chunk.count)
         if len(parts) == chunk.count:
-            raw = b"".join(self._parts.pop(sha256))
+            raw = b"".join(self._parts.pop((sha256, chunk.count)))
             if hashlib.sha256(raw).hexdigest() == sha256:
                 self.found[sha256] = raw
                 del self.seen[sha256]

@@ -163,6 +163,16 @@ def test_a_layer_comes_whole_of_its_parts_whoever_wrote_before_or_between(parts:
     assert assembled(*parts, damaged).seen == {}
 
 
+def test_writings_that_were_cut_short_do_not_disturb_one_that_goes_on(parts: list[HeadChunk]) -> None:
+    whole = {parts[0].head_sha256: layer(9, 6).encode()}
+    others = [replace(part, count=len(parts) + 1, data=part.data * 2) for part in parts]  # of a program of other parts
+    damaged = [replace(part, data=bytes(len(part.data))) for part in parts]
+    for at in range(len(parts)):
+        for between in (parts[:1], parts[:at], others[:1], others):
+            assert assembled(*parts[:at], *between, *parts[at:]).found == whole
+        assert assembled(*parts[:at], *damaged[at : at + 1], *parts).found == whole
+
+
 def test_a_layer_that_lacks_a_part_or_is_damaged_is_not_found(parts: list[HeadChunk]) -> None:
     sha256, count = parts[0].head_sha256, len(parts)
     for given_, came in (
