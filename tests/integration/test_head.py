@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from kafka import TopicPartition
+from kafka.admin import ConfigResource, ConfigResourceType
 from support.heads import bound
 from support.log_checker import assert_nothing_lost, check_labels
 from support.models import classifier
@@ -21,7 +22,7 @@ from support.streams import fetcher
 import distillog as library
 from pipeline.captured.contents import Contents, head_name
 from pipeline.kafka.clients import new_admin, new_producer
-from pipeline.names import heads_topic, soft_targets_topic
+from pipeline.names import heads_topic, soft_targets_topic, work_orders_topic
 from pipeline.streams import open_stream
 from schemas.head import Head, HeadChunk
 from student_trainer.learning.targets import HeadTarget
@@ -125,6 +126,10 @@ def test_a_layer_that_is_lost_or_forged_ends_a_run_before_it_begins_and_is_broug
     again = distillog.succeed("topics", "add-teacher", name, "t", model, "--codec", "head")
     assert "already there, the same" in again
     distillog.succeed(*start)
+    larger = ConfigResource(ConfigResourceType.TOPIC, work_orders_topic(name), {"max.message.bytes": "2000000"})
+    with closing(new_admin(distillog.settings)) as admin:
+        admin.alter_configs([larger])
+    assert distillog.succeed("topics", "add-teacher", name, "t", model, "--codec", "head") == again
 
     distillog.succeed("topics", "remove-teacher", name, "t", "--yes")
     with closing(new_admin(distillog.settings)) as admin:
