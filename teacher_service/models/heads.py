@@ -22,9 +22,9 @@ from teacher_service.models.session import Inputs, OnnxTeacher, Outputs, as_stor
 
 COMPARED_ROWS = 64
 """Samples that are looked at, at most."""
-_LIMITS = {np.dtype("float32"): 1e-4, np.dtype("float16"): 4e-3}
-"""Dtype of the weights -> the largest change, as a share of the output's range: float32 in another order of sums, and
-logits that the model itself rounds to half precision. A wrong layer is off by its whole range."""
+_LIMIT, _HALF_LIMIT = 1e-4, 4e-3
+"""The largest change, as a share of the output's range: float32 in another order of sums, and logits that the model
+itself rounds to half precision. A wrong layer is off by its whole range."""
 _STORED_LIMIT = 1e-2
 """The same of what is stored, hidden rows in float16, as a share of the range within a row: between what int8 and int4
 round. Ordinary layers are far below 1e-3, and numbers that are too small for float16 above 1e-1."""
@@ -78,7 +78,8 @@ def _refuse_unlike(model: OnnxTeacher, samples: Inputs, answers: Outputs) -> Non
         if one.head_sha256 is None or one.codec is None:
             continue
         whole = as_stored(pick(answers[one.output][rows], one, masks.get(one.name)), replace(one, head_sha256=None))
-        change, limit = _change(whole, rebuilt[one.name]), _LIMITS[model.heads[one.name].weight.dtype]
+        halves = model.heads[one.name].weight.dtype == np.float16 or _are_halves(whole)
+        change, limit = _change(whole, rebuilt[one.name]), _HALF_LIMIT if halves else _LIMIT
         if not change <= limit:
             raise TeacherRejected(
                 f"{model.path}: the logits that are rebuilt of output {one.output!r}, by its last layer, are off by "
@@ -94,6 +95,13 @@ def _refuse_unlike(model: OnnxTeacher, samples: Inputs, answers: Outputs) -> Non
                 f"float16, by which codec head stores it: the logits that are rebuilt are off by {change:.1e} of the "
                 f"range of a row (at most {_STORED_LIMIT:g}): use another codec, such as float16"
             )
+
+
+def _are_halves(numbers: npt.NDArray[np.float32]) -> bool:
+    """Whether the model rounded them to float16 or bfloat16 at its end, a Cast behind the layer, say."""
+    with np.errstate(over="ignore"):
+        same = bool((numbers.astype(np.float16) == numbers).all())
+    return same or not (np.ascontiguousarray(numbers).view(np.uint32) & 0xFFFF).any()
 
 
 def _below_likeliest(logits: npt.NDArray[np.float32]) -> npt.NDArray[np.float64]:

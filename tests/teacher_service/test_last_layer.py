@@ -113,6 +113,13 @@ FORMS: dict[str, tuple[Nodes, dict[str, Any]]] = {
 }
 
 
+@pytest.mark.parametrize("dtype", [TensorProto.FLOAT16, TensorProto.BFLOAT16])
+def test_a_model_that_rounds_its_logits_behind_a_layer_in_float32_is_cut(dtype: int, tmp_path: Path) -> None:
+    casts = [node("Cast", ["z"], ["rounded"], to=dtype), node("Cast", ["rounded"], ["y"], to=TensorProto.FLOAT)]
+    path = model(tmp_path / "m.onnx", [node("MatMul", ["h", "w"], ["z"]), *casts], w=W.T.copy())
+    assert cut(path, teacher(path)).heads["logits"].weight.dtype == np.float32
+
+
 @pytest.mark.parametrize("external", [False, True])
 @pytest.mark.parametrize("form", FORMS)
 def test_the_cut_model_gives_what_the_whole_one_does(form: str, external: bool, tmp_path: Path) -> None:
