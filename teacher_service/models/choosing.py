@@ -82,7 +82,7 @@ def choose_cuts(
         path: of the model.
         teacher: as it was described.
         codec: the stream's.
-        cut: one of CUTS.
+        cut: one of CUTS; `auto` is NumPy where the samples give an output no finite row to measure with.
         fetcher: the dataset.
         view_seed: of the views that it is fed.
         there: the teacher of that name that the stream has; `auto` is what it says.
@@ -118,7 +118,12 @@ def choose_cuts(
     found = []
     for one in able:
         rows = values[one.name].reshape(-1, one.codec_classes)
-        measured = measure(one, one.stored_as(codec), rows[finite_rows(rows)])
+        rows = rows[finite_rows(rows)]
+        if not len(rows):  # these samples choose no position, say; what is not finite others speak of
+            if cut == "auto":
+                continue
+            rows = np.random.default_rng(0).standard_normal((teacher.inference_batch, one.codec_classes), np.float32)
+        measured = measure(one, one.stored_as(codec), rows)
         found.append(replace(measured, cut="graph") if cut == "graph" else measured)
     return _with(teacher, {each.output: each.cut for each in found}), tuple(found)
 
@@ -153,14 +158,12 @@ def _with(teacher: Teacher, cuts: Mapping[str, str]) -> Teacher:
 
 
 def measure(one: TeacherOutput, spec: CodecSpec, rows: npt.NDArray[np.float32]) -> CutFound:
-    """Time both ways on one core, by turns, on finite rows [R, C]; and hold them against each other.
+    """Time both ways on one core, by turns, on one or more finite rows [R, C]; and hold them against each other.
 
     Raises:
-        TeacherRejected: they differ, or there is no row.
+        TeacherRejected: they differ.
     """
     rows = np.ascontiguousarray(rows[: max(2, _VALUES // rows.shape[1])])
-    if not len(rows):
-        raise TeacherRejected(f"output {one.name!r} is not finite for any of the samples that it was tried on")
     cut = GraphCut(spec, rows.shape[1], threads=1)
     if problem := difference(kept_classes(rows, spec.k, spec.temperatures), cut(rows)):
         raise TeacherRejected(f"output {one.name!r} is cut otherwise in the graph: {problem}; use --cut numpy")

@@ -122,8 +122,8 @@ def load_graph(path: Path) -> onnx.ModelProto:
 def last_layer(path: Path, model: onnx.ModelProto, output: str, rank: int) -> LastLayer:
     """Find the linear layer at the end of an output.
 
-    It is a MatMul by a constant, or a Gemm, with what is constant and added to it; Transpose, Identity, Cast and
-    Dropout may stand behind it, and before its weights.
+    It is a MatMul by a constant, or a Gemm, with what is constant and added to it; Transpose, Identity and Cast may
+    stand behind it, and before its weights, and Dropout behind it.
 
     Args:
         path: of the file, whose large tensors may lie in others.

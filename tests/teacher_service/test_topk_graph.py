@@ -152,6 +152,18 @@ def test_positions_are_cut_beside_an_output_that_is_not(tmp_path: Path) -> None:
     assert np.array_equal(there.chosen.counts, here.chosen.counts)
 
 
+def test_samples_that_choose_no_position_are_no_fault_of_the_teacher(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = language_model(tmp_path / "m.onnx")
+    scores = DeclaredOutput("scores", "logits", positions="nothing", codec="topk:k=4")
+    declared = Declared((scores,), inputs={"tokens": "input_ids"})
+    record = describe_model(path, "t", manifest(TEXTS, order_size=20), TEXTS, declared)
+    monkeypatch.setattr(choosing, "MEASURED_FROM", 2)
+    for cut, made in (("auto", "numpy"), ("graph", "graph")):
+        assert choose_cuts(path, record, THREE, cut, TEXTS, 0)[0].outputs[0].cut == made
+
+
 def in_graph(teacher: Teacher) -> Teacher:
     return replace(teacher, outputs=tuple(replace(one, cut="graph") for one in teacher.outputs))
 
