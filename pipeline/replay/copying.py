@@ -22,24 +22,30 @@ from kafka import TopicPartition
 
 from pipeline.captured.folder import TeacherFiles
 from pipeline.captured.labels import read_labels
-from pipeline.chain_ends import implied_order, implied_orders, soft_targets_end, work_orders_end
+from pipeline.chain_ends import (
+    implied_order,
+    implied_orders,
+    soft_targets_end,
+    soft_targets_sequence,
+    work_orders_end,
+)
 from pipeline.feed import RETRY_FOR, RETRY_PAUSE, SEND_TIMEOUT, WINDOW
 from pipeline.kafka.log import Appender, Cluster, Headers, Reader
 from pipeline.kafka.reading import read_to_end
-from pipeline.names import REPLAY_OF, log_name, manifest_topic, soft_targets_topic, work_orders_topic
+from pipeline.names import REPLAY_OF, address_of, log_name, manifest_topic, soft_targets_topic, work_orders_topic
 from pipeline.record_size import teacher_record_bytes
 from pipeline.replay.target import Target
 from pipeline.sequence import Sequence
 from pipeline.streams import TopicGuard
 from pipeline.wait import Deadline
-from schemas.errors import BrokerUnavailable, DeliveryFailed, PositionOutOfRange, StreamConflict
+from schemas.errors import BrokerUnavailable, DecodeError, DeliveryFailed, PositionOutOfRange, StreamConflict
 
 log = logging.getLogger(__name__)
 
 _AHEAD = 256
 """Orders whose labels are written before their work orders are, at least."""
-_LOOK_SECONDS = 30.0
-"""For the last record of a partition."""
+_LOOK_SECONDS = 300.0
+"""For the first copy of a partition's last order; behind repetitions it lies farther than its number says."""
 
 
 @dataclass(slots=True)
@@ -115,6 +121,7 @@ class _Copying:
         while True:
             try:
                 self._copy(*self._there())
+                self.guard.check(now=True)  # nobody wrote into topics that are gone
                 return self.copied
             except (BrokerUnavailable, DeliveryFailed, PositionOutOfRange) as error:
                 if self._stop.is_set():
@@ -159,17 +166,31 @@ class _Copying:
         return labels, orders
 
     def _refuse_labelled(self, reader: Reader, partition: TopicPartition, teacher: str, expected: int) -> None:
-        """Raise StreamConflict where the last record of a partition is none that was copied."""
-        end = reader.ends([partition])[partition]
-        begin = max(end - 1, reader.begins([partition])[partition])
-        for record in read_to_end(reader, partition, begin, _LOOK_SECONDS, end):
+        """Raise StreamConflict where the last order that a partition's chain holds is none that was copied.
+
+        What students read is its first copy. Workers that run beside a replay repeat it, and change nothing.
+        """
+        manifest = self._manifest
+        last = expected - manifest.partitions
+        if last < 0:
+            return
+        # Before the record of an order are those of all orders before it.
+        begin = max((last - partition.partition) // manifest.partitions, reader.begins([partition])[partition])
+        for record in read_to_end(reader, partition, begin, _LOOK_SECONDS):
+            try:
+                found = soft_targets_sequence(record.value or b"", address_of(record))
+            except DecodeError:
+                continue
+            if found != (manifest.stream_id, last):
+                continue
             if REPLAY_OF not in dict(record.headers):
-                name = self._manifest.stream
+                name = manifest.stream
                 raise StreamConflict(
                     f"{log_name(partition)}: workers of teacher {teacher!r} have labelled orders of stream {name!r} "
                     f"before order {expected}, the next one to be copied: its labels would be of two kinds; go on with "
                     f"`distillog teach {name}`, or replay under another name"
                 )
+            return
 
     def _copy(self, labels: dict[str, list[int]], orders: list[int]) -> None:
         """Write what is missing, from the lowest order on.

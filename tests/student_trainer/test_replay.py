@@ -9,7 +9,8 @@ from typing import Any
 
 import pytest
 from captured_streams import NUM_ORDERS, digits_logs, labels
-from reader_logs import Logs
+from reader_logs import Logs, label
+from support.captures import captured
 from support.processes import Distillog
 from support.small_runs import report, run_file, weights
 from support.streams import records
@@ -17,10 +18,10 @@ from support.streams import records
 from pipeline.captured.folder import CapturedFolder
 from pipeline.kafka.cluster import KafkaCluster
 from pipeline.names import REPLAY_OF, soft_targets_topic, work_orders_topic
-from pipeline.replay.copying import copy_labels
+from pipeline.replay.copying import Copied, copy_labels
 from pipeline.replay.target import ReplayOptions, open_target
-from pipeline.streams import delete_stream
-from schemas.errors import DecodeError, StreamConflict
+from pipeline.streams import Stream, delete_stream
+from schemas.errors import DecodeError, StreamChanged, StreamConflict
 from schemas.records import SoftTargets, WorkOrder
 
 pytestmark = [pytest.mark.kafka, pytest.mark.timeout(300)]
@@ -143,3 +144,39 @@ def test_a_replay_into_a_stream_that_is_not_its_own_is_refused(
     capture(distillog, stream, folder, "t")
     with pytest.raises(StreamConflict, match=r"/1: workers of teacher 't' have labelled orders .* before order 9"):
         copy_labels(KafkaCluster(settings), open_target(settings, again, CapturedFolder(folder), ReplayOptions()))
+
+
+def test_a_replay_goes_on_beside_workers_that_label_again_what_was_copied(
+    logs: Logs, distillog: Distillog, again: str, tmp_path: Path
+) -> None:
+    """They were there before the first label, and so repeat each: no student reads theirs."""
+    settings, path = distillog.settings, tmp_path / "labels"
+
+    def replay(first: int, behind: int) -> Stream:
+        folder = CapturedFolder(captured(path, logs.stream, labels(logs, "t", *range(first, behind))))
+        target = open_target(settings, again, folder, ReplayOptions())
+        copy_labels(KafkaCluster(settings), target)
+        return target.stream
+
+    theirs = Logs(settings, replay(0, 12), logs.admin, logs.producer)
+    theirs.write("t", *(label(theirs.stream, "t", sequence) for sequence in range(10)))
+    replay(12, 20)
+    for number, found in records(settings, soft_targets_topic(again, "t")).items():
+        copied = [SoftTargets.decode(each.value, "").sequence for each in found if REPLAY_OF in dict(each.headers)]
+        assert copied == list(range(number, 20, 4))
+
+
+def test_a_replay_says_when_its_stream_was_deleted_while_the_last_orders_were_written(
+    logs: Logs, distillog: Distillog, again: str, tmp_path: Path
+) -> None:
+    settings = distillog.settings
+    folder = CapturedFolder(captured(tmp_path / "labels", logs.stream, labels(logs, "t", *range(5))))
+
+    def at_the_end(copied: Copied) -> None:
+        if copied.reached == copied.num_orders:
+            delete_stream(settings, again)
+
+    target = open_target(settings, again, folder, ReplayOptions())
+    with pytest.raises(StreamChanged, match=f"stream {again} was deleted"):
+        copy_labels(KafkaCluster(settings), target, progress=at_the_end)
+    open_target(settings, again, folder, ReplayOptions())
