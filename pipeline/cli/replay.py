@@ -7,11 +7,11 @@ from pathlib import Path
 
 import click
 
-from pipeline.cli.options import json_option, kafka_settings, print_json, quiet_option
+from pipeline.cli.options import FolderOrUrl, json_option, kafka_settings, print_json, quiet_option
 
 
 @click.command()
-@click.argument("folder", type=click.Path(file_okay=False, path_type=Path))
+@click.argument("folder", type=FolderOrUrl(file_okay=False, path_type=Path))
 @click.option("--to", required=True, metavar="STREAM", help="The stream to make, or to go on with.")
 @click.option("--rate", type=click.FloatRange(min=0, min_open=True), help="Orders a second at most.")
 @click.option("--partitions", type=int, help="Partitions, at most 256.  [default: as the captured stream's]")
@@ -20,7 +20,7 @@ from pipeline.cli.options import json_option, kafka_settings, print_json, quiet_
 @quiet_option
 @json_option
 def replay(
-    folder: Path,
+    folder: Path | str,
     to: str,
     rate: float | None,
     partitions: int | None,

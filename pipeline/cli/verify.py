@@ -68,10 +68,11 @@ def verify(
 ) -> None:
     """Label some rows of every order of STREAM again with MODEL, and compare them with the labels in the log.
 
-    STREAM is also a folder of captured labels, written with a slash: ./labels. Nothing is written to either. Exit
-    code 4: an order differs.
+    STREAM is also a folder of captured labels, written with a slash: ./labels, or the URL of one. Nothing is written
+    to either. Exit code 4: an order differs.
     """
     from pipeline.captured.contents import NAME
+    from pipeline.captured.storage import is_url, refuse_secrets
     from pipeline.progress import Progress, Rate
     from teacher_service.proof.rows import Choice
     from teacher_service.proof.subject import is_folder, of_folder, of_stream
@@ -88,8 +89,14 @@ def verify(
         begin=from_sequence,
         until=until_sequence,
     )
+    folder: Path | str | None = None
+    if is_url(stream):
+        refuse_secrets(stream)
+        folder = stream
+    elif is_folder(stream):
+        folder = Path(stream)
     with Progress(title=f"verify {stream}", quiet=quiet) as progress:
-        if folder := Path(stream) if is_folder(stream) else None:
+        if folder is not None:
             subject = of_folder(folder, model, teacher)
         else:
             if Path(stream, NAME).is_file():

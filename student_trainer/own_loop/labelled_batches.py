@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import torch
 import torch.distributed
 
+from pipeline.captured.storage import is_url
 from pipeline.user_code import said
 from schemas.errors import ConfigError
 from schemas.names import check_name
@@ -51,8 +52,8 @@ def labelled_batches(
 
     Args:
         stream: its name; with `files` it is held against theirs, and may be left out.
-        files: folder of what `distillog capture` stored of it, to be read instead: without a broker, and to the same
-            bits. A state of the one is one of the other.
+        files: folder of what `distillog capture` stored of it, or the URL of one, to be read instead: without a broker,
+            and to the same bits. A state of the one is one of the other.
         teachers: whose soft targets, by their names in the stream; or one of them.
         batch_size: rows of a batch, of all processes together.
         size: the spatial size asked of the view, e.g. (160, 160); (): as the samples come.
@@ -105,7 +106,7 @@ def labelled_batches(
                 "files are read without a broker, so nobody hears of a run: leave out run, bootstrap_servers and "
                 "kafka_config"
             )
-        folder = Path(files)
+        folder = files if is_url(files) else Path(files)
 
         def open_source() -> TeachersSource:
             return FilesSource(folder, asked)

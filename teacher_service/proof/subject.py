@@ -61,7 +61,7 @@ def of_stream(settings: KafkaSettings, name: str, model_path: Path, teacher: str
     )
 
 
-def of_folder(folder: Path, model_path: Path, teacher: str | None) -> Subject:
+def of_folder(folder: Path | str, model_path: Path, teacher: str | None) -> Subject:
     """Open a folder's labels of the teacher whose model a file is.
 
     Raises:

@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from click.testing import CliRunner
 from support.captures import captured
 from support.object_store import s3_server, upload
@@ -27,10 +28,12 @@ from schemas.avro import REGISTRY
 from schemas.errors import ConfigError, DecodeError
 from schemas.records import Output, SoftTargets, Teacher, TeacherInput, TeacherOutput
 from student_trainer.launch import launch
+from student_trainer.own_loop.labelled_batches import labelled_batches
 from student_trainer.run.folder import RunFolder
 from student_trainer.run.settings import RunSettings, run_settings
 
 URL = "s3://bucket/labels"
+LOOP: dict[str, Any] = {"batch_size": 24, "device": "cpu"}
 
 
 @pytest.fixture(scope="module")
@@ -131,6 +134,17 @@ def test_captured_files_in_s3_are_checked_from_the_command_line(labels: Path, st
     assert done.exit_code == 0, done.output
     assert f"{URL}: " in done.output
     assert "bytes are as listed: 41 of 41 orders of teacher t, 41 of 41 orders of teacher u" in done.output
+
+
+def test_a_loop_of_ones_own_and_a_replay_read_from_s3(labels: Path) -> None:
+    whole = [
+        [batch.targets["t"]["logits"].logits for batch in labelled_batches(files=each, teachers="t", **LOOP)]
+        for each in (labels, URL)
+    ]
+    assert all(map(torch.equal, *whole))
+    assert len(whole[0]) == len(whole[1]) > 10
+    done = CliRunner().invoke(main, ["replay", "s3://bucket/nothing", "--to", "again"])
+    assert "error: s3://bucket/nothing: holds no captured soft targets" in done.stderr
 
 
 def test_a_capture_into_a_url_is_refused_with_what_to_do() -> None:

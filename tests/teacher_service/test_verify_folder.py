@@ -12,7 +12,9 @@ import zlib
 from collections.abc import Callable
 from pathlib import Path
 
+import fsspec
 import pytest
+from click.testing import CliRunner
 from support.captures import captured
 from support.models import classifier
 from support.streams import fetcher, manifest
@@ -20,6 +22,7 @@ from support.written_labels import Labelling
 
 from pipeline.captured.capturing import CaptureForm
 from pipeline.captured.index import ENTRY
+from pipeline.cli import main
 from pipeline.datasets.fingerprint import fingerprint
 from pipeline.streams import Stream
 from pipeline.views.probe import make_probe
@@ -159,6 +162,20 @@ def test_permuted_orders_are_named_by_the_command_without_kafka(model: Path, tmp
     assert (found["stream"], found["folder"], found["teacher"]) == ("s", str(folder), "t")
     assert "the first is order 9" in done.stderr
     assert "Traceback" not in done.stderr
+
+
+def test_captured_files_are_verified_behind_a_url(folder: Path, model: Path) -> None:
+    files, url = fsspec.filesystem("memory"), "memory://bucket/verified"
+    for each in folder.iterdir():
+        files.pipe(f"{url}/{each.name}", each.read_bytes())
+    done = CliRunner().invoke(main, ["verify", url, str(model), "--threads", "1", "--quiet"])
+    files.store.clear()
+    assert done.exit_code == 0, done.output
+    assert f"{url}, teacher t on CPUExecutionProvider: {ORDERS} of 41 orders" in done.output
+    secret = CliRunner().invoke(main, ["verify", "s3://KEY:SECRET@bucket/labels", str(model)])
+    assert secret.exit_code == 1
+    assert "has credentials or a query in it" in secret.output
+    assert "SECRET" not in secret.output
 
 
 def test_another_model_and_a_folder_without_labels_are_refused(folder: Path, model: Path, tmp_path: Path) -> None:
