@@ -31,8 +31,8 @@ _LONGEST_PAUSE = 5.0
 """Seconds between two tries, at most; the first pause is 0.1 s, and each is twice the last."""
 _FINAL = (PermissionError, IsADirectoryError, NotADirectoryError, ValueError, TypeError, ImportError)
 """What asking again does not change; and errors that are named after credentials."""
-_HIDDEN = re.compile(r"(?<=://)[^\s/@]*@|(?<=\?)[^\s\"']*=[^\s\"']*")
-"""In what a library says."""
+_HIDDEN = re.compile(r"(?<=://)\S*@|(?<=\?)[^\s\"']*=[^\s\"']*")
+"""In what a library says; a password may have a slash in it."""
 
 
 class RemoteFolder:

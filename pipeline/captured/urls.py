@@ -7,7 +7,8 @@ from pathlib import Path
 
 from schemas.errors import ConfigError
 
-_SECRETS = re.compile(r"://[^@]*:[^@]*@|[?#]")
+_SECRETS = re.compile(r"://[^@]*:[^@]*@|[?#]|https?://[^/]*@")
+"""What stands alone before an @ is a container of Azure's, or a name; but by HTTP it is a token."""
 
 
 def is_url(folder: Path | str) -> bool:

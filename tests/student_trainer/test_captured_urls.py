@@ -226,6 +226,7 @@ def test_a_range_that_fails_or_is_short_is_asked_for_again(bad: int, short: bool
 
 REFUSED: dict[str, tuple[str, str]] = {
     "password": ("s3://KEY:SECRET@bucket/labels", "has credentials or a query in it"),
+    "token": ("https://SECRET@host/labels", "has credentials or a query in it"),
     "query": ("https://host/labels?X-Amz-Signature=SECRET", "has credentials or a query in it"),
     "unknown": ("nope://bucket/labels", "nope://bucket/labels: cannot be opened: Protocol not known: nope"),
     "not installed": ("gs://bucket/labels", r"gs://bucket/labels: needs a package: .*distillog\[fsspec\].*gcsfs"),
@@ -244,7 +245,7 @@ def test_a_url_that_cannot_be_read_is_refused_in_one_line(name: str) -> None:
 def test_what_a_store_says_is_shown_without_credentials(
     store: MemoryFileSystem, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    text = "cannot connect to http://me:SECRET@proxy/a?X-Amz-Signature=SECRET&b=SECRET"
+    text = "cannot connect to http://me:SEC/SECRET@proxy/a?X-Amz-Signature=SECRET&b=SECRET"
     failing(monkeypatch, [OSError(text), PermissionError(text)])
     with pytest.raises(ConfigError, match=r"cannot connect to http://\.\.\.proxy/a\?\.\.\.; look") as caught:
         CapturedFolder(URL)
