@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
+import logging
 import os
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -23,6 +26,8 @@ from pipeline.views.patience import labels_patiently
 from pipeline.whole_files import replace_file, writing
 from schemas.errors import CannotWrite, ConfigError, ManifestMismatch
 from schemas.records import SoftTargets
+
+log = logging.getLogger(__name__)
 
 _GROUP_ROWS = 1 << 16
 _GROUP_BYTES = 32 << 20
@@ -66,7 +71,8 @@ def write_tables(
     Raises:
         ConfigError: no pyarrow, no teacher, or an output that has no place in a table.
         StreamNotFound: a teacher was not captured.
-        CannotWrite: the disk refuses, or another file lies there.
+        CannotWrite: the disk refuses, somebody else writes there, or another file lies there, or one with true labels
+            where none were asked for.
         ManifestMismatch: the data are not the stream's, or a record is not what the manifest promises.
         DecodeError, DataUnavailable: as `TeacherFiles`.
     """
@@ -84,15 +90,38 @@ def write_tables(
             opened.append((files, []))
             opened[-1][1].extend(tables_of(files.teacher, files.manifest.codec))
         labels = check_data(opened[0][0].manifest, dataset).dataset if dataset else None
-        with writing(target):
-            target.mkdir(parents=True, exist_ok=True)
-        return [
-            _TableOf(files, tables, labels, folder.contents).write(target / f"{files.teacher.name}.parquet", progress)
-            for files, tables in opened
-        ]
+        with _alone_in(target):
+            return [
+                _TableOf(files, tables, labels, folder.contents).write(
+                    target / f"{files.teacher.name}.parquet", progress
+                )
+                for files, tables in opened
+            ]
     finally:
         for files, _ in opened:
             files.close()
+
+
+@contextmanager
+def _alone_in(target: Path) -> Iterator[None]:
+    """Keep others from writing tables into a folder, which is made where it is missing: two would write one file.
+
+    Raises:
+        CannotWrite: somebody does, or the disk refuses.
+    """
+    with writing(target):
+        target.mkdir(parents=True, exist_ok=True)
+        descriptor = os.open(target, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise CannotWrite(f"{target}: tables are being written there; wait for their end") from None
+        except OSError:  # a file system without locks
+            log.warning("%s: cannot be locked; let nobody else write tables there", target)
+        yield
+    finally:
+        os.close(descriptor)
 
 
 class _TableOf:
@@ -123,6 +152,10 @@ class _TableOf:
             return Table(name, path, num_orders, there[1], False)
         if there is not None and not _earlier(there[0], self._about):
             raise CannotWrite(f"{path}: is there, of something else; remove it, or give another folder")
+        if there is not None and there[0].get("labels") and self._labels is None:
+            raise CannotWrite(
+                f"{path}: is there with true labels, which it would lose; give --dataset, too, or another folder"
+            )
         rows = 0
 
         def write(fresh: Path) -> None:
@@ -265,7 +298,7 @@ def _about(path: Path) -> tuple[dict[str, Any], int] | None:
 
 
 def _earlier(there: dict[str, Any], now: dict[str, Any]) -> bool:
-    """Whether a file holds fewer orders of the same teacher, or the same without labels."""
+    """Whether a file holds fewer orders of the same teacher, or the same ones."""
     same = ("stream_id", "manifest_sha256", "teacher", "model_sha256")
     return all(there.get(key) == now[key] for key in same) and _whole(there.get("orders")) <= now["orders"]
 

@@ -230,6 +230,9 @@ def test_true_labels_come_from_the_data_if_they_are_the_streams(tmp_path: Path) 
     assert found["label"] == source.dataset.labels(np.array(found["sample_id"])).tolist()
     with pytest.raises(ManifestMismatch):
         write_tables(folder, tmp_path / "tables", dataset="digits?split=test")
+    with pytest.raises(CannotWrite, match=r"is there with true labels, which it would lose; give --dataset"):
+        write_tables(folder, tmp_path / "tables")
+    assert pq.read_table(table.path).to_pydict() == found
 
 
 def test_equal_captures_are_equal_tables_whole_ones_stay_and_longer_ones_take_their_place(tmp_path: Path) -> None:
@@ -248,6 +251,22 @@ def test_equal_captures_are_equal_tables_whole_ones_stay_and_longer_ones_take_th
     with pytest.raises(CannotWrite, match=r"cnn\.parquet: is there, and none that this command wrote"):
         write_tables(longer, tmp_path / "again")
     assert now.path.read_text() == "a thesis"
+
+
+def test_two_commands_do_not_write_into_one_folder_of_tables(tmp_path: Path) -> None:
+    stream = stream_of()
+    folder = CapturedFolder(captured(tmp_path / "c", stream, labels(stream), CaptureForm("null")))
+    refused = []
+
+    def second(teacher: str, order: int, of: int) -> None:
+        if order == 7:
+            with pytest.raises(CannotWrite, match="tables are being written there") as caught:
+                write_tables(folder, tmp_path / "tables")
+            refused.append(caught.value)
+
+    (table,) = write_tables(folder, tmp_path / "tables", progress=second)
+    assert refused
+    assert pq.read_table(table.path).num_rows == table.num_rows
 
 
 def test_an_interrupted_table_leaves_nothing_behind(tmp_path: Path) -> None:
