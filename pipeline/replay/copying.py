@@ -82,7 +82,7 @@ def copy_labels(
         progress: is shown how far it is, now and then.
 
     Raises:
-        StreamConflict: workers of a teacher have labelled orders here that are captured.
+        StreamConflict: workers of a teacher have labelled orders here that are captured, before they were copied.
         StreamChanged: the stream was deleted or made again meanwhile.
         DecodeError, DataUnavailable: a captured file is damaged, or cannot be read.
         NotAuthorized: its topics may not be written.
@@ -122,6 +122,8 @@ class _Copying:
             try:
                 self._copy(*self._there())
                 self.guard.check(now=True)  # nobody wrote into topics that are gone
+                if not self.copied.stopped:
+                    self._refuse_overtaken()
                 return self.copied
             except (BrokerUnavailable, DeliveryFailed, PositionOutOfRange) as error:
                 if self._stop.is_set():
@@ -165,8 +167,18 @@ class _Copying:
             ]
         return labels, orders
 
-    def _refuse_labelled(self, reader: Reader, partition: TopicPartition, teacher: str, expected: int) -> None:
-        """Raise StreamConflict where the last order that a partition's chain holds is none that was copied.
+    def _refuse_labelled(
+        self,
+        reader: Reader,
+        partition: TopicPartition,
+        teacher: str,
+        expected: int,
+        says: str = (
+            ", the next one to be copied: its labels would be of two kinds; go on with `distillog teach {stream}`, or "
+            "replay under another name"
+        ),
+    ) -> None:
+        """Raise StreamConflict where the last order of a partition before an order is none that was copied.
 
         What students read is its first copy. Workers that run beside a replay repeat it, and change nothing.
         """
@@ -187,10 +199,20 @@ class _Copying:
                 name = manifest.stream
                 raise StreamConflict(
                     f"{log_name(partition)}: workers of teacher {teacher!r} have labelled orders of stream {name!r} "
-                    f"before order {expected}, the next one to be copied: its labels would be of two kinds; go on with "
-                    f"`distillog teach {name}`, or replay under another name"
+                    f"before order {expected}{says.format(stream=name)}"
                 )
             return
+
+    def _refuse_overtaken(self) -> None:
+        """Raise StreamConflict where workers had orders, which somebody fed meanwhile, before they were copied."""
+        stride = self._manifest.partitions
+        says = " that were to be copied and were fed before: its labels are of two kinds; replay under another name"
+        with closing(self._cluster.reader()) as reader:
+            for name, files in self._target.files.items():
+                topic = soft_targets_topic(self._manifest.stream, name)
+                for number in range(min(stride, files.num_orders)):
+                    behind = files.num_orders + (number - files.num_orders) % stride
+                    self._refuse_labelled(reader, TopicPartition(topic, number), name, behind, says)
 
     def _copy(self, labels: dict[str, list[int]], orders: list[int]) -> None:
         """Write what is missing, from the lowest order on.

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterator
+from contextlib import closing
 from pathlib import Path
+from threading import Event
 from typing import Any
 
 import pytest
@@ -18,7 +20,7 @@ from support.streams import records
 from pipeline.captured.folder import CapturedFolder
 from pipeline.kafka.cluster import KafkaCluster
 from pipeline.names import REPLAY_OF, soft_targets_topic, work_orders_topic
-from pipeline.replay.copying import Copied, copy_labels
+from pipeline.replay.copying import Copied, _Copying, copy_labels
 from pipeline.replay.target import ReplayOptions, open_target
 from pipeline.streams import Stream, delete_stream
 from schemas.errors import DecodeError, StreamChanged, StreamConflict
@@ -164,6 +166,22 @@ def test_a_replay_goes_on_beside_workers_that_label_again_what_was_copied(
     for number, found in records(settings, soft_targets_topic(again, "t")).items():
         copied = [SoftTargets.decode(each.value, "").sequence for each in found if REPLAY_OF in dict(each.headers)]
         assert copied == list(range(number, 20, 4))
+
+
+def test_a_replay_says_when_workers_came_before_it(
+    logs: Logs, distillog: Distillog, again: str, tmp_path: Path
+) -> None:
+    """Somebody fed meanwhile: what is copied behind their labels is nobody's."""
+    settings = distillog.settings
+    folder = CapturedFolder(captured(tmp_path / "labels", logs.stream, labels(logs, "t", *range(12))))
+    target = open_target(settings, again, folder, ReplayOptions())
+    theirs = Logs(settings, target.stream, logs.admin, logs.producer)
+    copying = _Copying(KafkaCluster(settings), target, None, Event(), lambda copied: None)
+    there = copying._there()
+    theirs.write("t", *(label(theirs.stream, "t", sequence) for sequence in range(12)))
+    copying._there = lambda: there  # type: ignore[method-assign]
+    with closing(copying.guard), pytest.raises(StreamConflict, match=r"t/0: workers .* before order 12 that were to"):
+        copying.run()
 
 
 def test_a_replay_says_when_its_stream_was_deleted_while_the_last_orders_were_written(
