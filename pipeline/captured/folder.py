@@ -208,8 +208,10 @@ class TeacherFiles:
     def _refuse_other(self, contents: Contents, address: str) -> None:
         """Raise DecodeError where a file is another's than the list says."""
         manifest_sha256 = hashlib.sha256(self.manifest.encode()).hexdigest()
-        found = (self.manifest.stream_id, manifest_sha256, self.teacher.name, self.teacher.sha256)
-        if found != (contents.stream_id, contents.manifest_sha256, self._name, self._entry.model_sha256):
+        found = (self.manifest.stream, self.manifest.stream_id, manifest_sha256, self._sequence.num_orders)
+        listed = (contents.stream, contents.stream_id, contents.manifest_sha256, contents.num_orders)
+        of_teacher = (self.teacher.name, self.teacher.sha256)
+        if found != listed or of_teacher != (self._name, self._entry.model_sha256):
             raise DecodeError(address, f"is of another stream or teacher than its list says; {_AGAIN}")
 
 

@@ -269,6 +269,16 @@ def test_a_list_that_makes_no_sense_is_refused(name: str, whole: Path, tmp_path:
         CapturedFolder(tmp_path)
 
 
+@pytest.mark.parametrize(("key", "value"), [("stream", "birds"), ("num_orders", 7), ("stream_id", "ab" * 8)])
+def test_a_list_of_another_stream_than_its_files_is_refused(
+    key: str, value: object, whole: Path, tmp_path: Path
+) -> None:
+    shutil.copytree(whole, tmp_path / "c")
+    replace(Contents.read(whole), **{key: value}).write(tmp_path / "c")  # type: ignore[arg-type]
+    with pytest.raises(DecodeError, match="is of another stream or teacher than its list says"):
+        CapturedFolder(tmp_path / "c").teacher("cnn")
+
+
 def test_a_folder_without_a_list_says_how_to_make_one(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"holds no captured soft targets .*distillog capture STREAM"):
         CapturedFolder(tmp_path)
