@@ -190,11 +190,13 @@ class _Copying:
         begin = max((last - partition.partition) // manifest.partitions, reader.begins([partition])[partition])
         for record in read_to_end(reader, partition, begin, _LOOK_SECONDS):
             try:
-                found = soft_targets_sequence(record.value or b"", address_of(record))
+                owner, sequence = soft_targets_sequence(record.value or b"", address_of(record))
             except DecodeError:
                 continue
-            if found != (manifest.stream_id, last):
+            if owner != manifest.stream_id or sequence < last:
                 continue
+            if sequence > last:
+                return  # retention removed it
             if REPLAY_OF not in dict(record.headers):
                 name = manifest.stream
                 raise StreamConflict(
