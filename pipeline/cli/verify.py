@@ -72,7 +72,7 @@ def verify(
     to either. Exit code 4: an order differs.
     """
     from pipeline.captured.contents import NAME
-    from pipeline.captured.storage import is_url, refuse_secrets
+    from pipeline.captured.urls import is_url, refuse_secrets
     from pipeline.progress import Progress, Rate
     from teacher_service.proof.rows import Choice
     from teacher_service.proof.subject import is_folder, of_folder, of_stream

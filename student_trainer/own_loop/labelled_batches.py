@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import torch
 import torch.distributed
 
-from pipeline.captured.storage import is_url
+from pipeline.captured.urls import is_url
 from pipeline.user_code import said
 from schemas.errors import ConfigError
 from schemas.names import check_name
