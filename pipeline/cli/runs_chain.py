@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import sys
 import time
+from contextlib import nullcontext, redirect_stdout
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -41,15 +43,9 @@ def chain(file: Path, assignments: tuple[str, ...], threads: int, folder: Path, 
     from student_trainer.run.chain import load_chain
 
     steps = load_chain(file, assignments)
-    rows: list[dict[str, Any]] = []
-    for number, settings in enumerate(steps):
-        _train(settings, folder, quiet)
-        row = _row(settings, folder, _export(settings, folder))
-        if number + 1 < len(steps):
-            row["labelled_s"] = _label(settings, row["onnx"], threads, quiet)
-        before = rows[-1]["accuracy"] if rows else None
-        row["kept"] = row["accuracy"] / before if row["accuracy"] is not None and before else None
-        rows.append(row)
+    # What each part says of itself is no part of the one result.
+    with redirect_stdout(sys.stderr) if as_json else nullcontext():
+        rows = _rows(steps, threads, folder, quiet)
     if as_json:
         print_json([{**row, "onnx": str(row["onnx"])} for row in rows])
         return
@@ -61,10 +57,23 @@ def chain(file: Path, assignments: tuple[str, ...], threads: int, folder: Path, 
     )
 
 
+def _rows(steps: list[RunSettings], threads: int, folder: Path, quiet: bool) -> list[dict[str, Any]]:
+    rows: list[dict[str, Any]] = []
+    for number, settings in enumerate(steps):
+        _train(settings, folder, quiet)
+        row = _row(settings, folder, _export(settings, folder))
+        if number + 1 < len(steps):
+            row["labelled_s"] = _label(settings, row["onnx"], threads, quiet)
+        before = rows[-1]["accuracy"] if rows else None
+        row["kept"] = row["accuracy"] / before if row["accuracy"] is not None and before else None
+        rows.append(row)
+    return rows
+
+
 def _train(settings: RunSettings, folder: Path, quiet: bool) -> None:
     """Train a step's run to its end: begin it, go on with it, or see that it is the one that is asked for."""
     from student_trainer.processes.world import ALONE
-    from student_trainer.run.finished import check_finished
+    from student_trainer.run.finished import check_begun, check_finished
     from student_trainer.run.folder import RunFolder, read_run
 
     path, settings = folder / settings.name, settings.placed()
@@ -72,11 +81,19 @@ def _train(settings: RunSettings, folder: Path, quiet: bool) -> None:
     if there and read_run(path)["state"] == "done":
         for edit in check_finished(path, settings, kafka_settings):
             click.echo(f"warning: {path}: is trained: too late for {edit}", err=True)
-        return
+        if (path / "report.json").exists():  # it is written last
+            return
+    elif there:
+        settings = check_begun(path, settings)
     with RunFolder.open(path) if there else RunFolder.create(path, settings) as run:
         result = train_run(settings, run, lambda metrics, served, labels: None, quiet, there, ALONE)
-    if not result.finished:
+    if not result.finished or _stopped():
         _leave()
+
+
+def _stopped() -> bool:
+    """Whether the command was asked to end, maybe too late for what was in hand to leave anything out."""
+    return stop_signals.interrupted() or stop_signals.terminated()
 
 
 def _leave() -> None:
@@ -103,7 +120,7 @@ def _label(settings: RunSettings, model: Path, threads: int, quiet: bool) -> flo
     began, stream = time.monotonic(), settings.data.stream
     _call(add_teacher, stream, settings.name, model)
     _call(teach, stream, model, "--teacher", settings.name, "--threads", threads, "--until-idle", *["--quiet"] * quiet)
-    if stop_signals.interrupted() or stop_signals.terminated():
+    if _stopped():
         _leave()
     return time.monotonic() - began
 

@@ -48,9 +48,9 @@ def load_chain(path: Path | str, overrides: Sequence[str] = ()) -> list[RunSetti
         own = _changed(document, step)
         if number:
             own["teachers"] = step.get("teachers", [{"name": steps[number - 1]["name"]}])
-            train = own["train"] = dict(own.get("train", {}))
-            if "seed" not in step.get("train", {}) and isinstance(seed := train.get("seed", 0), int):
-                train["seed"] = seed + number
+            train, said = own.get("train", {}), step.get("train", {})
+            if isinstance(train, dict) and "seed" not in said and isinstance(seed := train.get("seed", 0), int):
+                own["train"] = train | {"seed": seed + number}
         settings = run_settings(own, where)
         check_name("teacher", settings.name)
         if settings.name in [each.name for each in found]:

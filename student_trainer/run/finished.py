@@ -1,8 +1,9 @@
-"""A finished run that is asked for again: whether it is still what its run file, and its stream, would make of it."""
+"""A run that is asked for again: whether it is still what its run file, and its stream, would make of it."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 from pipeline.kafka.settings import KafkaSettings
@@ -36,8 +37,7 @@ def check_finished(path: Path, asked: RunSettings, kafka: Callable[[], KafkaSett
     """
     saved = load_checkpoint(path / "checkpoints")[0] if has_checkpoints(path / "checkpoints") else None
     found = edits(saved.settings if saved else read_settings(path).as_dict(), asked.placed().as_dict())
-    # A run file says where the first weights lie; which they were was written down when the run began.
-    found = [each for each in found if each.key != "student.weights.sha256" or each.now]
+    found = _said(found)
     if another := [str(each) for each in found if not each.allowed or each.key in _LONGER]:
         raise CheckpointError(f"{path}: is trained, but with other settings: {'; '.join(another)}; {ways_on(path)}")
     if saved and asked.source == "stream":
@@ -48,3 +48,30 @@ def check_finished(path: Path, asked: RunSettings, kafka: Callable[[], KafkaSett
         if text := another_stream(saved.source, {"stream": asked.data.stream, "stream_id": stream_id}):
             raise CheckpointError(f"{path}: is trained, but on {text}; {ways_on(path)}")
     return found
+
+
+def check_begun(path: Path, asked: RunSettings) -> RunSettings:
+    """Compare a run that has begun, but is not finished, with its run file as it is now.
+
+    Args:
+        path: the run's folder, which may hold no checkpoint yet.
+        asked: the run file.
+
+    Returns:
+        The settings to go on with: those asked for, with the first weights that the run began with.
+
+    Raises:
+        CheckpointError: it would learn something else than it began to; it names what differs.
+    """
+    began = read_settings(path)
+    found = _said(edits(began.as_dict(), asked.placed().as_dict()))
+    if another := [str(each) for each in found if not each.allowed]:
+        raise CheckpointError(f"{path}: began with other settings: {'; '.join(another)}; {ways_on(path)}")
+    if asked.student.weights is None or asked.student.weights.sha256 or began.student.weights is None:
+        return asked
+    return replace(asked, student=asked.student.pinned(began.student.weights.sha256))
+
+
+def _said(found: list[Edit]) -> list[Edit]:
+    """A run file says where the first weights lie; which they were was written down when the run began."""
+    return [each for each in found if each.key != "student.weights.sha256" or each.now]

@@ -79,6 +79,7 @@ losses = [{name = "reverse_kl"}]
         ('[[chain]]\nname = "a"\nsteps = 3\n', BASE, "chain]] a: key 'steps' is unknown"),
         ('[[chain]]\nname = "a"\n', BASE.replace('"stream"\n', '"dataset"\n', 1), "learn from a stream"),
         ('[[chain]]\nname = "a/b"\n', BASE, "name 'a/b'"),
+        ('[[chain]]\nname = "a"\n[[chain]]\nname = "b"\ntrain = 3\n', BASE, "chain]] b: train must be a table"),
     ],
 )
 def test_what_is_no_chain_is_refused_in_one_line(tmp_path: Path, steps: str, base: str, says: str) -> None:
