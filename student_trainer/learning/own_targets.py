@@ -58,6 +58,10 @@ def own_spec(term: Term, name: str, given: Shapes, of_peers: Mapping[str, Shapes
         raise ConfigError(f"{what} is the output that the loss is on: name another with `on`")
     if term.loss.needs & WITHOUT_SOFTMAX:
         return TargetSpec("features", shape, 0, CodecSpec())
+    if term.choose and len(shape) != 1:
+        raise ConfigError(
+            f'{what}: choose = "{term.choose}" takes one teacher for each sample, but it has several rows of each'
+        )
     return TargetSpec("logits", shape, shape[-1] if shape else 0, CodecSpec())
 
 
@@ -100,6 +104,11 @@ class OwnTargets:
         self._copies = {each: _Copy(settings, network, device, half) for each in kept}
         self._there: set[str] = set()
         """Whose weights the copies have by now."""
+
+    @property
+    def copied(self) -> bool:
+        """Whether there are copies, which see the views that the student sees."""
+        return bool(self._copies)
 
     @property
     def of_average(self) -> bool:

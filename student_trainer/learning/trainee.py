@@ -110,6 +110,8 @@ class Trainee:
         if not self.scaler.is_enabled():
             self.optimizer.found_inf = self._guard.refused  # type: ignore[attr-defined]
         self._own = OwnTargets(terms, settings, network, device, self._half, epoch_rows)
+        self._not_alone = self._own.copied or bool(of_peers)
+        """Whether other networks see the same views."""
         # All processes have equal weights, and rank 0 alone evaluates and saves.
         keeps = train.ema is not None and (not world.rank or self._own.of_average)
         self._average = Average(self.model, train.ema) if keeps and train.ema is not None else None
@@ -174,12 +176,19 @@ class Trainee:
         """Let the student, and its copies, see a part of a batch."""
         if self.device.type != "cpu":
             part = part.to(self.device)
+        before = {name: each._version for name, each in part.inputs.items()}
         of_copies = self._own.of_copies(part.inputs)
         if self._half is None:
             outputs = self._inputs.hand(part.inputs, self.outputs)
         else:
             with torch.autocast(self.device.type, self._half):
                 outputs = self._inputs.hand(part.inputs, self.outputs)
+        changed = [name for name, each in part.inputs.items() if each._version != before[name]]
+        if changed and self._not_alone:
+            raise ConfigError(
+                f"[student] {self._name}: changes its input {changed[0]!r} in place, which its peers, or its own "
+                "average or past, are shown, too: let `forward` make a tensor of its own"
+            )
         return Shown(part, outputs, of_copies)
 
     def learn(

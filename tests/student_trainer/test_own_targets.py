@@ -50,6 +50,15 @@ def exits_run(*losses: dict[str, Any], **train: Any) -> RunSettings:
     return run_settings(document)
 
 
+class InPlace(Exits):
+    def forward(self, image: Tensor) -> dict[str, Tensor]:
+        return super().forward(image.mul_(0.5))
+
+
+def in_place(input_shape: tuple[int, ...], num_classes: int) -> nn.Module:
+    return InPlace(num_classes)
+
+
 def against(own: str, **keys: Any) -> dict[str, Any]:
     return {"name": "forward_kl", "on": "exit", "against": own, "temperature": 2.0, "weight": 0.5, **keys}
 
@@ -147,6 +156,17 @@ def forty(folder: Path) -> Path:
     np.save(folder / "image.npy", generator.random((40, 1, 8, 8), dtype=np.float32))
     np.save(folder / "labels.npy", generator.integers(0, 10, 40))
     return folder
+
+
+def test_a_student_that_changes_its_input_under_its_copies_is_refused_at_the_first_step() -> None:
+    for own, train in (("past.logits", {}), ("average.logits", {"ema": 0.5}), ("self.logits", {})):
+        document = exits_run(against(own), **train).as_dict() | {"student": {"name": "test_own_targets:in_place"}}
+        learner = trainee(run_settings(document))
+        if own == "self.logits":  # nobody else sees it
+            learner.take_step(batch(0), 0)
+            continue
+        with pytest.raises(ConfigError, match="in_place: changes its input 'image' in place"):
+            learner.take_step(batch(0), 0)
 
 
 @pytest.mark.parametrize("step", [4, 5, 11])

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional
 from train_runs import digits_run, run
 
@@ -31,6 +31,7 @@ IMAGE = Network.of("image", (1, 8, 8), 10)
 ROWS = 8
 SMALL = {"name": "mlp", "hidden": [6], "dropout": 0.0}
 WIDE = {"name": "mlp", "hidden": [24], "dropout": 0.0}
+PLACES = {"name": "test_peers:places"}
 HARD = {"name": "cross_entropy"}
 MUTUAL = {"name": "forward_kl", "against": "peers.logits", "temperature": 2.0, "weight": 0.5}
 
@@ -40,6 +41,22 @@ def peers_run(peers: dict[str, dict[str, Any]], *losses: dict[str, Any], **secti
     document |= {"student": SMALL, "losses": list(losses or (HARD, MUTUAL))} | sections
     document["peers"] = [{"name": name, "student": student} for name, student in peers.items()]
     return run_settings(document)
+
+
+class Places(nn.Module):
+    """Classes of the sample, and at 3 places of it."""
+
+    def __init__(self, num_classes: int, spoils: bool) -> None:
+        super().__init__()
+        self.logits, self.places, self.spoils = nn.Linear(64, num_classes), nn.Linear(64, 12), spoils
+
+    def forward(self, image: Tensor) -> dict[str, Tensor]:
+        flat = (image.mul_(0.5) if self.spoils else image).flatten(1)
+        return {"logits": self.logits(flat), "places": self.places(flat).view(-1, 3, 4)}
+
+
+def places(input_shape: tuple[int, ...], num_classes: int, spoils: bool = False) -> nn.Module:
+    return Places(num_classes, spoils)
 
 
 def batch(step: int, poison: bool = False) -> Batch:
@@ -110,6 +127,12 @@ def test_the_mean_of_the_peers_may_be_one_teacher() -> None:
     assert step.rows.keys() == names | {f"{peer}/{name}" for peer in ("wide", "twin") for name in names}
 
 
+def test_a_student_that_changes_what_the_others_see_is_refused_at_the_first_step() -> None:
+    together = learners(peers_run({"wide": {**PLACES, "spoils": True}}))
+    with pytest.raises(ConfigError, match="places: changes its input 'image' in place"):
+        together.take_step(batch(0), 0)
+
+
 def test_where_one_is_not_finite_none_learns() -> None:
     together = learners(peers_run({"wide": WIDE}))
     together.take_step(batch(0), 0)
@@ -170,10 +193,16 @@ def test_a_resumed_run_has_the_same_bits_of_all_and_each_is_evaluated_and_export
             [{**MUTUAL, "against": "peers.exit"}],
             "'peers.a.exit': the student gives no",
         ),
+        (
+            [{"name": "a", "student": PLACES}, {"name": "b", "student": PLACES}],
+            [HARD, {**MUTUAL, "on": "places", "against": "peers.places", "choose": "confidence"}],
+            "'peers.a.places': choose = \"confidence\" takes one teacher for each sample",
+        ),
         ([{"name": "a", "student": {"name": "mlp", "hiden": [2]}}], [MUTUAL], r"\[\[peers\]\] a: .*hiden"),
     ],
 )
 def test_what_cannot_be_is_refused(peers: list[dict[str, Any]], losses: list[dict[str, Any]], says: str) -> None:
-    document = digits_run().as_dict() | {"student": SMALL, "losses": losses, "peers": peers}
+    student = PLACES if "places" in says else SMALL
+    document = digits_run().as_dict() | {"student": student, "losses": losses, "peers": peers}
     with pytest.raises(ConfigError, match=says):
         learners(run_settings(document))
