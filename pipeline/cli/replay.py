@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import threading
 from pathlib import Path
 
@@ -33,6 +34,8 @@ def replay(
 
     Goes on where an earlier replay into that stream ended, also with what was captured since.
     """
+    if rate is not None and not math.isfinite(rate):  # NaN is in range for click
+        raise click.UsageError(f"--rate {rate}: no number of orders a second; leave it out for as many as there can be")
     from pipeline.captured.folder import CapturedFolder
     from pipeline.kafka.cluster import KafkaCluster
     from pipeline.progress import Progress, Rate

@@ -72,7 +72,7 @@ def open_target(settings: KafkaSettings, name: str, folder: CapturedFolder, opti
     check_name("stream", name)
     files = open_files(folder)
     source = next(iter(files.values())).manifest
-    check_topics(options.partitions or source.partitions, options.replication_factor)
+    check_topics(source.partitions if options.partitions is None else options.partitions, options.replication_factor)
     manifest = _manifest(name, source, folder.contents.manifest_sha256, options.partitions)
     record = manifest.encode()  # before any topic is made: it refuses what cannot be written
     with admin_client(settings) as admin, kafka_errors(f"making stream {name!r}", settings):
@@ -96,7 +96,7 @@ def _manifest(name: str, source: Manifest, sha256: str, partitions: int | None) 
         source,
         stream=name,
         stream_id=secrets.token_hex(8),
-        partitions=partitions or source.partitions,
+        partitions=source.partitions if partitions is None else partitions,
         schema_fingerprints=pinned,
         replay_of=(origin, *source.replay_of),
     )

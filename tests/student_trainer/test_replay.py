@@ -132,7 +132,11 @@ def test_a_replay_into_a_stream_that_is_not_its_own_is_refused(
     logs.write("t", *labels(logs, "t", *range(5)))
     folder = capture(distillog, stream, tmp_path / "labels", "t")
     distillog.refuse("replay", folder, "--to", stream, words=("exists and is no replay", "give another name"))
-    distillog.succeed("replay", folder, "--to", again, "--quiet")
+    for number in (0, 257):
+        words = (f"--partitions must be between 1 and 256, not {number}",)
+        distillog.refuse("replay", folder, "--to", again, "--partitions", number, words=words)
+    assert again not in distillog.succeed("topics", "list")
+    distillog.succeed("replay", f"file://{folder}", "--to", again, "--quiet")
     words = ("has 4 partitions, asked are 3", "leave --partitions out")
     distillog.refuse("replay", folder, "--to", again, "--partitions", "3", words=words)
     copied = capture(distillog, again, tmp_path / "copied")
