@@ -21,6 +21,7 @@ from pipeline.datasets.base import Dataset
 from pipeline.identity import other_form, other_identity
 from pipeline.sequence import Sequence as OrderSequence
 from pipeline.user_code import said
+from pipeline.user_files import refuse_irregular
 from pipeline.views.check import check_data
 from pipeline.views.patience import labels_patiently
 from pipeline.whole_files import replace_file, writing
@@ -285,6 +286,7 @@ def _about(path: Path) -> tuple[dict[str, Any], int] | None:
 
     if not path.exists():
         return None
+    refuse_irregular(path, CannotWrite)  # a pipe would be waited for in vain
     try:
         metadata = pq.read_metadata(path)
         about = json.loads(metadata.metadata[_ABOUT])

@@ -62,11 +62,7 @@ def of_stream(settings: KafkaSettings, name: str, model_path: Path, teacher: str
 
 
 def of_folder(folder: Path | str, model_path: Path, teacher: str | None) -> Subject:
-<<<<<<< HEAD
-    """Open a folder's labels of the teacher whose model a file is.
-=======
     """Open a folder's labels, or those behind a URL, of the teacher whose model a file is.
->>>>>>> 05b50fd (Refuse numbers of partitions and rates that are none before a replay makes its stream; replay and verify files behind URLs)
 
     Raises:
         StreamNotFound: no such teacher was captured.

@@ -269,6 +269,15 @@ def test_two_commands_do_not_write_into_one_folder_of_tables(tmp_path: Path) -> 
     assert pq.read_table(table.path).num_rows == table.num_rows
 
 
+@pytest.mark.timeout(20)
+def test_a_pipe_where_a_table_would_be_is_refused_and_not_waited_for(tmp_path: Path) -> None:
+    stream = stream_of()
+    folder = CapturedFolder(captured(tmp_path / "c", stream, labels(stream), CaptureForm("null")))
+    os.mkfifo(tmp_path / "cnn.parquet")
+    with pytest.raises(CannotWrite, match="is no regular file but a folder, a pipe or a device"):
+        write_tables(folder, tmp_path)
+
+
 def test_an_interrupted_table_leaves_nothing_behind(tmp_path: Path) -> None:
     stream = stream_of()
     folder = CapturedFolder(captured(tmp_path / "c", stream, labels(stream), CaptureForm("null")))
