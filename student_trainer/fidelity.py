@@ -34,10 +34,10 @@ class Scores:
     """Root mean square of the difference of all outputs' numbers, over that of the numbers."""
 
     def drop(self, of_float: Scores) -> float:
-        """Points lost."""
+        """Points lost; without the last digits, so that one sample of 100 is 1 point and no more."""
         if self.accuracy is None or of_float.accuracy is None:
-            return 100 * (1 - self.agreement)
-        return 100 * (of_float.accuracy - self.accuracy)
+            return round(100 * (1 - self.agreement), 9)
+        return round(100 * (of_float.accuracy - self.accuracy), 9)
 
 
 class Measure:

@@ -80,6 +80,12 @@ def test_a_file_that_loses_too_much_is_not_written(tmp_path: Path) -> None:
     assert not (tmp_path / "q.onnx").exists()
 
 
+def test_one_sample_of_a_hundred_is_one_point_and_no_more() -> None:
+    before = Scores(100, 0.54, 1.0, 0.0)
+    assert Scores(100, 0.53, 0.99, 0.0).drop(before) == 1.0
+    assert Scores(100, None, 0.93, 0.0).drop(before) == 7.0
+
+
 def test_a_student_without_weights_has_nothing_to_write_in_8_bits(tmp_path: Path) -> None:
     graph = helper.make_graph(
         [helper.make_node("GlobalAveragePool", ["image"], ["logits"])],
