@@ -42,7 +42,7 @@ class Facts:
     summary: dict[str, Any]
     """As `runs show` has it."""
     report: dict[str, Any]
-    """`report.json`; {} before the run's end."""
+    """`report.json`; {} before the run's end, and where it went on behind that."""
     source: dict[str, Any]
     """What the run read, by content, as its checkpoint has it."""
     machine: dict[str, str]
@@ -101,7 +101,7 @@ def gather(
     return Facts(
         trained.settings,
         summary(path),
-        _report(path),
+        _report(path, trained.step),
         checkpoint.source,
         checkpoint.machine,
         trained.step,
@@ -130,10 +130,11 @@ def _looked(
         fetcher.close()
 
 
-def _report(path: Path) -> dict[str, Any]:
+def _report(path: Path, step: int) -> dict[str, Any]:
+    """Return `report.json` of the run's last end, unless it has gone on since: its weights are others then."""
     with suppress(OSError, ValueError):
         found = json.loads((path / "report.json").read_bytes())
-        if isinstance(found, dict):
+        if isinstance(found, dict) and found.get("steps") == step:
             return found
     return {}
 

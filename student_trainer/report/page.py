@@ -62,9 +62,10 @@ def _origin(facts: Facts) -> Iterator[str]:
     else:
         where = f", captured in {settings.data.files}" if settings.source == "files" else ""
         rows.append(("learned from", f"stream {source.get('stream')} ({source.get('stream_id')}){where}"))
-        weights = {each.name: each.weight for each in settings.teachers}
-        for name, sha256 in source.get("teachers", {}).items():
-            rows.append(("teacher", f"{name}, weight {weights.get(name, 1.0):g}, SHA-256 {str(sha256)[:16]}"))
+        for each in settings.teachers:
+            text = f"{each.name}, weight {each.weight:g}" + (f", {each.span}" if str(each.span) else "")
+            sha256 = source.get("teachers", {}).get(each.name, "")
+            rows.append(("teacher", f"{text}, SHA-256 {str(sha256)[:16]}"))
     rows.append(("view", called(source.get("view", {}).get("name"), source.get("view", {}).get("params", {}))))
     rows.append(
         ("student", f"{called(settings.student.name, settings.student.params)}, {facts.parameters:,} parameters")
@@ -160,9 +161,12 @@ def _examples(facts: Facts) -> Iterator[str]:
     if looked is None:
         return
     against = f"teacher {facts.teacher}" if facts.teacher else "label"
+    if not looked.num_compared:
+        yield '<p class="note">No sample has a label, and no teacher was given: there is nothing to differ from.</p>'
+        return
     yield (
         f"<p>The student names another class than the {escape(against)} for {looked.num_different:,} of "
-        f"{looked.num_samples:,} samples; here are the {len(looked.examples)} of which it is surest.</p>"
+        f"{looked.num_compared:,} samples; here are the {len(looked.examples)} of which it is surest.</p>"
     )
     names = {each["class"]: each["name"] for each in looked.classes}
     yield '<div class="examples">'

@@ -67,8 +67,10 @@ class Looked:
     """As `Classes` has it; {} without a teacher."""
     classes: list[dict[str, Any]]
     """Of each class with labels: class, name, samples, student, teacher (or None): shares of them that are right."""
+    num_compared: int
+    """Samples that a teacher labelled; without one, that have a label."""
     num_different: int
-    """Samples that an example could be of."""
+    """Those of them that an example could be of."""
     examples: list[Example]
     """The surest first: of the student's probability."""
 
@@ -95,7 +97,7 @@ def look(
     own, its, both = Classes(), Classes(), Agreement()
     num_samples, counts = 0, np.zeros((3, 0), np.int64)  # of each class: samples, right by student, by teacher
     found: list[tuple[float, int, int, tuple[int, float] | None, int]] = []
-    num_different = 0
+    num_compared = num_different = 0
     with Progress(title=f"report on {dataset.uri}", after=2.0) as progress:
         for start in range(0, dataset.num_samples, batch_size):
             progress.update(samples=start)
@@ -129,6 +131,7 @@ def look(
                 other = likeliest
             counts = _counted(counts, fetched.labels, rights)
             differ = np.flatnonzero((best != other) & (other >= 0))
+            num_compared += int((other >= 0).sum())
             num_different += len(differ)
             for row in differ:
                 what = (int(batch.sample_ids[row]), int(best[row]), named[row], int(batch.labels[row]))
@@ -140,7 +143,8 @@ def look(
         Example(sample_id, label, (best, sure), named, *_sample(fetcher, sample_id, size))
         for sure, sample_id, best, named, label in found
     ]
-    return Looked(dataset.uri, num_samples, scores, its.compute() if teacher else {}, classes, num_different, examples)
+    taught_scores = its.compute() if teacher else {}
+    return Looked(dataset.uri, num_samples, scores, taught_scores, classes, num_compared, num_different, examples)
 
 
 def _named(logits: NDArray[Any]) -> tuple[NDArray[np.int64], NDArray[np.float64]]:

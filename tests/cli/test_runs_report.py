@@ -7,8 +7,10 @@ import io
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
+from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -24,7 +26,10 @@ from support.class_means import by_class_means
 from pipeline.cli import main
 from pipeline.datasets import open_dataset
 from student_trainer.evaluate import predictor
+from student_trainer.report.gather import gather
+from student_trainer.report.page import page as html_of
 from student_trainer.report.png import png
+from student_trainer.run.settings import TeacherSettings
 from student_trainer.trained import load_student
 
 RUN = """
@@ -158,6 +163,36 @@ def test_without_a_teacher_it_shows_what_the_student_gets_wrong(folder: Path) ->
     assert "No teacher was given" in page
     assert "another class than the label for" in page
     assert "teacher right" not in page
+
+
+def test_of_samples_without_labels_nothing_is_said_to_differ(folder: Path, tmp_path: Path) -> None:
+    np.save(tmp_path / "image.npy", np.zeros((7, 1, 8, 8), np.float32))
+    options = ("--no-speed", "--dataset", f"npy:{tmp_path}", "--html", tmp_path / "r.html")
+    result = call("report", "small", "--folder", folder, *options)
+    assert result.exit_code == 0, result.output
+    page = (tmp_path / "r.html").read_text()
+    assert "No sample has a label, and no teacher was given" in page
+    assert "another class than the label" not in page
+
+
+def test_a_run_that_went_on_has_no_weights_and_counts_of_its_last_end(folder: Path, tmp_path: Path) -> None:
+    shutil.copytree(folder / "small", tmp_path / "small")
+    kept = tmp_path / "small/report.json"
+    found = json.loads(kept.read_text())
+    for steps, known in ((60, True), (40, False)):
+        kept.write_text(json.dumps({**found, "steps": steps}))
+        assert call("report", "small", "--folder", tmp_path, "--no-speed").exit_code == 0
+        assert (found["weights_sha256"] in (tmp_path / "small/report.html").read_text()) is known
+
+
+def test_it_says_in_which_orders_a_teacher_counts(folder: Path) -> None:
+    facts = gather(folder / "small", speed=False)
+    teachers = (TeacherSettings("a", until=20), TeacherSettings("b", from_=10))
+    data = replace(facts.settings.data, dataset="", stream="s")
+    settings = replace(facts.settings, source="stream", data=data, teachers=teachers)
+    text = html_of(replace(facts, settings=settings, source={"teachers": {"a": "ab12", "b": "cd34"}}))
+    assert "a, weight 1, until 20, SHA-256 ab12" in text
+    assert "b, weight 1, from 10, SHA-256 cd34" in text
 
 
 @pytest.mark.faults
