@@ -59,6 +59,7 @@ def test_a_killed_chain_goes_on_and_each_student_teaches_the_next(
     before = {name: report(folder, name)["weights_sha256"] for name in ("middle", "small")}
     again = distillog.succeed(*words)  # all is done: nothing is trained or labelled again
     assert "already there, the same: teacher middle" in again
+    assert [row["name"] for row in json.loads(distillog.succeed(*words, "--json"))] == ["middle", "small"]
     assert [each.split()[0] for each in again.splitlines()[-2:]] == ["middle", "small"]
     shutil.rmtree(folder)
     distillog.succeed(*words)
