@@ -22,6 +22,11 @@ from schemas.errors import ChildLost, DistillogError, LoaderLost, ModelFailed
 
 SUPERVISED = "distillog.supervised"
 """Key of a context's `meta` that a command sets whose exit code is read by a supervisor."""
+_EXTRAS = {
+    **dict.fromkeys(("onnx", "onnxruntime"), "teacher"),
+    **dict.fromkeys(("onnxscript", "safetensors", "tomli_w", "torch"), "student"),
+}
+"""Package that not every machine has -> which of ours installs it."""
 
 
 class Distillog(click.Group):
@@ -83,6 +88,10 @@ class Distillog(click.Group):
             click.echo(f"error: the memory of this machine is not enough ({said(error)})", err=True)
             ctx.exit(CRASHED if ctx.meta.get(SUPERVISED) else 1)
         except Exception as error:
+            if isinstance(error, ModuleNotFoundError) and error.name in _EXTRAS:
+                extra = _EXTRAS[error.name]
+                click.echo(f"error: this needs the package {error.name}: `pip install 'distillog[{extra}]'`", err=True)
+                ctx.exit(FINAL if ctx.meta.get(SUPERVISED) else 1)
             text = one_line(error)
             click.echo(f"error: unexpected {type(error).__name__}: {text}; this is a bug, please report it", err=True)
             click.echo(traceback.format_exc().rstrip(), err=True)

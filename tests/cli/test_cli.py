@@ -100,6 +100,16 @@ def test_errors_end_as_one_line_and_an_exit_code(case: str, failing: Callable[[B
     assert (result.exit_code, result.stderr, result.stdout) == (code, text, "")
 
 
+@pytest.mark.parametrize(("package", "extra"), [("torch", "student"), ("onnxruntime", "teacher")])
+def test_a_package_that_is_not_there_is_named_with_what_installs_it(
+    package: str, extra: str, failing: Callable[[BaseException], None]
+) -> None:
+    failing(ModuleNotFoundError(f"No module named {package!r}", name=package))
+    result = call("--bootstrap-servers", "a:1", "topics", "list")
+    assert (result.exit_code, result.stdout) == (1, "")
+    assert result.stderr == f"error: this needs the package {package}: `pip install 'distillog[{extra}]'`\n"
+
+
 def test_a_bug_says_that_it_is_one_and_shows_where(failing: Callable[[BaseException], None]) -> None:
     failing(ValueError("oh"))
     result = call("--bootstrap-servers", "a:1", "topics", "list")
