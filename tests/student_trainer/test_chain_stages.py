@@ -67,7 +67,7 @@ def test_a_signal_in_the_last_evaluation_ends_the_chain_before_the_next_stage(
         stop_signals._came.add(number)
         return type("Result", (), {"finished": True})
 
-    monkeypatch.setattr("pipeline.cli.runs.train_run", trained)
+    monkeypatch.setattr("pipeline.cli.runs_chain.train_run", trained)
     with click.Context(runs_chain.chain), pytest.raises(click.exceptions.Exit) as left:
         runs_chain._train(digits_run(), tmp_path, quiet=True)
     assert left.value.exit_code == code
