@@ -22,8 +22,40 @@ def losses(runs: Path, name: str) -> list[float]:
     return [line["loss"] for line in lines if "loss" in line]
 
 
-def test_two_processes_compare_all_rows_and_learn_from_averages_and_peers_as_one_does(
-    distillog: Distillog, fresh_name: Callable[[str], str], tmp_path: Path
+RELATIONS = ("--set", "losses.0.name=dist")
+OWN = """
+[[losses]]
+name = "forward_kl"
+key = "average"
+against = "average.logits"
+
+[[losses]]
+name = "logit_mse"
+against = "past.logits"
+weight = 0.1
+
+[[losses]]
+name = "reverse_kl"
+against = "peers.logits"
+"""
+
+
+# Losses that pull at each other make more of what float32 rounds.
+@pytest.mark.parametrize(
+    ("more", "options", "train", "off"),
+    [
+        pytest.param("", RELATIONS, {"steps": 40}, 1e-4, id="relations"),
+        pytest.param(OWN, (*RELATIONS, "--set", f"peers={PEER}"), {"steps": 120, "passes": 2}, 1e-3, id="own"),
+    ],
+)
+def test_two_processes_compare_all_rows_and_learn_as_one_does(
+    distillog: Distillog,
+    fresh_name: Callable[[str], str],
+    tmp_path: Path,
+    more: str,
+    options: tuple[str, ...],
+    train: dict[str, int],
+    off: float,
 ) -> None:
     stream, model, runs = fresh_name("relations"), classifier(tmp_path / "m.onnx"), tmp_path / "runs"
     create = ("topics", "create", stream, "--dataset", "digits?split=train", "--partitions", 4, "--order-size", 25)
@@ -31,20 +63,16 @@ def test_two_processes_compare_all_rows_and_learn_from_averages_and_peers_as_one
     distillog.succeed("topics", "add-teacher", stream, "t", model)
     distillog.succeed("feed", stream)
     distillog.start("teach", stream, model, "--threads", 1, "--until-idle").succeed()
-    student = {"name": "mlp", "hidden": [16], "dropout": 0.0}
-    train = {"batch_size": 13, "ema": 0.9, "steps": 120, "passes": 2}
-    files = [run_file(tmp_path, stream, name, student=student, train=train) for name in ("one", "two", "again")]
+    student, asked = {"name": "mlp", "hidden": [16], "dropout": 0.0}, {"batch_size": 13, "ema": 0.9, **train}
+    files = [run_file(tmp_path, stream, name, student=student, train=asked) for name in ("one", "two", "again")]
     for file in files:
-        past = '\n[[losses]]\nname = "forward_kl"\nkey = "average"\nagainst = "average.logits"\n'
-        past += '\n[[losses]]\nname = "logit_mse"\nagainst = "past.logits"\nweight = 0.1\n'
-        past += '\n[[losses]]\nname = "reverse_kl"\nagainst = "peers.logits"\n'
-        file.write_text(file.read_text() + past)
-    start = ("--folder", runs, "--quiet", "--set", "losses.0.name=dist", "--set", f"peers={PEER}")
+        file.write_text(file.read_text() + more)
+    start = ("--folder", runs, "--quiet", *options)
     distillog.succeed("runs", "start", files[0], *start)
     for file in files[1:]:
         distillog.torchrun(2, "runs", "start", file, *start).succeed()
-    assert losses(runs, "two") == pytest.approx(losses(runs, "one"), rel=1e-3)
+    assert losses(runs, "two") == pytest.approx(losses(runs, "one"), rel=off)
     assert weights(runs, "again") == weights(runs, "two")
     one, two = (load_checkpoint(checkpoints(runs, name)[-1].parent)[1]["average"] for name in ("one", "two"))
     for name, each in one.items():
-        assert two[name].numpy() == pytest.approx(each.numpy(), abs=1e-3)
+        assert two[name].numpy() == pytest.approx(each.numpy(), abs=off)
