@@ -7,16 +7,14 @@ from __future__ import annotations
 
 import io
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from pipeline.datasets.base import Dataset, Field, Ints, Samples
-from pipeline.datasets.folder import files_by_class, open_folder
+from pipeline.datasets.folder import FilesByClass, files_by_class, open_folder
 from pipeline.datasets.params import Params
-from pipeline.user_code import said
 from schemas.errors import ConfigError
 
 SUFFIXES = (".flac", ".wav")
@@ -33,61 +31,25 @@ _SIZE_NOT_KNOWN = (0, 0xFFFFFFFF)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class AudioFolder:
+class AudioFolder(FilesByClass):
     """Recordings decoded as they are read: of a long one its middle, a short one in the middle of silence."""
 
-    uri: str
-    folder: Path
-    files: tuple[str, ...]
-    """Relative to the folder; a file's place is its sample ID."""
-    label_array: Ints
-    """[n] int64"""
-    class_names: tuple[str, ...]
     rate: int
     """Points a second, of every file."""
     length: int
     """L"""
-    thread_safe: ClassVar[bool] = True
-
-    @property
-    def num_samples(self) -> int:
-        """The number of files."""
-        return len(self.files)
-
-    @property
-    def num_classes(self) -> int:
-        """The number of subfolders with recordings; 0 when all are unlabelled."""
-        return len(self.class_names)
 
     @property
     def fields(self) -> dict[str, Field]:
         """One: "waveform" [1, L] float32, whose full scale is -1 to 1."""
         return {"waveform": Field((1, self.length), "float32")}
 
-    def raw(self, sample_id: int) -> bytes:
-        """A file's bytes. Raises OSError."""
-        return (self.folder / self.files[sample_id]).read_bytes()
-
     def read(self, sample_ids: Ints) -> Samples:
-        """Reads, then decodes from memory: so a broken mount (OSError) is never taken for a broken file (a fault)."""
+        """The waveform of each recording."""
         need_soundfile()
         waves = np.zeros((len(sample_ids), 1, self.length), np.float32)
-        rows: list[int] = []
-        faults: list[tuple[int, str]] = []
-        for row, sample_id in enumerate(sample_ids.tolist()):
-            raw = self.raw(sample_id)
-            try:
-                _put(waves[len(rows), 0], raw, self.rate)
-                rows.append(row)
-            except MemoryError:
-                raise  # the machine's fault, not the file's
-            except Exception as error:  # whatever a decoder raises on broken bytes
-                faults.append((row, f"{self.files[sample_id]}: {said(error)}"))
-        return Samples({"waveform": waves[: len(rows)]}, np.array(rows, np.int64), tuple(faults))
-
-    def labels(self, sample_ids: Ints) -> Ints:
-        """[N] int64"""
-        return self.label_array[sample_ids]
+        rows, faults = self.decoded(sample_ids, lambda row, place, raw: _put(waves[place, 0], raw, self.rate))
+        return Samples({"waveform": waves[: len(rows)]}, rows, faults)
 
 
 def audio_folder(path: str, params: dict[str, str]) -> Dataset:

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
+from typing import ClassVar
 
 import numpy as np
 
-from pipeline.datasets.base import Ints
+from pipeline.datasets.base import Faults, Ints
+from pipeline.user_code import said
 from schemas.errors import ConfigError
 
 
@@ -56,6 +60,57 @@ def files_by_class(
         labels += [len(names)] * len(inside)
         names += [subfolder] if inside else []
     return tuple(files), np.array(labels, np.int64), tuple(names)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class FilesByClass:
+    """What datasets have in common whose samples are a folder's files, one subfolder a class."""
+
+    uri: str
+    folder: Path
+    files: tuple[str, ...]
+    """Relative to the folder; a file's place is its sample ID."""
+    label_array: Ints
+    """[n] int64"""
+    class_names: tuple[str, ...]
+    thread_safe: ClassVar[bool] = True
+
+    @property
+    def num_samples(self) -> int:
+        """The number of files."""
+        return len(self.files)
+
+    @property
+    def num_classes(self) -> int:
+        """The number of subfolders with files; 0 when all are unlabelled."""
+        return len(self.class_names)
+
+    def raw(self, sample_id: int) -> bytes:
+        """A file's bytes. Raises OSError."""
+        return (self.folder / self.files[sample_id]).read_bytes()
+
+    def labels(self, sample_ids: Ints) -> Ints:
+        """[N] int64"""
+        return self.label_array[sample_ids]
+
+    def decoded(self, sample_ids: Ints, decode: Callable[[int, int, bytes], object]) -> tuple[Ints, Faults]:
+        """Reads, then decodes from memory: so a broken mount (OSError) is never taken for a broken file (a fault).
+
+        `decode` is given a row of the request, the place that it is put at, and the file's bytes; a row that it fails
+        on leaves its place to the next. Returns the rows that it put, [M] int64, and the faults.
+        """
+        rows: list[int] = []
+        faults: list[tuple[int, str]] = []
+        for row, sample_id in enumerate(sample_ids.tolist()):
+            raw = self.raw(sample_id)
+            try:
+                decode(row, len(rows), raw)
+                rows.append(row)
+            except MemoryError:
+                raise  # the machine's fault, not the file's
+            except Exception as error:  # decoders raise whatever they like on broken bytes
+                faults.append((row, f"{self.files[sample_id]}: {said(error)}"))
+        return np.array(rows, np.int64), tuple(faults)
 
 
 def _listed(root: Path, folder: Path, suffixes: tuple[str, ...]) -> tuple[list[str], list[str]]:
