@@ -11,11 +11,11 @@ from typing import ClassVar, Self
 import torch
 from torch import Tensor
 
-from student_trainer.learning.target_protocol import Target
+from student_trainer.learning.target_protocol import OverRows, Target
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class PartTarget:
+class PartTarget(OverRows):
     """A target of M rows, and which of the batch's B these are."""
 
     rows: Target
@@ -45,21 +45,6 @@ class PartTarget:
         return zeros.index_fill(0, self.at, 1.0)
 
     @property
-    def logits(self) -> Tensor:
-        """[M, ..., C], or raises ConfigError, as that of the rows."""
-        return self.rows.logits
-
-    @property
-    def features(self) -> Tensor:
-        """[M, ...], or raises ConfigError, as that of the rows."""
-        return self.rows.features
-
-    @property
-    def draws(self) -> Tensor:
-        """[M, ..., N], or raises ConfigError, as that of the rows."""
-        return self.rows.draws
-
-    @property
     def shape(self) -> tuple[int, ...]:
         """(B, ...): of what a student gives for it."""
         return (self.num_rows, *self.rows.shape[1:])
@@ -67,10 +52,6 @@ class PartTarget:
     def to(self, device: torch.device) -> Self:
         """Return it on a device, as narrow as it is; copies from pinned memory do not wait."""
         return replace(self, rows=self.rows.to(device), at=self.at.to(device, non_blocking=True))
-
-    def widened(self) -> Self:
-        """Return it in float32."""
-        return replace(self, rows=self.rows.widened())
 
     def between(self, low: int, high: int) -> Self:
         """Return what the samples [low, high) of the B have, as views."""
@@ -80,11 +61,3 @@ class PartTarget:
     def flat(self) -> Target:
         """Return the M rows' classes of several places with each place as a row."""
         return self.rows.flat()
-
-    def divergence(self, student: Tensor, temperature: float) -> Tensor:
-        """Return [M] KL(teacher || student) at T of the student's [M, C] log-probabilities at T."""
-        return self.rows.divergence(student, temperature)
-
-    def likeliest(self) -> Tensor:
-        """Return [M] int64: the teacher's likeliest class."""
-        return self.rows.likeliest()

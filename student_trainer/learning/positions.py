@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from schemas.errors import ConfigError
+from student_trainer.learning.target_protocol import OverRows
 from student_trainer.learning.targets import Target, WithoutClasses
 
 
@@ -22,7 +23,7 @@ def labels_name(field: str) -> str:
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class PositionTarget:
+class PositionTarget(OverRows):
     """A target of P rows, and where these lie among the places of B samples."""
 
     rows: Target
@@ -57,21 +58,6 @@ class PositionTarget:
         return sums / self.density if self.density else sums
 
     @property
-    def logits(self) -> Tensor:
-        """[P, C], or raises ConfigError, as that of the rows."""
-        return self.rows.logits
-
-    @property
-    def features(self) -> Tensor:
-        """[P, H], or raises ConfigError, as that of the rows."""
-        return self.rows.features
-
-    @property
-    def draws(self) -> Tensor:
-        """[P, N], or raises ConfigError, as that of the rows."""
-        return self.rows.draws
-
-    @property
     def shape(self) -> tuple[int, ...]:
         """(B, *places, C) or (B, *places, H): of what a student gives for it."""
         return (len(self.counts), *self.places, *self.rows.shape[1:])
@@ -80,10 +66,6 @@ class PositionTarget:
         """Return it on a device, as narrow as it is; copies from pinned memory do not wait."""
         at, counts = (each.to(device, non_blocking=True) for each in (self.at, self.counts))
         return replace(self, rows=self.rows.to(device), at=at, counts=counts)
-
-    def widened(self) -> Self:
-        """Return it in float32."""
-        return replace(self, rows=self.rows.widened())
 
     def between(self, low: int, high: int) -> Self:
         """Return what the samples [low, high) of the B have; the density stays that of the whole batch."""
@@ -99,14 +81,6 @@ class PositionTarget:
     def flat(self) -> Self:
         """Return it: each position is a row."""
         return self
-
-    def divergence(self, student: Tensor, temperature: float) -> Tensor:
-        """Return [P] KL(teacher || student) at T of the student's [P, C] log-probabilities at T."""
-        return self.rows.divergence(student, temperature)
-
-    def likeliest(self) -> Tensor:
-        """Return [P] int64: the teacher's likeliest class."""
-        return self.rows.likeliest()
 
 
 @dataclass(frozen=True, slots=True, eq=False)

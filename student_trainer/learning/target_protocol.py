@@ -96,6 +96,41 @@ def _between(value: Any, low: int, high: int) -> Any:
     return value[low:high] if isinstance(value, Tensor) else value
 
 
+class OverRows:
+    """What targets have in common that are another's rows, which lie elsewhere than at each of the B."""
+
+    __slots__ = ()
+
+    rows: Target
+
+    @property
+    def logits(self) -> Tensor:
+        """Of the rows, [.., C], or raises ConfigError as they do."""
+        return self.rows.logits
+
+    @property
+    def features(self) -> Tensor:
+        """Of the rows, or raises ConfigError as they do."""
+        return self.rows.features
+
+    @property
+    def draws(self) -> Tensor:
+        """Of the rows, [.., N], or raises ConfigError as they do."""
+        return self.rows.draws
+
+    def widened(self) -> Self:
+        """Return it in float32."""
+        return replace(self, rows=self.rows.widened())  # type: ignore[type-var]
+
+    def divergence(self, student: Tensor, temperature: float) -> Tensor:
+        """Return KL(teacher || student) at T of each row, of the student's log-probabilities of these at T."""
+        return self.rows.divergence(student, temperature)
+
+    def likeliest(self) -> Tensor:
+        """Return the teacher's likeliest class of each row, int64."""
+        return self.rows.likeliest()
+
+
 class WithoutDraws(OfSamples):
     """What targets have in common that hold no classes drawn at random."""
 
