@@ -16,14 +16,16 @@ _STYLE = """
 body { font: 15px/1.5 system-ui, sans-serif; max-width: 62rem; margin: 2rem auto; padding: 0 1rem; color: #1f2328;
   background: #fff }
 h1, h2 { line-height: 1.2 } h2 { margin-top: 2.2rem }
-table { border-collapse: collapse; margin: .8rem 0 } th { white-space: nowrap }
+table { border-collapse: collapse; margin: .8rem 0; display: block; overflow-x: auto }
 th, td { padding: .25rem .8rem .25rem 0; text-align: left;
   vertical-align: top; border-bottom: 1px solid #8c959f55; overflow-wrap: anywhere }
-td.n, th.n { text-align: right; font-variant-numeric: tabular-nums; white-space: nowrap }
+th, td.n { white-space: nowrap; overflow-wrap: normal } .n { text-align: right; font-variant-numeric: tabular-nums }
+.curves { overflow-x: auto } .curves svg { display: block; width: 100%; min-width: 42rem }
 .note { color: #57606a } pre { overflow: auto; background: #8c959f22; padding: .8rem }
 .examples { display: flex; flex-wrap: wrap; gap: 1rem } figure { margin: 0; width: 11rem }
 figure img { width: 8rem; image-rendering: pixelated; border: 1px solid #8c959f55 }
 figcaption, .text { font-size: .85rem } .text { max-height: 10rem; overflow: auto; white-space: pre-wrap }
+@media (max-width: 40rem) { th { white-space: normal } th, td { padding-right: .5rem } }
 @media (prefers-color-scheme: dark) { body { color: #d1d7e0; background: #0d1117 } .note { color: #9198a1 } }
 """
 _KEPT = ("accuracy", "nll", "ece")
@@ -141,7 +143,7 @@ def _classes(looked: Looked | None) -> Iterator[str]:
 
 def _curves(name: str, curves: Mapping[str, list[tuple[int, float]]]) -> Iterator[str]:
     if curves:
-        yield picture([name], [dict(curves)])
+        yield f'<div class="curves">{picture([name], [dict(curves)])}</div>'
 
 
 def _paces(facts: Facts) -> Iterator[str]:
@@ -150,7 +152,7 @@ def _paces(facts: Facts) -> Iterator[str]:
             '<p class="note">How many batches lay ready when a step was logged, and how long the run had waited until '
             "then: a lead that falls to 0 while the wait grows says that teachers, or views, were too slow.</p>"
         )
-        yield picture([facts.settings.name], [facts.paces])
+        yield f'<div class="curves">{picture([facts.settings.name], [facts.paces])}</div>'
     counted = {**facts.report.get("stream", {}), **facts.report.get("files", {})}
     if counted:
         yield from rows_of(("reading labels", ""), [(key, figure(value)) for key, value in counted.items()])

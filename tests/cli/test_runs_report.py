@@ -5,11 +5,8 @@ from __future__ import annotations
 import base64
 import io
 import json
-import os
 import re
 import shutil
-import subprocess
-import sys
 from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
@@ -21,6 +18,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from PIL import Image
+from support.chromium import browser, chromium
 from support.class_means import by_class_means
 
 from pipeline.cli import main
@@ -219,54 +217,54 @@ def test_a_picture_is_read_back_as_it_was(values: np.ndarray) -> None:
     assert (image.reshape(*values.shape[1:], -1) == values.transpose(1, 2, 0)).all()
 
 
-BROWSER = """
-import json, sys
-from PyQt6.QtCore import QUrl
-from PyQt6.QtWebEngineCore import QWebEnginePage
-from PyQt6.QtWebEngineWidgets import QWebEngineView
-from PyQt6.QtWidgets import QApplication
-class Page(QWebEnginePage):
-    def javaScriptConsoleMessage(self, level, message, line, source):
-        said.append(message)
-    def acceptNavigationRequest(self, url, kind, main):
-        asked.append(url.toString())
-        return True
-said, asked = [], []
-application = QApplication(sys.argv)
-view = QWebEngineView()
-page = Page(view)
-view.setPage(page)
-view.resize(1000, 800)
-view.show()
-LOOK = "({title: document.title, pictures: [...document.images].map(each => each.complete && each.naturalWidth > 0),"
-LOOK += " drawn: [...document.querySelectorAll('svg')].map(each => each.getBoundingClientRect().height > 100),"
-LOOK += " asked: performance.getEntriesByType('resource').filter(each => !each.name.startsWith('data:')).length,"
-LOOK += " rows: document.querySelectorAll('tr').length})"
-def tell(found):
-    print(json.dumps(found | {"said": said, "navigated": len(asked)}))
-    application.quit()
-page.loadFinished.connect(lambda ok: page.runJavaScript(LOOK, tell) if ok else application.exit(3))
-page.load(QUrl.fromLocalFile(sys.argv[1]))
-application.exec()
-"""
+# How wide it all is, and of pictures, rows, cells, curves and their letters whether they have a size to be seen in.
+LAID_OUT = """({
+  title: document.title,
+  wide: document.documentElement.scrollWidth,
+  pictures: [...document.images].filter(each => each.complete && each.naturalWidth && each.width > 100).length,
+  rows: [...document.querySelectorAll('tr')].filter(each => each.offsetHeight > 15).length,
+  cells: [...document.querySelectorAll('th, td')].filter(each => each.scrollWidth > each.offsetWidth + 1).length,
+  curves: [...document.querySelectorAll('svg')].map(each => [each.clientWidth, each.clientHeight]),
+  lines: [...document.querySelectorAll('svg path.line')].filter(each => each.getTotalLength() > 20).length,
+  letters: Math.min(...[...document.querySelectorAll('svg text')].map(each => each.getBoundingClientRect().height)),
+  asked: performance.getEntriesByType('resource').filter(each => !each.name.startsWith('data:')).length
+})"""
 
 
-@pytest.mark.faults
-def test_a_browser_opens_it_draws_all_of_it_and_asks_for_nothing_more(folder: Path, page: str) -> None:
-    pytest.importorskip("PyQt6.QtWebEngineWidgets", reason="needs Chromium: pip install PyQt6-WebEngine")
-    environment = {
-        **os.environ,
-        "QT_QPA_PLATFORM": "offscreen",
-        "QTWEBENGINE_CHROMIUM_FLAGS": "--no-sandbox --disable-gpu",
-        "PYTHONPATH": os.pathsep.join(sys.path),
-    }
-    script = [sys.executable, "-c", BROWSER, str(folder / "r.html")]
-    done = subprocess.run(script, env=environment, capture_output=True, text=True, timeout=90)
-    assert done.returncode == 0, done.stderr
-    found = json.loads(done.stdout.splitlines()[-1])
+@pytest.mark.parametrize("width", [360, 1280])
+def test_a_browser_lays_all_of_it_out_in_that_width_and_asks_for_nothing_more(
+    folder: Path, page: str, tmp_path: Path, width: int
+) -> None:
+    file = (folder / "r.html").as_uri()
+    with browser(chromium(), tmp_path / "profile") as chrome:
+        chrome.open(file, width)
+        found = chrome.evaluate(LAID_OUT)
+        shot = np.asarray(Image.open(io.BytesIO(chrome.picture())).convert("RGB"))
+        asked = [each for each in chrome.asked if not each.startswith("data:")]
+    assert (asked, found["asked"], chrome.said) == ([file], 0, [])
     assert found["title"] == "small"
-    assert len(found["pictures"]) == page.count("<img ") > 0
-    assert all(found["pictures"])
-    assert found["drawn"] == [True, True]
-    assert (found["asked"], found["said"], found["navigated"]) == (0, [], 1)
-    assert found["rows"] == page.count("<tr>")
+    assert found["wide"] == width, "the page is to be read without moving it sideways"
+    assert found["pictures"] == page.count("<img ") == 5
+    assert found["rows"] == page.count("<tr>") > 20
+    assert found["cells"] == 0, "no cell's text lies over the next one"
+    assert len(found["curves"]) == 2
+    assert all(across > 600 and down > 250 for across, down in found["curves"])
+    assert found["lines"] == page.count('<path class="line"') > 4
+    assert found["letters"] > 9
+    assert shot.shape[:2] > (1000, width - 1)
+    assert all((shot == colour).all(-1).any() for colour in ((47, 129, 247), (255, 255, 255)))
+
+
+def test_that_browser_tells_of_a_page_that_is_not_whole(tmp_path: Path) -> None:
+    (tmp_path / "bad.html").write_text(
+        "<table style='table-layout: fixed; width: 50px'><tr style='display: none'><td>none"
+        "<tr style='font-size: 1px'><td style='white-space: nowrap'><span style='font-size: 400px'>wide</span></table>"
+        "<img src='http://elsewhere.example/x.png'><svg style='width: 0'></svg><script>nonsense()</script>"
+    )
+    with browser(chromium(), tmp_path / "profile") as chrome:
+        chrome.open((tmp_path / "bad.html").as_uri(), 360)
+        found = chrome.evaluate(LAID_OUT)
+    assert any("nonsense is not defined" in each for each in chrome.said)
+    assert "http://elsewhere.example/x.png" in chrome.asked
+    assert (found["pictures"], found["rows"], found["cells"], found["curves"][0][0], found["asked"]) == (0, 1, 1, 0, 1)
+    assert found["wide"] > 900
