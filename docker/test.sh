@@ -119,6 +119,7 @@ say "built after $SECONDS s: $(docker image ls --format '{{.Repository}} {{.Size
     --filter reference=distillog-student | sort -u | paste -sd ',' | sed 's/,/, /g')"
 if docker run --rm distillog-teacher python -c 'import torch' 2>/dev/null; then fail "the teacher's image holds PyTorch"; fi
 for image in distillog-teacher distillog-student; do
+    docker run --rm "$image" python -c 'import PIL, sklearn, soundfile, tokenizers' || fail "$image lacks what datasets need"
     user=$(docker image inspect --format '{{.Config.User}}' "$image")
     [[ $user =~ ^[1-9][0-9]*:[0-9]+$ ]] || fail "$image runs as '$user', which is no number but root's"
 done
