@@ -22,9 +22,10 @@ from student_trainer.metrics import Training
 from student_trainer.preparation import first_samples, keep_freed_memory
 from student_trainer.processes.world import ALONE, World
 from student_trainer.records import Progress
-from student_trainer.run.folder import RunFolder, refuse_targets
+from student_trainer.run.folder import RunFolder
 from student_trainer.run.peer_settings import FIRST
 from student_trainer.run.settings import RunSettings
+from student_trainer.run.targets import refuse_targets
 from student_trainer.sources.dataset import DatasetSource
 from student_trainer.sources.files import FilesSource
 from student_trainer.sources.stream_settings import StreamSettings
@@ -209,7 +210,7 @@ def export_run(
         CheckpointError: no whole checkpoint.
     """
     onnx = onnx or path / f"{peer or FIRST}.onnx"
-    refuse_targets(onnx, *([safetensors] if safetensors else []))
+    refuse_targets(("ONNX", onnx), *([("safetensors", safetensors)] if safetensors else []))
     trained = load_student(path, peer)
     projections = trained.projections if with_projections else {}
     if with_projections and not projections:

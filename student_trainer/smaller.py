@@ -23,8 +23,8 @@ from student_trainer.fidelity import Measure, Scores, calibration
 from student_trainer.launch import export_run, trained_data
 from student_trainer.learning.student_outputs import pick
 from student_trainer.quantising import Batch, Layer, Quantiser, largest_weight
-from student_trainer.run.folder import refuse_targets
 from student_trainer.run.peer_settings import FIRST
+from student_trainer.run.targets import refuse_targets
 from student_trainer.trained import load_student
 
 KINDS = {"int8": "int8", "int8_dynamic": "dynamic int8", "fp16": "float16"}
@@ -106,7 +106,11 @@ def export_smaller(
     """
     peer, safetensors = export.get("peer", ""), export.get("safetensors")
     onnx = onnx or path / f"{peer or FIRST}.onnx"
-    refuse_targets(onnx, *([safetensors] if safetensors else []), *asked.files.values())
+    refuse_targets(
+        ("ONNX", onnx),
+        *([("safetensors", safetensors)] if safetensors else []),
+        *(("ONNX", each) for each in asked.files.values()),
+    )
     exported = export_run(path, onnx, dataset, view, batch=asked.batch, **export)
     if not asked.files:
         return exported, None, []

@@ -14,10 +14,9 @@ from pipeline.cli.runs_chain import chain
 from pipeline.cli.runs_compare import compare
 from pipeline.cli.runs_evaluate import evaluate
 from pipeline.cli.runs_export import export
-from pipeline.cli.runs_options import FOLDER, NAME
+from pipeline.cli.runs_options import FOLDER, NAME, run_path
 from pipeline.cli.runs_report import report
 from pipeline.cli.runs_training import train_run
-from schemas.names import check_name
 
 
 @click.group()
@@ -92,8 +91,9 @@ def resume(
             follow(world)
             return
         _refuse_run_file(name)
-        settings = resumed_settings(folder / name, assignments)
-        with metrics_endpoint(metrics_port, "run", quiet) as show_metrics, RunFolder.open(folder / name) as run:
+        path = run_path(folder, name)
+        settings = resumed_settings(path, assignments)
+        with metrics_endpoint(metrics_port, "run", quiet) as show_metrics, RunFolder.open(path) as run:
             train_run(settings, run, show_metrics, quiet, True, world)
 
 
@@ -117,7 +117,7 @@ def delete(name: str, yes: bool, folder: Path) -> None:
     """Delete run NAME: its folder with checkpoints, metrics and exported student."""
     from student_trainer.run.folder import RunFolder, read_run
 
-    path = folder / check_name("run", name)
+    path = run_path(folder, name)
     state = read_run(path)["state"]
     if not yes:
         confirm(f"delete run {path} ({state}) with its checkpoints, metrics and student?")
@@ -153,7 +153,7 @@ def show(name: str, folder: Path, as_json: bool) -> None:
     from student_trainer.run.folder import read_settings
     from student_trainer.run.summary import summary
 
-    path = folder / name
+    path = run_path(folder, name)
     found, settings = summary(path), read_settings(path)
     if as_json:
         print_json({**found, "settings": settings.as_dict()})

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from pipeline.cli.options import Seconds, json_option, print_json, print_table, quiet_option
-from pipeline.cli.runs_options import FOLDER, VIEW, VIEW_PARAM, chosen_view
+from pipeline.cli.runs_options import FOLDER, VIEW, VIEW_PARAM, chosen_view, run_path
 from pipeline.limits import MAX_THREADS
 
 if TYPE_CHECKING:
@@ -99,9 +99,9 @@ def bench(
     if not math.isfinite(price_per_hour or 0.0):
         raise click.UsageError(f"--price-per-hour {price_per_hour}: no price")
     if svg is not None:
-        from student_trainer.run.folder import refuse_targets
+        from student_trainer.run.targets import refuse_targets
 
-        refuse_targets(svg)
+        refuse_targets(("SVG", svg))
     seen_as = chosen_view(view, view_params)
     with Progress(title="bench", quiet=quiet) as progress:
         rows = max(batch_size)
@@ -176,7 +176,7 @@ def _opened(
         else:
             from student_trainer.measuring import student_to_measure
 
-            path, arrays = student_to_measure(folder / name, dataset, view, rows, say)
+            path, arrays = student_to_measure(run_path(folder, name), dataset, view, rows, say)
             first = declared_inputs(path, provider)[0].shape[0]  # where `runs export --fixed-batch` has fixed it
             inputs = Inputs(arrays, frozenset(arrays), first if isinstance(first, int) else None)
             data, beside = "its own data", external_data(path)

@@ -8,8 +8,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from pipeline.cli.options import json_option, print_json, print_table
-from pipeline.cli.runs_options import FOLDER, VIEW, VIEW_PARAM, chosen_view
-from schemas.names import check_name
+from pipeline.cli.runs_options import FOLDER, VIEW, VIEW_PARAM, chosen_view, run_path
 
 if TYPE_CHECKING:
     from student_trainer.compare import Compared, Comparison
@@ -45,13 +44,13 @@ def compare(
     from pipeline.whole_files import write_whole
     from student_trainer.compare import compare_runs
     from student_trainer.curves import picture
-    from student_trainer.run.folder import refuse_targets
+    from student_trainer.run.targets import refuse_targets
 
     if len(names) < 2:
         raise click.UsageError("name two runs or more; `distillog runs show NAME` shows one")
     if svg is not None:
-        refuse_targets(svg)
-    paths = [folder / check_name("run", name) for name in names]
+        refuse_targets(("SVG", svg))
+    paths = [run_path(folder, name) for name in names]
     found = compare_runs(paths, dataset, chosen_view(view, view_params), students=not no_evaluation)
     if svg is not None:
         write_whole(svg, picture(found.names, found.curves))

@@ -9,7 +9,7 @@ import click
 
 from pipeline.cli.model_options import model_options
 from pipeline.cli.options import json_option, print_json, print_table
-from pipeline.cli.runs_options import FOLDER, NAME, PEER, VIEW, VIEW_PARAM, chosen_view
+from pipeline.cli.runs_options import FOLDER, NAME, PEER, VIEW, VIEW_PARAM, chosen_view, run_path
 
 if TYPE_CHECKING:
     from pipeline.views.fetch import Fetcher
@@ -54,7 +54,7 @@ def evaluate(
     from student_trainer.scores.metrics import asked_metrics, with_teacher
     from student_trainer.trained import load_student
 
-    trained = load_student(folder / name, peer)
+    trained = load_student(run_path(folder, name), peer)
     settings = trained.settings
     chosen = asked_metrics(metrics, settings.evaluation.metrics, teacher is not None)
     fetcher, first = trained_data(trained, dataset, chosen_view(view, view_params), settings.evaluation.batch_size)

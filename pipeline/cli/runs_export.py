@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from pipeline.cli.options import json_option, print_json, print_table
-from pipeline.cli.runs_options import FOLDER, NAME, PEER, VIEW, VIEW_PARAM, chosen_view
+from pipeline.cli.runs_options import FOLDER, NAME, PEER, VIEW, VIEW_PARAM, chosen_view, run_path
 
 if TYPE_CHECKING:
     from student_trainer.fidelity import Scores
@@ -90,7 +90,7 @@ def export(
     if max_drop != max_drop:
         raise click.UsageError("--max-drop nan: no number of points")
     exported, before, smaller = export_smaller(
-        folder / name,
+        run_path(folder, name),
         Asked(asked, samples, seed, max_drop, weight_bits, fixed_batch),
         onnx,
         dataset,

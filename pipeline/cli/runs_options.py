@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import click
 
 from pipeline.cli.options import view_param
+from schemas.names import check_name
 
 if TYPE_CHECKING:
     from schemas.records import ViewSpec
@@ -25,6 +26,11 @@ VIEW = click.option("--view", metavar="NAME", help="How its samples are seen.  [
 VIEW_PARAM = click.option(
     "--view-param", "view_params", metavar="NAME=VALUE", multiple=True, help="A parameter of --view (repeatable)."
 )
+
+
+def run_path(folder: Path, name: str) -> Path:
+    """A run's folder. Raises ConfigError for what is no run's name, such as a path."""
+    return folder / check_name("run", name)
 
 
 def chosen_view(name: str | None, params: tuple[str, ...]) -> ViewSpec | None:

@@ -9,8 +9,7 @@ import click
 
 from pipeline.cli.model_options import model_options
 from pipeline.cli.runs_evaluate import opened
-from pipeline.cli.runs_options import FOLDER, NAME, VIEW, VIEW_PARAM, chosen_view
-from schemas.names import check_name
+from pipeline.cli.runs_options import FOLDER, NAME, VIEW, VIEW_PARAM, chosen_view, run_path
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -60,11 +59,11 @@ def report(
     from pipeline.whole_files import write_whole
     from student_trainer.report.gather import gather
     from student_trainer.report.page import page
-    from student_trainer.run.folder import refuse_targets
+    from student_trainer.run.targets import refuse_targets
 
-    path = folder / check_name("run", name)
+    path = run_path(folder, name)
     html = html or path / "report.html"
-    refuse_targets(html)
+    refuse_targets(("HTML", html))
     seen_as = chosen_view(view, view_params)
     beside = None if teacher is None else _teacher(path, teacher, declared, dataset, seen_as)
     facts = gather(path, dataset, seen_as, beside, examples=examples, speed=not no_speed)

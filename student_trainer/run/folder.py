@@ -16,7 +16,6 @@ from pathlib import Path
 from types import TracebackType
 from typing import IO, Any
 
-from pipeline.user_files import refuse_irregular
 from pipeline.whole_files import write_whole, writing
 from schemas.errors import CannotWrite, CheckpointError, ConfigError, RunLocked, RunRemoved
 from student_trainer.run.settings import RunSettings, load_run
@@ -25,7 +24,7 @@ _GONE = {errno.ENOENT, errno.ENOTDIR, errno.ESTALE}
 _NAME = re.compile(r"step-\d{8,}")
 """Of a checkpoint's folder."""
 _WRITTEN = ("run.toml", "run.json", "origin.json")
-_OWN = (*_WRITTEN, "lock", "report.json", "metrics.jsonl", "trace.jsonl", "checkpoints")
+OWN = (*_WRITTEN, "lock", "report.json", "metrics.jsonl", "trace.jsonl", "checkpoints")
 """What is not to be written over; not so `student.onnx`."""
 _LOOK_EVERY = 0.5
 """Seconds between two looks at whether the folder is still there."""
@@ -205,25 +204,6 @@ class RunFolder:
         """Write `report.json`; raises as `set_state`."""
         self.refuse_removed(now=True)
         write_whole(self.path / "report.json", json.dumps(report, indent=2) + "\n")
-
-
-def refuse_targets(*paths: Path) -> None:
-    """Look, before any of them is written, whether files of a user's own may be: links in their folders are followed.
-
-    Raises:
-        CannotWrite: a folder, a pipe or a device lies at one of them, or it is one of a run's own files.
-        ConfigError: two are the same.
-    """
-    seen: set[Path] = set()
-    for path in paths:
-        refuse_irregular(path, CannotWrite)
-        place = path.parent.resolve() / path.name
-        for each in (place, *place.parents):
-            if each.name in _OWN and each.with_name("run.toml").is_file():
-                raise CannotWrite(f"{path}: {each.name} in {each.parent} is the run's own; give another path")
-        if place in seen:
-            raise ConfigError(f"{path}: is given for two files, of which one would be lost; give each its own path")
-        seen.add(place)
 
 
 def newest_first(checkpoints: Path) -> list[Path]:

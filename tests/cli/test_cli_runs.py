@@ -133,6 +133,19 @@ def test_a_run_file_is_no_name_to_resume(runs: Path) -> None:
     refuse(runs, "resume", str(runs / "small.toml"), words=words)
 
 
+@pytest.mark.parametrize(
+    "call",
+    ["show", "resume", "delete --yes", "evaluate", "export", "report --no-speed", "compare small", "bench"],
+)
+@pytest.mark.parametrize("name", ["../runs/small", "small/"])
+def test_a_path_is_no_runs_name(runs: Path, call: str, name: str) -> None:
+    result = CliRunner().invoke(main, ["runs", *call.split(), name, "--folder", str(runs)])
+    assert (result.exit_code, result.stdout) == (1, "")
+    assert f"run name {name!r}: use 1 to 64 letters" in result.stderr
+    assert not (runs / "small/student.onnx").exists()
+    assert not (runs / "small/report.html").exists()
+
+
 def test_a_run_is_deleted_with_all_that_is_in_it_when_nobody_objects(runs: Path, tmp_path: Path) -> None:
     shutil.copytree(runs / "small", tmp_path / "small")
     refuse(tmp_path, "delete", "small", words=(f"delete run {tmp_path}/small (done)", "Aborted"))

@@ -90,3 +90,31 @@ def test_what_cannot_be_exported_so_is_one_line(folder: Path, tmp_path: Path) ->
     assert "is the run's own" in own.stderr
     assert call("export", "mlp", "--folder", folder, "--calibrate", "digits").exit_code == 2
     assert not one.exists()
+
+
+@pytest.mark.parametrize("option", ["--onnx", "--int8", "--fp16", "--safetensors"])
+def test_files_of_another_kind_are_not_written_over(folder: Path, tmp_path: Path, option: str) -> None:
+    for name, content in {
+        "contents.json": b'{"format": 1}\n',
+        "0.avro": b"Obj\x01",
+        "notes.onnx": b"do not lose me\n",
+        "other": b"\x08\0\0\0\0\0\0\0{}      " if option != "--safetensors" else b"\x08\x0a\x12\x07pytorch\x3a\0",
+    }.items():
+        (tmp_path / name).write_bytes(content)
+        refused = call("export", "mlp", "--folder", folder, option, tmp_path / name)
+        assert (refused.exit_code, refused.stdout) == (1, "")
+        assert f"{tmp_path / name}: what lies there is no " in refused.stderr
+        assert (tmp_path / name).read_bytes() == content
+
+
+def test_files_of_its_kind_and_empty_ones_are_replaced(folder: Path, tmp_path: Path) -> None:
+    files = {"--onnx": tmp_path / "a.onnx", "--int8": tmp_path / "b.onnx", "--safetensors": tmp_path / "c"}
+    options = [each for pair in files.items() for each in pair]
+    for _ in range(2):
+        result = call("export", "mlp", "--folder", folder, *options)
+        assert result.exit_code == 0, result.output
+    for path in files.values():
+        size = path.stat().st_size
+        path.write_bytes(b"")
+        assert call("export", "mlp", "--folder", folder, *options).exit_code == 0
+        assert path.stat().st_size == size > 0

@@ -19,8 +19,8 @@ from student_trainer.launch import export_run
 @pytest.fixture(scope="module")
 def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("runs")
-    for name in ("a", "b"):
-        run(folder / name, digits_run(student={"name": "mlp", "hidden": [8]}))
+    for seed, name in enumerate(("a", "b")):
+        run(folder / name, digits_run(student={"name": "mlp", "hidden": [8]}, train={"seed": seed}))
     return folder
 
 
@@ -88,10 +88,11 @@ def test_two_files_at_one_path_are_refused(runs: Path, tmp_path: Path) -> None:
 
 
 def test_files_of_a_users_own_are_replaced_in_a_runs_folder_too(runs: Path, tmp_path: Path) -> None:
-    for name in ("run.json", "checkpoints"):  # which are a run's where a run is
-        (tmp_path / name).write_text("mine")
-    export_run(runs / "a", tmp_path / "run.json", safetensors=tmp_path / "checkpoints")
-    assert len((tmp_path / "run.json").read_bytes()) > 1000
+    files = (tmp_path / "run.json", tmp_path / "checkpoints")  # which are a run's where a run is
+    for which in ("b", "a"):
+        export_run(runs / which, files[0], safetensors=files[1])
+    export_run(runs / "a", tmp_path / "new.onnx", safetensors=tmp_path / "new")
+    assert [each.read_bytes() for each in files] == [(tmp_path / name).read_bytes() for name in ("new.onnx", "new")]
     for _ in range(2):
         export_run(runs / "b", safetensors=runs / "b" / "student.safetensors")
     assert (runs / "b" / "student.onnx").is_file()
