@@ -26,6 +26,8 @@ from pipeline.views.check import check_data
 from pipeline.views.patience import labels_patiently
 from pipeline.whole_files import replace_file, writing
 from schemas.errors import CannotWrite, ConfigError, ManifestMismatch
+from schemas.head import decode_heads
+from schemas.hidden import with_head
 from schemas.records import SoftTargets
 
 log = logging.getLogger(__name__)
@@ -133,6 +135,9 @@ class _TableOf:
     ) -> None:
         self._files, self._tables, self._labels = files, tables, labels
         self._orders = OrderSequence.of(files.manifest)
+        heads = decode_heads(files.teacher, files.heads())
+        self._heads = {one.name: heads[one.head_sha256] for one in files.teacher.outputs if one.head_sha256}
+        """Output by the codec head -> its last layer."""
         self._about = {
             "format": _FORMAT,
             "stream": contents.stream,
@@ -250,7 +255,8 @@ class _TableOf:
         if self._labels is not None:
             columns["label"] = labels_patiently(self._labels, sample_ids)
         for table, output in zip(self._tables, value.outputs, strict=True):
-            columns |= table.of(output.values())
+            rows = output.values()
+            columns |= table.of(with_head(rows, self._heads[table.name]) if table.name in self._heads else rows)
         return columns
 
 

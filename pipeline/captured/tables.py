@@ -5,6 +5,7 @@ Of an output NAME there are
 | stored as | columns |
 |---|---|
 | float32, float16, int8, int4 | `NAME`: the list of its numbers, in C order; of classes logits, less a constant |
+| head | `NAME`: the logits that the last layer makes of the hidden row, in C order |
 | topk | `NAME_classes` and `NAME_probabilities`: lists of k, likeliest first; `NAME_tail`: the mass of all others |
 | sampled | `NAME_classes` and `NAME_probabilities`: the classes that were drawn, and how often of all draws |
 
@@ -24,6 +25,7 @@ import numpy.typing as npt
 
 from schemas.codecs import CodecSpec, Dense, Features, Sampled, SoftRows, Steps, TopK
 from schemas.errors import ConfigError
+from schemas.hidden import Hidden
 from schemas.records import Teacher
 from schemas.teacher_output import TeacherOutput
 
@@ -69,6 +71,12 @@ def _every_number(rows: SoftRows, classes: Array) -> Columns:
     yield "", Lists.of(values.astype(np.float32))
 
 
+def _rebuilt(rows: SoftRows, classes: Array) -> Columns:
+    assert isinstance(rows, Hidden)
+    assert rows.head is not None
+    yield "", Lists.of(rows.head.logits(rows.hidden))
+
+
 def _likeliest(rows: SoftRows, classes: Array) -> Columns:
     assert isinstance(rows, TopK)
     yield "_classes", Lists.of(classes[rows.indices].astype(np.int32))
@@ -99,8 +107,9 @@ TABLES: Mapping[str, Callable[[SoftRows, Array], Columns]] = {
     "topk": _likeliest,
     "topk8": _likeliest,
     "sampled": _drawn,
+    "head": _rebuilt,
 }
-"""Codec -> the columns of rows that it decoded, of whose class c the dataset's is `classes[c]`."""
+"""Codec -> the columns of rows that it decoded, of head with their layer; class c is the dataset's `classes[c]`."""
 
 
 def _at(temperature: float) -> str:
@@ -170,7 +179,7 @@ def _reason(output: TeacherOutput, codec: CodecSpec) -> str:
         return "has a row for each position, and a table one for each sample"
     if codec.name not in TABLES:
         return f"is stored as {codec}, which has no columns"
-    if codec.k and len(output.stored_shape) > 1:
+    if not codec.keeps_all and len(output.stored_shape) > 1:
         return f"has a list of classes for each of several places, rows of {list(output.stored_shape)}"
     return ""
 
@@ -179,7 +188,7 @@ def _kinds(codec: CodecSpec) -> list[tuple[str, str]]:
     """What follows an output's name in those of its columns, and their kinds."""
     if codec.draws:
         return [("_classes", "classes"), ("_probabilities", "numbers")]
-    if not codec.k:
+    if codec.keeps_all:
         return [("", "numbers")]
     at = [_at(temperature) for temperature in sorted(codec.temperatures)]
     of_each = [(name + each, kind) for each in at for name, kind in (("_probabilities", "numbers"), ("_tail", "mass"))]

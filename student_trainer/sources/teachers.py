@@ -20,7 +20,7 @@ from pipeline.sequence import Sequence as OrderSequence
 from pipeline.views.check import check_data
 from schemas.codecs import SoftRows
 from schemas.errors import ConfigError, ManifestMismatch
-from schemas.head import Head
+from schemas.head import Head, decode_heads
 from schemas.hidden import with_head
 from schemas.records import Manifest, Teacher
 from schemas.teacher_output import CLASS_KINDS
@@ -113,18 +113,7 @@ class TeachersSource(ABC):
         for teacher in self.teachers:
             if needed & set(teacher.heads):
                 there = self._layers(teacher)
-                for sha256 in needed & set(there):
-                    found[sha256] = Head.decode(
-                        there[sha256], f"the last layer {sha256[:12]} of teacher {teacher.name!r}"
-                    )
-            for one in teacher.outputs:
-                head = found.get(one.head_sha256 or "")
-                width = one.codec.k if one.codec else 0
-                if head and (head.num_classes, head.width) != (one.codec_classes, width):
-                    raise ManifestMismatch(
-                        f"the last layer of output {one.name!r} of teacher {teacher.name!r} gives {head.num_classes} "
-                        f"classes of {head.width} numbers, its record says {one.codec_classes} of {width}"
-                    )
+                found |= decode_heads(teacher, {sha256: there[sha256] for sha256 in needed & set(there)})
         return found
 
     @abstractmethod

@@ -19,6 +19,7 @@ import pytest
 from click.testing import CliRunner
 from reader_logs import label, make_stream
 from support.captures import captured
+from support.heads import bound, layer
 from support.streams import fetcher, manifest
 
 from pipeline.captured import parquet
@@ -32,7 +33,8 @@ from pipeline.streams import Stream
 from pipeline.views.probe import make_probe
 from schemas.avro import REGISTRY
 from schemas.codecs import CODECS, CodecSpec
-from schemas.errors import CannotWrite, ConfigError, ManifestMismatch
+from schemas.errors import CannotWrite, ConfigError, DecodeError, ManifestMismatch
+from schemas.head import Head
 from schemas.records import Output, SoftTargets, Teacher, TeacherOutput
 
 N, CLASSES = 20, 12
@@ -44,8 +46,11 @@ SPECS = {
     "topk": CodecSpec("topk", 3, (1.0, 2.0)),
     "topk8": CodecSpec("topk8", 3, (2.0, 4.0)),
     "sampled": CodecSpec("sampled", 30),
+    "head": CodecSpec("head", 5),
 }
 PER_SAMPLE = TeacherOutput("logits", "y", "logits", (CLASSES,), 0, CLASSES)
+HEAD = layer(CLASSES, 5)
+BY_HEAD = replace(PER_SAMPLE, codec=SPECS["head"], head_sha256=HEAD.sha256)
 
 
 @pytest.fixture(autouse=True, scope="module")
@@ -63,10 +68,10 @@ def stream_of(*outputs: TeacherOutput, codec: str = "float32", name: str = "cnn"
         stream_id="00" * 8,
         schema_fingerprints=REGISTRY.fingerprints(),
         num_classes=CLASSES,
-        codec=SPECS[codec],
+        codec=SPECS["float32" if codec == "head" else codec],
         **changes,
     )
-    teacher = replace(made.teachers[name], outputs=outputs or (PER_SAMPLE,))
+    teacher = replace(made.teachers[name], outputs=outputs or (BY_HEAD if codec == "head" else PER_SAMPLE,))
     return Stream(made.manifest, {name: teacher})
 
 
@@ -84,10 +89,10 @@ def labels(stream: Stream, count: int = N, kept: Callable[[int], Any] = lambda s
         num = len(whole.sample_ids) if rows is None else len(rows)
         outputs = []
         for output in teacher.outputs:
-            values = logits(sequence, num, int(np.prod(output.stored_shape))).reshape(num, *output.stored_shape)
+            values = logits(sequence, num, int(np.prod(output.encoded_shape))).reshape(num, *output.encoded_shape)
             spec, seeds = output.stored_as(stream.manifest.codec), np.arange(num, dtype=np.uint64)
-            classes = bool(output.codec_classes)
-            outputs.append(Output.of(output.name, values, spec, classes=classes, seeds=seeds))
+            classes, of_head = bool(output.codec_classes), output.codec_classes if output.head_sha256 else None
+            outputs.append(Output.of(output.name, values, spec, classes=classes, seeds=seeds, num_classes=of_head))
         made.append(replace(whole, outputs=tuple(outputs), kept_rows=rows))
     return made
 
@@ -95,7 +100,8 @@ def labels(stream: Stream, count: int = N, kept: Callable[[int], Any] = lambda s
 def tables_of(
     tmp_path: Path, stream: Stream, values: list[SoftTargets], **more: Any
 ) -> tuple[CapturedFolder, list[Table]]:
-    folder = CapturedFolder(captured(tmp_path / "c", stream, values, CaptureForm("null")))
+    path = captured(tmp_path / "c", stream, values, CaptureForm("null"), heads={HEAD.sha256: HEAD.encode()})
+    folder = CapturedFolder(path)
     return folder, write_tables(folder, tmp_path / "tables", **more)
 
 
@@ -105,10 +111,9 @@ def probabilities(values: Any, temperature: float = 1.0) -> Any:
 
 
 @pytest.mark.parametrize("codec", CODECS)
-def test_a_codec_has_columns_or_is_refused_by_name(codec: str, tmp_path: Path) -> None:
-    if codec not in SPECS:
-        assert codec not in TABLES, f"{codec} needs a line in SPECS"
-        pytest.skip(f"{codec} has no columns")
+def test_every_codec_has_columns_of_what_was_encoded(codec: str, tmp_path: Path) -> None:
+    assert codec in TABLES
+    assert codec in SPECS, f"{codec} needs a line in SPECS"
     stream = stream_of(codec=codec)
     values = labels(stream)
     _, (table,) = tables_of(tmp_path, stream, values)
@@ -122,7 +127,8 @@ def test_a_codec_has_columns_or_is_refused_by_name(codec: str, tmp_path: Path) -
     assert {(row["sequence"], row["epoch"], row["view_seed"]) for row in rows} == {
         (value.sequence, value.epoch, value.view_seed) for value in values
     }
-    truth = np.concatenate([logits(sequence, 4) for sequence in range(N)])
+    width = SPECS["head"].k if codec == "head" else CLASSES
+    truth = np.concatenate([logits(sequence, 4, width) for sequence in range(N)])
     HELD[codec](rows, truth)
 
 
@@ -149,6 +155,11 @@ def likeliest(temperatures: dict[str, float], atol: float) -> Callable[[list[dic
     return held
 
 
+def rebuilt(rows: list[dict[str, Any]], hidden: Any) -> None:
+    exact = hidden.astype(np.float64) @ HEAD.weight.T.astype(np.float64) + HEAD.bias
+    assert (np.abs(np.array([row["logits"] for row in rows]) - exact) <= bound(HEAD, hidden)).all()
+
+
 def drawn(rows: list[dict[str, Any]], truth: Any) -> None:
     for row in rows:
         assert len(set(row["logits_classes"])) == len(row["logits_classes"]) == len(row["logits_probabilities"])
@@ -169,6 +180,7 @@ HELD = {
     "topk": likeliest({"": 1.0, "@2.0": 2.0}, 1e-3),
     "topk8": likeliest({"@2.0": 2.0, "@4.0": 4.0}, 2e-2),
     "sampled": drawn,
+    "head": rebuilt,
 }
 
 
@@ -192,6 +204,31 @@ def test_every_output_has_its_columns_and_classes_are_the_datasets(tmp_path: Pat
     assert about["outputs"]["hidden"]["shape"] == [2, 3]
     assert about["outputs"]["logits"]["classes"] == [2, 7, 11]
     assert (about["stream"], about["teacher"], about["orders"]) == ("s", "cnn", N)
+
+
+def test_a_last_layer_is_read_once_and_one_that_is_not_the_records_makes_no_table(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    decoded: list[str] = []
+    decode = Head.decode.__func__  # type: ignore[attr-defined]
+
+    def counted(cls: type[Head], raw: bytes, address: str) -> Head:
+        decoded.append(address)
+        return decode(cls, raw, address)  # type: ignore[no-any-return]
+
+    monkeypatch.setattr(Head, "decode", classmethod(counted))
+    stream = stream_of(codec="head")
+    folder, (table,) = tables_of(tmp_path, stream, labels(stream))
+    assert decoded == [f"the last layer {HEAD.sha256[:12]} of teacher 'cnn'"]
+    about = json.loads(pq.read_metadata(table.path).metadata[b"distillog"])
+    assert about["outputs"]["logits"]["codec"] == "head:h=5"
+    assert about["outputs"]["logits"]["shape"] == [CLASSES]
+    other = stream_of(replace(BY_HEAD, codec=CodecSpec("head", 4)))
+    with pytest.raises(ManifestMismatch, match=r"gives 12 classes of 5 numbers, its record says 12 of 4"):
+        tables_of(tmp_path / "other", other, labels(other))
+    (folder.path / "cnn-00000.safetensors").unlink()  # type: ignore[operator]
+    with pytest.raises(DecodeError, match=r"cnn-00000\.safetensors: is missing"):
+        write_tables(CapturedFolder(folder.path), tmp_path / "again")
 
 
 def test_rows_without_a_label_have_no_row_and_groups_are_found_by_their_orders(

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
+from types import MappingProxyType
 
 from pipeline.captured.capturing import CaptureFolder, CaptureForm
 from pipeline.streams import Stream
@@ -19,12 +20,17 @@ def append(folder: CaptureFolder, stream: Stream, values: Iterable[SoftTargets],
 
 
 def captured(
-    path: Path, stream: Stream, values: Iterable[SoftTargets], form: CaptureForm | None = None, save: bool = True
+    path: Path,
+    stream: Stream,
+    values: Iterable[SoftTargets],
+    form: CaptureForm | None = None,
+    save: bool = True,
+    heads: Mapping[str, bytes] = MappingProxyType({}),
 ) -> Path:
     """Append orders of one or more teachers to a folder, in sequence of each; without `save` as a kill leaves it."""
     values = list(values)
     teachers = [stream.teacher(name) for name in dict.fromkeys(value.teacher for value in values)]
-    with CaptureFolder(path, stream.manifest, teachers, form or CaptureForm()) as folder:
+    with CaptureFolder(path, stream.manifest, teachers, form or CaptureForm(), heads=lambda teacher: heads) as folder:
         append(folder, stream, values)
         if save:
             folder.save()
