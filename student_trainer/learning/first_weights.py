@@ -11,7 +11,6 @@ from pathlib import Path
 import torch
 from safetensors.torch import load
 from torch import Tensor, nn
-from torch.nn.parameter import is_lazy
 
 from pipeline.user_code import said
 from pipeline.user_files import refuse_irregular
@@ -66,8 +65,8 @@ def begin_with(
     if unlike:
         raise ConfigError(f"{_SECTION} {weights.path}: {unlike[0]}{_and_more(unlike)}")
     # What has two names, as tied weights have, needs one of them.
-    held = {own[name].data_ptr() for name in taken if not is_lazy(own[name])}
-    kept = [name for name in found if name not in taken and (is_lazy(own[name]) or own[name].data_ptr() not in held)]
+    held = {own[name].data_ptr() for name in taken}
+    kept = [name for name in found if name not in taken and own[name].data_ptr() not in held]
     missing = [name for name in kept if not taken or not is_under_any(name, weights.fresh)]
     if missing and not (weights.partial and taken):
         first = found[missing[0]] or "layer"
@@ -171,7 +170,7 @@ def _read(weights: WeightsSettings) -> tuple[dict[str, Tensor], str, Network | N
 
 def _difference(there: Tensor, own: Tensor) -> str:
     """What keeps a tensor out of the student's; "" where nothing does."""
-    if not is_lazy(own) and there.shape != own.shape:
+    if there.shape != own.shape:
         return f"{list(there.shape)}, not {list(own.shape)}"
     both_floats = there.is_floating_point() and own.is_floating_point()
     return "" if both_floats or there.dtype == own.dtype else f"{there.dtype}, not {own.dtype}"

@@ -12,11 +12,10 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor, nn
 
-from pipeline.user_code import said
 from schemas.errors import ConfigError, DistillogError
 from schemas.names import did_you_mean
 from student_trainer.learning.student_inputs import StudentInputs
-from student_trainer.learning.students import Network, build_student
+from student_trainer.learning.students import Network, build_student, fails
 from student_trainer.run.student_settings import StudentSettings
 
 T = TypeVar("T")
@@ -140,20 +139,14 @@ def probe(
         ConfigError: it fails, or gives something else than rows.
     """
     model = build_student(settings, network, seed).to(device).train()
-    zeros = {
-        each.name: torch.zeros(_PROBED, *each.shape, dtype=getattr(torch, each.dtype), device=device)
-        for each in network.inputs
-    }
     inputs, called = StudentInputs(model, network.fields), StudentOutputs(model, settings.outputs)
     try:
         with torch.no_grad(), torch.autocast(device.type, half or torch.bfloat16, enabled=half is not None):
-            outputs = inputs.hand(zeros, called)
+            outputs = inputs.hand(network.zeros(_PROBED, device), called)
     except (DistillogError, MemoryError):
         raise
     except Exception as error:  # a student may be of the user's own
-        raise ConfigError(
-            f"[student] {settings.name} fails on samples of {network.input_shape}: {said(error)}"
-        ) from error
+        raise fails(settings, network, error) from error
     for name, values in outputs.items():
         if not values.ndim or len(values) != _PROBED:
             raise ConfigError(

@@ -10,12 +10,13 @@ from math import isqrt, prod
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
 
 from pipeline.user_code import said
-from schemas.errors import ConfigError
+from schemas.errors import ConfigError, DistillogError
 from student_trainer.learning.pixels import Pixels
-from student_trainer.learning.student_inputs import InputField
+from student_trainer.learning.student_inputs import InputField, StudentInputs
 from student_trainer.learning.transformer import transformer
 from student_trainer.run.choices import choose
 from student_trainer.run.student_settings import StudentSettings
@@ -146,6 +147,13 @@ class Network:
         """What a student is built from: the shape of its one field, or of each of several."""
         return self.inputs[0].shape if len(self.inputs) == 1 else {each.name: each.shape for each in self.inputs}
 
+    def zeros(self, rows: int, device: torch.device | None = None) -> dict[str, Tensor]:
+        """Return samples that are all 0: [rows, *shape] of each field."""
+        return {
+            each.name: torch.zeros(rows, *each.shape, dtype=getattr(torch, each.dtype), device=device)
+            for each in self.inputs
+        }
+
     def as_dict(self) -> dict[str, Any]:
         """Return plain values for JSON."""
         values = {key: value for key, value in asdict(self).items() if value or key not in ("num_tokens", "tokenizer")}
@@ -169,7 +177,7 @@ def build_student(settings: StudentSettings, network: Network, seed: int) -> nn.
 
     Raises:
         ConfigError: no such student, or one that does not take these parameters, this shape or several fields; a mean
-            or deviation that does not fit.
+            or deviation that does not fit; a lazy module that no sample comes to.
     """
     function = choose("[student]", "student", settings.name, STUDENTS, lambda found: found)
     check_parameters(function, 2, settings.params, f"[student] {settings.name}", _KEYS)
@@ -193,7 +201,40 @@ def build_student(settings: StudentSettings, network: Network, seed: int) -> nn.
     if not isinstance(student, nn.Module):
         raise ConfigError(f"[student] {settings.name} gave a {type(student).__name__}, not a torch.nn.Module")
     pixels.before(student)
+    _give_shapes(student, settings, network)
     return student
+
+
+def fails(settings: StudentSettings, network: Network, error: Exception) -> ConfigError:
+    """Return what to raise where a student, which may be of the user's own, raised `error` on samples."""
+    return ConfigError(f"[student] {settings.name} fails on samples of {network.input_shape}: {said(error)}")
+
+
+def _give_shapes(student: nn.Module, settings: StudentSettings, network: Network) -> None:
+    """Let lazy modules, such as LazyLinear, make their weights, of a sample of zeros and in a call that changes no others."""
+    if not _lazy(student):
+        return
+    training = student.training
+    student.eval()
+    try:
+        with torch.no_grad():
+            StudentInputs(student, network.fields).hand(network.zeros(1), student)
+    except (DistillogError, MemoryError):
+        raise
+    except Exception as error:
+        raise fails(settings, network, error) from error
+    student.train(training)
+    if left := _lazy(student):
+        raise ConfigError(
+            f"[student] {settings.name}: {left} has no shape, since what is lazy gets its own of the first sample that "
+            "comes to it, and in an evaluation none does: take a module that is told its sizes"
+        )
+
+
+def _lazy(student: nn.Module) -> str:
+    """Name a parameter or buffer that has no shape yet; "": there is none."""
+    named = (*student.named_parameters(), *student.named_buffers())
+    return next((name for name, each in named if is_lazy(each)), "")
 
 
 def num_parameters(model: nn.Module) -> int:

@@ -9,14 +9,10 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn.parameter import is_lazy
 
 from pipeline.user_code import said
 from schemas.errors import CheckpointError
 from student_trainer.learning.students import STUDENTS
-
-_LAZY = "of any shape"
-"""Until the first samples, or weights, give it one."""
 
 
 def load_weights(model: nn.Module, weights: Mapping[str, Any], name: str, place: Path) -> None:
@@ -55,7 +51,7 @@ def _first_difference(model: nn.Module, weights: Mapping[str, Any]) -> str:
     differing = []
     for name in dict.fromkeys([*now, *weights]):
         before, after = _shape(weights, name), _shape(now, name)
-        if before != after and not (after == _LAZY and name in weights):
+        if before != after:
             differing.append(f"{name} was {before}, is {after}")
     more = f" (and {len(differing) - 1} more)" if differing[1:] else ""
     return differing[0] + more if differing else ""
@@ -65,8 +61,6 @@ def _shape(tensors: Mapping[str, Any], name: str) -> str:
     if name not in tensors:
         return "not there"
     found = tensors[name]
-    if is_lazy(found):
-        return _LAZY
     return str(tuple(found.shape)) if isinstance(found, Tensor) else type(found).__name__
 
 

@@ -1,8 +1,12 @@
 from __future__ import annotations
 
+from dataclasses import replace
+from pathlib import Path
+
 import pytest
 import torch
 from torch import nn
+from train_runs import digits_run, run
 
 from schemas.errors import ConfigError
 from student_trainer.learning.optimizers import OPTIMIZERS, build_optimizer
@@ -10,6 +14,7 @@ from student_trainer.learning.students import OF_TOKENS, STUDENTS, Network, buil
 from student_trainer.learning.trainee import weights_sha256
 from student_trainer.run.settings import OptimizerSettings
 from student_trainer.run.student_settings import StudentSettings
+from student_trainer.trained import load_student
 
 OF_NUMBERS = sorted(set(STUDENTS) - set(OF_TOKENS))
 DIGITS = Network.of("image", (1, 8, 8), 10)
@@ -92,6 +97,48 @@ def test_a_student_of_ones_own_is_imported() -> None:
     assert model(torch.zeros(2, 1, 8, 8)).shape == (2, 10)
 
 
+def lazy(input_shape: tuple[int, ...], num_classes: int) -> nn.Module:
+    """Its first batch norm would remember a sample that it saw in training."""
+    flat = (nn.Flatten(), nn.BatchNorm1d(64), nn.LazyLinear(6), nn.LazyBatchNorm1d(), nn.Dropout(0.5))
+    return nn.Sequential(*flat, nn.LazyLinear(num_classes))
+
+
+class Beside(nn.Module):
+    """A lazy layer beside the way to the logits."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.head, self.exit = nn.LazyLinear(10), nn.LazyLinear(10)
+
+    def forward(self, samples: torch.Tensor) -> torch.Tensor:
+        logits: torch.Tensor = self.head(samples.flatten(1))
+        return logits + self.exit(samples.flatten(1)) if self.training else logits
+
+
+def beside(input_shape: tuple[int, ...], num_classes: int) -> nn.Module:
+    return Beside()
+
+
+def misshapen(input_shape: tuple[int, ...], num_classes: int) -> nn.Module:
+    return nn.Sequential(nn.LazyLinear(6), nn.Linear(7, num_classes))
+
+
+def test_lazy_modules_have_the_seeds_weights_and_nothing_else_is_changed() -> None:
+    settings = StudentSettings(f"{__name__}:lazy")
+    first, same, other = (build_student(settings, DIGITS, seed) for seed in (3, 3, 4))
+    assert weights_sha256(first) == weights_sha256(same) != weights_sha256(other)
+    assert first.training
+    assert first[2].weight.shape == (6, 64)
+    assert first[1].num_batches_tracked == first[3].num_batches_tracked == 0
+    assert first[3].running_mean.tolist() == [0.0] * 6
+
+
+def test_a_student_of_lazy_modules_is_trained_saved_and_loaded(tmp_path: Path) -> None:
+    settings = replace(digits_run(), student=StudentSettings(f"{__name__}:lazy"))
+    result = run(tmp_path / "r", settings)
+    assert weights_sha256(load_student(tmp_path / "r").model) == result.weights_sha256
+
+
 @pytest.mark.parametrize(
     ("settings", "says"),
     [
@@ -107,6 +154,8 @@ def test_a_student_of_ones_own_is_imported() -> None:
         (StudentSettings(f"{__name__}:no_network"), "gave a tuple, not a torch.nn.Module"),
         (StudentSettings(f"{__name__}:no_key"), "cannot be built for samples of .*KeyError: 'layers'"),
         (StudentSettings(f"{__name__}:my_student", params={"widht": 3}), "did you mean 'width'?"),
+        (StudentSettings(f"{__name__}:beside"), "beside: exit.weight has no shape"),
+        (StudentSettings(f"{__name__}:misshapen"), r"misshapen fails on samples of \(1, 8, 8\): RuntimeError"),
     ],
 )
 def test_a_student_that_cannot_be_built_is_one_line(settings: StudentSettings, says: str) -> None:
