@@ -6,6 +6,7 @@ Letters: N samples.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +32,9 @@ from student_trainer.run.metric_settings import MetricSettings
 from student_trainer.run.settings import RunSettings
 from student_trainer.scores.metrics import Metrics, default_metrics
 from student_trainer.scores.seen import Outputs, Seen
+
+_OUTPUT_BYTES = 256 << 20
+"""Of what a student gives for the samples that it is shown at once; of one sample at least."""
 
 Inputs = dict[str, NDArray[Any]]
 Predict = Callable[[Inputs], Outputs]
@@ -95,6 +99,30 @@ def _of_file(path: Path) -> Predict:
         return {name: values for name, values in outputs.items() if isinstance(values, np.ndarray)}
 
     return run
+
+
+def rows_at_once(predict: Predict, inputs: Inputs, most: int, models: int = 1) -> int:
+    """Return how many samples may go through a model at once: `most`, or fewer where its outputs are large.
+
+    All logits of a vocabulary of 50,000 at each of 128 tokens are 26 MB a sample. What the first two samples give says
+    it.
+
+    Args:
+        predict: the model.
+        inputs: [N, ...] samples, N >= 1.
+        most: how many there may be.
+        models: how many give such outputs side by side.
+    """
+    few = {field: values[:2] for field, values in inputs.items()}
+    num_rows = len(next(iter(few.values())))
+    row_bytes = sum(values.nbytes for values in predict(few).values()) // num_rows
+    return max(1, min(most, _OUTPUT_BYTES // max(1, models * row_bytes)))
+
+
+def part_of(fetched: Fetched, rows: slice) -> Fetched:
+    """Return what was fetched of some of the kept rows."""
+    inputs = {field: values[rows] for field, values in fetched.inputs.items()}
+    return replace(fetched, inputs=inputs, labels=fetched.labels[rows], kept_rows=fetched.kept_rows[rows])
 
 
 class _Arrays(Mapping[str, NDArray[Any]]):
@@ -164,7 +192,7 @@ def evaluate(
     Args:
         model: as `predictor`'s; a module is set to evaluation mode meanwhile.
         fetcher: the dataset under a view without randomness (`evaluation_view`).
-        batch_size: samples at once.
+        batch_size: samples at once; fewer of a PyTorch module whose outputs are large (`rows_at_once`).
         teacher: on the same samples.
         metrics: what is measured; (): of a student of classes `classes`, and against a teacher's `agreement`.
         fields: which of the fields a PyTorch module takes.
@@ -191,6 +219,7 @@ def evaluate(
     if isinstance(module, nn.Module):
         module.eval()
     num_samples, faults, dataset = 0, FaultLimit("decoded"), fetcher.dataset
+    at_once = 0 if isinstance(module, nn.Module) else batch_size
     try:
         for start in range(0, dataset.num_samples, batch_size):
             sample_ids = np.arange(start, min(start + batch_size, dataset.num_samples))
@@ -198,13 +227,16 @@ def evaluate(
             faults.leave_out(dataset.uri, None, sample_ids, fetched.faults)
             if not len(fetched.kept_rows):
                 continue
-            outputs = predict(fetched.inputs)
-            of_teacher: Outputs = {}
-            if taught is not None:
-                same = size == teacher_size
-                of_teacher = taught((fetched if same else fetch_patiently(fetcher, sample_ids, 0, teacher_size)).inputs)
+            at_once = at_once or rows_at_once(predict, fetched.inputs, batch_size, 1 if taught is None else 2)
+            shown = fetched  # to the teacher
+            if taught is not None and size != teacher_size:
+                shown = fetch_patiently(fetcher, sample_ids, 0, teacher_size)
+            for begin in range(0, len(fetched.kept_rows), at_once):
+                rows = slice(begin, begin + at_once)
+                part = part_of(fetched, rows)
+                of_teacher = {} if taught is None else taught(part_of(shown, rows).inputs)
+                measured.update(seen(fetcher, sample_ids, part, predict(part.inputs), of_teacher, teacher_classes))
             num_samples += len(fetched.kept_rows)
-            measured.update(seen(fetcher, sample_ids, fetched, outputs, of_teacher, teacher_classes))
     finally:
         if was_training and isinstance(module, nn.Module):
             module.train()

@@ -14,7 +14,7 @@ from pipeline.datasets import open_dataset
 from pipeline.views.fetch import Fetched, Fetcher
 from schemas.errors import ConfigError
 from schemas.records import ViewSpec
-from student_trainer.evaluate import evaluation_data
+from student_trainer.evaluate import evaluation_data, predictor, rows_at_once
 from student_trainer.export import export_student, latency, save_weights
 from student_trainer.learning.students import num_parameters
 from student_trainer.learning.trainee import weights_sha256
@@ -37,7 +37,7 @@ if TYPE_CHECKING:
     from pipeline.kafka.settings import KafkaSettings
 
 _CHECKED = 256
-"""samples on which an export is compared with PyTorch"""
+"""samples on which an export is compared with PyTorch; fewer where its outputs are large, two at least"""
 
 
 def launch(
@@ -218,7 +218,9 @@ def export_run(
     fetcher, fetched = trained_data(trained, dataset, view)
     if safetensors is not None:
         save_weights(trained.model, projections, safetensors)
-    inputs = {name: fetched.inputs[name] for name in trained.network.fields}
+    predict = predictor(trained.outputs, trained.network.fields)
+    rows = slice(max(2, rows_at_once(predict, fetched.inputs, _CHECKED)))
+    inputs = {name: fetched.inputs[name][rows] for name in trained.network.fields}
     exported = export_student(
         trained.model,
         inputs,

@@ -82,7 +82,7 @@ class Placing:
                 found[name], spec.positions, spec.places, chosen.at, chosen.counts, rows.density[name]
             )
         for field, num_classes in self._labels.items():
-            found[labels_name(field)] = self._labelled(field, num_classes, rows, inputs[field].numpy())
+            found[labels_name(field)] = self._labelled(field, num_classes, rows, inputs[field].numpy(), fields)
         return found
 
     def _chosen(self, name: str, spec: TargetSpec, rows: RowBatch, inputs: Mapping[str, Tensor]) -> _Chosen:
@@ -107,7 +107,9 @@ class Placing:
             )
         return _Chosen(chosen_by(values), self._pin)
 
-    def _labelled(self, field: str, num_classes: int, rows: RowBatch, values: NDArray[Any]) -> Target:
+    def _labelled(
+        self, field: str, num_classes: int, rows: RowBatch, values: NDArray[Any], fields: Mapping[str, _Chosen]
+    ) -> Target:
         wrong = (values < -1) | (values >= num_classes)
         if wrong.any():
             row = int(np.flatnonzero(wrong.reshape(len(values), -1).any(axis=1))[0])
@@ -116,10 +118,14 @@ class Placing:
                 f"field {field!r} of sample {rows.sample_ids[row]} holds the label {label}; the student has "
                 f"{num_classes} classes, and -1 says that there is no label"
             )
-        chosen = _Chosen(values >= 0, self._pin)
+        mask, name = values >= 0, labels_name(field)
+        chosen = _Chosen(mask, self._pin)
+        for other, each in fields.items():
+            if np.array_equal(mask, each.mask):  # then what the student gives there is picked once for both
+                chosen, name = each, other
         labels = LabelTarget(_tensor(values[chosen.mask].astype(np.int64), self._pin))
         density = len(chosen.at) / len(values)
-        return PositionTarget(labels, labels_name(field), values.shape[1:], chosen.at, chosen.counts, density)
+        return PositionTarget(labels, name, values.shape[1:], chosen.at, chosen.counts, density)
 
 
 def _refuse_others(name: str, field: str, rows: RowBatch, here: Chosen) -> None:

@@ -19,7 +19,7 @@ from pipeline.user_code import said
 from pipeline.views.fetch import Fetched, Fetcher
 from pipeline.views.patience import fetch_patiently
 from schemas.errors import ConfigError
-from student_trainer.evaluate import evaluation_data, predictor, seen, sole_field
+from student_trainer.evaluate import evaluation_data, part_of, predictor, rows_at_once, seen, sole_field
 from student_trainer.learning.losses import find_loss
 from student_trainer.learning.student_inputs import InputField
 from student_trainer.learning.student_outputs import StudentOutputs
@@ -196,7 +196,9 @@ def prepare_evaluation(
     if evaluation.metrics and not metrics:
         return None
     student = build_student(settings.student, network, settings.train.seed).to(device).eval()
-    outputs = predictor(StudentOutputs(student, settings.student.outputs), network.fields)(fetched.inputs)
+    predict = predictor(StudentOutputs(student, settings.student.outputs), network.fields)
+    fetched = part_of(fetched, slice(rows_at_once(predict, fetched.inputs, _PROBED)))
+    outputs = predict(fetched.inputs)
     metrics = metrics or metrics_by_default(settings, outputs, "[[evaluation.metrics]]")
     Metrics(metrics).rehearse(seen(fetcher, np.arange(_PROBED), fetched, outputs))
     return Evaluation(fetcher, metrics)

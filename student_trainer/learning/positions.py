@@ -29,7 +29,7 @@ class PositionTarget(OverRows):
     rows: Target
     """Of P rows, sample after sample, within one in C order."""
     field: str
-    """The view's field that chose them."""
+    """The view's field that chose them, or of hard labels one that chose the same."""
     places: tuple[int, ...]
     """Shape of that field of a sample."""
     at: Tensor

@@ -106,6 +106,22 @@ def test_a_module_is_evaluated_in_its_evaluation_mode_and_goes_on_training(fetch
     assert model.training
 
 
+def test_a_module_sees_no_more_samples_at_once_than_outputs_of_a_size_are_of(
+    fetcher: Fetcher, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = nn.Sequential(nn.Flatten(), nn.Linear(64, 10))
+    seen: list[int] = []
+    model.register_forward_hook(lambda module, inputs, output: seen.append(len(output)))
+    whole = evaluate(model, fetcher, 100, model)
+    assert max(seen) == 100
+    seen.clear()
+    monkeypatch.setattr("student_trainer.evaluate._OUTPUT_BYTES", 2 * 10 * 4 * 33)
+    assert evaluate(model, fetcher, 100, model) == pytest.approx(whole)
+    assert max(seen) == 33  # beside as many of its teacher
+    monkeypatch.setattr("student_trainer.evaluate._OUTPUT_BYTES", 1)
+    assert evaluate(model, fetcher, 3)["num_samples"] == 500
+
+
 @pytest.mark.parametrize("classes", [5, 9])
 def test_another_class_count_is_refused(fetcher: Fetcher, classes: int) -> None:
     with pytest.raises(ConfigError, match=f"10 classes, the student {classes}"):

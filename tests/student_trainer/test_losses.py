@@ -83,6 +83,40 @@ def test_a_loss_does_not_see_a_shift_of_the_logits(name: str) -> None:
     torch.testing.assert_close(before, after, atol=1e-4, rtol=1e-4)
 
 
+@pytest.mark.parametrize("name", sorted(set(WITHOUT_DRAWS) - {each for each in LOSSES if LOSSES[each].batchwise}))
+def test_a_loss_of_a_large_output_costs_the_same_and_keeps_little_for_its_gradient(
+    name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    loss = LOSSES[name]
+    target: Target = FeatureTarget(logits(2)) if name in OF_FEATURES else dense(2)
+    if loss.needs == {"teacher", "classes"}:
+        target = top_k(logits(2), 4, 2.0)
+    student = logits(1)
+    output = student.clone().requires_grad_()
+    if name == "attention_transfer":  # of maps
+        target, output = FeatureTarget(logits(2)[..., None]), student[..., None].requires_grad_()
+
+    def measured() -> tuple[Tensor, Tensor, int]:
+        held: dict[int, int] = {}
+
+        def hold(value: Tensor) -> Tensor:
+            held[value.untyped_storage().data_ptr()] = value.untyped_storage().nbytes()
+            return value
+
+        with torch.autograd.graph.saved_tensors_hooks(hold, lambda value: value):
+            rows = loss.rows(output, target, LABELS, 2.0)
+        held.pop(output.untyped_storage().data_ptr(), None)
+        (gradient,) = torch.autograd.grad((rows * torch.arange(1.0, B + 1)).sum(), output)
+        return rows.detach(), gradient, sum(held.values())
+
+    rows, gradient, _ = measured()
+    monkeypatch.setattr("student_trainer.learning.losses.loss._AT_ONCE", 2 * C)
+    rows_in_parts, gradient_in_parts, num_bytes = measured()
+    torch.testing.assert_close(rows_in_parts, rows, rtol=1e-6, atol=1e-7)
+    torch.testing.assert_close(gradient_in_parts, gradient, rtol=1e-5, atol=1e-7)
+    assert num_bytes < output.nbytes / 2
+
+
 OF_NO_TEACHER_ALONE = {"nkd", "teacher_argmax", "sampled_cross_entropy", "cross_entropy"}
 """Cross entropies, which cost the teacher itself something."""
 

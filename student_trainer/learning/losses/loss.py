@@ -11,14 +11,23 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
+import torch
 from torch import Tensor
+from torch.utils.checkpoint import checkpoint
 
 from schemas.errors import ConfigError
+from student_trainer.learning.target_protocol import OverRows
 from student_trainer.learning.targets import DenseTarget, FeatureTarget, Target
 
 NEEDS = ("teacher", "classes", "dense", "logits", "multilabel", "features", "labels", "draws")
 """What a loss may need: soft targets, of classes that exclude one another, of all of them, as true logits, of classes
 that do not exclude one another, or of no classes; labels; and classes drawn at random."""
+
+
+_AT_ONCE = 1 << 20
+"""Numbers of a student's output that a loss without a view to other rows is computed of at once. A loss needs some
+arrays of that size for its gradient; of the logits of a large vocabulary at each position they would be most of what a
+step needs. On a GPU it is 64 times as many, which keep it busy."""
 
 
 class Limit(NamedTuple):
@@ -106,13 +115,35 @@ class Loss:
         params: Mapping[str, Any],
     ) -> Tensor:
         if weights is None or bool(weights.all()):
-            return self.function(output, target, labels, temperature, **params)
+            return self._in_parts(output, target, labels, temperature, params)
         kept = weights.nonzero().flatten()
         if not len(kept):
             return (output * 0).reshape(len(output), -1).sum(dim=1)
         others = FeatureTarget(target.features[kept]) if "features" in self.needs else DenseTarget(target.logits[kept])
         costs = self.function(output[kept], others, labels[kept], temperature, **params)
         return costs.new_zeros(len(output)).index_copy(0, kept, costs)
+
+    def _in_parts(
+        self, output: Tensor, target: Target, labels: Tensor, temperature: float, params: Mapping[str, Any]
+    ) -> Tensor:
+        """Return what `function` gives, to the last digits of float32: which parts there are the shape alone says.
+
+        Where the output is large it is computed some rows at a time, and once more for the gradient, so that what it
+        takes between is there of these rows alone.
+        """
+        most = _AT_ONCE * (64 if output.is_cuda else 1)
+        if self.batchwise or output.numel() <= most:
+            return self.function(output, target, labels, temperature, **params)
+        of = target.rows if isinstance(target, OverRows) else target
+        rows, first = max(1, most // output[0].numel()), 0
+        costs = []
+        # Not slices: the gradient of each would be as large as all.
+        for part in torch.split(output, rows):
+            behind = first + len(part)
+            given = part, of.between(first, behind), labels[first:behind], temperature
+            costs.append(checkpoint(self.function, *given, use_reentrant=False, **params))
+            first = behind
+        return torch.cat(costs)
 
     @property
     def holds(self) -> frozenset[str]:
