@@ -215,11 +215,17 @@ def first_samples(what: str, fetcher: Fetcher, network: Network, size: tuple[int
         count: how many are asked for; all of a smaller dataset.
 
     Raises:
-        ConfigError: the field is missing, or is of another shape or dtype; the tokens are of another vocabulary; there
-            are more classes, or they have other names, or another order; or no sample can be decoded.
+        ConfigError: the view mixes samples; the field is missing, or is of another shape or dtype; the tokens are of
+            another vocabulary; there are more classes, or they have other names, or another order; or no sample can be
+            decoded.
         DataUnavailable: it cannot be read.
     """
     uri, num_classes = fetcher.dataset.uri, fetcher.dataset.num_classes
+    if fetcher.mixes:
+        raise ConfigError(
+            f"{what} {uri}: view {fetcher.view.name} mixes samples, and a mix of two classes is neither of them: leave "
+            "its alpha out"
+        )
     if num_classes > network.num_classes > 0:
         raise ConfigError(
             f"{what} {uri} has {num_classes} classes, the student {network.num_classes}; evaluate on a dataset of the "

@@ -123,7 +123,12 @@ def train(
         total_steps, dropped_rows = plan(settings, source)
         with enough_memory(settings.student.name):
             terms_of = partial(
-                resolve, settings, source.targets, source.has_labels, lambda: view_fields(settings, source)
+                resolve,
+                settings,
+                source.targets,
+                source.has_labels,
+                lambda: view_fields(settings, source),
+                mixes=source.fetcher.mixes,
             )
             terms = terms_of([peer.name for peer in settings.peers])
             fraction = source.labelled_fraction if need_labels(settings) else 1.0

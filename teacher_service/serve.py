@@ -129,7 +129,7 @@ def _check_on_first_orders(
     sequence = Sequence.of(stream.manifest)
     try:
         first, view_seed = sequence.sample_ids(0), sequence.view_seed(0)
-        fetched = fetcher.fetch(first, view_seed, model.size)
+        fetched = fetcher.fetch(first, view_seed, model.size, mix=False)  # a mix of two classes is neither of them
         second = sequence.sample_ids(min(1, sequence.orders_per_epoch - 1))
         loading, _ = _timed(lambda: fetcher.fetch(second, view_seed, model.size))
     except OSError as error:

@@ -17,6 +17,7 @@ from pipeline.views.composed import JOINT, flat, in_a_row, joint_version, params
 from pipeline.views.crop_flip import crop_flip, drawn
 from pipeline.views.log_mel import MAX_WINDOW, NUM_DRAWS, log_mel
 from pipeline.views.masked import masked, next_token, of_vocabulary
+from pipeline.views.mixing import Mix, cutmix, mixup
 from pipeline.views.plain import plain, whole
 from pipeline.views.signal import signal
 from schemas.errors import ConfigError
@@ -54,6 +55,8 @@ class View:
     """Of a view that shows a part of each image and does nothing else to it: which, drawn without any pixel."""
     after: Apply | None = None
     """What follows those parts, where views stand in a row."""
+    mix: Callable[[dict[str, Any]], Mix | None] | None = None
+    """Of a view that mixes each sample, as it is seen, with another one: params -> how; None: nothing is mixed."""
     evaluation: Mapping[str, Value] | None = None
     """Parameters under which a view augments nothing: an evaluation sets them, and keeps the others. None: a user's
     view does not say, and all of a built-in one augment."""
@@ -70,6 +73,9 @@ class View:
     usual: tuple[user.Usual, ...] = ()
     """What the samples of each user's view are held to."""
 
+
+_MIXED: tuple[dict[str, Value], int] = {"alpha": 0.0, "probability": 1.0}, 1
+_SHARES = {"alpha": (0.0, 64.0), "probability": (0.0, 1.0)}
 
 VIEWS: dict[str, View] = {
     "none": View(plain, {}, 2, parts=whole),
@@ -98,6 +104,8 @@ VIEWS: dict[str, View] = {
         | {"shift": (0, 1), "time_mask": (0, 1), "mel_mask": (0, 1)},
         evaluation={"shift": 0.0, "noise": 0.0, "time_mask": 0.0, "mel_mask": 0.0},
     ),
+    "mixup": View(plain, *_MIXED, {"mixup": 2, "mixup.partner": 1}, _SHARES, whole, mix=mixup),
+    "cutmix": View(plain, *_MIXED, {"cutmix": 4, "cutmix.partner": 1}, _SHARES, whole, mix=cutmix),
     "masked": View(
         masked,
         {"share": 0.15, "most": 20, "mask_id": -1, "vocab_size": -1},
@@ -205,7 +213,10 @@ def _composed(name: str) -> View:
     names = stages_of(name)
     stages = {label: find_view(stage) for label, stage in names.items()}
     in_turn = {label: (view.apply, names[label] not in VIEWS) for label, view in stages.items()}
-    first = next(iter(stages))
+    first, last = next(iter(stages)), next(reversed(stages))
+    _refuse_mixed(name, stages)
+    if mix := stages[last].mix:
+        del in_turn[last]  # each sample is seen by the others alone, the last of which is asked for the size
     rest = {label: stage for label, stage in in_turn.items() if label != first}
     return View(
         in_a_row(in_turn),
@@ -214,11 +225,26 @@ def _composed(name: str) -> View:
         {draw: count for view in stages.values() for draw, count in view.draws.items()},
         parts=_parts_of(first, stages[first]),
         of_data=_of_data(stages),
-        after=in_a_row(rest),
+        after=in_a_row(rest) if rest else None,
+        mix=(lambda params: mix(params_of(last, params))) if mix else None,
         thread_safe=all(view.thread_safe for view in stages.values()),
         max_positions={name: most for view in stages.values() for name, most in view.max_positions.items()},
         usual=tuple(usual for view in stages.values() for usual in view.usual),
     )
+
+
+def _refuse_mixed(name: str, stages: Mapping[str, View]) -> None:
+    """Raise ConfigError where a view mixes samples before all others saw them, or mixes what has positions."""
+    *before, last = stages
+    for label in before:
+        if stages[label].mix:
+            raise ConfigError(f"view {name}: {label} mixes samples as the other views show them: name it last")
+    if stages[last].mix and (chooser := next((each for each in before if _chooses(stages[each])), "")):
+        raise ConfigError(f"view {name}: {chooser} chooses positions of each sample, of which there is no mix")
+
+
+def _chooses(view: View) -> bool:
+    return bool(view.max_positions or view.bounds)
 
 
 def _of_data(stages: Mapping[str, View]) -> OfData:

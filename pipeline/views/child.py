@@ -37,7 +37,7 @@ def main(descriptor: int, parent: int) -> None:
 
 
 def _opened(task: Task) -> Fetcher:
-    fetcher = Fetcher(open_dataset(task.uri), task.view)
+    fetcher = Fetcher(open_dataset(task.uri), task.view, partners=task.partners)
     if fetcher.dataset.fields != task.fields:
         # Its first item could not be read for a moment, or the data change.
         raise OSError(f"opened once more, it has the fields {fetcher.dataset.fields}, not {task.fields}")

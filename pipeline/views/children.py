@@ -43,10 +43,11 @@ class Children:
     They end with `close`, when nobody knows these any more, and with this process, in whatever way it ends.
     """
 
-    def __init__(self, dataset: Dataset, view: ViewSpec, count: int) -> None:
+    def __init__(self, dataset: Dataset, view: ViewSpec, count: int, partners: Ints | None = None) -> None:
         self._dataset = dataset
         self._view = view
         self._count = count
+        self._partners = partners
         self._what = f"dataset {dataset.uri} under view {view.name}"
         self._all: list[_Child] = []
         self._free: queue.SimpleQueue[_Child] = queue.SimpleQueue()
@@ -80,7 +81,7 @@ class Children:
         children = started.get()
         if isinstance(children, OSError):
             raise LoaderLost(f"{self._what}: no process of a loader can be started: {children}")
-        task = Task(self._dataset.uri, self._dataset.fields, self._view, tuple(kinds))
+        task = Task(self._dataset.uri, self._dataset.fields, self._view, tuple(kinds), self._partners)
         try:
             for child in children:
                 child.ask(task)
@@ -93,7 +94,7 @@ class Children:
         for child in children:
             self._free.put(child)
 
-    def fetch(self, sample_ids: Ints, view_seed: int, size: tuple[int, ...] | None) -> Any:
+    def fetch(self, sample_ids: Ints, view_seed: int, size: tuple[int, ...] | None, mix: bool = True) -> Any:
         """As `Fetcher.fetch`, by one of them; by as many threads at once as there are children.
 
         Raises:
@@ -105,7 +106,7 @@ class Children:
         child = self._free.get()
         try:
             with child.talk:
-                child.ask((sample_ids, view_seed, size))
+                child.ask((sample_ids, view_seed, size, mix))
                 return self._answer(child, _BEGIN + _ROW * len(sample_ids), f"was asked for samples {named}{more}")
         finally:
             self._free.put(child)

@@ -26,6 +26,7 @@ from pipeline.datasets.base import (
 from pipeline.views import find_view, max_positions
 from pipeline.views.children import Children
 from pipeline.views.loaders import Loaders
+from pipeline.views.mixing import Mixture, mixed
 from pipeline.views.positions import too_many
 from pipeline.views.user import BadRows
 from schemas.errors import ManifestMismatch
@@ -55,12 +56,20 @@ class Fetcher:
     """A dataset under a view. The result for an ID is the same in any batch, and with any number of loaders.
 
     `loaders` threads share the samples of each request, where both dataset and view say that they are `thread_safe`; or
-    as many `processes`, each of which opens both for itself, whatever they say.
+    as many `processes`, each of which opens both for itself, whatever they say. A view that mixes samples takes
+    partners from all, or from `partners`, rising IDs.
 
     Raises ConfigError for an unknown view, ManifestMismatch for one of another version than this code's.
     """
 
-    def __init__(self, dataset: Dataset, view: ViewSpec, loaders: int = 1, processes: bool = False) -> None:
+    def __init__(
+        self,
+        dataset: Dataset,
+        view: ViewSpec,
+        loaders: int = 1,
+        processes: bool = False,
+        partners: Ints | None = None,
+    ) -> None:
         self.dataset = dataset
         self.view = view
         found = find_view(view.name)
@@ -74,6 +83,8 @@ class Fetcher:
         self._after = found.after
         params = view.params
         self._params = found.of_data(params, vocabulary_of(dataset)) if found.of_data else dict(params)
+        self._mix = found.mix(view.params) if found.mix else None
+        self._partners = partners
         self._max_positions = max_positions(view)
         unsafe = [] if is_thread_safe(dataset) else [f"dataset {dataset.uri}"]
         unsafe += [] if found.thread_safe else [f"view {view.name}"]
@@ -86,9 +97,26 @@ class Fetcher:
             loaders = 1
         # Of each child a thread waits for the answers.
         self._loaders = Loaders(loaders)
-        self._children = Children(dataset, view, loaders) if processes else None
+        self._children = Children(dataset, view, loaders, partners) if processes else None
         self._usual = found.usual
         self._begun = False
+
+    @property
+    def mixes(self) -> bool:
+        """Whether a view is of two samples."""
+        return self._mix is not None
+
+    def mixture(self, sample_ids: Ints, view_seed: int) -> tuple[Ints, Mixture] | None:
+        """Return what [N] samples are mixed with: [N] IDs of their partners, themselves where they are whole; or None.
+
+        Knows no pixel: a partner may turn out undecodable, and then no view comes of the sample.
+        """
+        if self._mix is None:
+            return None
+        known = self._partners
+        found = self._mix(sample_ids, view_seed, self.dataset.num_samples if known is None else len(known))
+        partner = found.partner if known is None else known[found.partner]
+        return np.where(found.share < 1, partner, sample_ids), found
 
     @property
     def busy(self) -> float:
@@ -107,8 +135,11 @@ class Fetcher:
         for usual, kind in zip(self._usual, kinds, strict=True):
             usual.kind = kind
 
-    def fetch(self, sample_ids: Ints, view_seed: int, size: tuple[int, ...] | None = None) -> Fetched:
+    def fetch(self, sample_ids: Ints, view_seed: int, size: tuple[int, ...] | None = None, mix: bool = True) -> Fetched:
         """The views of [N] int64 IDs, at the spatial `size` if one is given.
+
+        Without `mix` each is seen alone, also where the view mixes it with another sample. A mix of two classes has the
+        label -1, and one whose partner cannot be decoded is a fault.
 
         An ID outside the dataset is a fault of its row, as is a sample that cannot be decoded, or for which a user's
         view raises, gives another shape than for others, or chooses more positions than its `max_positions`. Raises
@@ -117,20 +148,48 @@ class Fetcher:
         To be called by one thread at a time.
         """
         if not self._begun:
-            fetched = self._fetch(sample_ids, view_seed, size)
+            fetched = self._fetch(sample_ids, view_seed, size, mix)
             # What all samples of a user's view are held to is the first that came of it: no matter for a race.
             self._begun = len(fetched.kept_rows) > 0
             return fetched
         if children := self._children:
             children.start([usual.kind for usual in self._usual])
-        fetch = partial(children.fetch if children else self._fetch, view_seed=view_seed, size=size)
+        fetch = partial(children.fetch if children else self._fetch, view_seed=view_seed, size=size, mix=mix)
         if self._loaders.count == 1 or len(sample_ids) < 2:
             return fetch(sample_ids)
         rows = -(-len(sample_ids) // (_PARTS * self._loaders.count))
         starts = range(0, len(sample_ids), rows)
         return joined(starts, self._loaders.map(fetch, [sample_ids[start : start + rows] for start in starts]))
 
-    def _fetch(self, sample_ids: Ints, view_seed: int, size: tuple[int, ...] | None) -> Fetched:
+    def _fetch(self, sample_ids: Ints, view_seed: int, size: tuple[int, ...] | None, mix: bool) -> Fetched:
+        pairs = self.mixture(sample_ids, view_seed) if mix else None
+        if pairs is None:
+            return self._seen(sample_ids, view_seed, size)
+        partner_ids, mixture = pairs
+        # A view is the same for whoever asks for it, so a sample that is several ones' partner is seen once.
+        ids, places = np.unique(np.concatenate([sample_ids, partner_ids]), return_inverse=True)
+        seen = self._seen(ids, view_seed, size)
+        found = np.full(len(ids), -1)
+        found[seen.kept_rows] = np.arange(len(seen.kept_rows))
+        own, partner = found[places].reshape(2, -1)
+        kept_rows = np.flatnonzero((own >= 0) & (partner >= 0))
+        reasons = {int(ids[row]): reason for row, reason in seen.faults}
+        faults = tuple(
+            (row, reasons[sample_ids[row]])
+            if own[row] < 0
+            else (
+                row,
+                f"is mixed with sample {partner_ids[row]}: {reasons[partner_ids[row]]}",
+            )
+            for row in np.flatnonzero((own < 0) | (partner < 0)).tolist()
+        )
+        own, partner = own[kept_rows], partner[kept_rows]
+        of_own, of_partners = ({name: each[rows] for name, each in seen.inputs.items()} for rows in (own, partner))
+        labels = np.where(seen.labels[own] == seen.labels[partner], seen.labels[own], -1)
+        inputs = mixed(self.view.name, of_own, of_partners, mixture.of(kept_rows)) if len(kept_rows) else of_own
+        return Fetched(inputs, labels, kept_rows, faults)
+
+    def _seen(self, sample_ids: Ints, view_seed: int, size: tuple[int, ...] | None) -> Fetched:
         known = np.flatnonzero((sample_ids >= 0) & (sample_ids < self.dataset.num_samples))
         params, size = self._params, size or None
         ids = sample_ids if len(known) == len(sample_ids) else sample_ids[known]

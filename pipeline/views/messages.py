@@ -12,7 +12,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from pipeline.datasets.base import Field
+from pipeline.datasets.base import Field, Ints
 from schemas.records import ViewSpec
 
 STORAGE = "OSError"
@@ -32,6 +32,8 @@ class Task:
     view: ViewSpec
     kinds: tuple[str, ...]
     """What the parent holds the samples of each user's view to."""
+    partners: Ints | None = None
+    """The samples that others may be mixed with; None: all."""
 
 
 @dataclass(frozen=True, slots=True)

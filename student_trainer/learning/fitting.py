@@ -57,7 +57,7 @@ def fit(
             needed = (*term.places, shape[-1] if shape else num_classes)  # it may know any number of classes
             shown = rows_shown((*term.places, "classes"))
             _refuse_shape(what, term.loss, shape, f"the labels of field {term.labels!r}", needed, shown)
-        elif not term.shares:  # it may know more classes than the labels have
+        elif term.mixed or not term.shares:  # it may know more classes than the labels have
             wanted = (max(num_classes, *shape),) if len(shape) == 1 else (num_classes,)
             _refuse_shape(what, term.loss, shape, "the labels' classes", wanted)
         specs = {name: own_spec(term, name, given, of_peers or {}) for name in term.shares} if term.own else term.specs

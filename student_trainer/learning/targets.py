@@ -18,6 +18,7 @@ from schemas.codecs import CodecSpec, Dense, Features, Hidden, Sampled, SoftRows
 from schemas.errors import ConfigError
 from schemas.positions import Positions
 from schemas.records import Teacher
+from student_trainer.learning.partner_labels import PartnerLabels, PartnerTarget
 from student_trainer.learning.target_protocol import OfClasses, OfSamples, Target, WithoutClasses
 from student_trainer.learning.whole_targets import DenseTarget, FeatureTarget, HeadTarget, StepsTarget, times_log
 
@@ -231,9 +232,10 @@ TARGETS: dict[type[Any], Callable[[Any, dict[str, Tensor]], Target]] = {
     TopK: TopKTarget.of,
     Sampled: SampledTarget.of,
     Hidden: HeadTarget.of,
+    PartnerLabels: lambda rows, columns: PartnerTarget(**columns),
     Positions: lambda rows, columns: target_of(rows.rows, columns),
 }
-"""What a codec's `decode` gives -> (such rows, their columns of B rows each, in their order) -> target."""
+"""What a codec's `decode` gives, or `PartnerLabels` -> (such rows, their columns of B rows, in order) -> target."""
 
 
 def target_of(rows: SoftRows, columns: dict[str, Tensor]) -> Target:

@@ -19,6 +19,7 @@ from schemas.names import did_you_mean
 from student_trainer.learning.ensembles import refuse_ensemble
 from student_trainer.learning.losses import Loss, find_loss
 from student_trainer.learning.losses.loss import whole
+from student_trainer.learning.partner_labels import PARTNERS
 from student_trainer.learning.positions import labels_name
 from student_trainer.learning.targets import TargetSpec, target_name
 from student_trainer.run.choices import Choice
@@ -82,6 +83,8 @@ class Term:
     """By what one teacher's loss alone is taken for each sample; "": all teachers' are."""
     own: str = ""
     """Which of OWN its targets are of; "": they are the teachers'."""
+    mixed: bool = False
+    """Whether its hard labels are of samples that the view mixes: two a row, each with its share."""
     parted: frozenset[str] = frozenset()
     """Those of the targets that are not always there: whose teachers count in some orders alone, or of a past."""
 
@@ -129,6 +132,7 @@ def resolve(
     has_labels: bool = True,
     fields: Callable[[], Mapping[str, Field]] = dict,
     peers: Sequence[str] = (),
+    mixes: bool = False,
 ) -> tuple[Term, ...]:
     """Return the terms of a run, or of one of the peers that learn in it.
 
@@ -138,12 +142,13 @@ def resolve(
         has_labels: whether a sample shows its label.
         fields: gives those of the view; called where a loss learns from one.
         peers: names of the other students.
+        mixes: whether the view mixes each sample with another.
 
     Raises:
         ConfigError: an unknown loss, parameter, output or field, or a need that is not met; names the loss.
     """
     terms = tuple(
-        _term_of_positions(entry, fields()) if entry.labels else _term(entry, settings, specs, has_labels, peers)
+        _term_of_positions(entry, fields()) if entry.labels else _term(entry, settings, specs, has_labels, peers, mixes)
         for entry in settings.losses
     )
     if peers and not any(term.own == "peers" for term in terms):
@@ -213,6 +218,7 @@ def _term(
     specs: Mapping[str, TargetSpec],
     has_labels: bool,
     peers: Sequence[str],
+    mixes: bool,
 ) -> Term:
     loss, what = find_loss(entry.name), f"[[losses]] {entry.title}"
     _refuse_params(what, entry, loss)
@@ -222,9 +228,14 @@ def _term(
         raise ConfigError(f"{what}: compares features of any width: leave out `projection`")
     if "labels" in loss.needs and not has_labels:
         raise ConfigError(f"{what} needs {_LACKING['labels']}")
+    if mixes and (entry.choose == "label" or ("labels" in loss.needs and loss.holds)):
+        raise ConfigError(
+            f"{what}: takes one class for each row, and the view mixes samples of two; take forward_kl, and "
+            "cross_entropy beside it, or another view"
+        )
     if not loss.holds:
         _refuse_keys_of_teachers(what, entry)
-        return _made(entry, loss, {})
+        return _made(entry, loss, {PARTNERS: 1.0} if mixes else {}, mixed=mixes)
     if _own(entry, settings.teachers):
         return _own_term(what, entry, loss, settings, has_labels, peers)
     if not specs:
@@ -315,32 +326,6 @@ def _refuse_misfit(what: str, entry: LossSettings, loss: Loss, name: str, spec: 
         raise ConfigError(
             f"{what}: temperature {entry.temperature} has no stored tail mass; the codec of {name} declares {declared}"
         )
-
-
-def refuse_positions_in_parts(terms: Sequence[Term]) -> None:
-    """Raise ConfigError where a loss compares positions with one another, of which each process has any number."""
-    of_positions = [term for term in terms if any(spec.positions for spec in term.specs.values())]
-    refuse_in_parts(of_positions, "each process has positions of its own: train in one process")
-
-
-def refuse_parted_in_parts(terms: Sequence[Term]) -> None:
-    """Raise ConfigError where a loss compares the rows of several processes, and a teacher counts in some alone."""
-    reason = "a teacher with `from` or `until` has some of them alone: train in one process"
-    refuse_in_parts([term for term in terms if term.parted and not term.own], reason)
-
-
-def refuse_in_parts(terms: Sequence[Term], reason: str) -> None:
-    """Raise ConfigError where a loss compares the rows of the whole batch, of which a step has no more than a part.
-
-    Args:
-        terms: the run's.
-        reason: why it has, and what to do, as it ends "but ".
-    """
-    for term in terms:
-        if term.loss.batchwise:
-            raise ConfigError(
-                f"[[losses]] {term.key}: compares the rows of a whole batch with one another, but {reason}"
-            )
 
 
 def rows_shown(shape: Sequence[int | str]) -> str:

@@ -15,6 +15,7 @@ from schemas.errors import ConfigError
 from student_trainer.learning.alignment import Alignment, alignments
 from student_trainer.learning.ensembles import chosen_teacher, mean_target, shares_of_rows
 from student_trainer.learning.part_target import PartTarget
+from student_trainer.learning.partner_labels import PARTNERS, PartnerTarget
 from student_trainer.learning.schedules import scheduled
 from student_trainer.learning.student_outputs import pick
 from student_trainer.learning.targets import Target
@@ -129,6 +130,11 @@ def _rows_of(
         temperature = temperature_at(step)
         if not shares:
             return function(student.at(term.on), None, labels, temperature, **params)
+        if isinstance(partners := targets.get(PARTNERS) if term.mixed else None, PartnerTarget):
+            output = student.at(term.on)
+            # A loss of labels is linear in these, so each half costs its share of what it would cost alone.
+            halves = [function(output, None, each, temperature, **params) for each in (labels, partners.labels)]
+            return partners.mixed(*halves)
         compared: dict[tuple[str, Alignment | None], Tensor] = {}
 
         def against(target: Target, aligned: Alignment | None) -> Tensor:

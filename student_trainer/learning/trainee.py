@@ -18,6 +18,7 @@ from student_trainer.learning.average import Average
 from student_trainer.learning.fitting import fit, label_limits
 from student_trainer.learning.frozen import freeze
 from student_trainer.learning.guard import Guard
+from student_trainer.learning.in_parts import refuse_in_parts, refuse_parted_in_parts, refuse_positions_in_parts
 from student_trainer.learning.optimizers import build_optimizer, heeds_found_inf
 from student_trainer.learning.own_targets import OwnTargets
 from student_trainer.learning.schedules import build_schedule
@@ -25,12 +26,7 @@ from student_trainer.learning.step import Shown, Step
 from student_trainer.learning.student_inputs import StudentInputs
 from student_trainer.learning.student_outputs import StudentOutputs, probe
 from student_trainer.learning.students import Network, build_student
-from student_trainer.learning.terms import (
-    Term,
-    refuse_in_parts,
-    refuse_parted_in_parts,
-    refuse_positions_in_parts,
-)
+from student_trainer.learning.terms import Term
 from student_trainer.learning.total import total_loss
 from student_trainer.learning.weights import load_weights, misfit, tensors_sha256
 from student_trainer.learning.whole_batch import WholeBatch

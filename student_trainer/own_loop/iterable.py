@@ -18,6 +18,7 @@ from torch.utils.data import IterableDataset, get_worker_info
 from schemas.errors import CheckpointError, ConfigError, StreamChanged
 from student_trainer.batches import Batch, Share
 from student_trainer.checkpoint import another_stream
+from student_trainer.learning.partner_labels import PartnerTarget
 from student_trainer.learning.targets import Target
 from student_trainer.own_loop.walk import Walk
 from student_trainer.run.edits import flat
@@ -36,6 +37,21 @@ _WORKERS = (
 
 
 @dataclass(frozen=True, slots=True, eq=False)
+class Halves:
+    """The labels of B rows each of which shows two samples, share * one + (1 - share) * other.
+
+    A row's hard loss is share * loss(own) + (1 - share) * loss(partner), each 0 where there is no label.
+    """
+
+    own: Tensor
+    """[B] int64, of `sample_ids`; -1 as in `labels`."""
+    partner: Tensor
+    """[B] int64, of the samples that they are mixed with."""
+    share: Tensor
+    """[B] float32 in [0, 1], of the own."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
 class LabelledBatch:
     """B rows to train on, on the batches' device."""
 
@@ -44,7 +60,7 @@ class LabelledBatch:
     inputs: dict[str, Tensor]
     """Field of the dataset -> [B, ...] as its view gives it."""
     labels: Tensor
-    """[B] int64 true labels; -1 = no label, or outside the label budget."""
+    """[B] int64 true labels; -1 = no label, or outside the label budget, or the view mixes two classes (`halves`)."""
     targets: dict[str, dict[str, Target]]
     """Teacher -> output ("logits") -> its soft targets of B rows, in float32, as the losses take them.
 
@@ -52,18 +68,25 @@ class LabelledBatch:
     sampled, `.draws` is [B, N]. One of positions is a `PositionTarget`."""
     weights: Tensor
     """[B] float32, each row's factor on its losses: 0 where the sample cannot be decoded, else 1."""
+    halves: Halves | None = None
+    """The labels of a view that mixes each sample with another; None: it does not."""
 
     @classmethod
     def of(cls, batch: Batch, device: torch.device) -> LabelledBatch:
         """Bring a batch to a device, and its soft targets to float32."""
         batch = batch.to(device)
         targets: dict[str, dict[str, Target]] = {}
+        labels, halves = batch.labels, None
         for name, target in batch.targets.items():
+            if isinstance(target, PartnerTarget):
+                halves = Halves(labels, target.labels, target.share)
+                labels = torch.where(labels == target.labels, labels, -1)
+                continue
             teacher, _, output = name.partition(".")
             targets.setdefault(teacher, {})[output] = target.widened()
         weights = torch.ones(len(batch.labels), device=device) if batch.weights is None else batch.weights
         ids = batch.sample_ids.to(device, non_blocking=True)
-        return cls(ids, batch.inputs, batch.labels, targets, weights)
+        return cls(ids, batch.inputs, labels, targets, weights, halves)
 
 
 class LabelledBatches(IterableDataset[LabelledBatch]):

@@ -22,6 +22,7 @@ from schemas.head import Head
 from student_trainer.batches import Cut, RowBatch
 from student_trainer.learning import targets
 from student_trainer.learning.part_target import PartTarget
+from student_trainer.learning.partner_labels import PartnerTarget
 from student_trainer.sources.base import Cursor
 
 T = TypeVar("T")
@@ -38,7 +39,7 @@ def known(of: type[T]) -> type[T]:
 for _each in (
     *(Cursor, Cut, RowBatch, PartTarget),
     *(targets.DenseTarget, targets.FeatureTarget, targets.StepsTarget, targets.TopKTarget, targets.SampledTarget),
-    targets.HeadTarget,
+    *(targets.HeadTarget, PartnerTarget),
 ):
     known(_each)
 

@@ -63,8 +63,8 @@ class LabelledOrder:
     labels: NDArray[np.int64]
     """[M] int64 true labels; -1 = unlabelled, or outside the run's label budget."""
     targets: Mapping[str, SoftRows] = field(default_factory=dict)
-    """"TEACHER.OUTPUT" -> M rows, or their positions, of the teachers that count in this order. Empty without
-    teachers."""
+    """"TEACHER.OUTPUT" -> M rows, or their positions, of the teachers that count in this order; empty without
+    teachers. Where the view mixes samples, the labels of their partners under `PARTNERS`, too."""
     place: Any = None
     """A cursor's `place` behind this order."""
     address: str = ""

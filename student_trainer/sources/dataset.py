@@ -44,8 +44,6 @@ class DatasetSource:
                 f"[data] dataset {data.dataset} has no labels, or does not say how many classes (num_classes); without "
                 "a teacher there is nothing to learn"
             )
-        view, train = view_spec(data.view.name, data.view.params), settings.train
-        self.fetcher = Fetcher(dataset, view, train.loaders, train.loader_processes)
         self.num_classes = self.label_classes = dataset.num_classes
         self._passes = settings.train.passes
         self._labels = HardLabels.of(dataset, data.labelled, data.label_seed)
@@ -54,7 +52,9 @@ class DatasetSource:
             raise ConfigError('[data] no sample shows a label; source = "dataset" learns from nothing else')
         self._only_labelled = data.only_labelled
         # Indices of the sequence are positions in here: with only_labelled it runs over the labelled samples.
-        self._ids = labelled_ids(dataset, self._labels) if data.only_labelled else None
+        self._ids = ids = labelled_ids(dataset, self._labels) if data.only_labelled else None
+        view, train = view_spec(data.view.name, data.view.params), settings.train
+        self.fetcher = Fetcher(dataset, view, train.loaders, train.loader_processes, partners=ids)
         num_samples = dataset.num_samples if self._ids is None else len(self._ids)
         needed = -(-settings.train.steps * settings.train.batch_size // num_samples)
         epochs = data.epochs or -(-needed // self._passes)
@@ -83,7 +83,8 @@ class DatasetSource:
                     sample_ids = self._ids[sample_ids]
                 view_seed = sequence.view_seed(sequence.epoch_of(number))
                 labels = self._labels.read(sample_ids, self._closed)
-                yield LabelledOrder(pass_number, number, view_seed, sample_ids, labels)
+                partners = self._labels.of_partners(self.fetcher, sample_ids, view_seed, self._closed)
+                yield LabelledOrder(pass_number, number, view_seed, sample_ids, labels, partners)
             first = 0
 
     def describe(self, like: Mapping[str, Any] | None = None) -> dict[str, Any]:

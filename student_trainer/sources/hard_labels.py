@@ -13,8 +13,11 @@ from pipeline.datasets import Dataset
 from pipeline.datasets.base import once_readable
 from pipeline.datasets.labels import label_budget
 from pipeline.progress import Progress
+from pipeline.views.fetch import Fetcher
 from pipeline.views.patience import labels_patiently
+from schemas.codecs import SoftRows
 from schemas.errors import ConfigError
+from student_trainer.learning.partner_labels import PARTNERS, PartnerLabels
 from student_trainer.sources.base import BRING_BACK
 
 _CHUNK = 1 << 20
@@ -23,27 +26,29 @@ _CHUNK = 1 << 20
 class HardLabels:
     """The samples that show their label."""
 
-    def __init__(self, dataset: Dataset, shown: NDArray[np.int64] | None) -> None:
+    def __init__(self, dataset: Dataset, shown: NDArray[np.int64] | None, limit: int | None = None) -> None:
         self.shown = shown
         """[budget] int64 rising sample IDs; None: every label there is."""
         self._dataset = dataset
+        self._limit = limit
 
     @classmethod
-    def of(cls, dataset: Dataset, budget: int | None, seed: int) -> HardLabels:
+    def of(cls, dataset: Dataset, budget: int | None, seed: int, limit: int | None = None) -> HardLabels:
         """Choose them: None shows all labels, 0 none, else `budget` of them, stratified by class.
 
-        With a budget it goes over all labels once, block by block, and keeps as many IDs.
+        With a budget it goes over all labels once, block by block, and keeps as many IDs. `limit` is how many classes
+        the labels are of that are read; None: nobody minds.
 
         Raises:
             ConfigError: fewer labels than the budget.
             DataUnavailable: the dataset cannot be read now.
         """
         if budget is None:
-            return cls(dataset, None)
+            return cls(dataset, None, limit)
         if budget == 0:
             return cls(dataset, np.empty(0, np.int64))
         try:
-            return cls(dataset, label_budget(_labels(dataset), budget, seed))
+            return cls(dataset, label_budget(_labels(dataset), budget, seed), limit)
         except ConfigError as error:
             raise ConfigError(f"[data] labelled: {error}") from error
 
@@ -66,12 +71,32 @@ class HardLabels:
 
         Raises:
             DataUnavailable: the dataset cannot be read, or `stopped` is set meanwhile.
+            ConfigError: a label is none of the classes.
         """
         labels = np.full(len(sample_ids), -1, np.int64)
         rows = np.flatnonzero(self._shows(sample_ids))
         if len(rows):
             labels[rows] = labels_patiently(self._dataset, sample_ids[rows], stopped, advice=BRING_BACK)
+        if self._limit is not None and labels.max(initial=-1) >= self._limit:
+            row = int(labels.argmax())
+            raise ConfigError(
+                f"dataset {self._dataset.uri}: sample {sample_ids[row]} has label {labels[row]}, but there are "
+                f"{self._limit} classes, from 0 on; number the classes so, or take no loss on labels"
+            )
         return labels
+
+    def of_partners(
+        self, fetcher: Fetcher, sample_ids: NDArray[np.int64], view_seed: int, stopped: threading.Event
+    ) -> dict[str, SoftRows]:
+        """Return what an order's targets have beside soft ones: the partners' labels, where the view mixes samples.
+
+        Raises:
+            DataUnavailable, ConfigError: as `read`.
+        """
+        pairs = fetcher.mixture(sample_ids, view_seed)
+        if pairs is None:
+            return {}
+        return {PARTNERS: PartnerLabels(self.read(pairs[0], stopped), pairs[1].share.astype(np.float32))}
 
     def _shows(self, sample_ids: NDArray[np.int64]) -> NDArray[np.bool_]:
         """[N]: which of the samples may show a label, if they have one."""

@@ -80,12 +80,13 @@ class MemorySource:
 
     def _labelled(self, pass_number: int, value: SoftTargets) -> LabelledOrder:
         ids: NDArray[np.int64] = value.kept_sample_ids
-        targets = {
+        targets: dict[str, SoftRows] = {
             target_name(self._teacher.name, output.name): self._whole(output)
             for output in value.outputs
             if output.name in self._read
         }
         labels = self._labels.read(ids, self._closed)
+        targets |= self._labels.of_partners(self.fetcher, ids, value.view_seed, self._closed)
         return LabelledOrder(pass_number, value.sequence, value.view_seed, ids, labels, targets)
 
     def _whole(self, output: Output) -> SoftRows:

@@ -19,7 +19,7 @@ from pipeline.identity import other_form
 from pipeline.sequence import Sequence as OrderSequence
 from pipeline.views.check import check_data
 from schemas.codecs import SoftRows
-from schemas.errors import ConfigError, ManifestMismatch
+from schemas.errors import ManifestMismatch
 from schemas.head import Head, decode_heads
 from schemas.hidden import with_head
 from schemas.records import Manifest, Teacher
@@ -94,9 +94,9 @@ class TeachersSource(ABC):
         self.label_classes = manifest.num_classes or self.fetcher.dataset.num_classes
         self.num_classes = self._num_classes()
         self.label_classes = self.label_classes or self.num_classes or settings.classes
-        self._labels = HardLabels.of(self.fetcher.dataset, settings.labelled, settings.label_seed)
+        limit = self.label_classes if settings.check_labels else None
+        self._labels = HardLabels.of(self.fetcher.dataset, settings.labelled, settings.label_seed, limit)
         self.has_labels = self._labels.any
-        self._check_labels = settings.check_labels
         self._stop = threading.Event()
         self._rows_left_out = 0
         # Last: what is refused before need not wait for it.
@@ -221,12 +221,7 @@ class TeachersSource(ABC):
                 targets |= {name: targets[name].take(places) for name in targets if _is_of(name, each)}
         sample_ids = first.sample_ids[rows]
         labels = self._labels.read(sample_ids, self._stop)
-        if self._check_labels and labels.max(initial=-1) >= self.label_classes:
-            row = int(labels.argmax())
-            raise ConfigError(
-                f"dataset {self.fetcher.dataset.uri}: sample {sample_ids[row]} has label {labels[row]}, but there are "
-                f"{self.label_classes} classes, from 0 on; number the classes so, or take no loss on labels"
-            )
+        targets |= self._labels.of_partners(self.fetcher, sample_ids, first.view_seed, self._stop)
         addresses = ", ".join(each.address for each in held)
         return LabelledOrder(
             pass_number, first.sequence, first.view_seed, sample_ids, labels, targets, place, addresses

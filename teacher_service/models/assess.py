@@ -188,7 +188,7 @@ def assess(
         _refuse_labels(model, classes, fetcher.dataset, declared)
         if declared.accuracy is not None and declared.accuracy > 1 - CLEAR_GAIN and not declared.at_chance:
             return Assessment(declared, (), in_time)
-        ways = alternatives(inputs, fetcher.fetch(ids[:rows], view_seed, model.size).inputs)
+        ways = alternatives(inputs, fetcher.fetch(ids[:rows], view_seed, model.size, mix=False).inputs)
         if not ways:
             return Assessment(declared, (), in_time)
         fitting = int(seconds / (per_sample * len(ways)))
@@ -269,7 +269,7 @@ def _batches(
     """Yield batches while the next one, if it takes as long as the last, ends in time; the first in any case."""
     begun = before = time.monotonic()
     for start in range(0, len(ids), rows):
-        yield fetcher.fetch(ids[start : start + rows], view_seed, size)
+        yield fetcher.fetch(ids[start : start + rows], view_seed, size, mix=False)  # else most have no one label
         now = time.monotonic()
         if now - begun + (now - before) > seconds:
             return

@@ -67,6 +67,8 @@ CASES = {
         },
         (3, 7),
     ),
+    "mixup": ("digits", {"alpha": 0.4}, (12, 16)),
+    "cutmix": ("digits", {"alpha": 0.5}, (12, 16)),
     "signal": ("mnist1d?n=100", {"shift": 0.2, "scale": 0.3, "noise": 0.1}, (30,)),
     "users_own_view:jitter": ("digits", {"amount": 0.2}, (5, 5)),
 }
@@ -77,6 +79,8 @@ GOLDEN = {
     "affine": "96d71cf1de0c0be8",
     "crop_flip": "bdb91260cde0b8b4",
     "log_mel": "2d4c167ed95a20bf",
+    "mixup": "c32d3c39018c6e60",
+    "cutmix": "f0cf0e64de5f61fe",
     "signal": "8b294e430d430513",
 }
 

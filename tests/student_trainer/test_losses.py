@@ -14,6 +14,7 @@ from torch.nn import functional
 from schemas.codecs import CodecSpec, Dense, TopK
 from schemas.errors import ConfigError
 from schemas.records import Output
+from student_trainer.learning.in_parts import refuse_in_parts
 from student_trainer.learning.losses import LOSSES, NEEDS
 from student_trainer.learning.targets import (
     DenseTarget,
@@ -24,7 +25,7 @@ from student_trainer.learning.targets import (
     target_name,
     target_of,
 )
-from student_trainer.learning.terms import refuse_in_parts, resolve
+from student_trainer.learning.terms import resolve
 from student_trainer.learning.total import total_loss
 from student_trainer.run.settings import RunSettings, run_settings
 

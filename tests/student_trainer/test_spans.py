@@ -15,10 +15,11 @@ from train_runs import digits_run
 from schemas.codecs import CODECS, CodecSpec, encode_values
 from schemas.errors import ConfigError
 from student_trainer.batches import Batch, Share, cut, cut_for_all
+from student_trainer.learning.in_parts import refuse_parted_in_parts
 from student_trainer.learning.losses import LOSSES
 from student_trainer.learning.part_target import PartTarget
 from student_trainer.learning.targets import DenseTarget, FeatureTarget, Target, TargetSpec, target_of
-from student_trainer.learning.terms import refuse_parted_in_parts, resolve
+from student_trainer.learning.terms import resolve
 from student_trainer.learning.total import total_loss
 from student_trainer.processes.frames import pack, unpack
 from student_trainer.run.settings import RunSettings, run_settings
