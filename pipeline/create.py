@@ -91,16 +91,14 @@ def create_stream(
     record = manifest.encode()  # before any topic is made: it refuses what cannot be written
     with admin_client(settings) as admin, kafka_errors(f"creating stream {name!r}", settings):
         topics = admin.list_topics()
-        if manifest_topic(name) in topics:
-            there = read_manifest_log(settings, name)
-            if there.manifest is not None:
-                pinned = there.manifest.dataset_fingerprint
-                if pinned != manifest.dataset_fingerprint:  # perhaps by another algorithm
-                    manifest = replace(manifest, dataset_fingerprint=fingerprint(fetcher.dataset, like=pinned))
-                _refuse_difference(manifest, there.manifest)
-                if dead_letters_topic(name) not in topics:
-                    _make_like_orders(admin, dead_letters_topic(name), 1, work_orders_topic(name))
-                return Stream(there.manifest, there.teachers, there.removed, there.unread), False
+        if manifest_topic(name) in topics and (stream := Stream.of(read_manifest_log(settings, name))):
+            pinned = stream.manifest.dataset_fingerprint
+            if pinned != manifest.dataset_fingerprint:  # perhaps by another algorithm
+                manifest = replace(manifest, dataset_fingerprint=fingerprint(fetcher.dataset, like=pinned))
+            _refuse_difference(manifest, stream.manifest)
+            if dead_letters_topic(name) not in topics:
+                _make_like_orders(admin, dead_letters_topic(name), 1, work_orders_topic(name))
+            return stream, False
         make_topics(admin, manifest, options.retention_ms, copies)
     append(settings, name, MANIFEST_KEY, record)
     stream = open_stream(settings, name)  # another creator may have been first

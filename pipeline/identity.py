@@ -11,18 +11,19 @@ import numpy as np
 
 from pipeline.sequence import Sequence
 from schemas.codecs import CODECS, CodecSpec
-from schemas.records import SoftTargets, Teacher
+from schemas.records import Lineage, SoftTargets, Teacher
 
 Form = tuple[str, str, int, tuple[int, ...], bool]
 """Name, codec, classes and shape of an output, and whether it is of positions."""
 
 
 def other_identity(orders: Sequence, sequence: int, teacher: Teacher, value: SoftTargets) -> str:
-    """Return in what a record is not of an order, or not of a teacher, in words; "" where it is of both."""
+    """Return in what a record is not of an order, or not of a teacher as it is, in words; "" where it is of both."""
     epoch = orders.epoch_of(sequence)
     pinned_and_found = (
         ("sequence", sequence, value.sequence),
         ("teacher", teacher.name, value.teacher),
+        ("generation", teacher.generation, value.generation),
         ("teacher_sha256", teacher.sha256, value.teacher_sha256),
         ("epoch", epoch, value.epoch),
         ("view_seed", orders.view_seed(epoch), value.view_seed),
@@ -36,6 +37,19 @@ def other_identity(orders: Sequence, sequence: int, teacher: Teacher, value: Sof
             "size or seed than the manifest's"
         )
     return ""
+
+
+def other_lineage(orders: Sequence, sequence: int, lineage: Lineage, value: SoftTargets) -> str:
+    """Return in what a record is of no generation of a teacher that is known, or not of an order, as `other_identity`.
+
+    Whoever reads a log that grows has read the manifest's topic since it had the record: a generation stands there
+    before the first label by it is written.
+    """
+    teacher = lineage.at(value.generation)
+    if teacher is None:
+        name = lineage.teacher.name
+        return f"generation is {value.generation}, the manifest's topic has {lineage.newest} of teacher {name!r}"
+    return other_identity(orders, sequence, teacher, value)
 
 
 def other_form(teacher: Teacher, codec: CodecSpec, value: SoftTargets) -> str:

@@ -6,6 +6,7 @@ import logging
 import time
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
+from typing import Self
 
 from pipeline.kafka.clients import admin_client
 from pipeline.kafka.coordinator import ask_coordinator, delete_groups
@@ -14,7 +15,7 @@ from pipeline.kafka.log import Cluster
 from pipeline.kafka.needs import Right, needing, refuse_hidden
 from pipeline.kafka.settings import KafkaSettings
 from pipeline.kafka.workarounds import exploding_batches
-from pipeline.manifest_log import read_manifest_log
+from pipeline.manifest_log import ManifestLog, read_manifest_log
 from pipeline.names import (
     belongs_to,
     dead_letters_topic,
@@ -28,7 +29,7 @@ from pipeline.record_size import teacher_record_bytes
 from pipeline.wait import Deadline
 from schemas.errors import BrokerUnavailable, NeedsNewer, StreamChanged, StreamNotFound
 from schemas.names import did_you_mean
-from schemas.records import Manifest, Teacher
+from schemas.records import Lineage, Manifest, Teacher
 
 log = logging.getLogger(__name__)
 
@@ -46,6 +47,20 @@ class Stream:
     """Names of teachers that were removed."""
     unread: Mapping[str, NeedsNewer] = field(default_factory=dict)
     """Teachers that only a newer Distillog can use, by name, and what is in the way."""
+    lineages: Mapping[str, Lineage] = field(default_factory=dict)
+    """Of the teachers, by name; one that is not here stays what its record says."""
+
+    @classmethod
+    def of(cls, log: ManifestLog) -> Self | None:
+        """Return what a manifest topic describes; None: nothing yet."""
+        if log.manifest is None:
+            return None
+        return cls(log.manifest, log.teachers, log.removed, log.unread, log.lineages)
+
+    def lineage(self, name: str) -> Lineage:
+        """Look up a teacher through its generations; raises as `teacher`."""
+        teacher = self.teacher(name)
+        return self.lineages.get(name) or Lineage(teacher)
 
     def teacher(self, name: str) -> Teacher:
         """Look up a teacher.
@@ -91,11 +106,12 @@ def open_stream(settings: KafkaSettings, name: str) -> Stream:
         hint, where = did_you_mean(name, streams), settings.bootstrap_servers
         raise StreamNotFound(f"no stream {name!r} at {where} ({hint}); see `distillog topics list`")
     log = read_manifest_log(settings, name)
-    if log.manifest is None:
+    stream = Stream.of(log)
+    if stream is None:
         raise StreamNotFound(f"stream {name!r} has no manifest: its creation was cut short; run the same create again")
-    of_teachers = (teacher_record_bytes(log.manifest, teacher) for teacher in log.teachers.values())
-    exploding_batches.leave_room(max([log.manifest.max_record_bytes, *of_teachers]))
-    return Stream(log.manifest, log.teachers, log.removed, log.unread)
+    of_teachers = (teacher_record_bytes(stream.manifest, teacher) for teacher in stream.teachers.values())
+    exploding_batches.leave_room(max([stream.manifest.max_record_bytes, *of_teachers]))
+    return stream
 
 
 def list_streams(settings: KafkaSettings) -> list[str]:

@@ -89,6 +89,10 @@ class Registry:
         except KeyError:
             raise ConfigError(f"no version {version} of schema {name!r}; the newest is {newest.version}") from None
 
+    def version(self, name: str, pinned: Mapping[str, str] = NEWEST) -> int:
+        """Return which version of a schema a manifest pins; raises as `schema`."""
+        return self._pinned(name, pinned).version
+
     def schema(self, name: str, pinned: Mapping[str, str] = NEWEST) -> dict[str, Any]:
         """Return one schema as its file has it, in the version that a manifest pins, for readers without this folder.
 

@@ -25,6 +25,7 @@ from schemas.columns import (
     unpack_ids,
 )
 from schemas.errors import ConfigError, EncodeError
+from schemas.generation import Generation, Lineage, Publisher
 from schemas.hashing import UInt64s
 from schemas.manifest import Manifest, Origin, Probe, ViewSpec
 from schemas.names import did_you_mean
@@ -35,10 +36,13 @@ from schemas.topk import Kept, TopKCodec
 
 __all__ = [
     "DeadLetter",
+    "Generation",
+    "Lineage",
     "Manifest",
     "Origin",
     "Output",
     "Probe",
+    "Publisher",
     "SoftTargets",
     "Teacher",
     "TeacherInput",
@@ -194,8 +198,10 @@ class SoftTargets:
     """[M] int64, strictly increasing rows of `sample_ids` that the outputs are of; None: all N."""
     teacher: str
     teacher_sha256: str
-    """64 lower-case hex digits."""
+    """64 lower-case hex digits; of the generation's model."""
     outputs: tuple[Output, ...]
+    generation: int = 0
+    """Which of the teacher's models; 0 is that of its record."""
 
     @property
     def num_kept(self) -> int:
@@ -226,6 +232,7 @@ class SoftTargets:
         datum["teacher"] = self.teacher
         datum["teacher_sha256"] = pack_sha256(self.teacher_sha256)
         datum["outputs"] = [output.datum() for output in self.outputs]
+        datum["generation"] = self.generation
         return REGISTRY.encode("soft_targets", datum, pinned)
 
     @classmethod
@@ -242,6 +249,7 @@ class SoftTargets:
             teacher=datum["teacher"],
             teacher_sha256=datum["teacher_sha256"].hex(),
             outputs=tuple(map(Output.of_datum, datum["outputs"])),
+            generation=datum["generation"],
         )
         if problem := targets._problem():
             raise ValueError(problem)
@@ -254,6 +262,8 @@ class SoftTargets:
                 return f"kept rows reach beyond the {num_samples} of the order"
             if not (kept[1:] > kept[:-1]).all():
                 return "kept rows are not strictly increasing"
+        if self.generation < 0:
+            return f"generation {self.generation} must not be negative"
         if len({output.name for output in self.outputs}) < len(self.outputs):
             return "two outputs have one name"
         for output in self.outputs:

@@ -1,7 +1,7 @@
 """A teacher of a stream: which ONNX file, how its inputs are fed, and what its outputs hold.
 
-The record has room for more than is built today: heads, generations. What it says of that is refused as a newer
-Distillog's, whichever way it goes.
+The record is of generation 0; what a run published since then has records of its own (generation.py). What it says
+beyond that, or beyond what is built today, is refused as a newer Distillog's, whichever way it goes.
 """
 
 from __future__ import annotations
@@ -76,7 +76,7 @@ class Teacher:
     inference_batch: int
     """Rows in each call of the model."""
     generation: int = 0
-    """Which of several teachers under this name, one after the other."""
+    """Which of several models under this name, one after the other; a record is of the first, 0 (see generation.py)."""
 
     @property
     def class_output(self) -> TeacherOutput | None:

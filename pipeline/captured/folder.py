@@ -15,7 +15,7 @@ from pipeline.captured.index import ENTRY, Place
 from pipeline.captured.storage import Storage, StoredFile, capture_command, storage_of
 from pipeline.sequence import Sequence
 from schemas.errors import DecodeError, StreamNotFound
-from schemas.records import Manifest, Teacher
+from schemas.records import Lineage, Manifest, Teacher
 
 _CHUNK = 1 << 20
 _AGAIN = "bring back a whole copy, or remove the folder and capture it again"
@@ -62,6 +62,8 @@ class TeacherFiles:
             self.manifest: Manifest = header.manifest
             """Of the stream."""
             self.teacher: Teacher = header.teacher
+            self.lineage = Lineage(self.teacher)
+            """The teacher through its generations, those by which these labels are among them."""
             self._record_header, self._sync = header.record_header, header.sync
             self._codec = block_codec(header.codec)
             self._sequence = Sequence.of(self.manifest)

@@ -16,10 +16,13 @@ def is_url(folder: Path | str) -> bool:
     return isinstance(folder, str) and "://" in folder
 
 
-def refuse_secrets(url: str) -> None:
-    """Raise ConfigError, which does not repeat it, for a URL with credentials or a query: URLs are shown and stored."""
+def refuse_secrets(url: str, what: str = "the captured files") -> None:
+    """Raise ConfigError, which does not repeat it, for a URL with credentials or a query: URLs are shown and stored.
+
+    `what` says of what it is.
+    """
     if _SECRETS.search(url):
         raise ConfigError(
-            "the URL of the captured files has credentials or a query in it; give SCHEME://PLACE/FOLDER alone, and "
+            f"the URL of {what} has credentials or a query in it; give SCHEME://PLACE/FOLDER alone, and "
             "credentials by the environment or in the files of that store's library"
         )

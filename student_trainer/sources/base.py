@@ -69,6 +69,8 @@ class LabelledOrder:
     """A cursor's `place` behind this order."""
     address: str = ""
     """Where the labels of the teachers lie, which have seen each of these samples; "" where none has."""
+    generations: Mapping[str, int] = field(default_factory=dict)
+    """Teacher -> the generation by which it labelled this order, of those that count in it."""
 
 
 class Known(Protocol):

@@ -43,7 +43,7 @@ class FilesSource(TeachersSource):
             )
         self._files = [captured.teacher(name) for name in settings.teachers]
         self._spans = settings.spans
-        super().__init__(self._files[0].manifest, [each.teacher for each in self._files], settings)
+        super().__init__(self._files[0].manifest, [each.lineage for each in self._files], settings)
         self._num_read = 0
         for each in self._files:
             name, there, whole = each.teacher.name, each.num_orders, contents.num_orders
@@ -115,7 +115,7 @@ class FilesReader:
                     "source=stream`"
                 )
         held = tuple(self._held(each, sequence) for each in files)
-        check_identity(self._orders, sequence, {each.teacher.name: each.teacher for each in files}, held)
+        check_identity(self._orders, sequence, [each.lineage for each in files], held)
         self._count(len(held))
         return held
 

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
-from pipeline.identity import other_identity
+from pipeline.identity import other_lineage
 from pipeline.readers_rule import TeacherPartition
 from pipeline.sequence import Sequence as OrderSequence
 from schemas.errors import ManifestMismatch
-from schemas.records import SoftTargets, Teacher
+from schemas.records import Lineage, SoftTargets
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -45,12 +45,12 @@ class Wait:
     """whether each of these logs was read to an end that was looked up during the wait, and no hole is proven"""
 
 
-def check_identity(orders: OrderSequence, sequence: int, teachers: Mapping[str, Teacher], held: Sequence[Held]) -> None:
+def check_identity(orders: OrderSequence, sequence: int, lineages: Sequence[Lineage], held: Sequence[Held]) -> None:
     """Compare each record, one per teacher that counts in the order, with the order's and the teacher's own identity.
 
     Raises:
         ManifestMismatch: a label of another teacher, model, view or samples; it names the address and the difference.
     """
-    for teacher, each in zip(teachers.values(), held, strict=True):
-        if problem := other_identity(orders, sequence, teacher, each.value):
+    for lineage, each in zip(lineages, held, strict=True):
+        if problem := other_lineage(orders, sequence, lineage, each.value):
             raise ManifestMismatch(f"{each.address}: {problem}; it is not trained on")

@@ -7,8 +7,9 @@ from dataclasses import dataclass
 
 from kafka import TopicPartition
 
-from pipeline.names import soft_targets_topic
+from pipeline.names import log_name, soft_targets_topic
 from pipeline.readers_rule import Look, ReadersRule, TeacherPartition
+from schemas.errors import LogTrimmed
 from schemas.records import Manifest
 from student_trainer.sources.held import Held
 
@@ -54,6 +55,44 @@ class PartitionLog:
             return False
         self.rule.position = self._unseen = end
         return True
+
+    def found_again(self, begin: int, end: int) -> int | None:
+        """Return where to read on in a log whose bounds are these, where its place is out of them; None: it is not.
+
+        Raises:
+            LogTrimmed: the log ends before it.
+        """
+        sought = self.rule.position
+        if sought > end:
+            if self.waits_at(end):
+                return end
+            raise LogTrimmed(
+                f"{log_name(self.partition)}: the run reads on at offset {sought}, but the log ends at {end}: Kafka "
+                "lost records (unclean leader election?), or the checkpoint is of another cluster"
+            )
+        if sought >= begin:
+            return None
+        # What was removed may have been repetitions: what is left says whether it was needed.
+        self.trimmed = Trimmed(sought, begin, end)
+        self.rule.skip_to(begin)
+        return begin
+
+    def refuse_trimmed(self, position: int) -> None:
+        """Raise LogTrimmed where what is left of a trimmed log was read to its end then, without what is needed.
+
+        `position` is what is read next.
+        """
+        if self.held:
+            self.trimmed = None
+        if self.trimmed is None:
+            return
+        self.rule.skip_to(position)
+        if self.rule.position >= self.trimmed.end:
+            raise LogTrimmed(
+                f"{log_name(self.partition)}: the run reads on at offset {self.trimmed.sought}, but retention removed "
+                f"all records below {self.trimmed.begin}, sequence {self.rule.expected} among them; train from the "
+                "start on a new stream, or with a longer --retention-hours"
+            )
 
     def gap_text(self, stream: str, look: Look) -> str:
         """Return what is said of the record that is expected, where it is proven missing by a look."""

@@ -8,31 +8,33 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 
 from kafka import TopicPartition
 
 from pipeline.kafka.log import Cluster, Record
-from pipeline.names import address_of, log_name
+from pipeline.names import address_of
 from pipeline.record_size import teacher_record_bytes
 from pipeline.sequence import Sequence as OrderSequence
 from pipeline.streams import Stream
 from schemas.errors import (
     BrokerUnavailable,
     DecodeError,
-    LogTrimmed,
     PositionOutOfRange,
     SequenceGap,
     UnknownSchema,
 )
-from schemas.records import SoftTargets, Teacher
+from schemas.records import SoftTargets
 from student_trainer.run.spans import WHOLE_STREAM, Span
 from student_trainer.sources.held import Held, Wait, check_identity
+from student_trainer.sources.lineages import KnownLineages
 from student_trainer.sources.lookout import LOOK_EVERY, Lookout
-from student_trainer.sources.partition_log import PartitionLog, Trimmed
+from student_trainer.sources.partition_log import PartitionLog
 
 log = logging.getLogger(__name__)
 
+_OnWait = Callable[[Wait], None]
 _POLL = 0.1
 """Seconds that one poll waits: a stop is heeded as fast."""
 _RECORDS_IN_A_FETCH = 3
@@ -79,7 +81,8 @@ class SoftTargetReader:
         """Fingerprint of the last of them."""
         self._stream = stream
         self._sequence = OrderSequence.of(stream.manifest)
-        self._teachers = {name: stream.teacher(name) for name in teachers}
+        self._teachers = tuple(dict.fromkeys(teachers))
+        self._known = KnownLineages(cluster, stream, self._teachers)
         self._stop = stop or threading.Event()
         self._keep_raw = keep_raw
         self._waiting_since: float | None = None
@@ -88,10 +91,10 @@ class SoftTargetReader:
         self._dropped = [0, 0]
         self._spans = {name: span for name, span in (spans or {}).items() if span.partial}
         self._starts: dict[str, Sequence[int]] = {}
-        self._present: dict[str, Teacher] = {}
+        self._present: list[str] = []
         self._logs: dict[TopicPartition, PartitionLog] = {}
         self._zip: list[list[PartitionLog]] = []
-        record_bytes = max(teacher_record_bytes(stream.manifest, each) for each in self._teachers.values())
+        record_bytes = max(teacher_record_bytes(stream.manifest, stream.teacher(name)) for name in self._teachers)
         fetch = max(_MIN_FETCH_BYTES, _RECORDS_IN_A_FETCH * record_bytes)
         num_logs = len(self._teachers) * stream.manifest.partitions
         self._held_limit = max(_HELD_BYTES, 2 * num_logs * record_bytes)
@@ -116,13 +119,13 @@ class SoftTargetReader:
         offsets = offsets or [[0] * partitions for _ in self._teachers]
         self._starts = dict(zip(self._teachers, offsets, strict=True))
         self._leave(list(self._logs))
-        self._present = {}
+        self._present = []
         self._read_present(sequence)
 
     def _read_present(self, sequence: int) -> None:
         """From an order on, read the logs of those teachers that count in it."""
         spans = {name: self._spans.get(name, WHOLE_STREAM) for name in self._teachers}
-        present = {name: each for name, each in self._teachers.items() if spans[name].holds(sequence)}
+        present = [name for name in self._teachers if spans[name].holds(sequence)]
         if present == self._present:
             return
         manifest = self._stream.manifest
@@ -142,7 +145,7 @@ class SoftTargetReader:
         for partition, each in self._logs.items():
             self._log.seek(partition, each.rule.position)
 
-    def next(self, sequence: int, on_wait: Callable[[Wait], None] = lambda wait: None) -> tuple[Held, ...] | None:
+    def next(self, sequence: int, on_wait: _OnWait = lambda wait: None) -> tuple[Held, ...] | None:
         """Return the soft targets of the next order, one per teacher that counts there; None when told to stop.
 
         Args:
@@ -162,9 +165,13 @@ class SoftTargetReader:
         self._lookout.check()
         if not all(each.held for each in of_partition) and not self._fill(sequence, of_partition, on_wait):
             return None
-        held = tuple(each.held.popleft() for each in of_partition)
-        self._held_bytes -= sum(each.num_bytes for each in held)
-        check_identity(self._sequence, sequence, self._present, held)
+        held = tuple(each.held[0] for each in of_partition)
+        unknown = {each.value.teacher: each.value.generation for each in held if self._known.lacks(each.value)}
+        if unknown and not self._learn(sequence, unknown, of_partition, on_wait):
+            return None
+        for each in of_partition:
+            self._held_bytes -= each.held.popleft().num_bytes
+        check_identity(self._sequence, sequence, self._known.of(self._present), held)
         return held
 
     @property
@@ -186,6 +193,7 @@ class SoftTargetReader:
     def close(self) -> None:
         """Close the clients."""
         self._lookout.close()
+        self._known.close()
         self._log.close()
 
     def _leave(self, partitions: Iterable[TopicPartition]) -> None:
@@ -196,10 +204,9 @@ class SoftTargetReader:
             self._dropped[0] += left.rule.num_duplicates
             self._dropped[1] += left.rule.num_early
 
-    def _fill(self, sequence: int, of_partition: list[PartitionLog], on_wait: Callable[[Wait], None]) -> bool:
+    def _fill(self, sequence: int, of_partition: list[PartitionLog], on_wait: _OnWait) -> bool:
         """Poll until each log holds its next record; False when told to stop."""
-        self._waiting_since = since = time.monotonic()
-        try:
+        with self._a_wait() as since:
             while missing := [each for each in of_partition if not each.held]:
                 if self._stop.is_set():
                     return False
@@ -208,12 +215,28 @@ class SoftTargetReader:
                 self._lookout.check()
                 if (seconds := time.monotonic() - since) >= LOOK_EVERY:
                     at_end = self._prove(missing)
-                    logs = tuple(each.teacher_partition for each in missing if not each.held)
-                    if logs:
-                        lookout = self._lookout
-                        members, trouble = dict(lookout.members), lookout.trouble
+                    if logs := tuple(each.teacher_partition for each in missing if not each.held):
+                        members, trouble = dict(self._lookout.members), self._lookout.trouble
                         on_wait(Wait(sequence, logs, seconds, members, trouble, self._unknown_text(), at_end))
             return True
+
+    def _learn(self, sequence: int, unknown: Mapping[str, int], logs: list[PartitionLog], on_wait: _OnWait) -> bool:
+        """Read what the manifest's topic says by now of labels' generations; False when told to stop."""
+        of = tuple(each.teacher_partition for each in logs)
+        with self._a_wait() as since:
+            while trouble := self._known.learn(unknown):
+                self._lookout.check()
+                on_wait(Wait(sequence, of, time.monotonic() - since, {}, trouble))
+                if self._stop.wait(_POLL):
+                    return False
+            return True
+
+    @contextmanager
+    def _a_wait(self) -> Iterator[float]:
+        """Count the time of a wait, which begins at what is yielded."""
+        self._waiting_since = since = time.monotonic()
+        try:
+            yield since
         finally:
             self._waiting_since = None
             seconds = time.monotonic() - since
@@ -225,8 +248,8 @@ class SoftTargetReader:
         self._hold_back(needed)
         try:
             polled = self._log.poll(_POLL)
-        except PositionOutOfRange as error:
-            self._out_of_range(error)
+        except PositionOutOfRange:
+            self._out_of_range()
             return
         except BrokerUnavailable as error:
             # A broker that restarts: the one who waits has a deadline of its own.
@@ -306,44 +329,21 @@ class SoftTargetReader:
             at_end = at_end and each.rule.position >= look.end
         return at_end
 
-    def _out_of_range(self, error: PositionOutOfRange) -> None:
+    def _out_of_range(self) -> None:
         """Say why a position is not in its log."""
         self._lookout.check_now()
-        positions = {each.partition: each.rule.position for each in self._logs.values()}
         try:
-            begins, ends = self._log.begins(positions), self._log.ends(positions)
+            begins, ends = self._log.begins(self._logs), self._log.ends(self._logs)
         except BrokerUnavailable as trouble:
             log.debug("asking for the ends of the soft targets: %s", trouble)
             self._stop.wait(_POLL)
             return  # the position is still out of range when the broker is back
-        for partition, position in positions.items():
-            if position > ends[partition] and self._logs[partition].waits_at(ends[partition]):
-                self._log.seek(partition, ends[partition])
-            elif position > ends[partition]:
-                raise LogTrimmed(
-                    f"{log_name(partition)}: the run reads on at offset {position}, but the log ends at "
-                    f"{ends[partition]}: Kafka lost records (unclean leader election?), or the checkpoint is of "
-                    "another cluster"
-                ) from error
-            if position < begins[partition]:
-                # What was removed may have been repetitions: what is left says whether it was needed.
-                each = self._logs[partition]
-                each.trimmed = Trimmed(position, begins[partition], ends[partition])
-                each.rule.skip_to(begins[partition])
-                self._log.seek(partition, begins[partition])
+        for partition, each in self._logs.items():
+            if (found := each.found_again(begins[partition], ends[partition])) is not None:
+                self._log.seek(partition, found)
 
     def _refuse_trimmed(self) -> None:
-        """End the run where retention removed what it needs: what is left was read to its end then, without it."""
+        """End the run where retention removed what it needs."""
         for partition, each in self._logs.items():
-            if each.trimmed is None:
-                continue
-            if each.held:
-                each.trimmed = None
-                continue
-            each.rule.skip_to(self._log.position(partition) or 0)
-            if each.rule.position >= each.trimmed.end:
-                raise LogTrimmed(
-                    f"{log_name(partition)}: the run reads on at offset {each.trimmed.sought}, but retention removed "
-                    f"all records below {each.trimmed.begin}, sequence {each.rule.expected} among them; train from "
-                    "the start on a new stream, or with a longer --retention-hours"
-                )
+            if each.trimmed is not None:
+                each.refuse_trimmed(self._log.position(partition) or 0)

@@ -38,7 +38,7 @@ class StreamSource(TeachersSource):
         """As its manifest topic describes it."""
         self._reader: SoftTargetReader | None = None
         self._spans = settings.spans
-        super().__init__(self.stream.manifest, [self.stream.teacher(name) for name in settings.teachers], settings)
+        super().__init__(self.stream.manifest, [self.stream.lineage(name) for name in settings.teachers], settings)
 
     def _layers(self, teacher: Teacher) -> Mapping[str, bytes]:
         return read_heads(KafkaCluster(self._kafka, self._stop.is_set), self.manifest, teacher)

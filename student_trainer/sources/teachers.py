@@ -22,7 +22,7 @@ from schemas.codecs import SoftRows
 from schemas.errors import ManifestMismatch
 from schemas.head import Head, decode_heads
 from schemas.hidden import with_head
-from schemas.records import Manifest, Teacher
+from schemas.records import Lineage, Manifest, Publisher, Teacher
 from schemas.teacher_output import CLASS_KINDS
 from student_trainer.learning.targets import TargetSpec, specs_of_all, target_name
 from student_trainer.run.spans import WHOLE_STREAM, refuse_uncovered
@@ -62,7 +62,7 @@ class TeachersSource(ABC):
 
     Args:
         manifest: the stream's.
-        teachers: whose labels, in the order in which they were asked for.
+        lineages: of the teachers whose labels it reads, in the order in which they were asked for.
         settings: of the run.
 
     Raises:
@@ -71,9 +71,16 @@ class TeachersSource(ABC):
         DataUnavailable: the dataset cannot be read now.
     """
 
-    def __init__(self, manifest: Manifest, teachers: Sequence[Teacher], settings: StreamSettings) -> None:
+    def __init__(self, manifest: Manifest, lineages: Sequence[Lineage], settings: StreamSettings) -> None:
         self.manifest = manifest
-        self.teachers = tuple(teachers)
+        self.teachers = tuple(lineage.teacher for lineage in lineages)
+        """As their records say."""
+        self.lineages: Mapping[str, Lineage] = {one.teacher.name: one for one in lineages}
+        """By teacher, as they were known when the source was opened."""
+        self.publishers: Mapping[str, Publisher] = {
+            one.teacher.name: one.publisher for one in lineages if one.publisher is not None
+        }
+        """By teacher: who published for it when the source was opened."""
         self._by_name = {teacher.name: teacher for teacher in self.teachers}
         self._starve = settings.starve
         self._passes = settings.passes
@@ -224,7 +231,15 @@ class TeachersSource(ABC):
         targets |= self._labels.of_partners(self.fetcher, sample_ids, first.view_seed, self._stop)
         addresses = ", ".join(each.address for each in held)
         return LabelledOrder(
-            pass_number, first.sequence, first.view_seed, sample_ids, labels, targets, place, addresses
+            pass_number,
+            first.sequence,
+            first.view_seed,
+            sample_ids,
+            labels,
+            targets,
+            place,
+            addresses,
+            {each.value.teacher: each.value.generation for each in held},
         )
 
     def _values(self, held: Held) -> dict[str, SoftRows]:

@@ -65,7 +65,7 @@ def test_a_stream_of_an_older_program_gets_its_records_in_its_own_versions(
     stream = stream_with_teacher(kafka_settings, name, model)
     tomorrow(*NAMES)
     same = dict(set(REGISTRY.fingerprints().items()) & set(of_today.items()))
-    assert same.keys() == {"dead_letter", "head_chunk"}
+    assert same.keys() == {"dead_letter", "generation", "head_chunk", "publisher"}
     feed(KafkaCluster(kafka_settings), open_stream(kafka_settings, name))
     options = TeachOptions(threads=1, worker=WorkerOptions("w", until_idle=True))
     prepare_worker(kafka_settings, name, model, options).run()

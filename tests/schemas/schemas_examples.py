@@ -14,10 +14,10 @@ from schemas.codecs import CodecSpec
 from schemas.head import HeadChunk
 from schemas.manifest import Manifest, Origin, Probe, ViewSpec
 from schemas.positions import Chosen
-from schemas.records import DeadLetter, Output, SoftTargets, WorkOrder
+from schemas.records import DeadLetter, Generation, Output, Publisher, SoftTargets, WorkOrder
 from schemas.teacher import Teacher, TeacherInput, TeacherOutput
 
-RECORDS = (WorkOrder, SoftTargets, DeadLetter, Teacher, Manifest, HeadChunk)
+RECORDS = (WorkOrder, SoftTargets, DeadLetter, Teacher, Manifest, HeadChunk, Publisher, Generation)
 STREAM_ID = "0123456789abcdef"
 SHA256 = "a5" * 32
 SPECS = (
@@ -119,6 +119,11 @@ def examples() -> dict[str, Any]:
         "soft_targets head": soft_targets_by_head(),
         "soft_targets outputs": soft_targets_of_outputs(),
         "soft_targets positions": soft_targets_of_positions(),
+        "soft_targets generation": replace(soft_targets(), generation=300),
+        "publisher": Publisher(STREAM_ID, "vit", "online", "00ff00ff00ff00ff", 640),
+        "generation": Generation(
+            STREAM_ID, "vit", 3, SHA256, "b6" * 32, "s3://modelle/vit/3-größe.onnx", "00ff00ff00ff00ff", 4_801, 1_920
+        ),
         "dead_letter": DeadLetter(STREAM_ID, "vit", "digits.work-orders", 3, 12, 7, 1, 300, "cannot decode", None),
         "dead_letter of no order": DeadLetter(STREAM_ID, "vit", "t", 3, 12, None, None, None, "no Avro", b"\x00junk"),
         "teacher": Teacher(
@@ -269,7 +274,16 @@ def soft_target_records(draw: st.DrawFn) -> SoftTargets:
         classes = bool(spec.k) or draw(st.booleans())
         outputs.append(Output.of(name, values, spec, classes=classes, seeds=seeds(spec, num_kept)))
     return SoftTargets(
-        draw(text), draw(longs), draw(longs), sample_ids, draw(longs), kept, draw(text), draw(sha256), tuple(outputs)
+        draw(text),
+        draw(longs),
+        draw(longs),
+        sample_ids,
+        draw(longs),
+        kept,
+        draw(text),
+        draw(sha256),
+        tuple(outputs),
+        draw(longs),
     )
 
 
@@ -331,6 +345,21 @@ teachers = st.builds(
     positive,
 )
 
+run_ids = st.text(st.characters(codec="utf-8"), min_size=1, max_size=20)
+publishers = st.builds(Publisher, text, names, names, run_ids, positive)
+generations = st.builds(
+    Generation,
+    text,
+    names,
+    positive,
+    sha256,
+    sha256,
+    run_ids,
+    run_ids,
+    longs,
+    positive,
+)
+
 
 @st.composite
 def manifests(draw: st.DrawFn) -> Manifest:
@@ -372,4 +401,6 @@ STRATEGIES: dict[str, st.SearchStrategy[Any]] = {
     "teacher": teachers,
     "manifest": manifests(),
     "head_chunk": head_chunks,
+    "publisher": publishers,
+    "generation": generations,
 }

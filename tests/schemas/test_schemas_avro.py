@@ -13,7 +13,16 @@ from schemas.errors import ConfigError, DecodeError, EncodeError, UnknownSchema
 from schemas.lifts import LIFTS, Lift
 
 ADDRESS = "digits.work-orders/0@0"
-NAMES = ("dead_letter", "head_chunk", "manifest", "soft_targets", "teacher", "work_order")
+NAMES = (
+    "dead_letter",
+    "generation",
+    "head_chunk",
+    "manifest",
+    "publisher",
+    "soft_targets",
+    "teacher",
+    "work_order",
+)
 
 
 @pytest.fixture
@@ -98,7 +107,7 @@ def test_a_nested_column_may_evolve(folder: Path) -> None:
         column = next(one["type"] for one in schema["fields"] if one["name"] == "sample_ids")
         column["fields"].append(field("unit", "string", "none"))
 
-    edit(folder, "soft_targets", 2, add)
+    edit(folder, "soft_targets", 3, add)
     datum = Registry(folder).decode("soft_targets", examples()["soft_targets float16"].encode(), ADDRESS)
     assert datum["sample_ids"]["unit"] == datum["kept_rows"]["unit"] == "none"
     assert datum["outputs"][0]["columns"][0]["unit"] == "none"

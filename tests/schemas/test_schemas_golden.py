@@ -15,14 +15,16 @@ from schemas_examples import examples, plain
 from schemas.avro import REGISTRY
 from schemas.codecs import Dense
 from schemas.head import HeadChunk
-from schemas.records import DeadLetter, Manifest, SoftTargets, Teacher, WorkOrder
+from schemas.records import DeadLetter, Generation, Manifest, Publisher, SoftTargets, Teacher, WorkOrder
 
 GOLDEN = sorted((Path(__file__).parent / "golden").glob("*.bin"))
 EXAMPLES = examples()
 RECORD: dict[str, Any] = {
     "dead_letter": DeadLetter,
+    "generation": Generation,
     "head_chunk": HeadChunk,
     "manifest": Manifest,
+    "publisher": Publisher,
     "soft_targets": SoftTargets,
     "teacher": Teacher,
     "work_order": WorkOrder,

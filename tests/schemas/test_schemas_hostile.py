@@ -12,12 +12,17 @@ from schemas_examples import RECORDS
 from schemas.errors import DecodeError
 
 GOLDEN = sorted((Path(__file__).parent / "golden").glob("*.bin"))
-TYPES = {
-    name: record
-    for name, record in zip(
-        ("work_order", "soft_targets", "dead_letter", "teacher", "manifest", "head_chunk"), RECORDS, strict=True
-    )
-}
+NAMES = (
+    "work_order",
+    "soft_targets",
+    "dead_letter",
+    "teacher",
+    "manifest",
+    "head_chunk",
+    "publisher",
+    "generation",
+)
+TYPES = dict(zip(NAMES, RECORDS, strict=True))
 
 
 def varint(number: int) -> bytes:
