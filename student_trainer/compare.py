@@ -1,6 +1,6 @@
 """Several runs side by side: their settings, their curves, and their students on one dataset.
 
-Letters: R runs, N samples of a batch, C classes.
+Letters: R students, N samples of a batch, C classes.
 """
 
 from __future__ import annotations
@@ -24,6 +24,8 @@ from student_trainer.launch import trained_data
 from student_trainer.run.differences import different_settings
 from student_trainer.run.folder import read_settings
 from student_trainer.run.metrics import Curves, curves
+from student_trainer.run.peer_settings import FIRST
+from student_trainer.run.settings import RunSettings
 from student_trainer.run.summary import summary
 from student_trainer.scores.classes import Classes
 from student_trainer.trained import Trained, load_student
@@ -31,9 +33,11 @@ from student_trainer.trained import Trained, load_student
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Compared:
-    """What several students are on one dataset, in the runs' order."""
+    """What several students are on one dataset, in the runs' order, and of each in that of its [[peers]]."""
 
     dataset: str
+    names: list[str]
+    """Of the students: the run's, or RUN/PEER."""
     steps: list[int]
     """Of the checkpoints."""
     scores: list[dict[str, float]]
@@ -47,6 +51,7 @@ class Compared:
         """Return it as JSON values."""
         return {
             "dataset": self.dataset,
+            "names": self.names,
             "steps": self.steps,
             "scores": self.scores,
             "agreement": self.agreement,
@@ -82,7 +87,7 @@ def compare_runs(
     """Compare runs, which may be training meanwhile.
 
     Args:
-        paths: of their folders, two or more.
+        paths: of their folders.
         dataset: to evaluate all of them on; None: the one that all evaluate on.
         view: how its samples are seen; None: as each run sees them.
         students: whether the newest checkpoints are evaluated.
@@ -104,12 +109,22 @@ def compare_runs(
         [summary(path) for path in paths],
         different_settings(settings),
         [curves(path / "metrics.jsonl") for path in paths],
-        _students([load_student(path) for path in paths], dataset, view) if students else None,
+        _students(_trained(dict(zip(paths, settings, strict=True))), dataset, view) if students else None,
     )
     return found
 
 
-def _students(trained: Sequence[Trained], dataset: str | None, view: ViewSpec | None) -> Compared:
+def _trained(runs: Mapping[Path, RunSettings]) -> dict[str, Trained]:
+    """All students of runs, by name."""
+    return {
+        path.name if peer == FIRST else f"{path.name}/{peer}": load_student(path, peer)
+        for path, settings in runs.items()
+        for peer in settings.of_peers()
+    }
+
+
+def _students(by_name: Mapping[str, Trained], dataset: str | None, view: ViewSpec | None) -> Compared:
+    trained = list(by_name.values())
     uris = {each.settings.name: each.settings.evaluation.dataset for each in trained}
     if dataset is None and (len(set(uris.values())) > 1 or not all(uris.values())):
         said = ", ".join(f"{name} on {uri or 'none'}" for name, uri in uris.items())
@@ -140,7 +155,9 @@ def _students(trained: Sequence[Trained], dataset: str | None, view: ViewSpec | 
     for fetcher in fetchers:
         fetcher.close()
     scores = [{"num_samples": counts.num_samples, **metric.compute()} for metric in metrics]
-    return Compared(uri, [each.step for each in trained], scores, counts.agreement(), counts.classes(names))
+    return Compared(
+        uri, list(by_name), [each.step for each in trained], scores, counts.agreement(), counts.classes(names)
+    )
 
 
 def _fetcher(trained: Trained, uri: str, view: ViewSpec | None) -> Fetcher:

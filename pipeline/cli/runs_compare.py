@@ -59,7 +59,7 @@ def compare(
         return
     _print_runs(found)
     if found.students is not None:
-        _print_students(found.names, found.students)
+        _print_students(found.students)
 
 
 def _print_runs(found: Comparison) -> None:
@@ -74,8 +74,8 @@ def _print_runs(found: Comparison) -> None:
     print_table([("LAST", *found.names), *rows])
 
 
-def _print_students(names: list[str], students: Compared) -> None:
-    scores = students.scores
+def _print_students(students: Compared) -> None:
+    names, scores = students.names, students.scores
     click.echo(f"\nnewest checkpoints on {students.dataset}, {scores[0]['num_samples']} samples:\n")
     keys = [key for key in ("accuracy", "nll", "ece") if key in scores[0]]
     rows: list[tuple[Any, ...]] = [("step", *students.steps)]

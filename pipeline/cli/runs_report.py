@@ -9,7 +9,8 @@ import click
 
 from pipeline.cli.model_options import model_options
 from pipeline.cli.runs_evaluate import opened
-from pipeline.cli.runs_options import FOLDER, NAME, VIEW, VIEW_PARAM, chosen_view, run_path
+from pipeline.cli.runs_options import FOLDER, NAME, PEER, VIEW, VIEW_PARAM, chosen_view, run_path
+from schemas.names import check_name
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -25,8 +26,9 @@ if TYPE_CHECKING:
     "--html",
     type=click.Path(dir_okay=False, path_type=Path),
     metavar="FILE",
-    help="Where to.  [default: report.html in its folder]",
+    help="Where to.  [default: report.html, or report-PEER.html, in its folder]",
 )
+@PEER
 @click.option("--teacher", type=click.Path(dir_okay=False, path_type=Path), help="ONNX teacher to stand beside it.")
 @model_options
 @click.option("--dataset", metavar="URI", help="Look at samples of this dataset.  [default: the run file's]")
@@ -46,6 +48,7 @@ if TYPE_CHECKING:
 def report(
     name: str,
     html: Path | None,
+    peer: str,
     teacher: Path | None,
     declared: Declared,
     dataset: str | None,
@@ -62,11 +65,11 @@ def report(
     from student_trainer.run.targets import refuse_targets
 
     path = run_path(folder, name)
-    html = html or path / "report.html"
+    html = html or path / (f"report-{check_name('peer', peer)}.html" if peer else "report.html")
     refuse_targets(("HTML", html))
     seen_as = chosen_view(view, view_params)
     beside = None if teacher is None else _teacher(path, teacher, declared, dataset, seen_as)
-    facts = gather(path, dataset, seen_as, beside, examples=examples, speed=not no_speed)
+    facts = gather(path, dataset, seen_as, beside, peer, examples=examples, speed=not no_speed)
     write_whole(html, page(facts))
     click.echo(f"{html}: {html.stat().st_size:,} bytes")
 

@@ -211,7 +211,7 @@ def fails(settings: StudentSettings, network: Network, error: Exception) -> Conf
 
 
 def _give_shapes(student: nn.Module, settings: StudentSettings, network: Network) -> None:
-    """Let lazy modules, such as LazyLinear, make their weights, of a sample of zeros and in a call that changes no others."""
+    """Let lazy modules, such as LazyLinear, make their weights, of a sample of zeros, and change nothing else."""
     if not _lazy(student):
         return
     training = student.training

@@ -19,7 +19,9 @@ from student_trainer.launch import export_run, trained_data
 from student_trainer.learning.student_outputs import pick
 from student_trainer.learning.students import num_parameters
 from student_trainer.report.samples import Looked, Teacher, look
+from student_trainer.run.folder import read_settings
 from student_trainer.run.metrics import Curves, curves, paces
+from student_trainer.run.peer_settings import FIRST
 from student_trainer.run.settings import RunSettings
 from student_trainer.run.summary import summary
 from student_trainer.trained import Trained, load_student
@@ -39,6 +41,11 @@ class Facts:
     """All of a report."""
 
     settings: RunSettings
+    """Under which the student learned: the run's own, unless it is one of its [[peers]]."""
+    peer: str
+    """Which of these it is; "": that of [student]."""
+    run_file: RunSettings
+    """The run's own."""
     summary: dict[str, Any]
     """As `runs show` has it."""
     report: dict[str, Any]
@@ -65,6 +72,7 @@ def gather(
     dataset: str | None = None,
     view: ViewSpec | None = None,
     teacher: Teacher | None = None,
+    peer: str = "",
     *,
     examples: int = 24,
     speed: bool = True,
@@ -76,16 +84,17 @@ def gather(
         dataset: to look at samples of; None: the run's evaluation's, else its training data.
         view: how these are seen; None: as the run sees them.
         teacher: to hold the student against; None: the labels alone are there.
+        peer: which of the run's [[peers]]; "": the student of [student].
         examples: on which they differ, at most.
         speed: whether it is measured.
 
     Raises:
-        ConfigError: no such run, or the dataset that is asked for, or the teacher's classes, do not fit.
+        ConfigError: no such run or peer, or the dataset that is asked for, or the teacher's classes, do not fit.
         CheckpointError: no whole checkpoint.
         NotFinite: the student or the teacher gives NaN or infinity.
         DataUnavailable: the dataset cannot be read now.
     """
-    trained = load_student(path)
+    trained = load_student(path, peer)
     checkpoint, _ = load_checkpoint(path / "checkpoints")
     looked, why_not = None, ""
     if not (dataset or trained.settings.evaluation.dataset or trained.settings.data.dataset):
@@ -94,12 +103,14 @@ def gather(
         looked, why_not = _looked(trained, dataset, view, teacher, examples)
     speeds: dict[str, Speed] = {}
     if speed and looked is not None:
-        speeds["student"] = _student_speed(path, dataset, view)
+        speeds["student"] = _student_speed(path, dataset, view, peer)
         if teacher is not None:
             speeds["teacher"] = _teacher_speed(teacher)
     metrics = path / "metrics.jsonl"
     return Facts(
         trained.settings,
+        peer if peer != FIRST else "",
+        read_settings(path),
         summary(path),
         _report(path, trained.step),
         checkpoint.source,
@@ -139,10 +150,10 @@ def _report(path: Path, step: int) -> dict[str, Any]:
     return {}
 
 
-def _student_speed(path: Path, dataset: str | None, view: ViewSpec | None) -> Speed:
+def _student_speed(path: Path, dataset: str | None, view: ViewSpec | None, peer: str) -> Speed:
     """Of what `runs export` would write now; nothing is written into the run's folder."""
     with tempfile.TemporaryDirectory(prefix="distillog-") as folder:
-        found = export_run(path, Path(folder) / "student.onnx", dataset, view)
+        found = export_run(path, Path(folder) / "student.onnx", dataset, view, peer=peer)
     names = ("p50_ms", "p95_ms", "samples_per_s", "threads")
     return Speed(found["file_bytes"], Latency(**{name: found[name] for name in names}))
 

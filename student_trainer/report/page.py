@@ -11,6 +11,7 @@ from student_trainer.report.png import data_uri
 from student_trainer.report.sample import is_picture, shown
 from student_trainer.report.samples import Example, Looked
 from student_trainer.report.tables import called, figure, rows_of, section
+from student_trainer.run.peer_settings import FIRST
 
 _STYLE = """
 body { font: 15px/1.5 system-ui, sans-serif; max-width: 62rem; margin: 2rem auto; padding: 0 1rem; color: #1f2328;
@@ -34,7 +35,7 @@ _ROWS = {"accuracy": "accuracy", "nll": "NLL of the labels, nats", "ece": "calib
 
 def page(facts: Facts) -> str:
     """Return the HTML; equal facts give equal text."""
-    name = facts.settings.name
+    name = f"{facts.settings.name}, {facts.peer}" if facts.peer else facts.settings.name
     parts = [
         "<!DOCTYPE html>",
         '<html lang="en"><head><meta charset="utf-8">',
@@ -44,12 +45,12 @@ def page(facts: Facts) -> str:
         *section("What was distilled from what", _origin(facts)),
         *section("What came of it", _table(facts)),
         *section("Each class", _classes(facts.looked)),
-        *section("Learning curves", _curves(name, facts.curves)),
+        *section("Learning curves", _curves(facts.settings.name, facts.curves)),
         *section("Lead and lag", _paces(facts)),
         *section("Where they differ", _examples(facts)),
         *section(
             "Settings",
-            [f"<details><summary>the run file</summary><pre>{escape(facts.settings.as_toml())}</pre></details>"],
+            [f"<details><summary>the run file</summary><pre>{escape(facts.run_file.as_toml())}</pre></details>"],
         ),
         "</body></html>",
     ]
@@ -72,7 +73,10 @@ def _origin(facts: Facts) -> Iterator[str]:
     rows.append(
         ("student", f"{called(settings.student.name, settings.student.params)}, {facts.parameters:,} parameters")
     )
-    if facts.summary["began_with"]:
+    for name, other in facts.run_file.of_peers().items():
+        if name != (facts.peer or FIRST):
+            rows.append(("learned with", f"{name}: {called(other.student.name, other.student.params)}"))
+    if facts.summary["began_with"] and not facts.peer:
         rows.append(("began with", facts.summary["began_with"]))
     for loss in settings.losses:
         text = f"{called(loss.name, loss.params)}, weight {loss.weight:g}, T {loss.temperature:g}"
@@ -85,8 +89,9 @@ def _origin(facts: Facts) -> Iterator[str]:
     train = settings.train
     average = "" if train.ema is None else f", average of weights {train.ema:g}"
     rows.append(("training", f"batches of {train.batch_size}, {train.precision}, seed {train.seed}{average}"))
-    if facts.report.get("weights_sha256"):
-        rows.append(("weights", f"SHA-256 {facts.report['weights_sha256']}"))
+    own = facts.report["peers"][facts.peer] if facts.report and facts.peer else facts.report
+    if own.get("weights_sha256"):
+        rows.append(("weights", f"SHA-256 {own['weights_sha256']}"))
     rows.append(("made with", ", ".join(f"{key} {value}" for key, value in sorted(facts.machine.items()))))
     yield from rows_of(None, rows)
 

@@ -39,6 +39,14 @@ log_every = 5
 dataset = "digits?split=test"
 every = 6
 """
+PEER = """
+[[losses]]
+name = "forward_kl"
+against = "peers.logits"
+[[peers]]
+name = "wide"
+student = {name = "mlp", hidden = [24]}
+"""
 RUNS = {"a": ("linear", 12), "b": ("mlp", 12), "c": ("linear", 18)}
 
 
@@ -90,6 +98,50 @@ def test_agreement_and_classes_are_counted_sample_by_sample(folder: Path, found:
         of_class = fetched.labels == each["class"]
         assert each["samples"] == of_class.sum()
         assert each["recall"] == [float((one[of_class] == each["class"]).mean()) for one in named]
+
+
+@pytest.fixture(scope="module")
+def pair(folder: Path) -> Path:
+    document = RUN.format(name="pair", student="linear", steps=12) + PEER
+    (folder / "pair.toml").write_text(document)
+    result = call("start", folder / "pair.toml", "--folder", folder, "--quiet")
+    assert result.exit_code == 0, result.output
+    return folder
+
+
+def test_every_peer_stands_in_a_column_of_its_own(pair: Path) -> None:
+    students = json.loads(call("compare", "pair", "b", "--folder", pair, "--json").stdout)["students"]
+    assert students["names"] == ["pair", "pair/wide", "b"]
+    for number, options in enumerate((["pair"], ["pair", "--peer", "wide"], ["b"])):
+        own = json.loads(call("evaluate", *options, "--folder", pair, "--json").stdout)
+        assert students["scores"][number]["accuracy"] == pytest.approx(own["accuracy"], abs=1e-9)
+    assert len({each["accuracy"] for each in students["scores"]}) == 3
+    text = call("compare", "b", "pair", "--folder", pair).stdout
+    assert [line.split() for line in text.splitlines() if line.startswith(("SCORE", "AGREEMENT", "CLASS"))] == [
+        ["SCORE", "b", "pair", "pair/wide"],
+        ["AGREEMENT", "b", "pair", "pair/wide"],
+        ["CLASS", "SAMPLES", "b", "pair", "pair/wide"],
+    ]
+
+
+def test_a_report_is_of_the_peer_that_is_asked_for(pair: Path) -> None:
+    weights = json.loads((pair / "pair/report.json").read_text())["peers"]["wide"]["weights_sha256"]
+    assert call("report", "pair", "--peer", "wide", "--no-speed", "--folder", pair).exit_code == 0
+    page = (pair / "pair/report-wide.html").read_text()
+    assert "<h1>pair, wide</h1>" in page
+    assert weights in page
+    assert "<td>mlp (hidden = [24]), 1,810 parameters</td>" in page
+    assert "<tr><th scope=row>learned with</th><td>student: linear</td></tr>" in page
+    assert "[[peers]]" in page
+    own = json.loads(call("evaluate", "pair", "--peer", "wide", "--folder", pair, "--json").stdout)
+    assert f"<th scope=row>accuracy</th><td class=n>{own['accuracy']:.4g}</td>" in page
+    assert call("report", "pair", "--folder", pair, "--no-speed").exit_code == 0
+    first = (pair / "pair/report.html").read_text()
+    assert "<td>linear, 650 parameters</td>" in first
+    assert "<tr><th scope=row>learned with</th><td>wide: mlp (hidden = [24])</td></tr>" in first
+    assert weights not in first
+    refused = call("report", "pair", "--peer", "wyde", "--no-speed", "--folder", pair)
+    assert "there is no peer 'wyde': did you mean 'wide'?" in refused.stderr
 
 
 def test_the_text_has_a_table_of_each_kind(folder: Path) -> None:
