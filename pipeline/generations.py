@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from pipeline.captured.urls import refuse_secrets
 from pipeline.kafka.settings import KafkaSettings
-from pipeline.manifest_log import append, generation_key, holds_generations, publisher_key
+from pipeline.manifest_log import append, append_all, generation_key, holds_generations, publisher_key
 from pipeline.streams import Stream, open_stream
 from schemas.errors import ConfigError, StreamConflict
 from schemas.records import Generation, Lineage, Publisher
@@ -94,3 +96,31 @@ def publish_generation(settings: KafkaSettings, stream: Stream, generation: Gene
             f"generation {number} of teacher {teacher!r} of stream {name!r} is there and differs in "
             f"{', '.join(unlike)}; it is never published again"
         )
+
+
+def copy_lineage(settings: KafkaSettings, name: str, lineage: Lineage) -> None:
+    """Write into a stream, by its name, who published for a teacher in another one, and the generations that are not
+    there yet; the same call again changes nothing.
+
+    To be called before labels by these generations are written: from then on readers look for them.
+
+    Raises:
+        ConfigError: as `refuse_unmovable`.
+        StreamConflict: another run publishes for that teacher there, or a generation is there and differs.
+        NotAuthorized, BrokerUnavailable: as `claim_teacher`.
+    """
+    if lineage.publisher is None:
+        return
+    stream, teacher = open_stream(settings, name), lineage.teacher.name
+    stream_id, pinned = stream.manifest.stream_id, stream.manifest.schema_fingerprints
+    there = claim_teacher(settings, stream, replace(lineage.publisher, stream_id=stream_id))
+    ours = [replace(each, stream_id=stream_id) for each in lineage.generations]
+    missing = ours[there.newest :]
+    append_all(settings, name, [(generation_key(teacher, each.number), each.encode(pinned)) for each in missing])
+    found = open_stream(settings, name).lineage(teacher).generations
+    for wanted, one in zip(ours, found[: len(ours)], strict=True):
+        if wanted != one:
+            raise StreamConflict(
+                f"generation {one.number} of teacher {teacher!r} of stream {name!r} is another one than that of the "
+                "labels; replay under another name of the stream"
+            )

@@ -242,16 +242,22 @@ def _all_records(reader: Reader, topic: TopicPartition) -> list[tuple[bytes, byt
 
 
 def append(settings: KafkaSettings, stream: str, key: bytes, value: bytes) -> None:
-    """Write one record to the manifest topic and wait until it is acknowledged.
+    """Write one record to the manifest topic and wait until it is acknowledged; raises as `append_all`."""
+    append_all(settings, stream, [(key, value)])
+
+
+def append_all(settings: KafkaSettings, stream: str, records: Iterable[tuple[bytes, bytes]]) -> None:
+    """Write records, of key and value, to the manifest topic, each once the one before it is acknowledged.
 
     Raises:
-        BrokerUnavailable: not acknowledged within 30 s.
+        BrokerUnavailable: one was not acknowledged within 30 s.
         NotAuthorized: the topic may not be written.
     """
     topic = manifest_topic(stream)
     producer = new_producer(settings)
     try:
         with kafka_errors(f"writing the manifest of {stream!r}", settings), needing(Right("WRITE", "topic", topic)):
-            producer.send(topic, key=key, value=value, partition=0).get(timeout=READ_TIMEOUT)
+            for key, value in records:
+                producer.send(topic, key=key, value=value, partition=0).get(timeout=READ_TIMEOUT)
     finally:
         close_producer(producer, timeout=5)

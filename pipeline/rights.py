@@ -117,11 +117,18 @@ def _student(scope: Scope) -> list[Grant]:
     ]
 
 
+def _publisher(scope: Scope) -> list[Grant]:
+    manifest = manifest_topic(scope.stream)
+    writes = _topic(("READ", "WRITE"), manifest, "read what the stream is, and say which generations there are")
+    return [writes, *(grant for grant in _student(scope) if grant.name != manifest)]
+
+
 ROLES: dict[str, Callable[[Scope], list[Grant]]] = {
     "administrator": _administrator,
     "feeder": _feeder,
     "teacher": _teacher,
     "student": _student,
+    "publisher": _publisher,
 }
 """Role -> the least rights that it works with."""
 

@@ -59,7 +59,7 @@ def describe(settings: KafkaSettings, stream: Stream, rates: bool = False) -> St
     Raises:
         StreamChanged, NotAuthorized, BrokerUnavailable: as `lag`.
     """
-    return StreamDescription(stream.manifest, stream.teachers, lag(settings, stream, rates))
+    return StreamDescription(stream.manifest, stream.teachers, lag(settings, stream, rates), stream.lineages)
 
 
 def lag(settings: KafkaSettings, stream: Stream, rates: bool = False) -> StreamStatus:

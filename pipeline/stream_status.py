@@ -6,12 +6,12 @@ Orders are counted as sequences are: one that lies in the log twice counts once.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 from schemas.codecs import CodecSpec
 from schemas.commits import RunReport
-from schemas.records import Manifest, Teacher
+from schemas.records import Lineage, Manifest, Teacher
 
 
 @dataclass(frozen=True, slots=True)
@@ -145,12 +145,15 @@ class StreamDescription:
     teachers: Mapping[str, Teacher]
     """name -> how it is fed and read"""
     status: StreamStatus
+    lineages: Mapping[str, Lineage] = field(default_factory=dict)
+    """name -> who publishes for it, and its generations"""
 
     def as_dict(self) -> dict[str, Any]:
         """What `topics describe --json` prints: all that lag does, and more."""
         now = self.status.as_dict()
         declared = {name: _teacher_as_dict(teacher, self.manifest.codec) for name, teacher in self.teachers.items()}
-        teachers = [{**declared[each["name"]], **each} for each in now["teachers"]]
+        moves = {name: _lineage_as_dict(lineage) for name, lineage in self.lineages.items()}
+        teachers = [{**declared[each["name"]], **moves.get(each["name"], {}), **each} for each in now["teachers"]]
         return {**_manifest_as_dict(self.manifest), **now, "teachers": teachers}
 
 
@@ -209,6 +212,16 @@ def _manifest_as_dict(manifest: Manifest) -> dict[str, Any]:
         "codec": str(manifest.codec),
         "max_record_bytes": manifest.max_record_bytes,
         "replay_of": list(map(asdict, manifest.replay_of)),
+    }
+
+
+def _lineage_as_dict(lineage: Lineage) -> dict[str, Any]:
+    by, newest = lineage.publisher, lineage.generations[-1] if lineage.generations else None
+    return {
+        "publisher": by and {"run": by.run, "run_id": by.run_id, "every": by.every},
+        "generations": lineage.newest,
+        "newest_generation": newest
+        and {name: getattr(newest, name) for name in ("sha256", "weights_sha256", "model", "step", "sequence")},
     }
 
 

@@ -21,11 +21,13 @@ from pipeline.captured.writer import TeacherWriter
 from pipeline.chain_ends import soft_targets_end
 from pipeline.heads import read_heads
 from pipeline.kafka.log import Cluster
+from pipeline.manifest_log import ManifestFollower
 from pipeline.names import soft_targets_topic
 from pipeline.progress import Progress
 from pipeline.sequence import Sequence as OrderSequence
 from pipeline.streams import Stream
 from schemas.errors import BrokerUnavailable, ConfigError, DistillogError, LogTrimmed, ManifestMismatch, SequenceGap
+from schemas.records import Lineage
 from student_trainer.sources.held import Held, Wait
 from student_trainer.sources.reader import SoftTargetReader
 
@@ -86,11 +88,11 @@ def capture(
         StreamNotFound: no such teacher.
         ConfigError, StreamConflict, CannotWrite, DecodeError: as `CaptureFolder`.
         SequenceGap, LogTrimmed, ManifestMismatch: as `SoftTargetReader`, once the other teachers are captured.
-        StreamChanged, BrokerUnavailable: as `SoftTargetReader`.
+        StreamChanged, BrokerUnavailable, NotAuthorized: as `SoftTargetReader`.
     """
     names = list(dict.fromkeys(teachers)) or list(stream.teachers)
-    records = [stream.teacher(name) for name in names]
-    if not records:
+    lineages = {name: stream.lineage(name) for name in names}
+    if not lineages:
         name = stream.manifest.stream
         raise ConfigError(
             f"stream {name!r} has no teacher, so there is nothing to capture; add one with "
@@ -100,7 +102,14 @@ def capture(
     orders = OrderSequence.of(stream.manifest)
     heads = partial(read_heads, cluster, stream.manifest)
     with (
-        CaptureFolder(folder, stream.manifest, records, form or CaptureForm(), heads) as captured,
+        CaptureFolder(
+            folder,
+            stream.manifest,
+            [each.teacher for each in lineages.values()],
+            form or CaptureForm(),
+            heads,
+            lineages,
+        ) as captured,
         ExitStack() as stack,
     ):
         writers = captured.writers
@@ -125,7 +134,7 @@ def capture(
                     first = writers[name].next_sequence
                     behind = min(until[name], first + _IN_TURN)
                     try:
-                        _take(reader, _Packing(pool, 2 * packers, writers[name]), orders, behind, shown)
+                        _take(reader, _Packing(pool, 2 * packers, captured, name), orders, behind, shown)
                     except (SequenceGap, LogTrimmed, ManifestMismatch) as error:
                         failed.append(error)
                         del readers[name]
@@ -138,6 +147,8 @@ def capture(
                 captured.save()
             if failed:
                 raise failed[0]
+            if not stop.is_set():
+                _learn(cluster, stream, captured)
         finally:
             captured.save()  # what was stored is whole, whatever ended it
             shown.now()
@@ -145,6 +156,13 @@ def capture(
             CapturedOrders(name, each.next_sequence, each.next_sequence - begun[name], each.num_bytes)
             for name, each in writers.items()
         ]
+
+
+def _learn(cluster: Cluster, stream: Stream, captured: CaptureFolder) -> None:
+    """Read who publishes by now: that a folder says as of its end, whenever its capture began."""
+    with closing(ManifestFollower(cluster, stream.manifest)) as follower:
+        known = follower.read().lineages
+    captured.lineages |= {name: known[name] for name in captured.lineages if name in known}
 
 
 def _read_on(folder: Path, orders: OrderSequence, teacher: str) -> list[int]:
@@ -162,16 +180,18 @@ def _read_on(folder: Path, orders: OrderSequence, teacher: str) -> list[int]:
 class _Packing:
     """Packs orders on other threads, ahead of appending them in sequence."""
 
-    def __init__(self, pool: ThreadPoolExecutor, depth: int, writer: TeacherWriter) -> None:
-        self.writer = writer
+    def __init__(self, pool: ThreadPoolExecutor, depth: int, captured: CaptureFolder, teacher: str) -> None:
+        self.writer = captured.writers[teacher]
+        self._captured, self._teacher = captured, teacher
         self._pool = pool
         self._depth = depth
-        self._packed: deque[tuple[int, Future[bytes]]] = deque()
+        self._packed: deque[tuple[int, int, Future[bytes]]] = deque()
 
-    def take(self, sequence: int, partition: int, held: Held) -> None:
+    def take(self, sequence: int, partition: int, held: Held, lineage: Lineage) -> None:
         """Take an order, and append the first of those that wait if they are too many."""
+        self._captured.lineages[self._teacher] = lineage
         packed = self._pool.submit(self.writer.pack, partition, held.next_offset - 1, held.raw, held.address)
-        self._packed.append((sequence, packed))
+        self._packed.append((sequence, held.value.generation, packed))
         if len(self._packed) > self._depth:
             self._append()
 
@@ -181,8 +201,8 @@ class _Packing:
             self._append()
 
     def _append(self) -> None:
-        sequence, packed = self._packed[0]
-        self.writer.add(sequence, packed.result())
+        sequence, generation, packed = self._packed[0]
+        self.writer.add(sequence, packed.result(), generation)
         self._packed.popleft()
 
 
@@ -211,7 +231,7 @@ def _take(reader: SoftTargetReader, packing: _Packing, orders: OrderSequence, be
             held = reader.next(sequence, waits)
             if held is None:
                 return
-            packing.take(sequence, orders.partition(sequence), held[0])
+            packing.take(sequence, orders.partition(sequence), held[0], reader.known[held[0].value.teacher])
             if sequence % _SHOW_EVERY == 0:
                 shown.now()
     except _AtEnd:

@@ -21,7 +21,7 @@ from pipeline.sequence import Sequence as OrderSequence
 from pipeline.whole_files import replace_file, writing
 from schemas.avro import REGISTRY
 from schemas.errors import CannotWrite, ConfigError, StreamConflict
-from schemas.records import Manifest, Teacher
+from schemas.records import Lineage, Manifest, Teacher
 
 LOCK = "lock"
 _OURS = {LOCK, f".new-{NAME}"}
@@ -38,6 +38,8 @@ class CaptureForm:
     """256 MiB."""
 
 
+NO_LINEAGES: Mapping[str, Lineage] = {}
+"""All teachers stay what their records say."""
 DEFAULT_CODEC = "null"
 """Soft targets hardly get smaller: float16 to seven tenths, and packing them takes longer than reading them."""
 DEFAULT_FILE_BYTES = 256 << 20
@@ -47,6 +49,7 @@ class CaptureFolder:
     """Writers for some teachers of a stream, and the list of what they wrote. Use as a context manager.
 
     `heads` gives SHA-256 -> bytes of the last layers that a teacher's labels need; it is asked where these are missing.
+    `lineages` are of teachers that move, by name, as far as they are known.
 
     Raises:
         CannotWrite: another capture is under way there, or the disk refuses.
@@ -62,11 +65,14 @@ class CaptureFolder:
         teachers: Sequence[Teacher],
         form: CaptureForm,
         heads: Callable[[Teacher], Mapping[str, bytes]] = lambda teacher: {},
+        lineages: Mapping[str, Lineage] = NO_LINEAGES,
     ) -> None:
         self._folder = folder
         self._heads = heads
         self.writers: dict[str, TeacherWriter] = {}
         """By teacher."""
+        self.lineages = {each.name: lineages.get(each.name) or Lineage(each) for each in teachers}
+        """By teacher: to be replaced before a label is appended of a generation that is not in it."""
         with ExitStack() as stack:
             with writing(folder):
                 folder.mkdir(parents=True, exist_ok=True)
@@ -74,9 +80,9 @@ class CaptureFolder:
             self._contents = self._opened(manifest, form)
             # The stream and the form are listed before the first file is there: a capture that is cut short goes on.
             self._contents.write(folder)
-            for teacher in teachers:
-                self.writers[teacher.name] = self._writer(manifest, teacher)
-                stack.callback(self.writers[teacher.name].close)
+            for name, each in self.lineages.items():
+                self.writers[name] = self._writer(manifest, each.teacher)
+                stack.callback(self.writers[name].close)
             self.save()
             self._opened_here = stack.pop_all()
 
@@ -167,7 +173,8 @@ class CaptureFolder:
             self._contents.max_file_bytes,
             self._written_heads(teacher),
         )
-        return TeacherWriter(self._folder, teacher.name, form, listed, self.save)
+        name = teacher.name
+        return TeacherWriter(self._folder, name, form, lambda: self.lineages[name], listed, self.save)
 
 
 def _write(path: Path, data: bytes) -> None:

@@ -15,12 +15,25 @@ from typing import Any, Self
 from pipeline.captured.index import ENTRY
 from pipeline.captured.storage import Storage, capture_command, storage_of
 from pipeline.whole_files import write_whole
-from schemas.errors import CannotWrite, ConfigError, DecodeError
+from schemas.errors import CannotWrite, ConfigError, DecodeError, EncodeError
+from schemas.generation import Generation, Publisher, follows
 from schemas.names import is_name
 
 NAME = "contents.json"
 FORMAT = 1
 """Another number is another form: refused."""
+_DAMAGES = (
+    ValueError,
+    KeyError,
+    TypeError,
+    AttributeError,
+    IndexError,
+    OverflowError,
+    RecursionError,
+    ConfigError,
+    EncodeError,
+)
+"""What a list may raise that no capture has written."""
 
 
 def file_name(teacher: str, number: int) -> str:
@@ -75,6 +88,10 @@ class CapturedTeacher:
     """One or more, without a gap: the first begins with sequence 0."""
     heads: tuple[CapturedHead, ...] = ()
     """Its last layers, in the order of the outputs that need them; () without the codec head."""
+    publisher: Publisher | None = None
+    """Which run publishes itself as its next generations; None: nobody did."""
+    generations: tuple[Generation, ...] = ()
+    """1, 2, 3, ... up to the highest one of which a label was captured."""
 
     @property
     def num_orders(self) -> int:
@@ -124,7 +141,7 @@ class Contents:
             raise ConfigError(f"{storage}: holds no captured soft targets (no {NAME}); store them with {how}") from None
         try:
             return cls._of(json.loads(raw))
-        except (ValueError, KeyError, TypeError, AttributeError, IndexError, OverflowError, RecursionError) as error:
+        except _DAMAGES as error:
             reason = f"misses {error}" if isinstance(error, KeyError) else " ".join(str(error).split())[:200]
             address = storage.address(NAME)
             raise DecodeError(address, f"is damaged ({reason}); bring back a whole copy, or capture anew") from error
@@ -153,14 +170,15 @@ class Contents:
         found = document["format"]
         if found != FORMAT:
             raise ValueError(f"it is of form {found!r}, {FORMAT} here: another version of Distillog wrote it")
+        stream_id = _text(document["stream_id"])
         contents = cls(
             _text(document["stream"]),
-            _text(document["stream_id"]),
+            stream_id,
             _text(document["manifest_sha256"]),
             _count(document["num_orders"]),
             _text(document["codec"]),
             _count(document["max_file_bytes"]),
-            {name: _teacher_of(name, each) for name, each in document["teachers"].items()},
+            {name: _teacher_of(name, stream_id, each) for name, each in document["teachers"].items()},
         )
         # Last: what is said of a name outside of the folder is more than that two sums differ.
         if _digest({key: value for key, value in document.items() if key != "sha256"}) != document["sha256"]:
@@ -173,26 +191,69 @@ def _document_of(name: str, teacher: CapturedTeacher) -> dict[str, Any]:
         {"file": head_name(name, number), "bytes": each.num_bytes, "sha256": each.sha256}
         for number, each in enumerate(teacher.heads)
     ]
-    return ({"heads": heads} if heads else {}) | {
-        "model_sha256": teacher.model_sha256,
-        "num_orders": teacher.num_orders,
-        "header_bytes": teacher.header_bytes,
-        "header_sha256": teacher.header_sha256,
-        "index": {"file": index_name(name), "bytes": teacher.index_bytes, "sha256": teacher.index_sha256},
-        "files": [
-            {
-                "file": file_name(name, number),
-                "bytes": each.num_bytes,
-                "sha256": each.sha256,
-                "from": each.first,
-                "to": each.last,
-            }
-            for number, each in enumerate(teacher.files)
-        ],
+    return (
+        ({"heads": heads} if heads else {})
+        | _document_of_lineage(teacher)
+        | {
+            "model_sha256": teacher.model_sha256,
+            "num_orders": teacher.num_orders,
+            "header_bytes": teacher.header_bytes,
+            "header_sha256": teacher.header_sha256,
+            "index": {"file": index_name(name), "bytes": teacher.index_bytes, "sha256": teacher.index_sha256},
+            "files": [
+                {
+                    "file": file_name(name, number),
+                    "bytes": each.num_bytes,
+                    "sha256": each.sha256,
+                    "from": each.first,
+                    "to": each.last,
+                }
+                for number, each in enumerate(teacher.files)
+            ],
+        }
+    )
+
+
+def _document_of_lineage(teacher: CapturedTeacher) -> dict[str, Any]:
+    by = teacher.publisher
+    if by is None:
+        return {}
+    names = ("number", "sha256", "weights_sha256", "model", "step")
+    return {
+        "publisher": {"run": by.run, "run_id": by.run_id, "every": by.every},
+        "generations": [{name: getattr(each, name) for name in names} for each in teacher.generations],
     }
 
 
-def _teacher_of(name: str, document: dict[str, Any]) -> CapturedTeacher:
+def _lineage_of(name: str, stream_id: str, document: dict[str, Any]) -> tuple[Publisher | None, tuple[Generation, ...]]:
+    """Undo `_document_of_lineage`."""
+    said = document.get("publisher")
+    if said is None:
+        return None, ()
+    by = Publisher(stream_id, name, _text(said["run"]), _text(said["run_id"]), _count(said["every"]))
+    found: list[Generation] = []
+    for each in document["generations"]:
+        number = _count(each["number"])
+        sums = _text(each["sha256"]), _text(each["weights_sha256"])
+        made = Generation(
+            stream_id,
+            name,
+            number,
+            *sums,
+            _text(each["model"]),
+            by.run_id,
+            _count(each["step"]),
+            number * by.every,
+        )
+        if not follows(by, len(found), made):
+            raise ValueError(f"generation {number} is listed behind {len(found)}")
+        made.encode()  # refuses what no record could say
+        found.append(made)
+    by.encode()
+    return by, tuple(found)
+
+
+def _teacher_of(name: str, stream_id: str, document: dict[str, Any]) -> CapturedTeacher:
     if not is_name(name):
         raise ValueError(f"{name!r} is no name of a teacher")
     files: list[CapturedFile] = []
@@ -221,6 +282,7 @@ def _teacher_of(name: str, document: dict[str, Any]) -> CapturedTeacher:
         _text(index["sha256"]),
         tuple(files),
         tuple(heads),
+        *_lineage_of(name, stream_id, document),
     )
 
 

@@ -62,7 +62,7 @@ class TeacherFiles:
             self.manifest: Manifest = header.manifest
             """Of the stream."""
             self.teacher: Teacher = header.teacher
-            self.lineage = Lineage(self.teacher)
+            self.lineage = Lineage(self.teacher, entry.publisher, entry.generations)
             """The teacher through its generations, those by which these labels are among them."""
             self._record_header, self._sync = header.record_header, header.sync
             self._codec = block_codec(header.codec)

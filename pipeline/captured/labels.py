@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 from pipeline.captured.contents import CapturedTeacher, file_name
 from pipeline.captured.folder import CapturedOrder, TeacherFiles
-from pipeline.identity import other_identity
+from pipeline.identity import other_lineage
 from pipeline.sequence import Sequence
 from pipeline.stored_labels import Damaged, Dropped, Stored
 from schemas.errors import DecodeError
@@ -28,7 +28,7 @@ def read_labels(files: TeacherFiles, orders: Sequence, sequence: int) -> tuple[S
     """
     order = files.read(sequence)
     value = SoftTargets.decode(order.value, order.address)
-    problem = other_identity(orders, sequence, files.teacher, value)
+    problem = other_lineage(orders, sequence, files.lineage, value)
     if value.stream_id != files.manifest.stream_id:
         problem = f"stream_id is {value.stream_id}, the manifest says {files.manifest.stream_id}"
     if problem:

@@ -18,7 +18,7 @@ from pipeline.captured.contents import Contents
 from pipeline.captured.folder import CapturedFolder, TeacherFiles
 from pipeline.captured.tables import Column, Lists, OutputTable, tables_of
 from pipeline.datasets.base import Dataset
-from pipeline.identity import other_form, other_identity
+from pipeline.identity import other_form, other_lineage
 from pipeline.sequence import Sequence as OrderSequence
 from pipeline.user_code import said
 from pipeline.user_files import refuse_irregular
@@ -213,6 +213,8 @@ class _TableOf:
         if self._labels is not None:
             fields.append(pa.field("label", pa.int64()))
         fields.append(pa.field("teacher", pa.string(), nullable=False))
+        if self._files.lineage.publisher is not None:
+            fields.append(pa.field("generation", pa.int64(), nullable=False))
         for name, kind in (each for table in self._tables for each in table.columns):
             fields.append(pa.field(name, kinds[kind], nullable=False))
         return pa.schema(fields, {_ABOUT: json.dumps(self._about, sort_keys=True).encode()})
@@ -238,8 +240,9 @@ class _TableOf:
         """Return the columns of an order's kept rows."""
         order = self._files.read(sequence)
         value = SoftTargets.decode(order.value, order.address)
-        teacher, manifest = self._files.teacher, self._files.manifest
-        problem = other_identity(self._orders, sequence, teacher, value) or other_form(teacher, manifest.codec, value)
+        lineage, manifest = self._files.lineage, self._files.manifest
+        teacher = lineage.teacher
+        problem = other_lineage(self._orders, sequence, lineage, value) or other_form(teacher, manifest.codec, value)
         if not problem and value.stream_id != manifest.stream_id:
             problem = f"stream ID is {value.stream_id}, the manifest says {manifest.stream_id}"
         if problem:
@@ -251,6 +254,7 @@ class _TableOf:
             "sample_id": sample_ids,
             "view_seed": np.full(len(sample_ids), value.view_seed),
             "teacher": np.full(len(sample_ids), teacher.name),
+            "generation": np.full(len(sample_ids), value.generation),
         }
         if self._labels is not None:
             columns["label"] = labels_patiently(self._labels, sample_ids)

@@ -16,7 +16,7 @@ from pipeline.captured.index import ENTRY, Place
 from pipeline.user_files import refuse_irregular
 from pipeline.whole_files import writing
 from schemas.errors import CannotWrite, ConfigError, DecodeError, EncodeError, ManifestMismatch
-from schemas.records import SoftTargets
+from schemas.records import Lineage, SoftTargets
 
 _CHUNK = 1 << 20
 _AGAIN = "bring back a whole copy, or remove the folder and capture it again"
@@ -48,6 +48,7 @@ class TeacherWriter:
         folder: where the files are.
         name: the teacher's.
         form: of its files.
+        lineage: gives the teacher through its generations, as far as they are known when it is called.
         listed: what is there by the list; None: nothing is.
         on_full: called when a file is full, before the next one is made, for the list to be written.
 
@@ -58,9 +59,16 @@ class TeacherWriter:
     """
 
     def __init__(
-        self, folder: Path, name: str, form: FileForm, listed: CapturedTeacher | None, on_full: Callable[[], None]
+        self,
+        folder: Path,
+        name: str,
+        form: FileForm,
+        lineage: Callable[[], Lineage],
+        listed: CapturedTeacher | None,
+        on_full: Callable[[], None],
     ) -> None:
-        self._folder, self._name, self._form, self._on_full = folder, name, form, on_full
+        self._folder, self._name, self._form, self._lineage, self._on_full = folder, name, form, lineage, on_full
+        self._newest = len(listed.generations) if listed else 0
         files = listed.files if listed else ()
         self._full = list(files)
         if files and not (folder / file_name(name, len(files))).exists():
@@ -98,9 +106,11 @@ class TeacherWriter:
     def _path(self) -> Path:
         return self._folder / file_name(self._name, len(self._full))
 
-    def append(self, sequence: int, partition: int, offset: int, value: bytes, address: str) -> None:
+    def append(
+        self, sequence: int, partition: int, offset: int, value: bytes, address: str, generation: int = 0
+    ) -> None:
         """Append an order's record, the one that comes next, in Kafka's bytes; raises as `pack` and `add`."""
-        self.add(sequence, self.pack(partition, offset, value, address))
+        self.add(sequence, self.pack(partition, offset, value, address), generation)
 
     def pack(self, partition: int, offset: int, value: bytes, address: str) -> bytes:
         """Return the block of an order's record; may be called by any thread.
@@ -116,8 +126,9 @@ class TeacherWriter:
             )
         return block(captured_record(partition, offset, value[len(header) :]), self._form.codec, self._sync)
 
-    def add(self, sequence: int, data: bytes) -> None:
-        """Append the block of the order that comes next; raises CannotWrite, and then it was not."""
+    def add(self, sequence: int, data: bytes, generation: int = 0) -> None:
+        """Append the block of the order that comes next, labelled by a generation; raises CannotWrite, and then it was
+        not."""
         if sequence != self._next:
             raise EncodeError(f"{self._path}: order {sequence} is added, where {self._next} follows")
         if self._next > self._first and self._bytes + len(data) > self._form.max_bytes:
@@ -126,13 +137,14 @@ class TeacherWriter:
             _write(self._file, data, self._bytes)
             _write(self._index, self._entry_of(data), self._next * ENTRY.itemsize)
         self._take(data)  # only now: whatever the disk refused is not counted, and not listed
+        self._newest = max(self._newest, generation)
 
     def entry(self) -> CapturedTeacher:
         """Return what is there now, once it is on the disk; raises CannotWrite."""
         with writing(self._path):
             for file in (self._file, self._index):
                 os.fsync(file)
-        header = self._form.header
+        header, lineage = self._form.header, self._lineage()
         return CapturedTeacher(
             self._form.model_sha256,
             len(header),
@@ -141,6 +153,9 @@ class TeacherWriter:
             # A later file without an order is not listed: the next writer finds it by its name.
             (*self._full, self._present()) if self._next > self._first or not self._full else tuple(self._full),
             self._form.heads,
+            lineage.publisher,
+            # No more than labels name: a list is of what is there, whoever captured it and when.
+            lineage.generations[: self._newest],
         )
 
     def close(self) -> None:
@@ -246,13 +261,16 @@ class TeacherWriter:
         return _read(self._index, ENTRY.itemsize, self._next * ENTRY.itemsize) == self._entry_of(data)
 
     def _follows(self, data: bytes) -> bool:
-        """Whether a block that is not listed is the next order's."""
+        """Whether a block that is not listed is the next order's; if so, its generation is counted."""
         try:
             _, _, body = split_record(unblock(data, self._form.codec, self._sync))
             found = SoftTargets.decode(self._form.record_header + body, str(self._path))
         except (ValueError, DecodeError):
             return False
-        return found.sequence == self._next
+        if found.sequence != self._next:
+            return False
+        self._newest = max(self._newest, found.generation)
+        return True
 
     def _opened(self, path: Path) -> int:
         refuse_irregular(path, CannotWrite)

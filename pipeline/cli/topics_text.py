@@ -57,6 +57,14 @@ def print_description(described: StreamDescription) -> None:
         for output in [each for each in declared.outputs if each.head_sha256]:
             topic = heads_topic(manifest.stream, teacher.name)
             click.echo(f"{'':12} last layer of {output.name} (sha256 {output.head_sha256}) in topic {topic}")
+        lineage = described.lineages.get(teacher.name)
+        if lineage and (by := lineage.publisher):
+            click.echo(f"{'':12} run {by.run} (run ID {by.run_id}) publishes for it every {by.every} orders")
+            for newest in lineage.generations[-1:]:
+                what = (
+                    f"generation {newest.number}, of order {newest.sequence}: {newest.model} (sha256 {newest.sha256})"
+                )
+                click.echo(f"{'':12} {what}")
         click.echo(f"{'':12} batches of {declared.inference_batch}")
         click.echo(f"{'':12} consumer group {teacher.group}")
     click.echo()

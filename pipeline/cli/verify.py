@@ -68,8 +68,9 @@ def verify(
 ) -> None:
     """Label some rows of every order of STREAM again with MODEL, and compare them with the labels in the log.
 
-    STREAM is also a folder of captured labels, written with a slash: ./labels, or the URL of one. Nothing is written
-    to either. Exit code 4: an order differs.
+    STREAM is also a folder of captured labels, written with a slash: ./labels, or the URL of one. Of a teacher that
+    moves, MODEL is a generation's, and its labels alone are looked at. Nothing is written to either. Exit code 4: an
+    order differs.
     """
     from pipeline.captured.contents import NAME
     from pipeline.captured.urls import is_url, refuse_secrets
@@ -135,6 +136,8 @@ def _print(verdict: Verdict, limit: float, what: str) -> None:
     for name, found in verdict.outputs.items():
         overlap = "" if found.overlap is None else f", at least {found.overlap:.0%} of a row's classes are the same"
         click.echo(f"output {name}: largest change {found.largest:.1e} of its range{overlap}")
+    if verdict.num_others:
+        click.echo(f"orders of other generations, not looked at: {verdict.num_others}; give their models, too")
     if verdict.num_missing:
         missing = f"{verdict.num_missing} orders, the first is {verdict.first_missing}"
         click.echo(f"not there (not labelled yet, removed or lost): {missing}")

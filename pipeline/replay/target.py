@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 
 from pipeline.captured.folder import CapturedFolder, TeacherFiles
 from pipeline.create import check_topics, make_topics, refuse_other_teacher, write_teacher
+from pipeline.generations import copy_lineage
 from pipeline.heads import publish_heads
 from pipeline.kafka.clients import admin_client
 from pipeline.kafka.errors import kafka_errors
@@ -126,7 +127,7 @@ def _copy_teacher(settings: KafkaSettings, stream: Stream, files: TeacherFiles) 
     """Add a captured teacher, unless it is there.
 
     What its codec keeps once for the whole stream, in a topic and a captured file of its own, is copied here, before
-    the record: whoever sees the teacher may count on it.
+    the record: whoever sees the teacher may count on it. Its generations come behind the record, before any label.
     """
     name, teacher = stream.manifest.stream, _of(stream.manifest, files.teacher)
     if teacher.name in stream.removed:
@@ -142,6 +143,7 @@ def _copy_teacher(settings: KafkaSettings, stream: Stream, files: TeacherFiles) 
         publish_heads(settings, stream.manifest, teacher, files.heads().values())
     if teacher.name not in stream.teachers:
         write_teacher(settings, stream, teacher)
+    copy_lineage(settings, name, files.lineage)
 
 
 def _of(manifest: Manifest, teacher: Teacher) -> Teacher:

@@ -23,6 +23,10 @@ class KnownLineages:
         self._topic = manifest_topic(stream.manifest.stream)
         self._follower = ManifestFollower(cluster, stream.manifest)
 
+    def __getitem__(self, teacher: str) -> Lineage:
+        """Return one, as far as it is known."""
+        return self._lineages[teacher]
+
     def of(self, teachers: Iterable[str]) -> list[Lineage]:
         """Return some, as far as they are known."""
         return [self._lineages[name] for name in teachers]

@@ -82,7 +82,7 @@ class SoftTargetReader:
         self._stream = stream
         self._sequence = OrderSequence.of(stream.manifest)
         self._teachers = tuple(dict.fromkeys(teachers))
-        self._known = KnownLineages(cluster, stream, self._teachers)
+        self.known = KnownLineages(cluster, stream, self._teachers)
         self._stop = stop or threading.Event()
         self._keep_raw = keep_raw
         self._waiting_since: float | None = None
@@ -166,12 +166,12 @@ class SoftTargetReader:
         if not all(each.held for each in of_partition) and not self._fill(sequence, of_partition, on_wait):
             return None
         held = tuple(each.held[0] for each in of_partition)
-        unknown = {each.value.teacher: each.value.generation for each in held if self._known.lacks(each.value)}
+        unknown = {each.value.teacher: each.value.generation for each in held if self.known.lacks(each.value)}
         if unknown and not self._learn(sequence, unknown, of_partition, on_wait):
             return None
         for each in of_partition:
             self._held_bytes -= each.held.popleft().num_bytes
-        check_identity(self._sequence, sequence, self._known.of(self._present), held)
+        check_identity(self._sequence, sequence, self.known.of(self._present), held)
         return held
 
     @property
@@ -193,7 +193,7 @@ class SoftTargetReader:
     def close(self) -> None:
         """Close the clients."""
         self._lookout.close()
-        self._known.close()
+        self.known.close()
         self._log.close()
 
     def _leave(self, partitions: Iterable[TopicPartition]) -> None:
@@ -224,7 +224,7 @@ class SoftTargetReader:
         """Read what the manifest's topic says by now of labels' generations; False when told to stop."""
         of = tuple(each.teacher_partition for each in logs)
         with self._a_wait() as since:
-            while trouble := self._known.learn(unknown):
+            while trouble := self.known.learn(unknown):
                 self._lookout.check()
                 on_wait(Wait(sequence, of, time.monotonic() - since, {}, trouble))
                 if self._stop.wait(_POLL):

@@ -21,7 +21,7 @@ from pipeline.views.fetch import Fetched, Fetcher, joined
 from pipeline.views.patience import fetch_patiently
 from schemas.codecs import SoftRows
 from schemas.errors import DistillogError, ModelFailed
-from schemas.records import Manifest
+from schemas.records import Manifest, Teacher
 from teacher_service.models.labels import Asked, Labels, label
 from teacher_service.models.session import OnnxTeacher, Outputs
 from teacher_service.proof.compare import Change, Ranges, compare, joined_rows
@@ -102,12 +102,15 @@ class Again:
             first = Asked(self._orders.sample_ids(0), self._orders.view_seed(0))
             self._label(self._fetch(first.sample_ids, self._orders.view_seed(0), 0), 0, first, self._ranges.see)
 
-    def piece(self, stored: Stored, choice: Choice) -> Piece | Difference:
-        """Return the rows of an order that are labelled again, or in what its record is none of the teacher's."""
-        value = stored.value
+    def piece(self, stored: Stored, choice: Choice, teacher: Teacher | None = None) -> Piece | Difference:
+        """Return the rows of an order that are labelled again, or in what its record is none of the teacher's.
+
+        `teacher` is as it was when it labelled the order; None: as it is here.
+        """
+        value, teacher = stored.value, teacher or self._model.teacher
         problem = "sequence lies behind the stream's end" if value.sequence >= self._orders.num_orders else ""
-        problem = problem or other_identity(self._orders, value.sequence, self._model.teacher, value)
-        if problem := problem or other_form(self._model.teacher, self._manifest.codec, value):
+        problem = problem or other_identity(self._orders, value.sequence, teacher, value)
+        if problem := problem or other_form(teacher, self._manifest.codec, value):
             return Difference(value.sequence, stored.address, stored.worker, problem, np.inf)
         places = choice.of_order(value.stream_id, value.sequence, len(value.sample_ids), value.kept_rows)
         rows = places if value.kept_rows is None else value.kept_rows[places]

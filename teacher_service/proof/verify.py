@@ -62,6 +62,8 @@ class Verdict:
     """in the range"""
     num_verified: int = 0
     """orders that are there, each of them looked at"""
+    num_others: int = 0
+    """orders that are there of other generations, with another model than is asked; nothing of them is looked at"""
     num_rows: int = 0
     """rows that were labelled again"""
     num_same: int = 0
@@ -79,7 +81,7 @@ class Verdict:
     @property
     def num_missing(self) -> int:
         """Orders of the range that are not there."""
-        return self.num_orders - self.num_verified
+        return self.num_orders - self.num_verified - self.num_others
 
     @property
     def differences(self) -> list[Difference]:
@@ -111,6 +113,7 @@ class Verdict:
         return {
             "orders": self.num_orders,
             "verified": self.num_verified,
+            "other_generations": self.num_others,
             "missing": self.num_missing,
             "first_missing": self.first_missing,
             "rows": self.num_rows,
@@ -157,6 +160,7 @@ class Verification:
         """
         began = time.monotonic()
         verdict, again = self.verdict, Again(self.subject.manifest, self._fetcher, self._model)
+        teacher = self.subject.teacher
         pieces: list[Piece] = []
         num_rows = 0
         try:
@@ -165,9 +169,15 @@ class Verification:
                     verdict.num_verified += stored.is_order
                     verdict.add(Difference(stored.sequence, stored.address, "", stored.why, np.inf))
                     continue
+                number = stored.value.generation
+                was = self.subject.lineage(number).at(number) if number != teacher.generation else teacher
+                # What says whose it is and lies is a difference; what is another model's is none of this one's.
+                if was and was.sha256 != teacher.sha256 and stored.value.teacher_sha256 == was.sha256:
+                    verdict.num_others += 1
+                    continue
                 verdict.num_verified += 1
                 verdict.rows_left_out += len(stored.value.sample_ids) - stored.value.num_kept
-                piece = again.piece(stored, self._options.choice)
+                piece = again.piece(stored, self._options.choice, was)
                 if isinstance(piece, Difference):
                     verdict.add(piece)
                     continue
@@ -203,9 +213,10 @@ class Verification:
         """
         verdict, what, teacher = self.verdict, self.subject.what, self.subject.teacher.name
         if not verdict.num_verified:
+            others = f" by this model, and {verdict.num_others} of other generations" if verdict.num_others else ""
             raise ConfigError(
-                f"{what} has no labels of teacher {teacher!r} in these {verdict.num_orders} orders: there is nothing "
-                "to verify yet"
+                f"{what} has no labels of teacher {teacher!r}{others} in these {verdict.num_orders} orders: there is "
+                "nothing to verify" + ("" if others else " yet")
             )
         if not verdict.num_differ:
             return
