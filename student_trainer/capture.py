@@ -21,11 +21,12 @@ from pipeline.captured.writer import TeacherWriter
 from pipeline.chain_ends import soft_targets_end
 from pipeline.heads import read_heads
 from pipeline.kafka.log import Cluster
-from pipeline.manifest_log import ManifestFollower
+from pipeline.manifest_log import READ_TIMEOUT, ManifestFollower
 from pipeline.names import soft_targets_topic
 from pipeline.progress import Progress
 from pipeline.sequence import Sequence as OrderSequence
 from pipeline.streams import Stream
+from pipeline.wait import Deadline
 from schemas.errors import BrokerUnavailable, ConfigError, DistillogError, LogTrimmed, ManifestMismatch, SequenceGap
 from schemas.records import Lineage
 from student_trainer.sources.held import Held, Wait
@@ -37,6 +38,8 @@ _IN_TURN = 1_024
 """Orders of a teacher at once: others may be as far behind, and what is stored is to be listed."""
 _SHOW_EVERY = 64
 """Orders between two looks at the progress."""
+_AGAIN = 0.1
+"""Seconds before Kafka is asked once more."""
 _MOST_PACKERS = 4
 """Threads: so many keep up with a reader, which has one."""
 
@@ -147,8 +150,7 @@ def capture(
                 captured.save()
             if failed:
                 raise failed[0]
-            if not stop.is_set():
-                _learn(cluster, stream, captured)
+            _learn(cluster, stream, captured, stop)
         finally:
             captured.save()  # what was stored is whole, whatever ended it
             shown.now()
@@ -158,11 +160,20 @@ def capture(
         ]
 
 
-def _learn(cluster: Cluster, stream: Stream, captured: CaptureFolder) -> None:
+def _learn(cluster: Cluster, stream: Stream, captured: CaptureFolder, stop: threading.Event) -> None:
     """Read who publishes by now: that a folder says as of its end, whenever its capture began."""
+    deadline = Deadline(READ_TIMEOUT)
     with closing(ManifestFollower(cluster, stream.manifest)) as follower:
-        known = follower.read().lineages
-    captured.lineages |= {name: known[name] for name in captured.lineages if name in known}
+        while not stop.is_set():
+            try:
+                known = follower.read().lineages
+            except BrokerUnavailable:
+                if deadline.over:
+                    raise
+                stop.wait(_AGAIN)
+                continue
+            captured.lineages |= {name: known[name] for name in captured.lineages if name in known}
+            return
 
 
 def _read_on(folder: Path, orders: OrderSequence, teacher: str) -> list[int]:

@@ -231,6 +231,7 @@ def _lineage_of(name: str, stream_id: str, document: dict[str, Any]) -> tuple[Pu
     if said is None:
         return None, ()
     by = Publisher(stream_id, name, _text(said["run"]), _text(said["run_id"]), _count(said["every"]))
+    by.encode()  # refuses what no record could say
     found: list[Generation] = []
     for each in document["generations"]:
         number = _count(each["number"])
@@ -247,9 +248,8 @@ def _lineage_of(name: str, stream_id: str, document: dict[str, Any]) -> tuple[Pu
         )
         if not follows(by, len(found), made):
             raise ValueError(f"generation {number} is listed behind {len(found)}")
-        made.encode()  # refuses what no record could say
+        made.encode()
         found.append(made)
-    by.encode()
     return by, tuple(found)
 
 

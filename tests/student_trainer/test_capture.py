@@ -13,12 +13,14 @@ import pytest
 from kafka import TopicPartition
 from reader_logs import label, make_stream
 from support.captures import captured, files_of
+from support.generations import by, generation, publisher, write_generation, write_manifest_log
 from support.memory_log import MemoryCluster
 
 from pipeline.captured.capturing import CaptureForm
 from pipeline.captured.contents import Contents
 from pipeline.captured.folder import CapturedFolder
 from pipeline.kafka.log import Commit
+from pipeline.manifest_log import publisher_key
 from pipeline.names import dead_letters_topic, manifest_topic, soft_targets_topic, teacher_group, work_orders_topic
 from pipeline.streams import Stream
 from schemas.avro import REGISTRY
@@ -47,6 +49,7 @@ def cluster() -> MemoryCluster:
         made.create_topic(topic)
     for teacher in ("cnn", "vit"):
         made.create_topic(soft_targets_topic("s", teacher), P)
+    write_manifest_log(made, STREAM)
     return made
 
 
@@ -195,3 +198,52 @@ def test_there_is_something_to_capture(cluster: MemoryCluster, tmp_path: Path) -
     with pytest.raises(ConfigError, match="has no teacher, so there is nothing to capture"):
         capture(cluster, Stream(STREAM.manifest, {}), tmp_path / "c")
     assert not list(tmp_path.iterdir())
+
+
+def begin(cluster: MemoryCluster) -> None:
+    """Say that a run publishes for the teacher cnn."""
+    cluster.write(manifest_topic("s"), 0, publisher(STREAM, "cnn").encode(), publisher_key("cnn"))
+
+
+def test_the_generations_of_what_is_captured_are_listed_whenever_it_is_captured(
+    cluster: MemoryCluster, tmp_path: Path
+) -> None:
+    """And no others: a folder that was captured in parts, with what was known then, ends as one of a single capture."""
+    take(cluster, tmp_path / "c")
+    begin(cluster)
+    for number in (1, 2, 3, 4):
+        write_generation(cluster, generation(STREAM, "cnn", number))
+        newest = max(0, number - 2)
+        write(cluster, "cnn", [by(label(STREAM, "cnn", s), STREAM, newest) for s in range(5 * number - 5, 5 * number)])
+        if number > 2:
+            take(cluster, tmp_path / "c", "cnn")
+            assert len(Contents.read(tmp_path / "c").teachers["cnn"].generations) == newest
+    take(cluster, tmp_path / "c")
+    take(cluster, tmp_path / "whole")
+    assert files_of(tmp_path / "c") == files_of(tmp_path / "whole")
+    entries = Contents.read(tmp_path / "c").teachers
+    assert entries["cnn"].publisher == publisher(STREAM, "cnn")
+    assert entries["cnn"].generations == (generation(STREAM, "cnn", 1), generation(STREAM, "cnn", 2))
+    assert (entries["vit"].publisher, entries["vit"].generations) == (None, ())
+    files = CapturedFolder(tmp_path / "c").teacher("cnn")
+    found = [SoftTargets.decode(files.read(each).value, "").generation for each in range(N)]
+    assert found == [0] * 10 + [1] * 5 + [2] * 5
+    files.close()
+
+
+def test_who_publishes_is_listed_before_the_first_label_by_a_generation(cluster: MemoryCluster, tmp_path: Path) -> None:
+    """It began behind the beginning of the capture; whoever trains on the files counts ages by it."""
+    write(cluster, "cnn", range(N))
+    begin(cluster)
+    take(cluster, tmp_path, "cnn")
+    entry = Contents.read(tmp_path).teachers["cnn"]
+    assert (entry.publisher, entry.generations) == (publisher(STREAM, "cnn"), ())
+
+
+def test_a_label_of_a_generation_that_nobody_published_is_not_captured(cluster: MemoryCluster, tmp_path: Path) -> None:
+    begin(cluster)
+    write(cluster, "cnn", [0, by(label(STREAM, "cnn", 1), STREAM, 1)])
+    said = r"soft-targets\.cnn/1@0: generation is 1, the manifest's topic has 0 of teacher 'cnn'"
+    with pytest.raises(ManifestMismatch, match=said):
+        take(cluster, tmp_path, "cnn")
+    assert len(sequences(tmp_path, "cnn")) == 1

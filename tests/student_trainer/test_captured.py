@@ -21,6 +21,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from reader_logs import label, make_stream
 from support.captures import append, captured, files_of
+from support.generations import EVERY, RUN_ID, by, moved
 
 from pipeline.captured import container
 from pipeline.captured.capturing import LOCK, CaptureFolder, CaptureForm
@@ -44,6 +45,9 @@ from schemas.records import Manifest, SoftTargets, Teacher
 STREAM = make_stream("s", ("cnn", "vit"), stream_id="00" * 8, schema_fingerprints=REGISTRY.fingerprints())
 N = 20
 LABELS = [label(STREAM, "cnn", sequence) for sequence in range(N)]
+MOVED = moved(STREAM, "cnn", 3)
+BY_GENERATIONS = [by(value, STREAM, value.sequence // 9) for value in LABELS]
+"""The same labels by the generations 0, 1 and 2; the third one has none yet."""
 HEADER = len(file_header(STREAM.manifest, STREAM.teachers["cnn"], "deflate"))
 SMALL = CaptureForm("deflate", HEADER + 600)
 """A few orders a file."""
@@ -63,6 +67,12 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = captured(tmp_path_factory.mktemp("captured") / "whole", STREAM, LABELS, SMALL)
     assert len(list(folder.glob("cnn-*.avro"))) > 3
     return folder
+
+
+@pytest.fixture(scope="module")
+def whole_of_generations(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The same, of a teacher that moves."""
+    return captured(tmp_path_factory.mktemp("captured") / "moved", MOVED, BY_GENERATIONS, SMALL)
 
 
 def read_all(folder: Path, name: str = "cnn") -> list[SoftTargets]:
@@ -140,7 +150,7 @@ def test_the_list_says_which_files_hold_which_orders(whole: Path) -> None:
 )
 def test_a_capture_that_was_cut_anywhere_goes_on_to_the_same_bytes(
     tmp_path_factory: pytest.TempPathFactory,
-    whole: Path,
+    whole_of_generations: Path,
     stored: int,
     saved: list[int],
     left: float,
@@ -149,13 +159,13 @@ def test_a_capture_that_was_cut_anywhere_goes_on_to_the_same_bytes(
 ) -> None:
     """After any number of orders, behind lists written at any time, with any part of what is not listed."""
     folder = tmp_path_factory.mktemp("cut") / "c"
-    with CaptureFolder(folder, STREAM.manifest, [STREAM.teachers["cnn"]], SMALL) as capture:
+    with CaptureFolder(folder, STREAM.manifest, [STREAM.teachers["cnn"]], SMALL, lineages=MOVED.lineages) as capture:
         at = 0
         for until in sorted(min(each, stored) for each in saved):
-            append(capture, STREAM, LABELS[at:until])
+            append(capture, STREAM, BY_GENERATIONS[at:until])
             capture.save()
             at = until
-        append(capture, STREAM, LABELS[at:stored])
+        append(capture, STREAM, BY_GENERATIONS[at:stored])
     (teacher,) = Contents.read(folder).teachers.values()
     last = sorted(folder.glob("cnn-*.avro"))[-1]
     number = int(last.stem.rpartition("-")[2])
@@ -167,13 +177,51 @@ def test_a_capture_that_was_cut_anywhere_goes_on_to_the_same_bytes(
     index = (folder / "cnn.index").read_bytes()
     (folder / "cnn.index").write_bytes(index[: needed + round(index_left * (size - needed))])
 
-    with CaptureFolder(folder, STREAM.manifest, [STREAM.teachers["cnn"]], CaptureForm()) as capture:
+    with CaptureFolder(
+        folder, STREAM.manifest, [STREAM.teachers["cnn"]], CaptureForm(), lineages=MOVED.lineages
+    ) as capture:
         first = capture.writers["cnn"].next_sequence
         assert first <= stored
-        append(capture, STREAM, LABELS[first:])
+        append(capture, STREAM, BY_GENERATIONS[first:])
         capture.save()
-    assert files_of(folder) == files_of(whole)
+    assert files_of(folder) == files_of(whole_of_generations)
     shutil.rmtree(folder)
+
+
+def test_a_folder_says_which_generations_its_labels_are_of(whole_of_generations: Path, whole: Path) -> None:
+    contents = json.loads((whole_of_generations / NAME).read_text())
+    (listed,) = contents["teachers"].values()
+    assert listed["publisher"] == {"run": "online", "run_id": RUN_ID, "every": EVERY}
+    assert [(each["number"], each["step"]) for each in listed["generations"]] == [(1, 10), (2, 20)]
+    assert not {"publisher", "generations"} & set(*json.loads((whole / NAME).read_text())["teachers"].values())
+    files = CapturedFolder(whole_of_generations).teacher("cnn")
+    lineage, wanted = files.lineage, MOVED.lineages["cnn"]
+    files.close()
+    assert (lineage.publisher, lineage.generations) == (wanted.publisher, wanted.generations[:2])
+    assert [each.generation for each in read_all(whole_of_generations)] == [each.generation for each in BY_GENERATIONS]
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (lambda teacher: teacher["generations"].reverse(), "generation 2 is listed behind 0"),
+        (lambda teacher: teacher["generations"][0].update(number=-1), "-1 is no number"),
+        (lambda teacher: teacher["generations"][0].update(sha256="ab"), "a SHA-256 is 64 lower-case hex digits"),
+        (lambda teacher: teacher["publisher"].update(every=0), "publishes every 0 orders"),
+        (lambda teacher: teacher["publisher"].update(run="a/b"), "run name 'a/b'"),
+        (lambda teacher: teacher.pop("generations"), "misses 'generations'"),
+        (lambda teacher: teacher.update(generations=[]), "does not match its own SHA-256"),
+    ],
+)
+def test_a_list_of_generations_that_no_capture_wrote_is_refused(
+    change: Any, said: str, whole_of_generations: Path, tmp_path: Path
+) -> None:
+    folder = Path(shutil.copytree(whole_of_generations, tmp_path / "c"))
+    contents = json.loads((folder / NAME).read_text())
+    change(contents["teachers"]["cnn"])
+    (folder / NAME).write_text(json.dumps(contents))
+    with pytest.raises(DecodeError, match=f"{NAME}: is damaged .*{re.escape(said)}"):
+        CapturedFolder(folder)
 
 
 def test_what_lies_behind_the_list_is_nobodys(tmp_path: Path) -> None:

@@ -16,7 +16,9 @@ def append(folder: CaptureFolder, stream: Stream, values: Iterable[SoftTargets],
     for value in values:
         partition, place = value.sequence % stream.manifest.partitions, value.sequence // stream.manifest.partitions
         raw = value.encode(stream.manifest.schema_fingerprints)
-        folder.writers[value.teacher].append(value.sequence, partition, place + shift, raw, f"order {value.sequence}")
+        folder.writers[value.teacher].append(
+            value.sequence, partition, place + shift, raw, f"order {value.sequence}", value.generation
+        )
 
 
 def captured(
@@ -30,7 +32,14 @@ def captured(
     """Append orders of one or more teachers to a folder, in sequence of each; without `save` as a kill leaves it."""
     values = list(values)
     teachers = [stream.teacher(name) for name in dict.fromkeys(value.teacher for value in values)]
-    with CaptureFolder(path, stream.manifest, teachers, form or CaptureForm(), heads=lambda teacher: heads) as folder:
+    with CaptureFolder(
+        path,
+        stream.manifest,
+        teachers,
+        form or CaptureForm(),
+        heads=lambda teacher: heads,
+        lineages=stream.lineages,
+    ) as folder:
         append(folder, stream, values)
         if save:
             folder.save()
