@@ -10,11 +10,13 @@ from typing import Any
 
 import numpy as np
 import pytest
+from support.generations import by, generation, publisher
 from support.models import classifier
 from support.processes import Distillog
 from support.streams import DIGITS, fetcher, num_orders, records, stream_with_teacher
 from support.written_labels import Labelling, rolled, write
 
+from pipeline.generations import claim_teacher, publish_generation
 from pipeline.kafka.clients import admin_client
 from pipeline.kafka.settings import KafkaSettings
 from pipeline.names import REPLAY_OF, soft_targets_topic, teacher_group
@@ -199,3 +201,27 @@ def test_a_worker_that_gives_other_labels_than_those_in_the_log_does_not_join(
 def groups(settings: KafkaSettings) -> set[str]:
     with admin_client(settings) as admin:
         return {each["group_id"] for each in admin.list_groups()}
+
+
+def test_a_teacher_that_moves_is_verified_by_one_model_also_while_it_moves_on(place: Callable[..., Place]) -> None:
+    here = place()
+    stream, other = here.stream, here.another_model()
+    sha256 = other.teacher.sha256
+    claim_teacher(here.settings, stream, publisher(stream, "t"))
+    publish_generation(here.settings, stream, generation(stream, "t", 1, sha256=sha256))
+    old, new = here.labelling, Labelling(stream, here.labelling.source, other)
+    values = [old.record(each) for each in range(10)]
+    values += [replace(new.record(each), generation=1) for each in range(10, 20)]
+    lies = {3: {"generation": 1}, 12: {"generation": 0}, 15: {"generation": 9}, 6: {"teacher_sha256": sha256}}
+    write(here.settings, stream, [replace(each, **lies.get(each.sequence, {})) for each in values])
+    subject = of_stream(here.settings, here.name, other.path, None)
+    assert (subject.teacher.generation, subject.teacher.sha256) == (1, sha256)
+    publish_generation(here.settings, stream, generation(stream, "t", 2))
+    write(here.settings, stream, [by(old.record(each), stream, 2) for each in range(20, 30)])
+    verdict = Verification(subject, other.path, VerifyOptions(threads=1)).run()
+    assert (verdict.num_verified, verdict.num_others, verdict.num_missing) == (12, 18, here.num_orders - 30)
+    told = {each.sequence: each.what for each in verdict.differences}
+    assert told.keys() == lies.keys()
+    assert told[3].startswith("teacher_sha256 is ")
+    assert told[15].startswith("generation is 9, ")
+    assert verdict.num_same == 8

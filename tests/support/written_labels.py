@@ -51,6 +51,7 @@ class Labelling:
             teacher.name,
             teacher.sha256,
             labels.outputs,
+            teacher.generation,
         )
 
 

@@ -10,12 +10,14 @@ import subprocess
 import sys
 import zlib
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import fsspec
 import pytest
 from click.testing import CliRunner
 from support.captures import captured
+from support.generations import generation, publisher
 from support.models import classifier
 from support.streams import fetcher, manifest
 from support.written_labels import Labelling
@@ -27,8 +29,10 @@ from pipeline.datasets.fingerprint import fingerprint
 from pipeline.streams import Stream
 from pipeline.views.probe import make_probe
 from schemas.errors import ConfigError, LabelsDiffer, ManifestMismatch
+from schemas.records import Lineage
 from teacher_service.models.declared import Declared
 from teacher_service.models.describe import describe_model
+from teacher_service.models.files import model_sha256
 from teacher_service.models.session import OnnxTeacher
 from teacher_service.proof.subject import of_folder
 from teacher_service.proof.verify import Verdict, Verification, VerifyOptions
@@ -183,3 +187,36 @@ def test_another_model_and_a_folder_without_labels_are_refused(folder: Path, mod
         of_folder(folder, classifier(tmp_path / "other.onnx", seed=1), None)
     with pytest.raises(ConfigError, match="holds no captured soft targets"):
         of_folder(tmp_path, model, None)
+
+
+def test_labels_of_each_generation_are_held_against_its_own_model(model: Path, tmp_path: Path) -> None:
+    """Two numbers may have one file; whose model is asked is told by its bytes."""
+    source, other = fetcher(), classifier(tmp_path / "next.onnx", seed=1)
+    made = manifest(source, dataset_fingerprint=fingerprint(source.dataset), view_probe=make_probe(source))
+    teacher = describe_model(model, "t", made, source, Declared(batch=16))
+    stream = Stream(made, {"t": teacher})
+    sums = model_sha256(other), model_sha256(other), model_sha256(model)
+    generations = tuple(generation(stream, "t", at, sha256=sha256) for at, sha256 in enumerate(sums, 1))
+    lineage = Lineage(teacher, publisher(stream, "t"), generations)
+    stream = replace(stream, lineages={"t": lineage})
+    by_number = [
+        Labelling(stream, source, OnnxTeacher(path, lineage.at(number) or teacher, "cpu", 1))
+        for number, path in enumerate((model, other, other, model))
+    ]
+    values = [by_number[each // 10].record(each, labelled_as=21 if each == 24 else None) for each in range(ORDERS)]
+    folder = captured(tmp_path / "labels", stream, values, CaptureForm("null", 20_000))
+    first, error = verify(folder, model)
+    assert (error, first.num_verified, first.num_same, first.num_others, first.num_missing) == ("", 20, 20, 20, 1)
+    second, error = verify(folder, other)
+    assert (second.num_verified, second.num_others, second.num_same, second.num_missing) == (20, 20, 19, 1)
+    assert ([each.sequence for each in second.differences], "1 of 20 orders of teacher 't'" in error) == ([24], True)
+    assert second.as_dict()["other_generations"] == 20
+    with pytest.raises(ManifestMismatch, match="is no teacher of"):
+        verify(folder, classifier(tmp_path / "strange.onnx", seed=2))
+    with pytest.raises(
+        ConfigError, match="no labels of teacher 't' by this model, and 10 of other generations in these 10"
+    ):
+        verify(folder, model, begin=10, until=20)
+    said = CliRunner().invoke(main, ["verify", f"{folder}/", str(model), "--threads", "1"])
+    assert said.exit_code == 0, said.output
+    assert "orders of other generations, not looked at: 20; give their models, too" in said.stdout
