@@ -119,8 +119,9 @@ class StudentOutputs:
         def take(module: nn.Module, inputs: Any, result: Any) -> None:
             if self._taken is None:
                 return
-            # Layers of transformers give a tuple, the hidden state first.
-            value = result[0] if isinstance(result, tuple) and result else result
+            # Layers of transformers give a tuple, stacks of them named fields, the hidden state first.
+            values = tuple(result.values()) if isinstance(result, Mapping) else result
+            value = values[0] if isinstance(values, tuple) and values else result
             if not isinstance(value, Tensor):
                 raise ConfigError(f"[student] outputs.{name}: {path} gives a {type(value).__name__}, not a tensor")
             if name in self._taken:

@@ -150,7 +150,6 @@ def test_its_exported_file_gives_the_same(tmp_path: Path, params: dict[str, Any]
 
 
 def test_a_model_of_transformers_is_a_student(tmp_path: Path) -> None:
-    pytest.importorskip("transformers", reason="the package transformers is not installed: it is large, and no extra")
     model = build_student(StudentSettings("support.small_bert:bert", params={"layers": 4}), network(TOKENS), 0).eval()
     ids, mask = texts((12, 5))
     outputs = model(input_ids=ids, attention_mask=mask)
