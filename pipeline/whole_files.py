@@ -69,10 +69,14 @@ def replace_file(path: Path, write: Callable[[Path], None]) -> None:
     """Let `write` make a file under another name, then rename it into place.
 
     Raises:
-        CannotWrite: the disk refuses; the file is as it was. Or no file lies there, but a folder, a pipe or a device.
+        CannotWrite: the disk refuses; the file is as it was. Or no file lies there, but a folder, a pipe or a device,
+            or what lies under that other name is none.
     """
     refuse_irregular(path, CannotWrite)  # renaming would put a file in its place
     fresh = path.with_name(f".new-{path.name}")
+    refuse_irregular(fresh, CannotWrite)
+    if fresh.is_symlink():
+        raise CannotWrite(f"{fresh}: is a link, and what it leads to would be written over; remove it")
     with writing(path):
         try:
             write(fresh)

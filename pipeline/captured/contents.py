@@ -15,7 +15,7 @@ from typing import Any, Self
 from pipeline.captured.index import ENTRY
 from pipeline.captured.storage import Storage, capture_command, storage_of
 from pipeline.whole_files import write_whole
-from schemas.errors import CannotWrite, ConfigError, DecodeError, EncodeError
+from schemas.errors import ConfigError, DecodeError, EncodeError
 from schemas.generation import Generation, Publisher, follows
 from schemas.names import is_name
 
@@ -148,8 +148,6 @@ class Contents:
 
     def write(self, folder: Path) -> None:
         """Replace the folder's; raises CannotWrite."""
-        if (fresh := folder / f".new-{NAME}").is_symlink():
-            raise CannotWrite(f"{fresh}: is a link, and captured files are written into their own folder; remove it")
         write_whole(folder / NAME, json.dumps(self._document(), indent=1) + "\n")
 
     def _document(self) -> dict[str, Any]:

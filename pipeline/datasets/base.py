@@ -136,6 +136,15 @@ class HasVocabulary(Protocol):
 
 
 @runtime_checkable
+class HasRate(Protocol):
+    """A dataset of waveforms."""
+
+    @property
+    def rate(self) -> int:
+        """Points a second."""
+
+
+@runtime_checkable
 class CountsClasses(Protocol):
     """A dataset that may have to count its classes: `num_classes` is then its highest label plus one, or more."""
 
@@ -147,6 +156,12 @@ class CountsClasses(Protocol):
 def vocabulary_of(dataset: Dataset) -> Vocabulary:
     """Of a dataset of token IDs; of any other nothing is known."""
     return dataset.vocabulary if isinstance(dataset, HasVocabulary) else Vocabulary("", 0)
+
+
+def rate_of(dataset: Dataset) -> float:
+    """Points a second of its waveforms; 0 where a dataset does not say."""
+    rate = dataset.rate if isinstance(dataset, HasRate) else 0
+    return rate if isinstance(rate, int | float) and rate > 0 else 0
 
 
 def is_thread_safe(dataset: Dataset) -> bool:

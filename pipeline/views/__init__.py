@@ -10,12 +10,12 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from pipeline.datasets.base import Arrays, Ints, Parts, Vocabulary
+from pipeline.datasets.base import Arrays, Dataset, Ints, Parts, Vocabulary
 from pipeline.views import user
 from pipeline.views.affine import affine
 from pipeline.views.composed import JOINT, flat, in_a_row, joint_version, params_of, stages_of
 from pipeline.views.crop_flip import crop_flip, drawn
-from pipeline.views.log_mel import MAX_WINDOW, NUM_DRAWS, log_mel
+from pipeline.views.log_mel import MAX_WINDOW, NUM_DRAWS, fits_rate, log_mel
 from pipeline.views.masked import masked, next_token, of_vocabulary
 from pipeline.views.mixing import Mix, cutmix, mixup
 from pipeline.views.plain import plain, whole
@@ -34,6 +34,9 @@ Draw = Callable[[Ints, int, dict[str, Any]], Parts]
 
 OfData = Callable[[Mapping[str, Any], Vocabulary], dict[str, Any]]
 """(params, the dataset's vocabulary) -> params"""
+
+Fits = Callable[[Mapping[str, Any], Dataset], None]
+"""(params, dataset); raises ConfigError where these parameters are of other samples than the dataset's"""
 
 Value = float | int | str | bool
 
@@ -70,6 +73,8 @@ class View:
     """The same, by the parameter that says it."""
     of_data: OfData | None = None
     """What of its parameters the dataset knows, where the user does not say them."""
+    fits: Fits | None = None
+    """Refuses a dataset; not asked where a user's view comes first, and makes other samples of these."""
     usual: tuple[user.Usual, ...] = ()
     """What the samples of each user's view are held to."""
 
@@ -103,6 +108,7 @@ VIEWS: dict[str, View] = {
         {"window": (16, MAX_WINDOW), "hop": (1, MAX_WINDOW), "mels": (1, 512), "rate": (1_000, 384_000)}
         | {"shift": (0, 1), "time_mask": (0, 1), "mel_mask": (0, 1)},
         evaluation={"shift": 0.0, "noise": 0.0, "time_mask": 0.0, "mel_mask": 0.0},
+        fits=fits_rate,
     ),
     "mixup": View(plain, *_MIXED, {"mixup": 2, "mixup.partner": 1}, _SHARES, whole, mix=mixup),
     "cutmix": View(plain, *_MIXED, {"cutmix": 4, "cutmix.partner": 1}, _SHARES, whole, mix=cutmix),
@@ -227,6 +233,7 @@ def _composed(name: str) -> View:
         of_data=_of_data(stages),
         after=in_a_row(rest) if rest else None,
         mix=(lambda params: mix(params_of(last, params))) if mix else None,
+        fits=_fits(names, stages),
         thread_safe=all(view.thread_safe for view in stages.values()),
         max_positions={name: most for view in stages.values() for name, most in view.max_positions.items()},
         usual=tuple(usual for view in stages.values() for usual in view.usual),
@@ -257,6 +264,17 @@ def _of_data(stages: Mapping[str, View]) -> OfData:
         return found
 
     return settled
+
+
+def _fits(names: Mapping[str, str], stages: Mapping[str, View]) -> Fits:
+    def asked(params: Mapping[str, Any], dataset: Dataset) -> None:
+        for label, view in stages.items():
+            if names[label] not in VIEWS:
+                return
+            if view.fits:
+                view.fits(params_of(label, params), dataset)
+
+    return asked
 
 
 def _parts_of(label: str, view: View) -> Draw | None:

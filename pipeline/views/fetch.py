@@ -59,7 +59,8 @@ class Fetcher:
     as many `processes`, each of which opens both for itself, whatever they say. A view that mixes samples takes
     partners from all, or from `partners`, rising IDs.
 
-    Raises ConfigError for an unknown view, ManifestMismatch for one of another version than this code's.
+    Raises ConfigError for an unknown view, or one whose parameters do not fit the dataset, ManifestMismatch for one of
+    another version than this code's.
     """
 
     def __init__(
@@ -85,6 +86,8 @@ class Fetcher:
         self._params = found.of_data(params, vocabulary_of(dataset)) if found.of_data else dict(params)
         self._mix = found.mix(view.params) if found.mix else None
         self._partners = partners
+        if found.fits:
+            found.fits(params, dataset)
         self._max_positions = max_positions(view)
         unsafe = [] if is_thread_safe(dataset) else [f"dataset {dataset.uri}"]
         unsafe += [] if found.thread_safe else [f"view {view.name}"]

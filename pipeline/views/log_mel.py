@@ -10,6 +10,7 @@ product gives equal bits on all machines. The rest is + - * / in one order.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
@@ -17,7 +18,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from pipeline.datasets.base import Arrays, Ints
+from pipeline.datasets.base import Arrays, Dataset, Ints, rate_of
 from pipeline.hashing import normal, uniform
 from pipeline.views.logarithm import ln, root
 from pipeline.views.trigonometry import sin_cos
@@ -87,6 +88,16 @@ def log_mel(
         features[some] = _features(waves[some], num_frames, hop, tables)
     _mask(features, draws[:, 1:], params["time_mask"], params["mel_mask"])
     return result | {"log_mel": features[:, None]}
+
+
+def fits_rate(params: Mapping[str, Any], dataset: Dataset) -> None:
+    """Raise ConfigError where the dataset says another rate than the parameters."""
+    there, taken = rate_of(dataset), params["rate"]
+    if there and taken != there:
+        raise ConfigError(
+            f"view log_mel: rate is {taken:g}, and dataset {dataset.uri} has {there:g} points a second: bands would "
+            f"lie at other pitches than they say; give rate = {there:g}"
+        )
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -118,7 +118,7 @@ def _of_file(what: str, file: Path) -> list[str]:
         raise ConfigError(f"{what}: {file} cannot be read: {error}") from None
     if text.lstrip()[:1] in ("[", "{"):
         try:
-            return _listed(json.loads(text))
+            return _listed(json.loads(text, object_pairs_hook=_once_each))
         except (ValueError, RecursionError) as error:
             raise ConfigError(f"{what}: {file} is no list of names in JSON: {error}") from None
     return [line.strip() for line in text.splitlines()]
@@ -130,9 +130,9 @@ def _of_model(what: str, there: Mapping[str, str]) -> list[str]:
             continue
         try:
             try:
-                value = json.loads(there[key])
+                value = json.loads(there[key], object_pairs_hook=_once_each)
             except ValueError:
-                value = ast.literal_eval(there[key])  # literals alone: no name and no call is looked at
+                value = _literal(there[key])
             if names := _listed(value):
                 return names
         except (ValueError, SyntaxError, RecursionError, MemoryError, TypeError) as error:
@@ -140,6 +140,23 @@ def _of_model(what: str, there: Mapping[str, str]) -> list[str]:
     raise ConfigError(
         f"{what}: the model's metadata has no names of classes ({', '.join(METADATA_KEYS)}): give a file of them"
     )
+
+
+def _once_each(pairs: Sequence[tuple[Any, Any]]) -> dict[Any, Any]:
+    """A table of pairs; raises ValueError where two have one key, of which the first would be lost."""
+    for key, count in Counter(key for key, _ in pairs).items():
+        if count > 1:
+            raise ValueError(f"it names {key!r} {count} times")
+    return dict(pairs)
+
+
+def _literal(text: str) -> Any:
+    """A value in Python's notation, of literals alone: no name and no call is looked at."""
+    value = ast.literal_eval(text)
+    if isinstance(value, dict):
+        table = ast.parse(text.lstrip(" \t"), mode="eval").body
+        _once_each([(ast.literal_eval(key), None) for key in getattr(table, "keys", []) if key is not None])
+    return value
 
 
 def _listed(value: Any) -> list[str]:

@@ -52,6 +52,32 @@ def test_it_is_the_textbooks_log_mel(window, hop, mels, rate):
     assert np.abs(found["log_mel"][:, 0] - wanted).max() < 2e-3
 
 
+class Recordings(ArrayDataset):
+    rate = 8000
+
+
+@pytest.mark.parametrize("name", ["log_mel", "signal+log_mel"])
+def test_another_rate_than_the_datasets_is_refused(name: str) -> None:
+    data = Recordings("mine", {"waveform": waves()}, np.zeros(8, np.int64), 1)
+    label = "log_mel." if "+" in name else ""
+    params = {f"{label}{key}": value for key, value in SMALL.items()}
+    with pytest.raises(ConfigError, match=r"view log_mel: rate is 4000, and dataset mine has 8000 points a second"):
+        Fetcher(data, view_spec(name, params))
+    fitting = Fetcher(data, view_spec(name, params | {f"{label}rate": 8000}))
+    assert len(fitting.fetch(np.arange(8), 1).kept_rows) == 8
+
+
+def half_as_fast(sample: dict[str, Any], rng: np.random.Generator) -> dict[str, Any]:
+    return {name: values[..., ::2] for name, values in sample.items()}
+
+
+def test_behind_a_view_of_ones_own_the_rate_is_the_users_to_say() -> None:
+    data = Recordings("mine", {"waveform": waves()}, np.zeros(8, np.int64), 1)
+    params = {f"log_mel.{key}": value for key, value in SMALL.items()}
+    found = Fetcher(data, view_spec(f"{__name__}:half_as_fast+log_mel", params)).fetch(np.arange(8), 1)
+    assert found.inputs["log_mel"].shape == (8, 1, 12, 1 + (500 - 100) // 40)
+
+
 def test_silence_is_the_floor():
     assert np.abs(seen(np.zeros((1, 1, 1000), np.float32))["log_mel"] - np.log(1e-6)).max() < 1e-6
 

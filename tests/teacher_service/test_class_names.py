@@ -104,6 +104,7 @@ REFUSED = {
     "twice": (json.dumps(["1", *ALL[1:]]), "'1', '1' are 2 of the model's classes"),
     "broken": ('["0", ', "is no list of names in JSON"),
     "numbers": (json.dumps(list(range(10))), "neither a list of texts nor a table"),
+    "repeated": ('{"0": "0", "1": "1", "1": "2"}', "it names '1' 2 times"),
     "gaps": (json.dumps({"0": "0", "2": "2"}), "do not go from 0 on"),
 }
 
@@ -118,7 +119,12 @@ def test_names_that_make_no_map_are_refused_in_one_line(tmp_path: Path, name: st
 
 @pytest.mark.parametrize(
     ("key", "text", "says"),
-    [("author", "x", "has no names of classes"), ("names", "__import__('os')", "'names' holds no names of classes")],
+    [
+        ("author", "x", "has no names of classes"),
+        ("names", "__import__('os')", "'names' holds no names of classes"),
+        ("names", "{0: 'a', 1: 'b', 1: 'c'}", "'names' holds no names of classes: it names 1 2 times"),
+        ("names", '{"0": "a", "1": "b", "1": "c"}', "'names' holds no names of classes: it names '1' 2 times"),
+    ],
 )
 def test_a_model_without_names_is_refused(tmp_path: Path, key: str, text: str, says: str) -> None:
     with pytest.raises(ConfigError, match=says):
