@@ -45,7 +45,7 @@ class Fetched:
     inputs: Arrays
     """name -> [M, ...]"""
     labels: Ints
-    """[M] int64, -1 where unlabelled"""
+    """[M] int64, -1 where unlabelled, or of two classes that are mixed"""
     kept_rows: Ints
     """[M] int64, rising: which rows of the request these are."""
     faults: Faults
@@ -177,20 +177,18 @@ class Fetcher:
         own, partner = found[places].reshape(2, -1)
         kept_rows = np.flatnonzero((own >= 0) & (partner >= 0))
         reasons = {int(ids[row]): reason for row, reason in seen.faults}
-        faults = tuple(
-            (row, reasons[sample_ids[row]])
-            if own[row] < 0
-            else (
-                row,
-                f"is mixed with sample {partner_ids[row]}: {reasons[partner_ids[row]]}",
+        faults: list[tuple[int, str]] = []
+        for row in np.flatnonzero((own < 0) | (partner < 0)).tolist():
+            other = int(partner_ids[row])
+            alone = own[row] < 0
+            faults.append(
+                (row, reasons[sample_ids[row]] if alone else f"is mixed with sample {other}: {reasons[other]}")
             )
-            for row in np.flatnonzero((own < 0) | (partner < 0)).tolist()
-        )
         own, partner = own[kept_rows], partner[kept_rows]
         of_own, of_partners = ({name: each[rows] for name, each in seen.inputs.items()} for rows in (own, partner))
         labels = np.where(seen.labels[own] == seen.labels[partner], seen.labels[own], -1)
         inputs = mixed(self.view.name, of_own, of_partners, mixture.of(kept_rows)) if len(kept_rows) else of_own
-        return Fetched(inputs, labels, kept_rows, faults)
+        return Fetched(inputs, labels, kept_rows, tuple(faults))
 
     def _seen(self, sample_ids: Ints, view_seed: int, size: tuple[int, ...] | None) -> Fetched:
         known = np.flatnonzero((sample_ids >= 0) & (sample_ids < self.dataset.num_samples))

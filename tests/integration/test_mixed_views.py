@@ -39,7 +39,8 @@ def model(tmp_path: Path) -> Path:
 def make_stream(distillog: Distillog, name: str, model: Path) -> None:
     create = ("topics", "create", name, "--dataset", DATASET, "--partitions", 3, "--order-size", 25)
     distillog.succeed(*create, *VIEW)
-    distillog.succeed("topics", "add-teacher", name, "t", model)
+    added = distillog.succeed("topics", "add-teacher", name, "t", model)
+    assert "of 256 labelled samples" in added  # seen alone, where each has one class
     distillog.succeed("feed", name)
 
 
@@ -85,7 +86,7 @@ def test_two_processes_draw_partners_from_the_labelled_alone_as_one_does(distill
     runs, document = tmp_path / "runs", load_run(file(tmp_path, "s", "hard")).as_dict()
     only = {"dataset": DATASET, "view": {"name": "cutmix", "alpha": 1.0}, "labelled": 90, "only_labelled": True}
     document |= {"source": "dataset", "teachers": [], "losses": [{"name": "cross_entropy"}], "data": only}
-    document["train"] |= {"steps": 12, "loaders": 2, "loader_processes": True}
+    document["train"] |= {"steps": 12}
     paths = [tmp_path / f"{name}.toml" for name in ("one", "two")]
     for path in paths:
         path.write_text(run_settings(document | {"name": path.stem}).as_toml())

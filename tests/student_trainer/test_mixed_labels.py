@@ -13,13 +13,23 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from support.captures import captured
+from support.models import classifier
+from support.streams import manifest
+from support.written_labels import Labelling
 from torch import Tensor
 from torch.nn import functional
 from train_runs import digits_run, run
 
+import distillog
 from pipeline.datasets import open_dataset
+from pipeline.datasets.fingerprint import fingerprint
+from pipeline.sequence import Sequence
+from pipeline.streams import Stream
 from pipeline.views import view_spec
 from pipeline.views.fetch import Fetcher
+from pipeline.views.probe import make_probe
+from schemas.avro import REGISTRY
 from schemas.codecs import CodecSpec
 from schemas.errors import ConfigError
 from student_trainer.batches import Batch, cut
@@ -33,7 +43,12 @@ from student_trainer.processes.frames import pack, unpack
 from student_trainer.run.settings import RunSettings, run_settings
 from student_trainer.sources.base import Cursor
 from student_trainer.sources.dataset import DatasetSource
+from student_trainer.sources.files import FilesSource
 from student_trainer.sources.hard_labels import HardLabels
+from student_trainer.sources.stream_settings import StreamSettings
+from teacher_service.models.declared import Declared
+from teacher_service.models.describe import describe_model
+from teacher_service.models.session import OnnxTeacher
 
 MIXUP = {"name": "crop_flip+mixup", "crop_flip.flip": 0.5, "mixup.alpha": 0.4}
 CUTMIX = {"name": "cutmix", "alpha": 1.0}
@@ -204,6 +219,13 @@ def test_a_loop_of_ones_own_gets_both_halves_and_no_label_of_two_classes() -> No
     assert torch.equal(given.labels, torch.where(own == partner, own, -1))
     assert (given.labels >= 0).any()
     assert ((own >= 0) & (given.labels < 0)).any()
+    logits = torch.randn(50, 10, generator=torch.Generator().manual_seed(0))
+    weights, share = given.weights, given.halves.share
+    by_halves = distillog.cross_entropy(logits, own, 0.5, weights=weights * share) + distillog.cross_entropy(
+        logits, partner, 0.5, weights=weights * (1 - share)
+    )
+    of_a_run, _ = total_loss(terms_of(mixed_run()), 0.5)({"logits": logits}, batch.targets, batch.labels)
+    torch.testing.assert_close(by_halves, of_a_run)
     _, (plain,) = batches_of(mixed_run({"name": "none"}), 1)
     assert LabelledBatch.of(plain, CPU).halves is None
 
@@ -261,3 +283,53 @@ def test_labels_beyond_the_classes_are_refused_also_of_partners() -> None:
     assert (labels.read(ids) >= 0).all()
     with pytest.raises(ConfigError, match=r"sample \d+ has label 9, but there are 9 classes, from 0 on"):
         labels.of_partners(fetcher, ids, 1, threading.Event())
+
+
+BROKEN = (5, 300, 700)
+
+
+class Broken:
+    """The digits, of which some cannot be decoded."""
+
+    def __init__(self) -> None:
+        self._digits = open_dataset("digits?split=train")
+        self.labels = self._digits.labels(np.arange(len(self)))
+        self.num_classes = 10
+
+    def __len__(self) -> int:
+        return self._digits.num_samples
+
+    def __getitem__(self, sample_id: int) -> dict[str, Any]:
+        if sample_id in BROKEN:
+            raise ValueError("cut short")
+        return {"image": self._digits.read(np.array([sample_id])).fields["image"][0]}
+
+
+def broken() -> Broken:
+    return Broken()
+
+
+def test_rows_whose_partner_cannot_be_decoded_are_the_same_to_a_teacher_and_to_its_students(tmp_path: Path) -> None:
+    uri = f"{__name__}:broken"
+    fetcher = Fetcher(open_dataset(uri), view_spec("mixup", {"alpha": 1.0}))
+    facts = {"dataset_fingerprint": fingerprint(fetcher.dataset), "view_probe": make_probe(fetcher)}
+    made = manifest(fetcher, schema_fingerprints=REGISTRY.fingerprints(), order_size=100, epochs=2, **facts)
+    model = classifier(tmp_path / "m.onnx")
+    stream = Stream(made, {"t": describe_model(model, "t", made, fetcher, Declared())})
+    teacher = Labelling(stream, fetcher, OnnxTeacher(model, stream.teacher("t"), threads=1))
+    records = [teacher.record(number) for number in range(Sequence.of(made).num_orders)]
+    left_out = 0
+    for record in records:
+        found = fetcher.mixture(record.sample_ids, record.view_seed)
+        assert found is not None
+        whole = ~np.isin(record.sample_ids, BROKEN) & ~np.isin(found[0], BROKEN)
+        assert np.array_equal(record.kept_sample_ids, record.sample_ids[whole])
+        left_out += int((~whole).sum())
+    assert left_out > 2 * len(BROKEN)  # more than they themselves, once an epoch
+    captured(tmp_path / "labels", stream, records)
+    document = mixed_run().as_dict() | {"source": "files", "data": {"files": str(tmp_path / "labels")}}
+    document |= {"teachers": [{"name": "t"}], "losses": [{"name": "forward_kl"}, {"name": "cross_entropy"}]}
+    settings = run_settings(document | {"train": document["train"] | {"steps": 0}})
+    source = FilesSource(tmp_path / "labels", StreamSettings.of(settings))
+    assert run(tmp_path / "r", settings, source).weights_sha256
+    assert source.statistics()["rows_left_out"] == left_out
