@@ -20,15 +20,18 @@ TORCH_INDEX = $(if $(TORCH_INDEX_URL),--extra-index-url '$(TORCH_INDEX_URL)')
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help setup demo example-speech test faults faults-short public-models chaos bench compose-test format lint types check constraints clean
+.PHONY: help setup demo example-sentences example-speech test faults faults-short public-models chaos bench compose-test format lint types check constraints clean
 
 help: ## print these targets
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-17s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 setup: $(STAMP) ## make the virtual environment .venv and install everything into it
 
 demo: setup ## distil a teacher into a small student over a real Kafka, and print the table
 	@$(BIN)/python examples/digits/demo.py $(ARGS)
+
+example-sentences: setup ## distil a published sentence encoder into students 5 times smaller, and print the table
+	@$(BIN)/python examples/sentences/sentences.py $(ARGS)
 
 example-speech: setup ## distil a teacher of spoken words into a student 14 times smaller, and print the table
 	@$(BIN)/python examples/speech/speech.py $(ARGS)

@@ -28,6 +28,8 @@ from student_trainer.learning.students import num_parameters
 
 BATCH = "batch"
 """What files call their free dimension."""
+_SERVED = "served."
+"""Before the names of outputs, as long as the exporter names values."""
 _REMARKS = (
     "torch.onnx._internal.exporter._registration",  # on operators of a torchvision that is not installed
     "torch.onnx._internal.exporter._compat",  # on opsets older than the exporter's own; whether one came is looked at
@@ -189,7 +191,7 @@ def _export(
                 path,
                 dynamo=True,
                 input_names=list(samples),
-                output_names=list(outputs),
+                output_names=[_SERVED + name for name in outputs],
                 dynamic_shapes=(tuple({0: batch} for _ in samples),),
                 external_data=False,  # else large weights land in a second file that gets lost
                 verbose=False,
@@ -203,7 +205,23 @@ def _export(
     finally:
         for each, level in zip(loggers, levels, strict=True):
             each.setLevel(level)
-    return next(int(found.version) for found in onnx.load(path).opset_import if not found.domain)
+    written = onnx.load(path)
+    # The exporter calls values inside by their operators, `embedding` or `mean`, and looks at no output's name for it.
+    _rename(written.graph, {name: f"{name}.inside" for name in outputs} | {_SERVED + name: name for name in outputs})
+    path.write_bytes(written.SerializeToString(deterministic=True))
+    return next(int(found.version) for found in written.opset_import if not found.domain)
+
+
+def _rename(graph: Any, names: Mapping[str, str]) -> None:
+    """Call values of a graph, and of those in its nodes, otherwise."""
+    for value in (*graph.output, *graph.value_info, *graph.initializer):
+        value.name = names.get(value.name, value.name)
+    for node in graph.node:
+        for ends in (node.input, node.output):
+            ends[:] = [names.get(each, each) for each in ends]
+        for attribute in node.attribute:
+            for inner in (*attribute.graphs, *([attribute.g] if attribute.HasField("g") else [])):
+                _rename(inner, names)
 
 
 def fix_batch(path: Path, batch: int) -> None:

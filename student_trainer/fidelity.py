@@ -5,8 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from pipeline.fault_limit import FaultLimit
 from pipeline.sequence import Sequence as Orders
@@ -29,7 +31,8 @@ class Scores:
     accuracy: float | None
     """None: no labels, or not one row of classes a sample."""
     agreement: float
-    """Share of rows, of positions where there are some, in which both have the same likeliest class."""
+    """Share of rows, of positions where there are some, in which both have the same likeliest class; of features the
+    mean cosine of both."""
     error: float
     """Root mean square of the difference of all outputs' numbers, over that of the numbers."""
 
@@ -43,8 +46,11 @@ class Scores:
 class Measure:
     """The evaluation's data under its view, which files are run on."""
 
-    def __init__(self, fetcher: Fetcher, size: tuple[int, ...], batch_size: int, of_float: Path) -> None:
-        self._fetcher, self._size, self._batch_size = fetcher, size, batch_size
+    def __init__(
+        self, fetcher: Fetcher, size: tuple[int, ...], batch_size: int, of_float: Path, features: bool = False
+    ) -> None:
+        """`features`: what the files give counts no classes."""
+        self._fetcher, self._size, self._batch_size, self._features = fetcher, size, batch_size, features
         self._float = predictor(of_float)
 
     def scores(self, path: Path) -> Scores:
@@ -54,8 +60,8 @@ class Measure:
             NotFinite: the file gives NaN or infinity.
         """
         run, dataset, faults = predictor(path), self._fetcher.dataset, FaultLimit("decoded")
-        num_samples = rows = same = labelled = hits = 0
-        off = whole = 0.0
+        num_samples = rows = labelled = hits = 0
+        same = off = whole = 0.0
         for start in range(0, dataset.num_samples, self._batch_size):
             sample_ids = np.arange(start, min(start + self._batch_size, dataset.num_samples))
             fetched = fetch_patiently(self._fetcher, sample_ids, 0, self._size)
@@ -65,16 +71,25 @@ class Measure:
             found, wanted = pick(run(fetched.inputs), ""), pick(self._float(fetched.inputs), "")
             if not np.isfinite(found).all():
                 raise NotFinite(f"{path.name}: gives NaN or infinity on {dataset.uri}; export it in float32 alone")
-            best, right = found.argmax(axis=-1), wanted.argmax(axis=-1)
-            num_samples, rows, same = num_samples + len(found), rows + best.size, same + int((best == right).sum())
+            best = found.argmax(axis=-1)
+            num_samples, rows = num_samples + len(found), rows + best.size
+            same += float((_cosines(found, wanted) if self._features else best == wanted.argmax(axis=-1)).sum())
             off += float(np.square(found.astype(np.float64) - wanted).sum())
             whole += float(np.square(wanted, dtype=np.float64).sum())
-            if best.ndim == 1:
+            if best.ndim == 1 and not self._features:
                 labels = fetched.labels
                 labelled += int((labels >= 0).sum())
                 hits += int((best == labels)[labels >= 0].sum())
         accuracy = hits / labelled if labelled else None
         return Scores(num_samples, accuracy, same / max(1, rows), float(np.sqrt(off / whole)) if whole else 0.0)
+
+
+def _cosines(found: NDArray[Any], wanted: NDArray[Any]) -> NDArray[np.float64]:
+    """Return [N, ...] of vectors [N, ..., H]; 1 where both are 0, and 0 where one of them is."""
+    found, wanted = found.astype(np.float64), wanted.astype(np.float64)
+    lengths = np.sqrt(np.square(found).sum(axis=-1) * np.square(wanted).sum(axis=-1))
+    none = (found == 0).all(axis=-1) & (wanted == 0).all(axis=-1)
+    return np.where(none, 1.0, (found * wanted).sum(axis=-1) / np.where(lengths > 0, lengths, 1.0))
 
 
 def calibration(fetcher: Fetcher, size: tuple[int, ...], fields: Sequence[str], count: int, seed: int) -> list[Batch]:

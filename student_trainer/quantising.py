@@ -159,6 +159,8 @@ class Quantiser:
     def dynamic(self, path: Path, largest: int) -> None:
         """Write a file whose matrix products compute in int8, with ranges of activations of each call's own batch.
 
+        Tables that rows are looked up in, as of word vectors, are stored in int8, with one scale each.
+
         Raises:
             ConfigError: ONNX Runtime cannot quantise it.
         """
@@ -167,7 +169,7 @@ class Quantiser:
             tools.quantize_dynamic(
                 self._unshared(),
                 str(path),
-                op_types_to_quantize=["Gemm", "MatMul"],
+                op_types_to_quantize=["Gather", "Gemm", "MatMul"],
                 per_channel=True,
                 reduce_range=largest == REDUCED,
                 weight_type=tools.QuantType.QInt8,

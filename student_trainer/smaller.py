@@ -21,10 +21,11 @@ from student_trainer.evaluate import predictor
 from student_trainer.export import fix_batch, latency
 from student_trainer.fidelity import Measure, Scores, calibration
 from student_trainer.launch import export_run, trained_data
-from student_trainer.learning.student_outputs import pick
+from student_trainer.learning.student_outputs import ONLY, pick
 from student_trainer.quantising import Batch, Layer, Quantiser, largest_weight
 from student_trainer.run.peer_settings import FIRST
 from student_trainer.run.targets import refuse_targets
+from student_trainer.scores.by_default import of_features
 from student_trainer.trained import load_student
 
 KINDS = {"int8": "int8", "int8_dynamic": "dynamic int8", "fp16": "float16"}
@@ -42,7 +43,8 @@ class Asked:
     seed: int = 0
     """Which samples these are."""
     max_drop: float = 1.0
-    """Points of accuracy that a file may lose; where the data has no labels, of agreement with float32."""
+    """Points of accuracy that a file may lose; where the data has no labels, or features none, of agreement with
+    float32."""
     weight_bits: str = "auto"
     """As `largest_weight` takes it."""
     batch: int | None = None
@@ -127,7 +129,9 @@ def export_smaller(
             export_run(path, base, dataset, view, **{**export, "safetensors": None})
         fields = [each.name for each in declared_inputs(base, "cpu")]
         batches = calibration(learned, settings.student.size, fields, asked.samples, asked.seed)
-        measure = Measure(fetcher, settings.student.size, settings.evaluation.batch_size, base)
+        outputs = export.get("outputs") or (ONLY,)
+        features = not trained.network.num_classes or of_features(settings, outputs[0])
+        measure = Measure(fetcher, settings.student.size, settings.evaluation.batch_size, base, features)
         before, written = make_smaller(base, asked, batches, measure, say)
     return exported, before, written
 

@@ -1,6 +1,6 @@
 """The student "transformer": an encoder, or a causal decoder, of token IDs.
 
-B: rows; L: tokens of each; H: width; V: tokens that there are; C: classes.
+B: rows; L: tokens of each; H: width; V: tokens that there are; C: classes; E: numbers of an embedding.
 """
 
 from __future__ import annotations
@@ -46,7 +46,8 @@ class Transformer(nn.Module):
     """`input_ids` and `attention_mask` [B, L] -> `hidden` [B, L, H], `pooled` [B, H], and `logits` where there are C.
 
     `hidden` is what the last layer gives, behind the last norm; `pooled` its mean over the tokens that are no padding,
-    or of a causal one the last of these. `logits` are [B, C], or of each position [B, L, C].
+    or of a causal one the last of these. `logits` are [B, C], or of each position [B, L, C]. Where it is asked for,
+    `embedding` [B, E] of length 1 is a linear layer of `pooled`.
     """
 
     def __init__(
@@ -62,6 +63,7 @@ class Transformer(nn.Module):
         causal: bool,
         positions: bool,
         tied: bool,
+        embedding: int,
     ) -> None:
         super().__init__()
         self.causal, self.positions = causal, positions
@@ -71,6 +73,7 @@ class Transformer(nn.Module):
         self.layers = nn.ModuleList(Layer(width, heads, inner, dropout) for _ in range(layers))
         self.norm = nn.LayerNorm(width)
         self.head = nn.Linear(width, num_classes) if num_classes else None
+        self.embed = nn.Linear(width, embedding) if embedding else None
         after = torch.full((length, length), _HIDDEN).triu(1)
         self.register_buffer("after", after if causal else torch.zeros(1, 1), persistent=False)
         for name, values in self.named_parameters():
@@ -96,6 +99,8 @@ class Transformer(nn.Module):
             counts = counts - F.pad(counts[:, 1:], (0, 1))
         pooled = (hidden * counts[:, :, None]).sum(dim=1) / counts.sum(dim=1, keepdim=True).clamp(min=1.0)
         outputs = {"hidden": hidden, "pooled": pooled}
+        if self.embed is not None:
+            outputs["embedding"] = F.normalize(self.embed(pooled).float(), dim=1)
         return outputs if self.head is None else {"logits": self.head(hidden if self.positions else pooled), **outputs}
 
 
@@ -111,11 +116,13 @@ def transformer(
     causal: bool = False,
     positions: bool = False,
     tied: bool = False,
+    embedding: int = 0,
 ) -> nn.Module:
     """Pre-LN transformer (Vaswani et al. 2017) with learned places, for the inputs `input_ids` and `attention_mask`.
 
     `positions`: logits of each token instead of one row a text; `tied`: the head's weights are the tokens' (Press and
-    Wolf 2017), which takes as many classes as tokens; `inner`: of the feed-forward part, 4 * width where it is 0.
+    Wolf 2017), which takes as many classes as tokens; `inner`: of the feed-forward part, 4 * width where it is 0;
+    `embedding`: numbers of the output of that name, which there is not where it is 0.
     """
     shape = input_shape.get("input_ids", ()) if isinstance(input_shape, Mapping) else ()
     if len(shape) != 1 or dict(input_shape) != {"input_ids": shape, "attention_mask": shape}:
@@ -125,16 +132,15 @@ def transformer(
         )
     if vocabulary < 1:
         raise ConfigError("[student] transformer: the dataset does not say how many tokens there are: set vocabulary")
-    if min(layers, width, heads) < 1 or inner < 0 or width % heads:
+    if min(layers, width, heads) < 1 or min(inner, embedding) < 0 or width % heads:
         raise ConfigError(
             f"[student] transformer: layers {layers}, heads {heads} and width {width} must be at least 1, the width a "
-            "multiple of the heads"
+            f"multiple of the heads, inner {inner} and embedding {embedding} at least 0"
         )
     if tied and not (positions and num_classes == vocabulary):
         raise ConfigError(
             f"[student] transformer: tied needs positions = true and as many classes as tokens, not {num_classes} of "
             f"{vocabulary}"
         )
-    return Transformer(
-        vocabulary, shape[0], num_classes, layers, width, heads, inner or 4 * width, dropout, causal, positions, tied
-    )
+    sizes = layers, width, heads, inner or 4 * width
+    return Transformer(vocabulary, shape[0], num_classes, *sizes, dropout, causal, positions, tied, embedding)

@@ -38,6 +38,12 @@ def metrics_by_default(settings: RunSettings, outputs: Outputs, say: str) -> tup
     )
 
 
+def of_features(settings: RunSettings, on: str) -> bool:
+    """Whether what a run's losses teach one of its student's outputs are features, and no classes."""
+    taught = [find_loss(entry.name).needs for entry in settings.losses if (entry.on or ONLY) == on]
+    return bool(taught) and all("features" in needs and not needs & _CLASSES for needs in taught)
+
+
 def _of_classes(entry: LossSettings) -> bool:
     needs = find_loss(entry.name).needs
     return not entry.labels and bool(needs & _CLASSES) and not needs & _NO_CLASSES

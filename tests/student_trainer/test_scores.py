@@ -385,6 +385,7 @@ OF_ONE = {
     "agreement": ({"logits": draw(N, C)}, {}),
     "position_nll": ({"logits": draw(N, L, C)}, {"labels": "places"}),
     "features": ({"logits": draw(N, H)}, {}),
+    "neighbours": ({"logits": draw(N, H)}, {}),
     "spearman": ({"logits": draw(N)}, {"labels": "truth"}),
     "tags": ({"logits": draw(N, C)}, {}),
 }
@@ -410,7 +411,7 @@ def test_what_is_not_finite_is_told_with_its_sample(name: str, bad: float) -> No
     says = "dataset data: the student gives NaN or infinity for 1 of 4 samples, the first is sample 9"
     with pytest.raises(NotFinite, match=says):
         scores(name, spoilt, DATA, outputs, **params)
-    if name in ("agreement", "features", "tags"):
+    if name in ("agreement", "features", "neighbours", "tags"):
         with pytest.raises(NotFinite, match=says.replace("student", "teacher")):
             scores(name, outputs, DATA, spoilt, **params)
 

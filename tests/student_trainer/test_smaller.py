@@ -16,6 +16,7 @@ from pipeline.datasets import open_dataset
 from pipeline.views import view_spec
 from pipeline.views.fetch import Fetcher
 from schemas.errors import ConfigError
+from student_trainer.evaluate import predictor
 from student_trainer.fidelity import Measure, Scores, calibration
 from student_trainer.quantising import FULL, REDUCED, has_vnni
 from student_trainer.smaller import Asked, make_smaller
@@ -116,3 +117,36 @@ def test_layers_that_share_their_weights_compute_the_same_in_dynamic_int8(tmp_pa
     onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=10), path)
     _, written, _ = made(path, Asked({"int8_dynamic": tmp_path / "q.onnx"}, max_drop=100.0))
     assert float(str(written["error"])) < 0.05
+
+
+def test_dynamic_int8_stores_tables_in_a_fourth_and_features_are_held_by_their_cosine(tmp_path: Path) -> None:
+    draw = np.random.default_rng(0)
+    table, weights = (draw.normal(size=shape).astype(np.float32) for shape in ((1000, 16), (16, 8)))
+    nodes = [
+        helper.make_node("Flatten", ["image"], ["flat"]),
+        helper.make_node("Mul", ["flat", "sixteen"], ["rows"]),
+        helper.make_node("Cast", ["rows"], ["whole"], to=TensorProto.INT64),
+        helper.make_node("Gather", ["table", "whole"], ["found"]),
+        helper.make_node("ReduceMean", ["found", "axis"], ["mean"], keepdims=0),
+        helper.make_node("MatMul", ["mean", "w"], ["features"]),
+    ]
+    constants = {"sixteen": np.float32(16), "axis": np.array([1]), "table": table, "w": weights}
+    shapes = {"image": ["batch", 1, 8, 8], "features": ["batch", 8]}
+    taken, given = (helper.make_tensor_value_info(name, TensorProto.FLOAT, shape) for name, shape in shapes.items())
+    arrays = [numpy_helper.from_array(np.asarray(values), name) for name, values in constants.items()]
+    path = tmp_path / "m.onnx"
+    graph = helper.make_graph(nodes, "g", [taken], [given], arrays)
+    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=10), path)
+    fetcher = Fetcher(open_dataset("digits?split=test"), view_spec("none", {}))
+    batches, asked = calibration(fetcher, (), ["image"], 100, 3), Asked({"int8_dynamic": tmp_path / "q.onnx"})
+    before, (written,) = make_smaller(path, asked, batches, Measure(fetcher, (), 200, path, True), print)
+    assert written.file_bytes < 0.35 * path.stat().st_size
+    assert before.agreement == pytest.approx(1.0, abs=1e-6)
+    assert before.accuracy is None  # though the data has labels: what is given are no classes
+    run, wanted = predictor(tmp_path / "q.onnx"), predictor(path)
+    inputs = {"image": fetcher.fetch(np.arange(fetcher.dataset.num_samples), 0).inputs["image"]}
+    found, right = run(inputs)["logits"], wanted(inputs)["logits"]
+    cosines = (found * right).sum(1) / np.linalg.norm(found, axis=1) / np.linalg.norm(right, axis=1)
+    assert written.scores.agreement == pytest.approx(cosines.mean(), abs=1e-3)  # its ranges are of a whole call
+    assert 0.99 < written.scores.agreement < 1.0
+    assert written.drop == pytest.approx(100 * (1 - written.scores.agreement), abs=1e-6)

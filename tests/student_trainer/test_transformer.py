@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnx
 import pytest
 import torch
 from torch import Tensor, nn
@@ -80,6 +81,21 @@ def test_a_text_is_the_mean_of_its_tokens_and_a_causal_one_its_last() -> None:
     assert torch.equal(outputs["pooled"][0], outputs["hidden"][0, 4])
 
 
+def test_an_embedding_is_a_layer_of_the_mean_and_has_length_1() -> None:
+    plain, embeds = made(0), made(0, embedding=6)
+    assert num_parameters(embeds) - num_parameters(plain) == 16 * 6 + 6
+    ids, mask = texts()
+    outputs = embeds(ids, mask)
+    assert set(outputs) == {"hidden", "pooled", "embedding"}
+    layer = embeds.get_submodule("embed")
+    expected = layer(outputs["pooled"])
+    expected = expected / expected.norm(dim=1, keepdim=True)
+    assert torch.allclose(outputs["embedding"][:3], expected[:3], atol=1e-6)
+    assert torch.allclose(outputs["embedding"][:3].norm(dim=1), torch.ones(3))
+    assert torch.equal(outputs["embedding"][3], torch.zeros(6))  # of a text without a token, and no NaN
+    assert set(made(embedding=6)(ids, mask)) == {"logits", *outputs}
+
+
 def test_tied_weights_are_the_tokens_and_learn_as_one() -> None:
     plain, tied = (made(TOKENS, positions=True, tied=each) for each in (False, True))
     assert num_parameters(plain) - num_parameters(tied) == TOKENS * 16
@@ -107,6 +123,7 @@ def test_its_weights_are_those_of_the_seed_and_its_vocabulary_that_of_the_data()
     [
         (CLASSES, {"width": 10}, "the width a multiple of the heads"),
         (CLASSES, {"layers": 0}, "layers 0"),
+        (0, {"embedding": -1}, "embedding -1 at least 0"),
         (CLASSES, {"tied": True}, "tied needs positions = true and as many classes as tokens, not 3 of 40"),
         (CLASSES, {"widht": 8}, "did you mean 'width'"),
     ],
@@ -136,6 +153,20 @@ def test_it_begins_with_every_second_layer_of_another(tmp_path: Path, tied: bool
     for name, values in here.items():
         source = name.replace("layers.1.", "layers.2.")
         assert torch.equal(values, there[source]), name
+
+
+def test_an_output_called_as_the_exporter_calls_a_value_inside_is_exported(tmp_path: Path) -> None:
+    """What a table of tokens gives is `embedding` to PyTorch's exporter: files had two values of that name."""
+    model = made(0, embedding=6)
+    ids, mask = texts((12, 5, 1, 7))
+    inputs = {"input_ids": ids.numpy(), "attention_mask": mask.numpy()}
+    found = export_student(model, inputs, tmp_path / "x.onnx", outputs=("embedding", "pooled"))
+    assert found.difference < 1e-5
+    graph = onnx.load(tmp_path / "x.onnx").graph
+    assert [each.name for each in graph.output] == ["embedding", "pooled"]
+    names = [name for node in graph.node for name in node.output]
+    assert len(set(names)) == len(names)
+    assert not [name for name in names if name.startswith("served.")]
 
 
 @pytest.mark.faults
