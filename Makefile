@@ -20,7 +20,7 @@ TORCH_INDEX = $(if $(TORCH_INDEX_URL),--extra-index-url '$(TORCH_INDEX_URL)')
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help setup demo example-sentences example-speech test faults faults-short public-models chaos bench compose-test format lint types check constraints clean
+.PHONY: help setup demo example-sentences example-speech example-text example-vision test faults faults-short public-models chaos bench compose-test format lint types check constraints clean
 
 help: ## print these targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-17s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -35,6 +35,9 @@ example-sentences: setup ## distil a published sentence encoder into students 5 
 
 example-speech: setup ## distil a teacher of spoken words into a student 14 times smaller, and print the table
 	@$(BIN)/python examples/speech/speech.py $(ARGS)
+
+example-vision: setup ## distil a residual network into a depthwise one by six recipes, and print the table
+	@$(BIN)/python examples/vision/vision.py $(ARGS)
 
 # Side by side; each process starts a Kafka of its own (330 MB).
 test: setup ## run every test but the long fault battery
