@@ -19,6 +19,7 @@ import pytest
 from click.testing import CliRunner
 from kafka import TopicPartition
 from kafka.structs import OffsetAndMetadata
+from support.generations import generation, publisher
 from support.heads import layer
 from support.models import classifier
 from support.secured_broker import SecuredBroker
@@ -27,6 +28,7 @@ from support.streams import publish, stream_with_teacher
 from pipeline.cli import main
 from pipeline.create import add_teacher
 from pipeline.feed import feed
+from pipeline.generations import claim_teacher, publish_generation
 from pipeline.heads import publish_heads, read_heads
 from pipeline.kafka.clients import admin_client, new_producer
 from pipeline.kafka.cluster import KafkaCluster
@@ -175,6 +177,10 @@ def reads_a_last_layer(place: Place, role: str) -> None:
     read_heads(place.cluster(role), place.stream.manifest, place.with_head)
 
 
+def publishes(place: Place, role: str) -> None:
+    claim_teacher(place.settings(role), place.stream, publisher(place.stream, "t"))
+
+
 TRIED: dict[tuple[str, str, str], Callable[[Place, str], None]] = {
     ("administrator", "CREATE", "topic"): adds_a_teacher,
     ("administrator", "READ", "topic"): opens,
@@ -197,14 +203,22 @@ TRIED: dict[tuple[str, str, str], Callable[[Place, str], None]] = {
     ("student", "READ", "manifest"): opens,
     ("student", "READ", "soft-targets"): reads_labels,
     ("student", "READ", "heads"): reads_a_last_layer,
+    ("publisher", "READ", "manifest"): opens,
+    ("publisher", "WRITE", "manifest"): publishes,
+    ("publisher", "READ", "soft-targets"): reads_labels,
+    ("publisher", "READ", "heads"): reads_a_last_layer,
 }
 """(role, operation, which topic or group) -> what ends without that right"""
 
 WARNED = {
-    ("student", "READ", "run"),
-    ("student", "DESCRIBE", "work-orders"),
-    ("student", "DESCRIBE", "dead-letters"),
-    ("student", "DESCRIBE", "teacher"),
+    (role, operation, what)
+    for role in ("student", "publisher")
+    for operation, what in (
+        ("READ", "run"),
+        ("DESCRIBE", "work-orders"),
+        ("DESCRIBE", "dead-letters"),
+        ("DESCRIBE", "teacher"),
+    )
 }
 """those without which the work goes on"""
 
@@ -293,6 +307,12 @@ def test_a_student_says_once_what_it_cannot_do_and_goes_on(
 
 def refusals(caplog: pytest.LogCaptureFixture) -> list[str]:
     return [text for text in caplog.messages if "may not" in text]
+
+
+def test_who_publishes_needs_no_more_than_its_rights(place: Place) -> None:
+    publishes(place, "publisher")
+    publish_generation(place.settings("publisher"), place.stream, generation(place.stream, "t", 1))
+    assert open_stream(place.settings("student"), place.name).lineage("t").newest == 1
 
 
 def test_a_report_is_hidden_from_whom_the_labels_beside_it_are(place: Place, eventually: Callable[..., Any]) -> None:
