@@ -47,8 +47,7 @@ def other_lineage(orders: Sequence, sequence: int, lineage: Lineage, value: Soft
     """
     teacher = lineage.at(value.generation)
     if teacher is None:
-        name = lineage.teacher.name
-        return f"generation is {value.generation}, the manifest's topic has {lineage.newest} of teacher {name!r}"
+        return f"generation is {value.generation}, and teacher {lineage.teacher.name!r} has {lineage.newest}"
     return other_identity(orders, sequence, teacher, value)
 
 

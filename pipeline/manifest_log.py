@@ -130,6 +130,7 @@ class ManifestFold:
         self._removed: set[str] = set()
         self._publishers: dict[str, Publisher] = {}
         self._generations: dict[str, list[Generation]] = {}
+        self._dropped = 0
 
     def take(self, key: bytes, value: bytes, address: str) -> None:
         """Take the next record; raises ManifestMismatch and DecodeError as `read_manifest_log`."""
@@ -142,7 +143,9 @@ class ManifestFold:
                 self._take_generation(key, value, address, self._manifest)
             except DecodeError as error:
                 # A forged record may not end every reader: what it hides is missed where a label names it.
-                log.warning("dropped a record of the manifest's topic: %s", error)
+                self._dropped += 1
+                level = logging.WARNING if self._dropped == 1 else logging.DEBUG
+                log.log(level, "dropped a record of a generation (further ones are dropped alike): %s", error)
 
     def log(self) -> ManifestLog:
         """Return what they say so far."""

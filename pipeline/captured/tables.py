@@ -31,7 +31,7 @@ from schemas.teacher_output import TeacherOutput
 
 Array = npt.NDArray[Any]
 
-FIXED = ("sequence", "epoch", "sample_id", "view_seed", "label", "teacher")
+FIXED = ("sequence", "epoch", "sample_id", "view_seed", "label", "teacher", "generation")
 """The columns of every table; label where a dataset tells it."""
 
 

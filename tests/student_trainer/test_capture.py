@@ -243,7 +243,7 @@ def test_who_publishes_is_listed_before_the_first_label_by_a_generation(cluster:
 def test_a_label_of_a_generation_that_nobody_published_is_not_captured(cluster: MemoryCluster, tmp_path: Path) -> None:
     begin(cluster)
     write(cluster, "cnn", [0, by(label(STREAM, "cnn", 1), STREAM, 1)])
-    said = r"soft-targets\.cnn/1@0: generation is 1, the manifest's topic has 0 of teacher 'cnn'"
+    said = r"soft-targets\.cnn/1@0: generation is 1, and teacher 'cnn' has 0"
     with pytest.raises(ManifestMismatch, match=said):
         take(cluster, tmp_path, "cnn")
     assert len(sequences(tmp_path, "cnn")) == 1

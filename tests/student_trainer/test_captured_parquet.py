@@ -20,6 +20,7 @@ from click.testing import CliRunner
 from reader_logs import label, make_stream
 from support.captures import captured
 from support.heads import bound, layer
+from support.generations import by, moved
 from support.streams import fetcher, manifest
 
 from pipeline.captured import parquet
@@ -408,3 +409,13 @@ def test_the_command_writes_tables_without_a_broker(tmp_path: Path) -> None:
     assert "give --parquet" in CliRunner().invoke(main, ["capture", "s", str(folder), "--dataset", "digits"]).stderr
     other = CliRunner().invoke(main, ["capture", "birds", *call[2:]])
     assert "is captured from stream 's', not from 'birds'" in other.stderr
+
+
+def test_a_teacher_that_moves_has_a_column_that_says_by_which_model_each_row_is(tmp_path: Path) -> None:
+    plain = stream_of()
+    stream = moved(plain, "cnn", 2)
+    values = [by(value, stream, value.sequence // 9) for value in labels(plain)]
+    _, (table,) = tables_of(tmp_path, stream, values)
+    found = duckdb.sql(f"SELECT DISTINCT sequence, generation FROM '{table.path}' ORDER BY sequence").fetchall()
+    assert found == [(value.sequence, value.generation) for value in values]
+    assert {number for _, number in found} == {0, 1, 2}

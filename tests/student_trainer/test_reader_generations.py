@@ -117,10 +117,10 @@ def test_any_mixture_is_read_whole(numbers: list[int]) -> None:
 @pytest.mark.parametrize(
     ("changes", "said"),
     [
-        ({"generation": 2}, "generation is 2, the manifest's topic has 1 of teacher 'cnn'"),
+        ({"generation": 2}, "generation is 2, and teacher 'cnn' has 1"),
         ({"generation": 1, "teacher_sha256": "ab" * 32}, "teacher_sha256 is abab"),
         ({"generation": 0}, "teacher_sha256 is "),
-        ({"generation": 2**62}, "the manifest's topic has 1"),
+        ({"generation": 2**62}, "teacher 'cnn' has 1"),
     ],
 )
 def test_a_label_is_of_the_model_of_its_generation_or_not_trained_on(changes: dict[str, object], said: str) -> None:
@@ -138,7 +138,7 @@ def test_what_another_run_calls_a_generation_is_none() -> None:
     write_generation(bench.cluster, generation(STREAM, "cnn", 1, run_id="b" * 16))
     bench.write(by(label(STREAM, "cnn", 2), STREAM, 1))
     bench.write(label(STREAM, "vit", 2))
-    with pytest.raises(ManifestMismatch, match="generation is 1, the manifest's topic has 0"):
+    with pytest.raises(ManifestMismatch, match="generation is 1, and teacher 'cnn' has 0"):
         bench.read(3)
 
 
