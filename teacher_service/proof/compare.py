@@ -41,14 +41,14 @@ class Change:
     the least."""
 
 
-def compare(stored: SoftRows, made: Output, exact: FloatArray, spread: float) -> Change:
+def compare(stored: SoftRows, made: Output, exact: FloatArray, spread: Numbers) -> Change:
     """Compare what is stored of M samples with what is made of them here.
 
     Args:
         stored: as the record has it, decoded; by the codec, with the settings and in the shape of `made`.
         made: of the same samples, as a worker here would store it.
         exact: [M, ...] float32 that `made` was made of, or [P, ...].
-        spread: the output's range, as `Ranges` has it.
+        spread: the output's range, as `Ranges` has it; of hidden numbers [H].
     """
     rounded = made.values()
     of_classes = bool(made.num_classes)
@@ -94,8 +94,8 @@ class Ranges:
     def __init__(self, teacher: Teacher, codec: CodecSpec) -> None:
         """Nothing was seen yet; `codec` is the stream's."""
         self._outputs = [(one, one.stored_as(codec)) for one in teacher.outputs]
-        self._lowest = dict.fromkeys((one.name for one in teacher.outputs), np.inf)
-        self._highest = dict.fromkeys(self._lowest, -np.inf)
+        self._lowest: dict[str, Numbers] = {one.name: np.array(np.inf) for one in teacher.outputs}
+        self._highest = {name: -lowest for name, lowest in self._lowest.items()}
 
     def see(self, values: Outputs) -> None:
         """Take in rows, as `OnnxTeacher.in_calls` gives them; those that are not finite count for nothing."""
@@ -105,16 +105,26 @@ class Ranges:
                 numbers = _no_lower(_log_probs(numbers))
             elif one.codec_classes and not spec.of_hidden:
                 numbers = _centred(numbers)
-            self._lowest[one.name] = float(numbers.min(initial=self._lowest[one.name]))
-            self._highest[one.name] = float(numbers.max(initial=self._highest[one.name]))
+            axes = tuple(range(numbers.ndim - 1)) if spec.of_hidden else None
+            self._lowest[one.name] = np.minimum(self._lowest[one.name], numbers.min(axes, initial=np.inf))
+            self._highest[one.name] = np.maximum(self._highest[one.name], numbers.max(axes, initial=-np.inf))
 
-    def of(self, name: str) -> float:
-        """Return an output's range; 1 where it was one number alone, or none."""
-        spread = self._highest[name] - self._lowest[name]
-        return spread if 0 < spread < np.inf else 1.0
+    def of(self, name: str) -> Numbers:
+        """Return an output's range; 1 where it was one number alone, or none.
+
+        Of hidden numbers [H], each its own: in many networks some are a hundred times the others, whose changes would
+        be nothing beside them. It reaches to 0, since roundings grow with the distance from there, and is no less than
+        the median's: of one that hardly ever moves, all that moves it is much.
+        """
+        lowest, highest = self._lowest[name], self._highest[name]
+        if not lowest.ndim:
+            return np.where((lowest < highest) & np.isfinite(highest - lowest), highest - lowest, 1.0)
+        own = np.maximum(highest, 0.0) - np.minimum(lowest, 0.0)
+        floor = np.median(own)
+        return np.maximum(own, floor) if 0 < floor < np.inf else np.where(own > 0, own, 1.0)
 
 
-def _compare_rows(stored: SoftRows, rounded: SoftRows, exact: FloatArray, of_classes: bool, spread: float) -> Change:
+def _compare_rows(stored: SoftRows, rounded: SoftRows, exact: FloatArray, of_classes: bool, spread: Numbers) -> Change:
     """Compare rows [M, ...], each of a sample or of a position."""
     same = np.ones(len(exact), np.bool_)
     for name, column in rounded.columns.items():
@@ -133,7 +143,7 @@ def _compare_rows(stored: SoftRows, rounded: SoftRows, exact: FloatArray, of_cla
     brought = _centred if of_classes and not isinstance(there, Hidden) else np.asarray
     was, is_ = (brought(_all_numbers(rows)).astype(np.float64) for rows in (there, here))
     numbers = brought(numbers)
-    share[other] = _largest(np.abs(was - numbers) - np.abs(is_ - numbers)) / spread
+    share[other] = _largest((np.abs(was - numbers) - np.abs(is_ - numbers)) / spread)
     return Change(share, same)
 
 
@@ -144,7 +154,7 @@ def _all_numbers(rows: SoftRows) -> npt.NDArray[Any]:
     return np.asarray(found() if callable(found) else found)
 
 
-def _of_top_k(stored: TopK, rounded: TopK, exact: Numbers, spread: float) -> tuple[Numbers, Numbers]:
+def _of_top_k(stored: TopK, rounded: TopK, exact: Numbers, spread: Numbers) -> tuple[Numbers, Numbers]:
     """Return [M] share and [M] overlap.
 
     A stored class counts by its own log-probability here, and by how far that lies below the k-th likeliest: of two
