@@ -78,7 +78,7 @@ def test_two_processes_learn_from_mixed_labels_what_one_does(
     distillog.succeed("teach", name, model, "--threads", 1, "--until-idle")
     to, train = ("--folder", runs, "--quiet"), {"micro_batch": 4}
     distillog.succeed("runs", "start", file(tmp_path, name, "one", train=train), *to)
-    distillog.torchrun(2, "runs", "start", file(tmp_path, name, "two", train=train), *to).succeed()
+    distillog.torchrun(2, "runs", "start", file(tmp_path, name, "two", train=train), *to).succeed(240)
     assert losses(runs, "two") == pytest.approx(losses(runs, "one"), rel=1e-4)
 
 
@@ -91,7 +91,7 @@ def test_two_processes_draw_partners_from_the_labelled_alone_as_one_does(distill
     for path in paths:
         path.write_text(run_settings(document | {"name": path.stem}).as_toml())
     distillog.succeed("runs", "start", paths[0], "--folder", runs, "--quiet")
-    distillog.torchrun(2, "runs", "start", paths[1], "--folder", runs, "--quiet").succeed()
+    distillog.torchrun(2, "runs", "start", paths[1], "--folder", runs, "--quiet").succeed(240)
     assert losses(runs, "two") == pytest.approx(losses(runs, "one"), rel=1e-4)
 
 
