@@ -49,16 +49,16 @@ def sync_folder(folder: Path) -> None:
         os.close(descriptor)
 
 
-def write_whole(path: Path, text: str) -> None:
-    """Replace a small file in one step, so that nobody reads half of it.
+def write_whole(path: Path, content: str | bytes) -> None:
+    """Replace a file in one step, so that nobody reads half of it.
 
     Raises:
         CannotWrite: the disk refuses; the file is as it was.
     """
 
     def write(fresh: Path) -> None:
-        with fresh.open("w", encoding="utf-8") as file:
-            file.write(text)
+        with fresh.open("wb") as file:
+            file.write(content.encode() if isinstance(content, str) else content)
             file.flush()
             os.fsync(file.fileno())
 

@@ -1,7 +1,7 @@
-"""A captured folder behind a URL (`s3://bucket/folder`, `gs://`, `memory://`), through fsspec; imported for URLs alone.
+"""A folder behind a URL (`s3://bucket/folder`, `gs://`, `memory://`), through fsspec; imported for URLs alone.
 
-Only ranges of bytes are asked for. Credentials come from where fsspec's library for that store looks for them, its
-environment variables and its own files; none is taken from a URL, and none is written anywhere.
+Of captured files only ranges of bytes are asked for. Credentials come from where fsspec's library for that store looks
+for them, its environment variables and its own files; none is taken from a URL, and none is written anywhere.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from typing import Any, TypeVar
 from pipeline.captured.reading_ahead import ReadingAhead
 from pipeline.captured.urls import refuse_secrets
 from pipeline.user_code import said
-from schemas.errors import ConfigError, DataUnavailable
+from schemas.errors import CannotWrite, ConfigError, DataUnavailable
 
 T = TypeVar("T")
 
@@ -27,6 +27,8 @@ _DEADLINE = 60.0
 """Seconds for which a request is tried again, and a run waits for it at most."""
 _ATTEMPT = 30.0
 """Seconds for one try: the connection may be dead, and the server's next one not."""
+_SLOWEST = 1 << 20
+"""Bytes a second of a file that is written: a try may last as long."""
 _LONGEST_PAUSE = 5.0
 """Seconds between two tries, at most; the first pause is 0.1 s, and each is twice the last."""
 _FINAL = (PermissionError, IsADirectoryError, NotADirectoryError, ValueError, TypeError, ImportError)
@@ -69,6 +71,19 @@ class RemoteFolder:
         """Return a file's bytes, as `Storage.read_whole`."""
         return self._patiently(name, lambda: bytes(self._files.cat_file(self._path_of(name))))
 
+    def write_whole(self, name: str, content: bytes) -> None:
+        """Write a file, as `Storage.write_whole`."""
+        path, slowest = self._path_of(name), len(content) / _SLOWEST
+        try:
+            self._patiently(name, lambda: self._files.pipe_file(path, content), done="written", least=slowest)
+        except (FileNotFoundError, ConfigError, DataUnavailable) as error:
+            gone = isinstance(error, FileNotFoundError)
+            raise CannotWrite(f"{self.address(name)}: no such place" if gone else str(error)) from error
+
+    def size(self, name: str) -> int:
+        """Return a file's bytes, as `Storage.size`."""
+        return self._patiently(name, lambda: int(self._files.size(self._path_of(name))))
+
     def sizes(self, names: Iterable[str]) -> dict[str, int]:
         """Return name -> bytes of all files that are listed there: one request for a thousand of them."""
 
@@ -101,25 +116,30 @@ class RemoteFolder:
     def _path_of(self, name: str) -> str:
         return f"{self._path.rstrip('/')}/{name}"
 
-    def _patiently(self, name: str, ask: Callable[[], T], begun: Future[T] | None = None) -> T:
+    def _patiently(
+        self, name: str, ask: Callable[[], T], begun: Future[T] | None = None, done: str = "read", least: float = 0.0
+    ) -> T:
         """Return what is asked for, trying again for `_DEADLINE` seconds.
 
         Args:
             name: of the file; "" is the folder.
             ask: the request.
             begun: its first try, if that is under way.
+            done: what cannot be done where it fails.
+            least: seconds that one try may need.
 
         Raises:
             FileNotFoundError: nothing lies there.
-            ConfigError: it is not to be read by whoever asks.
-            DataUnavailable: it cannot be read now.
+            ConfigError: it is not to be read, or written, by whoever asks.
+            DataUnavailable: it cannot be now.
         """
         address = self.address(name) if name else self._url
-        end, pause = time.monotonic() + _DEADLINE, 0.1
+        deadline, attempt = _DEADLINE + least, max(_ATTEMPT, least)
+        end, pause = time.monotonic() + deadline, 0.1
         while True:
             rest = max(0.0, end - time.monotonic())
             try:
-                return (begun or _beside(ask)).result(min(_ATTEMPT, rest))
+                return (begun or _beside(ask)).result(min(attempt, rest))
             except FileNotFoundError:
                 raise
             except TimeoutError:
@@ -128,15 +148,15 @@ class RemoteFolder:
                 reason = _said(error)
                 if isinstance(error, _FINAL) or "Credentials" in type(error).__name__:
                     raise ConfigError(
-                        f"{address}: cannot be read: {reason}; look at the URL, and at the credentials in the "
+                        f"{address}: cannot be {done}: {reason}; look at the URL, and at the credentials in the "
                         "environment"
                     ) from error
             begun = None
             if time.monotonic() + pause > end:
                 raise DataUnavailable(
-                    f"{address}: cannot be read now ({reason}); tried for {_DEADLINE:.0f} s; bring it back"
+                    f"{address}: cannot be {done} now ({reason}); tried for {deadline:.0f} s; bring it back"
                 ) from None
-            log.warning("%s: cannot be read now (%s); trying again", address, reason)
+            log.warning("%s: cannot be %s now (%s); trying again", address, done, reason)
             time.sleep(pause)
             pause = min(2 * pause, _LONGEST_PAUSE)
 
@@ -164,5 +184,5 @@ def _beside(ask: Callable[[], T]) -> Future[T]:
         else:
             future.set_result(result)
 
-    threading.Thread(target=run, name="captured range", daemon=True).start()
+    threading.Thread(target=run, name="behind a URL", daemon=True).start()
     return future

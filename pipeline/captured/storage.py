@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import stat
 from collections.abc import Iterable, Mapping
@@ -10,7 +11,11 @@ from typing import Protocol
 
 from pipeline.captured.urls import is_url
 from pipeline.user_files import refuse_irregular
+from pipeline.whole_files import write_whole
 from schemas.errors import ConfigError, DataUnavailable
+
+_PART = 8 << 20
+"""Bytes of a whole file that are read at once."""
 
 
 class StoredFile(Protocol):
@@ -31,6 +36,12 @@ class Storage(Protocol):
 
     def read_whole(self, name: str) -> bytes:
         """Return a small file's bytes; FileNotFoundError: there is none; ConfigError, DataUnavailable: as `open`."""
+
+    def write_whole(self, name: str, content: bytes) -> None:
+        """Write a file, in one step where the store has such a thing; CannotWrite: it refuses."""
+
+    def size(self, name: str) -> int:
+        """Return a file's bytes; raises as `read_whole`."""
 
     def sizes(self, names: Iterable[str]) -> Mapping[str, int]:
         """Return name -> bytes of those files that are there, and maybe of others; raises as `open`."""
@@ -57,6 +68,31 @@ def storage_of(folder: Path | str) -> Storage:
     from pipeline.captured.remote import RemoteFolder
 
     return RemoteFolder(str(folder))
+
+
+def split(address: str) -> tuple[Storage, str]:
+    """Return the folder that a file's path or URL lies in, as `storage_of`, and the file's name there."""
+    folder, _, name = address.rpartition("/")
+    return storage_of(folder or "/"), name
+
+
+def read_file(address: str) -> bytes:
+    """Return a file by its path or URL, part by part: each has a deadline of its own.
+
+    Raises:
+        ConfigError: there is none, or it is not to be read by whoever asks.
+        DataUnavailable: it cannot be read now.
+    """
+    storage, name = split(address)
+    try:
+        size = storage.size(name)
+        file = storage.open(name, size)
+    except FileNotFoundError:
+        raise ConfigError(f"{address}: no such file") from None
+    try:
+        return b"".join(file.read(min(_PART, size - at), at) for at in range(0, size, _PART))
+    finally:
+        file.close()
 
 
 def capture_command(stream: str, folder: Path | str, options: str = "") -> str:
@@ -86,6 +122,17 @@ class LocalFolder:
             return file.read_all()
         finally:
             file.close()
+
+    def write_whole(self, name: str, content: bytes) -> None:
+        """Write a file, as `Storage.write_whole`."""
+        write_whole(self._path / name, content)
+
+    def size(self, name: str) -> int:
+        """Return a file's bytes, as `Storage.size`."""
+        try:
+            return self.sizes([name])[name]
+        except KeyError:
+            raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), self.address(name)) from None
 
     def sizes(self, names: Iterable[str]) -> dict[str, int]:
         """Return the bytes of those files that are there, as `Storage.sizes`."""
