@@ -41,6 +41,7 @@ class Labelling:
     in_hand: int = 0
     lag: int = 0
     speed: float = 0.0
+    generation: int = 0
     heart: Heart = field(default_factory=lambda: Heart(LOOP))
 
     def look(self, leases: Leases, stages: Stages, publisher: Publisher) -> None:
@@ -49,7 +50,7 @@ class Labelling:
         self.waiting_seconds, self.publishing_seconds = stages.waited, publisher.unacknowledged_seconds
         self.in_group = leases.member_id is not None
         self.partitions, self.in_hand, self.lag = len(leases.chains), leases.in_hand, leases.lag
-        self.speed = stages.speed
+        self.speed, self.generation = stages.speed, stages.model.teacher.generation
 
     def end(self) -> None:
         """The worker has left its group."""
@@ -85,5 +86,6 @@ METRICS: tuple[Metric[Labelling], ...] = (
     Metric("partitions", "partitions held", lambda now: now.partitions),
     Metric("orders_in_hand", "orders taken and not acknowledged yet", lambda now: now.in_hand),
     Metric("lag_orders", "orders of the partitions held that are not acknowledged yet", lambda now: now.lag),
+    Metric("generation", "of the teacher, by which the next order is labelled", lambda now: now.generation),
     Metric("samples_per_second", "as fast as it labels while it has work", lambda now: now.speed),
 )

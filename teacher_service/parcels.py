@@ -36,7 +36,9 @@ class Parcels:
         """A record that is no work order is a dead letter whole."""
         return Parcel(job, (self._letter(job, None, None, error.reason, error.raw),))
 
-    def of_labels(self, job: Job, order: WorkOrder, labels: Labels, num_deadly: int = 0) -> Parcel:
+    def of_labels(
+        self, job: Job, order: WorkOrder, labels: Labels, num_deadly: int = 0, by: Teacher | None = None
+    ) -> Parcel:
         """Make the records of an order's labels.
 
         Args:
@@ -44,7 +46,9 @@ class Parcels:
             order: what was to be labelled.
             labels: what became of its rows.
             num_deadly: how many of the faults ended the process that labelled them.
+            by: the generation of the teacher that they are of; None: the teacher itself.
         """
+        by = by or self._teacher
         kept, faults = labels.kept, labels.faults
         letters = tuple(self._letter(job, row, int(order.sample_ids[row]), reason, None) for row, reason in faults)
         value = SoftTargets(
@@ -54,9 +58,10 @@ class Parcels:
             sample_ids=order.sample_ids,
             view_seed=order.view_seed,
             kept_rows=None if len(kept) == len(order.sample_ids) else kept,
-            teacher=self._teacher.name,
-            teacher_sha256=self._teacher.sha256,
+            teacher=by.name,
+            teacher_sha256=by.sha256,
             outputs=labels.outputs,
+            generation=by.generation,
         ).encode(self._pinned)
         reason = faults[-1][1] if faults else ""
         return Parcel(job, letters, value, len(order.sample_ids), len(faults), reason, num_deadly)

@@ -25,8 +25,10 @@ from teacher_service.metrics import WorkerReport
 from teacher_service.models.checks import NO_CLASSES, accuracy_notice, check_model
 from teacher_service.models.choosing import check_cuts
 from teacher_service.models.files import model_sha256, refuse_another
+from teacher_service.models.generations import Open
 from teacher_service.models.labels import Asked, label
-from teacher_service.models.session import OnnxTeacher, Outputs
+from teacher_service.models.session import Inputs, OnnxTeacher, Outputs
+from teacher_service.moving import Moving
 from teacher_service.proof.agreement import check_agreement
 from teacher_service.proof.compare import Ranges
 from teacher_service.worker import Worker, WorkerOptions
@@ -66,7 +68,7 @@ def prepare_worker(
     options: TeachOptions,
     message: Callable[[str], None] = log.info,
     progress: Callable[[WorkerReport, int], None] = lambda report, partitions: None,
-    open_model: Callable[[Path, Teacher, str, int], OnnxTeacher] = OnnxTeacher,
+    open_model: Open = OnnxTeacher,
 ) -> Worker:
     """Check everything that can be checked before joining the group, the model warmed up by it.
 
@@ -80,14 +82,23 @@ def prepare_worker(
     teacher = find_teacher(stream, model_path, options.teacher)
     fetcher = check_data(stream.manifest, options.dataset, options.loaders, options.loader_processes)
     model = open_model(model_path, teacher, options.provider, options.threads)
-    notice, measured, ranges = _check_on_first_orders(stream, fetcher, model)
+    notice, measured, ranges, inputs = _check_on_first_orders(stream, fetcher, model)
     message(f"teacher {teacher.name!r} of stream {stream_name!r} on {model.provider}; worker {options.worker.name}")
     if notice:
         message(notice)
     cluster = KafkaCluster(settings)
-    if agrees := check_agreement(cluster, stream, fetcher, model, ranges, options.worker.name, options.agreement):
+    moving = Moving(cluster, stream, model, inputs, open_model)
+    newest = moving.first(model)
+    if newest is not model:
+        message(f"labels by generation {newest.teacher.generation}, the newest that is there")
+
+    def of_generation(number: int) -> OnnxTeacher | None:
+        return newest if number == newest.teacher.generation else moving.of(model, number)
+
+    worker, limit = options.worker.name, options.agreement
+    if agrees := check_agreement(cluster, stream, fetcher, model, ranges, worker, limit, of_generation):
         message(agrees)
-    return Worker(cluster, stream, fetcher, model, options.worker, progress, measured)
+    return Worker(cluster, stream, fetcher, newest, options.worker, progress, measured, moving)
 
 
 def find_teacher(stream: Stream, model_path: Path, name: str | None) -> Teacher:
@@ -118,11 +129,12 @@ def find_teacher(stream: Stream, model_path: Path, name: str | None) -> Teacher:
 
 def _check_on_first_orders(
     stream: Stream, fetcher: Fetcher, model: OnnxTeacher
-) -> tuple[str, tuple[float, float], Ranges]:
+) -> tuple[str, tuple[float, float], Ranges, Inputs]:
     """Check data and model.
 
     Returns:
-        A notice, the seconds that a sample takes to load and to infer, and the ranges of the outputs.
+        A notice, the seconds that a sample takes to load and to infer, the ranges of the outputs, and the first order's
+        views.
 
     The first time of each is left out, since it counts what happens once (caches, allocations).
     """
@@ -150,7 +162,7 @@ def _check_on_first_orders(
             f"{model.path}: fails on samples of the first order ({' '.join(str(error).split())[:300]}); a teacher has "
             "to label every sample, on a machine whose memory and device it fits"
         ) from error
-    return notice, (loading / len(second), inference / len(fetched.kept_rows)), ranges
+    return notice, (loading / len(second), inference / len(fetched.kept_rows)), ranges, fetched.inputs
 
 
 def _accuracy(model: OnnxTeacher, fetched: Fetched, ranges: Ranges) -> str:

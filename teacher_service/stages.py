@@ -72,8 +72,9 @@ class Stages:
         self.inferring = Clock()
         self.waited = 0.0
         """seconds in which inference had nothing to do"""
+        self.model = model
+        """who labels the next order: a newer generation may take its place at any time, from any thread"""
         self._fetcher = fetcher
-        self._model = model
         self._parcels = parcels
         self._publish = publish
         self._data_retry = DATA_RETRY if data_retry is None else data_retry
@@ -169,7 +170,7 @@ class Stages:
             return
         self.loading.start(len(self._sample.sample_ids))
         try:
-            fetched = self._fetcher.fetch(self._sample.sample_ids, self._sample.view_seed, self._model.size)
+            fetched = self._fetcher.fetch(self._sample.sample_ids, self._sample.view_seed, self.model.size)
         except Exception as error:  # nothing depends on it: an order will say what is wrong
             log.debug("measuring: %s", error)
             fetched = None
@@ -191,7 +192,7 @@ class Stages:
             self._fetcher,
             order.sample_ids,
             order.view_seed,
-            self._model.size,
+            self.model.size,
             self._stop,
             seconds=self._data_retry,
             what=f"order {order.sequence}",
@@ -220,8 +221,9 @@ class Stages:
                 self._infers = job
                 self.inferring.start(len(job.order.sample_ids))
                 asked = Asked(job.order.sample_ids, job.order.view_seed)
-                labels = patient_labels(self._model, fetched, self._parcels.codec, job.sequence, asked)
-                parcel = self._parcels.of_labels(job, job.order, labels)
+                model = self.model
+                labels = patient_labels(model, fetched, self._parcels.codec, job.sequence, asked)
+                parcel = self._parcels.of_labels(job, job.order, labels, by=model.teacher)
                 self.inferring.stop()
                 self._infers = None
             self._publish(parcel)
@@ -233,7 +235,7 @@ class Stages:
         self.inferring.start(len(fetched.kept_rows))
         try:
             asked = Asked(self._sample.sample_ids, self._sample.view_seed)
-            label(self._model, fetched, self._parcels.codec, asked)
+            label(self.model, fetched, self._parcels.codec, asked)
         except Exception as error:
             log.debug("measuring: %s", error)
         self.inferring.stop(whole_order=False)

@@ -34,6 +34,7 @@ from teacher_service.leases.intake import Intake
 from teacher_service.leases.leases import Leases
 from teacher_service.metrics import Labelling, WorkerReport
 from teacher_service.models.session import OnnxTeacher
+from teacher_service.moving import Moving
 from teacher_service.parcels import Parcels
 from teacher_service.publisher import Publisher
 from teacher_service.shares.asking import GAIN, Asking
@@ -88,6 +89,7 @@ class Worker:
         options: WorkerOptions,
         progress: Callable[[WorkerReport, int], None] = lambda report, partitions: None,
         measured: tuple[float, float] = (0.0, 0.0),
+        moving: Moving | None = None,
     ) -> None:
         """Make one; it does nothing before `run`.
 
@@ -95,6 +97,7 @@ class Worker:
             cluster, stream, fetcher, model, options: what it works with.
             progress: called about once a second with what it did and how many partitions it has.
             measured: seconds that a sample took to load and to infer, of an earlier look; 0: not known.
+            moving: what knows of the teacher's generations; None: it stays what `model` is.
         """
         manifest = stream.manifest
         self.report = WorkerReport()
@@ -104,6 +107,7 @@ class Worker:
         self._teacher = model.teacher
         self._options = options
         self._progress = progress
+        self._moving = moving
         self._orders = work_orders_topic(manifest.stream)
         self._targets = soft_targets_topic(manifest.stream, model.teacher.name)
         self._letters = dead_letters_topic(manifest.stream)
@@ -118,10 +122,10 @@ class Worker:
         sequence = Sequence.of(manifest)
         self._suspects = Suspects(
             # The first order is known to be well here: the model was checked with it.
-            lambda: encode_task(
+            lambda model: encode_task(
                 fetcher, model, manifest.codec, options.data_retry, sequence.sample_ids(0), sequence.view_seed(0)
             ),
-            model.teacher,
+            lambda: self._stages.model,
             manifest.num_samples,
             parcels,
             self._publish,
@@ -167,10 +171,8 @@ class Worker:
         with ExitStack() as closing:
             closing.callback(self.now.end)
             closing.callback(watchdog.release)
-            guard = TopicGuard(
-                self._cluster,
-                [manifest_topic(self._manifest.stream), self._orders, self._targets, self._letters],
-            )
+            topics = [manifest_topic(self._manifest.stream), self._orders, self._targets, self._letters]
+            guard = TopicGuard(self._cluster, topics)
             closing.callback(guard.close)
             if (there := guard.num_partitions(self._orders)) != self._manifest.partitions:
                 raise StreamChanged(
@@ -212,6 +214,9 @@ class Worker:
             self._publisher.start()
             self._stages.start()
             self._suspects.start()
+            if self._moving:
+                closing.callback(self._moving.stop)
+                self._moving.start(self._stages)
             try:
                 with watchdog:
                     self._loop(leases, bidding, guard, watchdog)

@@ -78,7 +78,8 @@ def encode_task(
         "sample_ids": sample_ids.tolist(),
         "view_seed": view_seed,
     }
-    return header, model.teacher.encode()
+    # Of a generation: the teacher with that file; its number is the worker's business.
+    return header, replace(model.teacher, generation=0).encode()
 
 
 def encode_labels(labels: Labels) -> Frame:

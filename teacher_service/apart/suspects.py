@@ -24,6 +24,7 @@ from teacher_service.apart.child import Frame
 from teacher_service.apart.parent import Child, Death, Stopped
 from teacher_service.leases.chain import Job, Parcel
 from teacher_service.models.labels import Labels, nothing
+from teacher_service.models.session import OnnxTeacher
 from teacher_service.parcels import Parcels
 
 log = logging.getLogger(__name__)
@@ -45,8 +46,8 @@ class Suspects:
 
     def __init__(
         self,
-        task: Callable[[], Frame],
-        teacher: Teacher,
+        task: Callable[[OnnxTeacher], Frame],
+        model: Callable[[], OnnxTeacher],
         num_samples: int,
         parcels: Parcels,
         publish: Callable[[Parcel], None],
@@ -54,7 +55,8 @@ class Suspects:
         self.failure: BaseException | None = None
         self._task = task
         """what a child is to open; see child.py"""
-        self._teacher = teacher
+        self._model = model
+        """who labels at present: another generation needs another child"""
         self._num_samples = num_samples
         """of the dataset"""
         self._parcels = parcels
@@ -104,6 +106,7 @@ class Suspects:
 
     def _run(self) -> None:
         child: Child | None = None
+        model = self._model()
         idle = Deadline(IDLE)
         try:
             while not self._stop.is_set():
@@ -113,24 +116,29 @@ class Suspects:
                     if child is not None and idle.over:
                         child.close()
                     continue
-                child = child or Child(self._task(), self._stop)
+                if child is not None and model is not self._model():
+                    child.close()
+                    child = None
+                if child is None:
+                    model = self._model()
+                    child = Child(self._task(model), self._stop)
                 if not isinstance(job.order, DecodeError) and not job.chain.over:
-                    self._label(child, job, job.order)
+                    self._label(child, model.teacher, job, job.order)
                 self._in_hand.remove(job)
                 idle = Deadline(IDLE)
         finally:
             if child is not None:
                 child.close()
 
-    def _label(self, child: Child, job: Job, order: WorkOrder) -> None:
+    def _label(self, child: Child, teacher: Teacher, job: Job, order: WorkOrder) -> None:
         log.warning("order %d: begun before by workers that ended; labelled in a child process", order.sequence)
         try:
-            without = nothing(self._teacher, self._parcels.codec)
+            without = nothing(teacher, self._parcels.codec)
             labels, deadly = _Search(child, job, order, without, self._num_samples).label()
         except _Over:
             return
         faults = tuple(sorted([*labels.faults, *deadly.items()]))
-        self._publish(self._parcels.of_labels(job, order, replace(labels, faults=faults), len(deadly)))
+        self._publish(self._parcels.of_labels(job, order, replace(labels, faults=faults), len(deadly), teacher))
 
 
 class _Search:

@@ -16,11 +16,12 @@ from pipeline.views.fetch import Fetcher
 from pipeline.views.positions import choosers, chosen
 from schemas.codecs import CodecSpec
 from schemas.errors import ConfigError, DataUnavailable, TeacherRejected
+from schemas.kinds import check_kind
 from schemas.names import check_name, did_you_mean
 from schemas.records import Manifest, Teacher, TeacherOutput
 from schemas.reductions import Reduction
 from schemas.teacher_output import CLASS_KINDS, SOFTMAX_KINDS
-from teacher_service.models.checks import OUTPUT_BYTES, check_kind, first_rows
+from teacher_service.models.checks import OUTPUT_BYTES, first_rows
 from teacher_service.models.class_map_files import read_class_map
 from teacher_service.models.class_names import class_map_by_names
 from teacher_service.models.declared import NOTHING, Declared, DeclaredOutput

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import closing
 
 from kafka import TopicPartition
@@ -31,7 +31,14 @@ _TIMEOUT = 30.0
 
 
 def check_agreement(
-    cluster: Cluster, stream: Stream, fetcher: Fetcher, model: OnnxTeacher, ranges: Ranges, worker: str, limit: float
+    cluster: Cluster,
+    stream: Stream,
+    fetcher: Fetcher,
+    model: OnnxTeacher,
+    ranges: Ranges,
+    worker: str,
+    limit: float,
+    of_generation: Callable[[int], OnnxTeacher | None] = lambda number: None,
 ) -> str:
     """Label rows of the last order of some partition again that another worker labelled.
 
@@ -40,6 +47,8 @@ def check_agreement(
         ranges: of the model's outputs on the stream's first order.
         worker: its name; what it labelled itself shows nothing.
         limit: largest change, as a share of an output's range.
+        of_generation: gives the model of another generation than `model` is, by which the log's last labels may be;
+            None: it cannot be had, so those are not compared with.
 
     Returns:
         What came of it, in words; "" where no other worker's labels are there.
@@ -48,8 +57,13 @@ def check_agreement(
         LabelsDiffer: beyond the limit.
         DataUnavailable, ModelFailed, BrokerUnavailable, StreamChanged, NotAuthorized: as their names say.
     """
-    again = Again(stream.manifest, fetcher, model, ranges)
+    own, number = Again(stream.manifest, fetcher, model, ranges), model.teacher.generation
     for stored in _of_others(cluster, stream, model.teacher.name, worker):
+        again = own
+        if stored.value.generation != number:
+            if (other := of_generation(stored.value.generation)) is None:
+                continue
+            again = Again(stream.manifest, fetcher, other)
         piece = again.piece(stored, _ROWS)
         if isinstance(piece, Difference) or not len(piece.rows):
             continue  # whoever may write the topic may write any record, and one is not to keep every worker out

@@ -26,6 +26,8 @@ def run_file(folder: Path, stream: str, name: str = "student", **sections: Any) 
     for section, values in sections.items():
         if section in ("teachers", "losses"):
             document[section] = values if isinstance(values, list) else [values]
+        elif isinstance(values, str):
+            document[section] = values
         else:
             document[section] = document.get(section, {}) | values
     path = folder / f"{name}.toml"

@@ -354,8 +354,8 @@ def apart(path: Path) -> Iterator[tuple[Suspects, OnnxTeacher, Parcels, queue.Qu
     done: queue.Queue[Parcel] = queue.Queue()
     sequence = Sequence.of(MANIFEST)
     suspects = Suspects(
-        lambda: encode_task(SOURCE, teacher, TOPK, 1.0, sequence.sample_ids(0), sequence.view_seed(0)),
-        teacher.teacher,
+        lambda model: encode_task(SOURCE, model, TOPK, 1.0, sequence.sample_ids(0), sequence.view_seed(0)),
+        lambda: teacher,
         MANIFEST.num_samples,
         parcels,
         done.put,

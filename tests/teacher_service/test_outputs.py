@@ -270,8 +270,8 @@ def test_a_child_gives_all_outputs_to_the_same_bits(model: Path) -> None:
     done: queue.Queue[Parcel] = queue.Queue()
     sequence = Sequence.of(MANIFEST)
     suspects = Suspects(
-        lambda: encode_task(DIGITS, teacher, FLOAT16, 1.0, sequence.sample_ids(0), sequence.view_seed(0)),
-        teacher.teacher,
+        lambda model: encode_task(DIGITS, model, FLOAT16, 1.0, sequence.sample_ids(0), sequence.view_seed(0)),
+        lambda: teacher,
         MANIFEST.num_samples,
         parcels,
         done.put,

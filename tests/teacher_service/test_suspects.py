@@ -56,8 +56,8 @@ class Bench:
         self.done: queue.Queue[Parcel] = queue.Queue()
         sequence = Sequence.of(self.manifest)
         self.suspects = Suspects(
-            lambda: encode_task(self.source, self.model, CODEC, 1.0, sequence.sample_ids(0), sequence.view_seed(0)),
-            self.model.teacher,
+            lambda model: encode_task(self.source, model, CODEC, 1.0, sequence.sample_ids(0), sequence.view_seed(0)),
+            lambda: self.model,
             self.manifest.num_samples,
             self.parcels,
             self.done.put,
