@@ -203,7 +203,7 @@ def cut_for_all(
         end are dropped.
     """
     bounds = [share.rows(batch_size) for share in shares]
-    skip, place = start.row, start.place
+    skip, place, too_old = start.row, start.place, start.too_old
     parts: list[_Part] = []
     positions: dict[str, int] = {}
     done: list[tuple[tuple[RowBatch, ...], Cursor]] = []
@@ -212,6 +212,7 @@ def cut_for_all(
         columns = columns_of(order)
         num_rows = len(order.labels)
         row, skip = min(skip, num_rows), 0
+        too_old += order.too_old
         while row < num_rows:
             if not filled:
                 parts, positions = [_Part(low, high, pin) for low, high in bounds], {}
@@ -225,10 +226,10 @@ def cut_for_all(
             filled += taken
             if filled == batch_size:
                 filled = 0
-                after = Cursor(order.pass_number, order.sequence, row, place)
+                after = Cursor(order.pass_number, order.sequence, row, place, too_old)
                 density = {name: count / batch_size for name, count in positions.items()}
                 batches = tuple(part.batch(density) for part in parts)
-                done.append((batches, _behind(order, num_orders) if row == num_rows else after))
+                done.append((batches, _behind(order, num_orders, too_old) if row == num_rows else after))
                 if len(done) == together:
                     yield done
                     done = []
@@ -288,8 +289,8 @@ class _Part:
         return PartTarget(there, torch.tensor(at), num_rows)
 
 
-def _behind(order: LabelledOrder, num_orders: int) -> Cursor:
+def _behind(order: LabelledOrder, num_orders: int, too_old: int) -> Cursor:
     """Return the cursor behind an order."""
     if order.sequence + 1 < num_orders:
-        return Cursor(order.pass_number, order.sequence + 1, 0, order.place)
-    return Cursor(order.pass_number + 1, 0, 0, order.place)
+        return Cursor(order.pass_number, order.sequence + 1, 0, order.place, too_old)
+    return Cursor(order.pass_number + 1, 0, 0, order.place, too_old)

@@ -61,6 +61,8 @@ class Checkpoint:
     """Key of a loss with a projection -> each `Alignment` that stands before that, as a dict."""
     undecodable_rows: int = 0
     """Rows that had weight 0 so far, since their samples cannot be decoded."""
+    generation: int = 0
+    """The last one that was published, or compared with what was."""
     format: int = FORMAT
     """Of who wrote it."""
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -16,6 +15,7 @@ from schemas.errors import ConfigError
 from schemas.records import ViewSpec
 from student_trainer.evaluate import evaluation_data, predictor, rows_at_once
 from student_trainer.export import export_student, latency, save_weights
+from student_trainer.export_metadata import metadata_of
 from student_trainer.learning.students import num_parameters
 from student_trainer.learning.trainee import weights_sha256
 from student_trainer.metrics import Training
@@ -116,9 +116,11 @@ def _report(settings: RunSettings, result: TrainResult) -> dict[str, Any]:
         "parameters": num_parameters(result.model),
         "weights_sha256": result.weights_sha256,
         **({"peers": {name: _peer(model) for name, model in result.peers.items()}} if result.peers else {}),
-        "cursor": {key: value for key, value in result.cursor.as_dict().items() if key != "place"},
+        "cursor": {key: value for key, value in result.cursor.as_dict().items() if key not in ("place", "too_old")},
         "dropped_rows": result.dropped_rows,
         "undecodable_rows": result.undecodable_rows,
+        **({"too_old_rows": result.cursor.too_old} if settings.bounds_age else {}),
+        **({} if result.generations is None else {"generations": result.generations}),
         **({} if settings.train.ema is None else {"ema": settings.train.ema}),
         "evaluation": result.metrics,
         "timing": {
@@ -158,23 +160,6 @@ def trained_data(
         else evaluation_data(settings, trained.view, uri)
     )
     return fetcher, first_samples("dataset", fetcher, trained.network, settings.student.size, count)
-
-
-def _metadata(trained: Trained, view: ViewSpec) -> dict[str, str]:
-    """What an exported student says of its classes and its input: no names of runs, no paths, no times."""
-    inputs = []
-    for each in trained.network.inputs:
-        taken: dict[str, Any] = {"field": each.name, "dtype": each.dtype, "shape": each.shape}
-        if len(each.shape) == 3:
-            taken |= {"layout": "nchw"}
-            if each.dtype == "uint8":
-                taken |= {"scale": 1.0}  # the graph brings bytes to [0, 1] itself
-        inputs.append(taken)
-    return {
-        "distillog.class_names": json.dumps(trained.network.class_names),
-        "distillog.inputs": json.dumps(inputs),
-        "distillog.view": json.dumps({"name": view.name, "params": view.params}, sort_keys=True),
-    }
 
 
 def export_run(
@@ -225,7 +210,7 @@ def export_run(
         trained.model,
         inputs,
         onnx,
-        _metadata(trained, fetcher.view),
+        metadata_of(trained.network, fetcher.view),
         outputs=outputs,
         inner=trained.settings.student.outputs,
         projections=projections,

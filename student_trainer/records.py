@@ -23,6 +23,7 @@ from student_trainer.learning.peers import Peers
 from student_trainer.learning.step import Step
 from student_trainer.prefetch import Prefetcher
 from student_trainer.preparation import Evaluation
+from student_trainer.publishing.publishing import Publishing
 from student_trainer.run.folder import RunFolder
 from student_trainer.run.json_lines import JsonLines
 from student_trainer.run.settings import RunSettings
@@ -71,6 +72,7 @@ class Records:
         reporter: Reporter | None,
         progress: Progress | None,
         total_steps: int,
+        publishing: Publishing | None = None,
     ) -> None:
         self._settings = settings
         self._folder = folder
@@ -80,6 +82,7 @@ class Records:
         self._reporter = reporter
         self._progress = progress
         self._total_steps = total_steps
+        self._publishing = publishing
         self._metrics = JsonLines(folder.metrics, checkpoint.metrics_bytes)
         self._trace = JsonLines(folder.trace, checkpoint.trace_bytes) if settings.train.trace else None
         self._last = (checkpoint.step, time.perf_counter())
@@ -174,12 +177,30 @@ class Records:
             metrics_bytes=self._metrics.sync(),
             trace_bytes=self._trace.sync() if self._trace else self._checkpoint.trace_bytes,
             undecodable_rows=self.undecodable_rows,
+            generation=self._generation,
         )
         saved = save_checkpoint(self._folder.checkpoints, checkpoint, self._trainee.state(), keep)
         self._folder.keep()
         if self._reporter is not None:
             self._reporter.checkpointed(cursor)
         return saved
+
+    @property
+    def _generation(self) -> int:
+        return self._publishing.done if self._publishing else self._checkpoint.generation
+
+    def reach(self, step: int, cursor: Cursor, stopped: Callable[[], bool]) -> None:
+        """Publish, or compare, the generations that are due at a cursor; raises as `Publishing.reach`, too.
+
+        Before one is published the student is saved: whoever resumes has these weights, and need not come by them
+        again, which a GPU does not to the bit.
+        """
+        if self._publishing is None or self._publishing.due(cursor) <= self._generation:
+            return
+        self._look()
+        if self._publishing.publishes:
+            self.save(step, cursor)
+        self._publishing.reach(step, cursor, self._trainee, stopped)
 
     def log(self, step: int, cursor: Cursor, result: Step, ready: Prefetcher[Any]) -> None:
         """Write a line of metrics: this step's losses, and how fast the last steps were."""
@@ -197,6 +218,8 @@ class Records:
                 "loss": _number(result.loss),
                 "losses": {name: _number(rows.mean()) for name, rows in result.rows.items()},
                 **({} if result.gradient_norm is None else {"gradient_norm": _number(result.gradient_norm)}),
+                **({"generation": self._generation} if self._publishing else {}),
+                **({"too_old_rows": cursor.too_old} if self._settings.bounds_age else {}),
                 "timing": {
                     "time": time.time(),
                     "samples_per_s": (step - last_step) * batch_size / (now - last_time),

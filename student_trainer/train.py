@@ -34,6 +34,7 @@ from student_trainer.preparation import (
 from student_trainer.processes.briefing import brief
 from student_trainer.processes.meeting import assemble, meet, telling
 from student_trainer.processes.world import ALONE, World, started_by_torchrun
+from student_trainer.publishing.preparing import prepare_publishing
 from student_trainer.records import Progress, Records
 from student_trainer.run.folder import RunFolder, checkpoint_of
 from student_trainer.run.settings import RunSettings
@@ -62,6 +63,8 @@ class TrainResult:
     """Rows left at the end of the last pass that fill no batch."""
     undecodable_rows: int
     """Rows that counted for nothing, since their samples cannot be decoded; those before a resume counted."""
+    generations: dict[str, list[int]] | None
+    """What became of the generations that this process came by: published, compared, missing; None: no [publish]."""
     first_wait_s: float
     """Seconds until the first batch came."""
     longest_wait_s: float
@@ -189,9 +192,16 @@ def train(
                 metrics_bytes=saved.metrics_bytes,
                 trace_bytes=saved.trace_bytes,
                 undecodable_rows=saved.undecodable_rows,
+                generation=saved.generation,
             )
+        begins = say or logger.info
+        publishing = prepare_publishing(
+            settings, source, folder, trainee, network, checkpoint.generation, found is None, begins
+        )
         brief(world, settings, source, fraction, network, total_steps, checkpoint.step, trainee.state())
-        records = Records(settings, folder, trainee, checkpoint, evaluation, reporter, progress, total_steps)
+        records = Records(
+            settings, folder, trainee, checkpoint, evaluation, reporter, progress, total_steps, publishing
+        )
         assemble(world)
         folder.set_state("training")
         if say is not None:
@@ -234,6 +244,8 @@ def train(
     with supplied as ready, on_stop(stop.set, insists=not started_by_torchrun()):
         begun = time.perf_counter()
         try:
+            with telling(world, source.close):
+                records.reach(step, cursor, stopping)  # what a process before this one was to publish, and did not
             while step < total_steps and not stopped:
                 try:
                     with telling(world, source.close):
@@ -247,7 +259,6 @@ def train(
                         world, item and item[0], stopping(), list(trainee.labels), settings.train.batch_size
                     )
                 except Exception as error:
-                    state = "starved" if isinstance(error, Starved) else "failed"
                     if step:
                         records.rescue(step, cursor)  # what was learned until now is whole
                     elif isinstance(error, _MENDED_ELSEWHERE):
@@ -265,6 +276,7 @@ def train(
                 with telling(world, source.close):
                     records.took(step, cursor, next_cursor, batch, result)
                     step, cursor = step + 1, next_cursor
+                    records.reach(step, cursor, stopping)
                     if step % settings.train.log_every == 0 or step == total_steps:
                         records.log(step, cursor, result, ready)
                     if step < total_steps and _due(step, settings.evaluation.every):
@@ -282,14 +294,19 @@ def train(
             records.save(step, cursor)
             scores = records.evaluate(step, cursor) if finished else {}
             state = "done" if finished else "stopped"
+        except Starved:
+            state = "starved"
+            raise
         finally:
             records.close(state)
     trainee.settle()
     seconds = time.perf_counter() - begun - ready.first_wait
     views_per_s = ready.produced * settings.train.batch_size / ready.busy if ready.busy else 0.0
+    generations = None if publishing is None else publishing.came_of()
     return TrainResult(
         step, finished, weights_sha256(trainee.model), cursor, scores, dropped_rows, records.undecodable_rows,
-        ready.first_wait, ready.longest_wait, ready.waited, seconds, views_per_s, trainee.model, trainee.models,
+        generations, ready.first_wait, ready.longest_wait, ready.waited, seconds, views_per_s, trainee.model,
+        trainee.models,
     )  # fmt: skip
 
 

@@ -34,6 +34,8 @@ _FREE_KEYS = (
     "train.trace",
 )
 """The same of single keys; where data and captured files lie may change, since hashes say that they are the same."""
+_MOVED = ("publish.to",)
+"""Keys that may be another one, but neither come nor go."""
 _ONCE = ("data.stream",)
 """Keys that may be given where they were left out: a run of captured files knows its stream without its name."""
 _WHOLE = ("evaluation.metrics",)
@@ -63,12 +65,12 @@ def edits(before: Mapping[str, Any], after: Mapping[str, Any]) -> list[Edit]:
     """Compare the tables of two run files (`RunSettings.as_dict`): what differs, by key."""
     was, now = flat(before, whole=_WHOLE), flat(after, whole=_WHOLE)
     differing = [key for key in sorted(was.keys() | now.keys()) if was.get(key) != now.get(key)]
-    return [Edit(key, was.get(key), now.get(key), _allowed(key, was.get(key))) for key in differing]
+    return [Edit(key, was.get(key), now.get(key), _allowed(key, was.get(key), now.get(key))) for key in differing]
 
 
-def _allowed(key: str, was: Any) -> bool:
+def _allowed(key: str, was: Any, now: Any) -> bool:
     free = key.partition(".")[0] in _FREE or key in _FREE_KEYS or key in WHEN_ASKED
-    return free or (key in _ONCE and not was)
+    return free or (key in _ONCE and not was) or (key in _MOVED and bool(was and now))
 
 
 def flat(value: Any, key: str = "", whole: Collection[str] = ()) -> dict[str, Any]:

@@ -27,6 +27,7 @@ from student_trainer.run.loss_settings import LossSettings
 from student_trainer.run.metric_settings import MetricSettings
 from student_trainer.run.optimizer_settings import OptimizerSettings
 from student_trainer.run.peer_settings import FIRST, PeerSettings
+from student_trainer.run.publish_settings import PublishSettings
 from student_trainer.run.spans import Span
 from student_trainer.run.student_settings import StudentSettings
 from student_trainer.run.toml_tables import build, flatten, override, unknown
@@ -93,9 +94,12 @@ class TeacherSettings:
     """The first order in which it counts, by its sequence; left out: 0."""
     until: int | None = None
     """The first order in which it counts no more; left out: there is none."""
+    max_age: int | None = None
+    """By how many generations its labels may be behind: older ones leave their rows out; left out: by any number."""
 
     def __post_init__(self) -> None:
         check_name("teacher", self.name)
+        _check(self.max_age is None or self.max_age >= 0, f"max_age must not be negative, is {self.max_age}")
         _check(self.weight > 0, f"weight must be positive, is {self.weight}")
         _check(self.span.first >= 0, f"from must not be negative, is {self.from_}")
         _check(
@@ -228,6 +232,7 @@ class RunSettings:
     evaluation: EvaluationSettings = field(default_factory=EvaluationSettings)
     checkpoint: CheckpointSettings = CheckpointSettings()
     starve: StarveSettings = StarveSettings()
+    publish: PublishSettings | None = None
 
     def __post_init__(self) -> None:
         check_name("run", self.name)
@@ -246,6 +251,12 @@ class RunSettings:
                 f"[[peers]] {[FIRST, *(peer.name for peer in self.peers)][number]}: has the network and the seed of "
                 "another: equal peers learn nothing from each other; give it another seed",
             )
+        if self.publish is not None:
+            peer, known = self.publish.peer or FIRST, self.of_peers()
+            _check(self.source != "dataset", '[publish] needs source = "stream": a dataset has no teachers')
+            _one_of("[publish] peer", peer, list(known))
+            averaged = self.publish.weights != "average" or self.train.ema is not None
+            _check(averaged, '[publish] weights = "average" needs [train] ema, which keeps it')
         if self.source in ("stream", "files"):
             what, named = self.source, "its name" if self.source == "stream" else "their folder"
             _check(bool(getattr(self.data, what)), f'[data] {what} is missing; source = "{what}" needs {named}')
@@ -257,6 +268,11 @@ class RunSettings:
             _check(
                 bool(self.train.steps or self.data.epochs), "[train] steps or [data] epochs must say how long it trains"
             )
+
+    @property
+    def bounds_age(self) -> bool:
+        """Whether labels of some teacher may be too old."""
+        return any(each.max_age is not None for each in self.teachers)
 
     def as_dict(self) -> dict[str, Any]:
         """Return the run file's tables, defaults filled in; plain values, so that JSON and TOML can hold them."""
@@ -271,7 +287,7 @@ class RunSettings:
             own = {key: getattr(self.student, key) for key in ("inputs", "size", "classes")}
             seed = (self.train.seed + number) % (1 << 63) if peer.seed is None else peer.seed
             found[peer.name] = replace(
-                self, student=replace(peer.student, **own), train=replace(self.train, seed=seed), peers=()
+                self, student=replace(peer.student, **own), train=replace(self.train, seed=seed), peers=(), publish=None
             )
         return found
 
@@ -285,6 +301,7 @@ class RunSettings:
             student=self.student.placed(),
             data=replace(self.data, dataset=absolute(self.data.dataset), files=files),
             evaluation=replace(self.evaluation, dataset=absolute(self.evaluation.dataset)),
+            publish=self.publish and self.publish.placed(),
         )
 
     def as_toml(self) -> str:

@@ -19,7 +19,8 @@ def summary(path: Path) -> dict[str, Any]:
 
     `step` is the last that is known of: logged, evaluated, or in the newest checkpoint.
     `loss`, `losses` and `lr` are of the last step that was logged, `samples_per_s` and `steps_per_s` of the steps since
-    the one logged before it; `evaluation` holds the last scores and their step.
+    the one logged before it; `evaluation` holds the last scores and their step. `generation` is the last one that the
+    run published or compared, where it does, and `too_old_rows` are those left out so far, where labels may be too old.
 
     Raises:
         ConfigError: there is no run in this folder, or its files cannot be read.
@@ -44,6 +45,8 @@ def summary(path: Path) -> dict[str, Any]:
         "loss": step.get("loss"),
         "losses": step.get("losses"),
         "lr": step.get("lr"),
+        "generation": step.get("generation"),
+        "too_old_rows": step.get("too_old_rows"),
         "samples_per_s": samples_per_s,
         "steps_per_s": samples_per_s and samples_per_s / settings.train.batch_size,
         "accuracy": scores.get("accuracy"),

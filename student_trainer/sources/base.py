@@ -35,6 +35,8 @@ class Cursor:
     """Its place among the order's rows, from 0."""
     place: Any = field(default=None, compare=False)
     """JSON values: a hint where the order is found, which none but the source that gave it reads. None: it has none."""
+    too_old: int = field(default=0, compare=False)
+    """Rows before it that the run left out, since their labels were too old."""
 
     @classmethod
     def start(cls) -> Cursor:
@@ -43,12 +45,14 @@ class Cursor:
 
     def as_dict(self) -> dict[str, Any]:
         """Return plain values for JSON."""
-        return {"pass_number": self.pass_number, "sequence": self.sequence, "row": self.row, "place": self.place}
+        at = {"pass_number": self.pass_number, "sequence": self.sequence, "row": self.row, "place": self.place}
+        return at | ({"too_old": self.too_old} if self.too_old else {})
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Cursor:
         """Undo `as_dict`."""
-        return cls(int(values["pass_number"]), int(values["sequence"]), int(values["row"]), values.get("place"))
+        pass_number, sequence, row = (int(values[key]) for key in ("pass_number", "sequence", "row"))
+        return cls(pass_number, sequence, row, values.get("place"), int(values.get("too_old", 0)))
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -71,6 +75,8 @@ class LabelledOrder:
     """Where the labels of the teachers lie, which have seen each of these samples; "" where none has."""
     generations: Mapping[str, int] = field(default_factory=dict)
     """Teacher -> the generation by which it labelled this order, of those that count in it."""
+    too_old: int = 0
+    """Rows that it would have, but that a teacher's labels are too old: it has none of them then."""
 
 
 class Known(Protocol):

@@ -14,6 +14,7 @@ from schemas.errors import ConfigError, ManifestMismatch, Starved
 from schemas.records import SoftTargets, Teacher
 from student_trainer.run.spans import WHOLE_STREAM, Span
 from student_trainer.sources.held import Held, Wait, check_identity
+from student_trainer.sources.ledger import Captured
 from student_trainer.sources.stream_settings import StreamSettings
 from student_trainer.sources.teachers import TeachersSource
 
@@ -50,6 +51,10 @@ class FilesSource(TeachersSource):
             until = self._spans.get(name, WHOLE_STREAM).until
             if there < (whole if until is None else min(until, whole)):
                 log.warning("%s: holds %d of %d orders of teacher %r", folder, there, whole, name)
+
+    def ledger(self, teacher: str) -> Captured:
+        """Return the generations of a teacher that were captured."""
+        return Captured(self.lineages.get(teacher))
 
     def _layers(self, teacher: Teacher) -> Mapping[str, bytes]:
         files = next(each for each in self._files if each.teacher.name == teacher.name)

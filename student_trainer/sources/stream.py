@@ -13,6 +13,7 @@ from pipeline.kafka.settings import KafkaSettings
 from pipeline.streams import open_stream
 from schemas.records import Teacher
 from student_trainer.sources.reader import SoftTargetReader
+from student_trainer.sources.stream_ledger import StreamLedger
 from student_trainer.sources.stream_settings import StreamSettings
 from student_trainer.sources.teachers import TeachersSource
 
@@ -32,6 +33,8 @@ class StreamSource(TeachersSource):
         ManifestMismatch, ConfigError, DataUnavailable: as `TeachersSource`.
     """
 
+    grows = True
+
     def __init__(self, kafka: KafkaSettings, settings: StreamSettings) -> None:
         self._kafka = kafka
         self.stream = open_stream(kafka, settings.stream)
@@ -39,6 +42,11 @@ class StreamSource(TeachersSource):
         self._reader: SoftTargetReader | None = None
         self._spans = settings.spans
         super().__init__(self.stream.manifest, [self.stream.lineage(name) for name in settings.teachers], settings)
+
+    def ledger(self, teacher: str) -> StreamLedger:
+        """Return where the generations of a teacher are written down: the manifest's topic."""
+        self.stream.teacher(teacher)
+        return StreamLedger(self._kafka, self.stream, teacher)
 
     def _layers(self, teacher: Teacher) -> Mapping[str, bytes]:
         return read_heads(KafkaCluster(self._kafka, self._stop.is_set), self.manifest, teacher)

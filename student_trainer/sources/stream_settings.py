@@ -22,6 +22,10 @@ class StreamSettings:
     """Whose soft targets, by their names in the stream."""
     spans: Mapping[str, Span] = field(default_factory=dict)
     """Teacher -> the orders in which it counts; left out: all."""
+    max_ages: Mapping[str, int] = field(default_factory=dict)
+    """Teacher -> by how many generations its labels may be behind; left out: by any number."""
+    publishes: Mapping[str, int] = field(default_factory=dict)
+    """Of the teacher whose next generations the run is: how many orders lie between two of them."""
     chosen: Callable[[Mapping[str, TargetSpec]], Collection[str]] = tuple
     """Given all their outputs: the names of those that are read; left out: all."""
     passes: int = 1
@@ -50,6 +54,8 @@ class StreamSettings:
             stream=data.stream,
             teachers=tuple(teacher.name for teacher in settings.teachers),
             spans={each.name: each.span for each in settings.teachers if each.span.partial},
+            max_ages={each.name: each.max_age for each in settings.teachers if each.max_age is not None},
+            publishes={} if settings.publish is None else {settings.publish.teacher: settings.publish.every},
             chosen=lambda specs: needed_targets(settings, specs),
             passes=train.passes,
             dataset=data.dataset,

@@ -9,7 +9,7 @@ import hashlib
 import threading
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Generator, Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from typing import Any, Protocol
 
 import numpy as np
@@ -26,9 +26,11 @@ from schemas.records import Lineage, Manifest, Publisher, Teacher
 from schemas.teacher_output import CLASS_KINDS
 from student_trainer.learning.targets import TargetSpec, specs_of_all, target_name
 from student_trainer.run.spans import WHOLE_STREAM, refuse_uncovered
+from student_trainer.sources.ages import Ages
 from student_trainer.sources.base import Cursor, LabelledOrder
 from student_trainer.sources.hard_labels import HardLabels
 from student_trainer.sources.held import Held, Wait
+from student_trainer.sources.ledger import Ledger
 from student_trainer.sources.starvation import Starvation
 from student_trainer.sources.stream_settings import StreamSettings
 
@@ -81,6 +83,9 @@ class TeachersSource(ABC):
             one.teacher.name: one.publisher for one in lineages if one.publisher is not None
         }
         """By teacher: who published for it when the source was opened."""
+        self._ages = Ages(
+            settings.max_ages, self.publishers, settings.publishes, bool(settings.publishes) and self.grows
+        )
         self._by_name = {teacher.name: teacher for teacher in self.teachers}
         self._starve = settings.starve
         self._passes = settings.passes
@@ -109,6 +114,17 @@ class TeachersSource(ABC):
         # Last: what is refused before need not wait for it.
         self.heads: Mapping[str, Head] = self._read_heads()
         """SHA-256 -> the last layer, of those that losses need."""
+
+    grows = False
+    """Whether somebody may write what it reads yet."""
+
+    @abstractmethod
+    def ledger(self, teacher: str) -> Ledger:
+        """Return where the generations of a teacher are written down, of any of the stream's.
+
+        Raises:
+            StreamNotFound: there is no such teacher.
+        """
 
     @abstractmethod
     def _layers(self, teacher: Teacher) -> Mapping[str, bytes]:
@@ -148,6 +164,7 @@ class TeachersSource(ABC):
             ManifestMismatch: a record, or a sample here, is not what the manifest says.
             DistillogError: as its reader.
         """
+        self._ages.wait(lambda teacher: self.ledger(teacher).lineage(), self._stop, self._starve)
         reader = self._open_reader()
         try:
             starvation = Starvation(self._starve, self.manifest.stream)
@@ -222,6 +239,12 @@ class TeachersSource(ABC):
         for other in kept[1:]:
             rows = np.intersect1d(rows, other, assume_unique=True)
         self._rows_left_out += len(first.sample_ids) - len(rows)
+        addresses = ", ".join(each.address for each in held)
+        generations = {each.value.teacher: each.value.generation for each in held}
+        if self._ages.too_old(each.value for each in held):
+            ids, seed = first.sample_ids[:0], first.view_seed
+            order = LabelledOrder(pass_number, first.sequence, seed, ids, ids, {}, place, addresses, generations)
+            return replace(order, too_old=len(rows))
         for each, own in zip(held, kept, strict=True):
             if len(own) != len(rows):  # a row that one teacher could not decode is no row of the zip
                 places = np.searchsorted(own, rows)
@@ -229,17 +252,8 @@ class TeachersSource(ABC):
         sample_ids = first.sample_ids[rows]
         labels = self._labels.read(sample_ids, self._stop)
         targets |= self._labels.of_partners(self.fetcher, sample_ids, first.view_seed, self._stop)
-        addresses = ", ".join(each.address for each in held)
         return LabelledOrder(
-            pass_number,
-            first.sequence,
-            first.view_seed,
-            sample_ids,
-            labels,
-            targets,
-            place,
-            addresses,
-            {each.value.teacher: each.value.generation for each in held},
+            pass_number, first.sequence, first.view_seed, sample_ids, labels, targets, place, addresses, generations
         )
 
     def _values(self, held: Held) -> dict[str, SoftRows]:

@@ -1,0 +1,56 @@
+"""A student that is its teacher's next generations, on real Kafka and processes."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from conftest import Eventually
+from support.moving import generations_in_log, labelled_by, moving_stream, publishing, student_model
+from support.processes import Distillog
+from support.small_runs import report, weights
+
+from pipeline.streams import open_stream
+
+pytestmark = [pytest.mark.kafka, pytest.mark.timeout(300)]
+
+
+def test_workers_take_up_what_a_run_publishes_and_its_log_gives_the_same_weights_without_any_teacher(
+    distillog: Distillog, fresh_name: Callable[[str], str], eventually: Eventually, tmp_path: Path
+) -> None:
+    name, runs, settings = fresh_name("online"), tmp_path / "runs", distillog.settings
+    model = student_model(tmp_path / "first.onnx")
+    moving_stream(settings, name, model)
+    file = publishing(tmp_path, name)
+    workers = [distillog.start("teach", name, model, "--threads", 1, "--worker", f"w{i}") for i in range(2)]
+    run = distillog.start("runs", "start", file, "--folder", runs)
+    distillog.start("feed", name, "--follow", "student", "--lead", "16:32", "--quiet")
+    eventually(lambda: generations_in_log(settings, name) >= {1}, 60, "a label by generation 1")
+    workers[0].kill()
+    run.succeed()
+    workers[1].terminate()
+    workers[1].succeed()
+    by = labelled_by(settings, name)
+    lineage = open_stream(settings, name).lineage("t")
+    assert [each.number for each in lineage.generations] == [1, 2, 3, 4]
+    assert set(by) >= {0, 1, 2, 3}
+    found = report(runs)
+    assert found["generations"] == {"published": [1, 2, 3, 4], "compared": [], "missing": []}
+
+    def again(run: str, **sections: Any) -> dict[str, Any]:
+        distillog.succeed("runs", "start", publishing(tmp_path, name, run, **sections), "--folder", runs, "--quiet")
+        assert weights(runs, run) == found["weights_sha256"]
+        return report(runs, run)
+
+    assert again("replay")["generations"] == {"published": [], "compared": [1, 2, 3, 4], "missing": []}
+    folder = tmp_path / "labels"
+    distillog.succeed("capture", name, folder, "--quiet")
+    of_files = again("files", source="files", data={"files": str(folder)})
+    captured = of_files["generations"]["compared"]
+    assert captured == [1, 2, 3, 4][: len(captured)]  # those that labels are of
+    assert len(captured) >= max(by)
+    assert len(list((tmp_path / "generations").iterdir())) == 5  # the student as it began, too
+    assert json.loads((runs / "student" / "metrics.jsonl").read_text().splitlines()[-1])["generation"] == 4
