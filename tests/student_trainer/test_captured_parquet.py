@@ -19,8 +19,8 @@ import pytest
 from click.testing import CliRunner
 from reader_logs import label, make_stream
 from support.captures import captured
-from support.heads import bound, layer
 from support.generations import by, moved
+from support.heads import bound, layer
 from support.streams import fetcher, manifest
 
 from pipeline.captured import parquet
