@@ -14,6 +14,7 @@ from schemas_examples import examples, plain
 
 from schemas.avro import REGISTRY
 from schemas.codecs import Dense
+from schemas.errors import EncodeError
 from schemas.head import HeadChunk
 from schemas.records import DeadLetter, Generation, Manifest, Publisher, SoftTargets, Teacher, WorkOrder
 
@@ -69,3 +70,13 @@ def test_float16_rows_of_before_the_shift_are_read_as_they_were() -> None:
     values = SoftTargets.decode(raw, "").output("logits").values()
     assert isinstance(values, Dense)
     assert values.logits.tolist() == np.arange(8.0).reshape(2, 4).tolist()
+
+
+def test_a_stream_of_before_holds_labels_of_generation_0_and_no_others() -> None:
+    pinned = {"soft_targets": REGISTRY.fingerprint("soft_targets", 1).hex()}
+    label = EXAMPLES["soft_targets float32"]
+    assert SoftTargets.decode(label.encode(pinned), "").generation == 0
+    with pytest.raises(
+        EncodeError, match=r"version 1, which the stream pins, .* has no room for generation; the stream"
+    ):
+        EXAMPLES["soft_targets generation"].encode(pinned)
