@@ -150,7 +150,9 @@ class FleetSize:
         lacking = (HEADROOM * self.pace - self._capacity(now)) / self._speed
         # Members of other machines count as ours do; a worker that is down for a while will be back.
         wanted = now.workers + math.ceil(lacking - SLACK)
-        if wanted <= self.workers and self._lead_stays_short(now, now.trained):
+        # Asked of every reading, whatever is wanted at it: one in which a worker is idle must not be passed over.
+        short = self._lead_stays_short(now, now.trained)
+        if wanted <= self.workers and short:
             lead = (now.labelled - now.trained) * self._order_size / self.pace
             return self.workers + 1, f"{lead:.1f} s of labels lie ready, a loss takes {self._need(now):.0f} s", True
         return wanted, f"the run takes {self.pace:,.0f} samples/s, a worker makes {self._speed:,.0f}", waits

@@ -7,7 +7,7 @@ from dataclasses import replace
 from itertools import pairwise
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from support.fleet_day import DAY, MOST, ORDER_SIZE, PARTITIONS, SPEED, Day, Life, live
 
@@ -43,6 +43,7 @@ def test_a_day_on_spot_machines_costs_little_and_starves_the_student_for_little(
 
 
 @settings(deadline=None, max_examples=12)
+@example(2465.0, 83)
 @given(st.floats(50, 6000), st.integers(0, 99))
 def test_under_a_steady_pace_the_size_becomes_steady_and_is_enough(pace: float, seed: int) -> None:
     day = steady(pace)
@@ -170,6 +171,17 @@ def test_a_lead_that_the_feeder_keeps_short_starts_nobody() -> None:
     def reading(time: float) -> Reading:
         trained = int(400 * time / ORDER_SIZE)
         return Reading(time, trained + 2, trained + 2, time % 10 / 10, (SPEED,), 1, 0, 20.0, trained)
+
+    assert set(decided(fleet_size(), range(0, 600, 2), reading)) == {1}
+
+
+def test_a_reading_in_which_workers_are_idle_counts_also_where_its_pace_seems_to_want_more() -> None:
+    """Orders are whole: whenever one more was taken, the pace of the last ten seconds is a little higher."""
+
+    def reading(time: float) -> Reading:
+        turn = int(time) // 2 % 3
+        trained = int(417 * time / ORDER_SIZE) + (turn == 2)
+        return Reading(time, trained + 40, trained + 20, 0.5 if turn == 2 else 1.0, (SPEED,), 1, 0, 20.0, trained)
 
     assert set(decided(fleet_size(), range(0, 600, 2), reading)) == {1}
 
