@@ -26,7 +26,7 @@ LENGTH = 32
 """Tokens; one sentence of 100 has more, and is cut for teacher and student alike."""
 BATCH_SIZE = 64
 SIZES = {
-    "small": ({"train": 1_280, "test": 240}, 2, 2, ("cosine", "relations")),
+    "small": ({"train": 1_280, "test": 240}, 5, 2, ("cosine", "relations")),
     "full": ({"train": 10_000, "test": 2_000}, 3, 3, ("cosine", "relations", "cosine and relations", "similarity")),
 }
 """Sentences, passes over them, seeds, losses."""
@@ -154,7 +154,7 @@ def tell(folder: Path, count: dict[str, int], passes: int, num_seeds: int, losse
 
 
 def uri(folder: Path, split: str) -> str:
-    """Return the data set of one part of the sentences."""
+    """Return the dataset of one part of the sentences."""
     return f"text:{folder}?split={split}&length={LENGTH}&tokenizer={folder / 'tokenizer.json'}"
 
 

@@ -66,11 +66,13 @@ class Neighbours(Metric):
             return scores
         student, teacher = np.concatenate(self._student), np.concatenate(self._teacher)
         near = _nearest(teacher)
-        for name, (first, second) in {
-            "pair_spearman": _pairs(len(student)),
-            "near_spearman": (np.repeat(np.arange(len(near)), near.shape[1]), near.reshape(-1)),
-        }.items():
-            found = spearman(_cosines(student, first, second), _cosines(teacher, first, second), "cosines")
+        pairs = np.repeat(np.arange(len(near)), near.shape[1]), near.reshape(-1)
+        sides = {
+            "pair_spearman": (_of_pairs(student), _of_pairs(teacher)),
+            "near_spearman": (_cosines(student, *pairs), _cosines(teacher, *pairs)),
+        }
+        for name, (of_student, of_teacher) in sides.items():
+            found = spearman(of_student, of_teacher, "cosines")
             if found is not None:
                 scores[name] = found
         found_near = _nearest(student)
@@ -105,10 +107,17 @@ def _nearest_by_parts(vectors: NDArray[np.float32]) -> Iterator[Ints]:
         yield np.take_along_axis(likely, order, axis=1)
 
 
-def _pairs(size: int) -> tuple[Ints, Ints]:
-    """Return [Q] and [Q]: all pairs of different ones, or as many as are taken at most, drawn by hashes."""
+def _of_pairs(vectors: NDArray[np.float32]) -> Floats:
+    """Return [Q] float64: the cosines of all pairs, or of as many as are taken at most, drawn by hashes."""
+    size = len(vectors)
     if size * (size - 1) // 2 <= _MOST_PAIRS:
-        return np.triu_indices(size, 1)
+        every: Floats = (vectors @ vectors.T)[np.triu_indices(size, 1)].astype(np.float64)
+        return every
+    return _cosines(vectors, *_drawn(size))
+
+
+def _drawn(size: int) -> tuple[Ints, Ints]:
+    """Return [Q] and [Q]: pairs of different ones."""
     draws = np.arange(_MOST_PAIRS, dtype=np.uint64)
     first = hash64(tag("neighbours.first"), draws) % np.uint64(size)
     apart = 1 + hash64(tag("neighbours.apart"), draws) % np.uint64(size - 1)
@@ -119,5 +128,5 @@ def _cosines(vectors: NDArray[np.float32], first: Ints, second: Ints) -> Floats:
     """Return [Q] float64."""
     found = np.empty(len(first))
     for part in parts(len(first), vectors.shape[1]):
-        found[part] = np.einsum("qh,qh->q", vectors[first[part]], vectors[second[part]], dtype=np.float64)
+        found[part] = np.einsum("qh,qh->q", vectors[first[part]], vectors[second[part]])
     return found

@@ -95,7 +95,7 @@ def test_of_many_vectors_pairs_are_drawn_and_say_the_same(monkeypatch: pytest.Mo
     student = teacher + drawn(12, 1, 400)
     whole = measured(student, teacher, 64)
     monkeypatch.setattr(neighbours, "_MOST_PAIRS", 20_000)
-    first, second = neighbours._pairs(400)
+    first, second = neighbours._drawn(400)
     assert len(first) == 20_000
     assert not (first == second).any()
     assert set(first.tolist()) == set(second.tolist()) == set(range(400))
