@@ -7,19 +7,21 @@ Everything happens in --folder (runs/speech). The words are spoken once and kept
 from __future__ import annotations
 
 import argparse
-import fcntl
 import json
 import os
-import shutil
 import signal
 import statistics
 import subprocess
 import sys
 import time
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any
 
-from schemas.errors import ConfigError, DistillogError, RunLocked
+from schemas.errors import DistillogError
+
+sys.path.insert(0, str(Path(__file__).parents[1]))
+
+from own_folder import clear, take
 
 STREAM, TEACHER = "speech", "cnn"
 LENGTH = 16_538
@@ -76,10 +78,10 @@ def tell(folder: Path, words: Any, num_voices: int, takes: int, epochs: int, num
         print(f"{time.monotonic() - began:6.1f} s  {text}", flush=True)
 
     torch.set_num_threads(1)
-    lock = take(folder)
+    lock = take(folder, MARKER)
     broker = LocalBroker(folder / "broker")
     broker.stop()  # of an example that was killed
-    clear(folder)
+    clear(folder, ENTRIES)
     said = spoken.speak(folder / "words", words or spoken.WORDS, num_voices, takes)
     say(f"{len(said['words'])} words by {len(said['train_voices'])} voices, and {len(said['test_voices'])} others")
     uris = [
@@ -116,36 +118,6 @@ def tell(folder: Path, words: Any, num_voices: int, takes: int, epochs: int, num
     }
     (folder / "report.json").write_text(json.dumps(figures, indent=2) + "\n", encoding="utf-8")
     return figures
-
-
-def take(folder: Path) -> TextIO:
-    """Hold the folder until what is returned is closed.
-
-    Raises:
-        ConfigError: it holds something, and is not the example's own.
-        RunLocked: the example runs in it.
-    """
-    marker = folder / MARKER
-    if folder.exists() and not marker.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise ConfigError(f"{folder} was not made by this example: remove it, or name another folder with --folder")
-    folder.mkdir(parents=True, exist_ok=True)
-    lock = marker.open("a+", encoding="utf-8")
-    try:
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError:
-        lock.close()
-        raise RunLocked(f"{folder}: the example runs in it already; wait for it, or give --folder") from None
-    return lock
-
-
-def clear(folder: Path) -> None:
-    """Remove what an earlier call left, but for the words."""
-    for name in ENTRIES:
-        path = folder / name
-        if path.is_dir():
-            shutil.rmtree(path)
-        else:
-            path.unlink(missing_ok=True)
 
 
 def label(folder: Path, uri: str, params: dict[str, Any], epochs: int) -> None:

@@ -25,15 +25,15 @@ STRIPS = {"train": (0.0, 0.55), "validation": (0.55, 0.7), "test": (0.7, 1.0)}
 """Which part of a photograph's width is behind the digits of which split."""
 SIDES = (40, 90)
 """Pixels of the photograph that a picture shows, from and to."""
-HEIGHTS = (24, 40)
+HEIGHTS = (30, 42)
 """Pixels of a digit's height, from and to."""
-PIECES = 3
+PIECES = 2
 """Of other digits, in each picture."""
 PIECE = 10
 """Pixels of a piece's side."""
-TURN, SHEAR = 0.45, 0.25
+TURN, SHEAR = 0.25, 0.15
 """Radians that a digit is turned by at most, and columns a row that it leans."""
-SHADE = 0.6
+SHADE = 0.5
 """What is left of the photograph's light."""
 CONTENTS = "pictures.json"
 
@@ -46,7 +46,7 @@ def paint(folder: Path, counts: dict[str, int]) -> dict[str, object]:
 
     Raises ConfigError without scikit-learn.
     """
-    asked = {"counts": counts, "size": SIZE}
+    asked = {"counts": counts, "size": SIZE, "scene": _scene_settings()}
     found = _kept(folder, asked)
     if found:
         return found
@@ -134,6 +134,13 @@ def _digits() -> dict[str, tuple[Grey, npt.NDArray[np.int64]]]:
     held = np.arange(len(labels)) % 5 == 0
     splits["train"], splits["validation"] = (glyphs[~held], labels[~held]), (glyphs[held], labels[held])
     return splits
+
+
+def _scene_settings() -> dict[str, object]:
+    """What pictures depend on beside their number, as JSON has it: another setting makes them anew."""
+    strips = {split: list(ends) for split, ends in STRIPS.items()}
+    pieces, leans = [PIECES, PIECE], [TURN, SHEAR]
+    return {"strips": strips, "shown": [*SIDES, SHADE], "heights": list(HEIGHTS), "pieces": pieces, "leans": leans}
 
 
 def _kept(folder: Path, asked: dict[str, object]) -> dict[str, object]:

@@ -31,7 +31,7 @@ LABELLED_SHARE = 4
 """One picture of training in so many has a label."""
 SIZES = {
     "small": ({"train": 600, "validation": 100, "test": 200}, 60, 2),
-    "full": ({"train": 6000, "validation": 1500, "test": 2500}, 600, 3),
+    "full": ({"train": 6000, "validation": 1500, "test": 2500}, 500, 3),
 }
 """Pictures, steps of teacher and of each student, seeds."""
 LOGITS: dict[str, Any] = {"name": "forward_kl"}

@@ -61,9 +61,9 @@ def test_a_word_sounds_and_another_one_sounds_otherwise():
 def test_a_folder_that_the_example_did_not_make_is_refused_and_a_second_call_in_one_too(tmp_path):
     (tmp_path / "thesis.tex").write_text("years of work")
     with pytest.raises(ConfigError, match="not made by this example"):
-        speech.take(tmp_path)
-    with speech.take(tmp_path / "own"), pytest.raises(RunLocked, match="runs in it already"):
-        speech.take(tmp_path / "own")
+        speech.take(tmp_path, speech.MARKER)
+    with speech.take(tmp_path / "own", speech.MARKER), pytest.raises(RunLocked, match="runs in it already"):
+        speech.take(tmp_path / "own", speech.MARKER)
 
 
 @pytest.mark.faults

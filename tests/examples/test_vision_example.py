@@ -43,7 +43,7 @@ def test_no_digit_and_no_strip_of_a_photograph_is_in_two_splits():
     assert all(photo.width * narrowest >= scenes.SIDES[1] for photo in scenes._photographs())
 
 
-def test_pictures_are_equal_each_time_and_made_anew_where_one_is_damaged(tmp_path):
+def test_pictures_are_equal_each_time_and_made_anew_where_one_is_damaged_or_a_setting_is_another(tmp_path, monkeypatch):
     first = scenes.paint(tmp_path / "one", COUNTS)
     files = sorted((tmp_path / "one").rglob("*.jpg"))
     assert len(files) == 70
@@ -54,6 +54,8 @@ def test_pictures_are_equal_each_time_and_made_anew_where_one_is_damaged(tmp_pat
     files[3].write_bytes(b"damaged")
     assert scenes.paint(tmp_path / "one", COUNTS) == first
     assert files[3].read_bytes() != b"damaged"
+    monkeypatch.setattr(scenes, "SHADE", 0.25)
+    assert scenes.paint(tmp_path / "one", COUNTS)["sha256"] != first["sha256"]
 
 
 def test_pictures_are_a_folder_of_images_whose_classes_are_the_digits(tmp_path):
