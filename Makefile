@@ -36,6 +36,10 @@ example-sentences: setup ## distil a published sentence encoder into students 5 
 example-speech: setup ## distil a teacher of spoken words into a student 14 times smaller, and print the table
 	@$(BIN)/python examples/speech/speech.py $(ARGS)
 
+# ARGS=--short for ten minutes, ARGS='--seeds 1' for a first look; called again, it goes on where it stopped.
+example-text: setup ## distil a BERT of the installed packages' texts into half of it, part by part, for hours
+	@$(BIN)/python examples/text/text.py $(ARGS)
+
 example-vision: setup ## distil a residual network into a depthwise one by six recipes, and print the table
 	@$(BIN)/python examples/vision/vision.py $(ARGS)
 
