@@ -13,6 +13,7 @@ from typing import Any
 
 PARTS = (
     *("codecs", "topk_graph", "images", "worker", "student", "processes", "data_plane", "capture", "ensembles"),
+    "vocabulary",
     "footprint",
     "teachers",
 )

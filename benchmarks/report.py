@@ -68,6 +68,8 @@ def show(figures: dict[str, Any], console: Console) -> None:
         console.print(_of_teachers(rows))
     for case, rows in figures.get("codecs", {}).items():
         console.print(_of_codecs(case, rows))
+    if rows := figures.get("vocabulary"):
+        console.print(_of_vocabulary(rows))
     for line in _lines(figures):
         console.print(line)
 
@@ -111,6 +113,17 @@ def _of_codecs(case: str, rows: dict[str, dict[str, Any]]) -> Table:
             tail,
             _bars_of_codec(case, codec, row),
         )
+    return table
+
+
+def _of_vocabulary(rows: dict[str, dict[str, Any]]) -> Table:
+    table = Table(title="a token of 50,000, in windows of 128: records of 8 windows on one core")
+    headers = ("bytes/token", "encoded/s", "by graph/s", "decoded/s", "tail error")
+    for header in ("", *headers):
+        table.add_column(header, justify="left" if not header else "right", no_wrap=True)
+    for codec, row in rows.items():
+        speeds = (f"{row[key]:,.0f}" for key in ("encoded_per_s", "encoded_by_graph_per_s", "decoded_per_s"))
+        table.add_row(codec, f"{row['bytes_per_token']:,.1f}", *speeds, f"{row['tail_error']:.1e}")
     return table
 
 
@@ -191,6 +204,8 @@ def _lines(figures: dict[str, Any]) -> list[str]:
             f"{service}: peak {peak['mib']:.0f} MiB at {peak['orders']} orders, {peak['mib_at_10_times_more']:.0f} MiB "
             f"at 10 times more ({peak['growth_mib']:+.1f} MiB; the first repeated: {peak['self_growth_mib']:+.1f} MiB)"
         )
+    if "captured_beside_records" in figures:
+        lines.append(f"captured files: {figures['captured_beside_records']:,} bytes beside those of the records")
     if folder := figures.get("captured_folder"):
         most = folder["open_seconds"]["most"]
         lines.append(
