@@ -316,23 +316,6 @@ def test_a_pipe_where_a_table_would_be_is_refused_and_not_waited_for(tmp_path: P
         write_tables(folder, tmp_path)
 
 
-@pytest.mark.parametrize("there", [True, False])
-def test_a_link_in_the_place_of_an_unfinished_table_is_refused_and_not_written_through(
-    tmp_path: Path, there: bool
-) -> None:
-    stream = stream_of()
-    folder = CapturedFolder(captured(tmp_path / "c", stream, labels(stream), CaptureForm("null")))
-    if there:
-        (tmp_path / "thesis").write_text("mine")
-    (tmp_path / ".new-cnn.parquet").symlink_to(tmp_path / "thesis")
-    with pytest.raises(CannotWrite, match=r"\.new-cnn\.parquet: is a link"):
-        write_tables(folder, tmp_path)
-    assert (tmp_path / "thesis").exists() is there
-    assert not there or (tmp_path / "thesis").read_text() == "mine"
-    assert (tmp_path / ".new-cnn.parquet").is_symlink()
-    assert not (tmp_path / "cnn.parquet").exists()
-
-
 def test_an_interrupted_table_leaves_nothing_behind(tmp_path: Path) -> None:
     stream = stream_of()
     folder = CapturedFolder(captured(tmp_path / "c", stream, labels(stream), CaptureForm("null")))

@@ -14,6 +14,7 @@ from whole_captures import HEADER, LABELS, SMALL, STREAM, no_fsync, whole_in
 
 from pipeline.captured.capturing import CaptureFolder, CaptureForm
 from pipeline.captured.folder import CapturedFolder
+from pipeline.captured.parquet import write_tables
 from pipeline.streams import Stream
 from schemas.avro import REGISTRY
 from schemas.errors import CannotWrite, ConfigError, DistillogError, ManifestMismatch, StreamConflict
@@ -106,3 +107,19 @@ def test_what_no_capture_has_made_is_not_overwritten(name: str, tmp_path: Path) 
         CaptureFolder(folder, STREAM.manifest, [STREAM.teachers["cnn"]], SMALL)
     assert "\n" not in str(refused.value)
     assert mine.read_text() == path.read_text() == "mine"
+
+
+@pytest.mark.parametrize("there", [True, False])
+def test_a_link_in_the_place_of_an_unfinished_table_is_refused_and_not_written_through(
+    tmp_path: Path, there: bool
+) -> None:
+    folder = CapturedFolder(captured(tmp_path / "c", STREAM, LABELS[:3]))
+    if there:
+        (tmp_path / "thesis").write_text("mine")
+    (tmp_path / ".new-cnn.parquet").symlink_to(tmp_path / "thesis")
+    with pytest.raises(CannotWrite, match=r"\.new-cnn\.parquet: is a link"):
+        write_tables(folder, tmp_path)
+    assert (tmp_path / "thesis").exists() is there
+    assert not there or (tmp_path / "thesis").read_text() == "mine"
+    assert (tmp_path / ".new-cnn.parquet").is_symlink()
+    assert not (tmp_path / "cnn.parquet").exists()
