@@ -13,17 +13,14 @@ import math
 import struct
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Self
+from typing import Any, Self
 
 import numpy as np
 
 from schemas.avro import NEWEST, REGISTRY, Datum
 from schemas.columns import DTYPES, Array, FloatArray, pack_sha256
-from schemas.errors import DecodeError, EncodeError, ManifestMismatch
+from schemas.errors import DecodeError, EncodeError
 from schemas.finite import all_finite
-
-if TYPE_CHECKING:
-    from schemas.records import Teacher
 
 CHUNK_BYTES = 512 << 10
 """Of a layer in one record: half of what a broker takes by default."""
@@ -179,27 +176,6 @@ def chunks(stream_id: str, teacher: str, raw: bytes) -> Iterator[HeadChunk]:
     for index in range(count):
         part = raw[index * CHUNK_BYTES : (index + 1) * CHUNK_BYTES]
         yield HeadChunk(stream_id, teacher, sha256, index, count, part)
-
-
-def decode_heads(teacher: Teacher, layers: Mapping[str, bytes]) -> dict[str, Head]:
-    """Return SHA-256 -> layer of those that are there, which are what the outputs of a teacher's record say.
-
-    Raises:
-        DecodeError: one is no layer.
-        ManifestMismatch: one has other classes, or another width, than its output.
-    """
-    found = {
-        sha256: Head.decode(raw, f"the last layer {sha256[:12]} of teacher {teacher.name!r}")
-        for sha256, raw in layers.items()
-    }
-    for one in teacher.outputs:
-        head, width = found.get(one.head_sha256 or ""), one.codec.k if one.codec else 0
-        if head and (head.num_classes, head.width) != (one.codec_classes, width):
-            raise ManifestMismatch(
-                f"the last layer of output {one.name!r} of teacher {teacher.name!r} gives {head.num_classes} "
-                f"classes of {head.width} numbers, its record says {one.codec_classes} of {width}"
-            )
-    return found
 
 
 class Assembly:

@@ -26,7 +26,7 @@ from pipeline.views.check import check_data
 from pipeline.views.patience import labels_patiently
 from pipeline.whole_files import replace_file, writing
 from schemas.errors import CannotWrite, ConfigError, ManifestMismatch
-from schemas.head import decode_heads
+from schemas.heads import decode_heads
 from schemas.hidden import with_head
 from schemas.records import SoftTargets
 

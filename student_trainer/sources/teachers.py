@@ -20,7 +20,8 @@ from pipeline.sequence import Sequence as OrderSequence
 from pipeline.views.check import check_data
 from schemas.codecs import SoftRows
 from schemas.errors import ManifestMismatch
-from schemas.head import Head, decode_heads
+from schemas.head import Head
+from schemas.heads import decode_heads
 from schemas.hidden import with_head
 from schemas.records import Lineage, Manifest, Publisher, Teacher
 from schemas.teacher_output import CLASS_KINDS
