@@ -147,9 +147,12 @@ class FleetSize:
         waits = self._take_pace(now, now.trained)
         if not self._speed:
             return self.workers, "", False
-        lacking = (HEADROOM * self.pace - self._capacity(now)) / self._speed
+        lacking = HEADROOM * self.pace - self._capacity(now)
         # Members of other machines count as ours do; a worker that is down for a while will be back.
-        wanted = now.workers + math.ceil(lacking - SLACK)
+        if lacking > 0:
+            wanted = now.workers + math.ceil(lacking / self._speed - SLACK)
+        else:  # without slack, and as if the fastest left: or whoever goes would be missed at once
+            wanted = now.workers + math.ceil(lacking / max(now.speeds, default=self._speed))
         # Asked of every reading, whatever is wanted at it: one in which a worker is idle must not be passed over.
         short = self._lead_stays_short(now, now.trained)
         if wanted <= self.workers and short:

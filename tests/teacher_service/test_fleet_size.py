@@ -44,6 +44,8 @@ def test_a_day_on_spot_machines_costs_little_and_starves_the_student_for_little(
 
 @settings(deadline=None, max_examples=12)
 @example(2465.0, 83)
+@example(2453.421968150594, 882156)
+@example(402.6535704123204, 408173)
 @given(st.floats(50, 6000), st.integers(0, 99))
 def test_under_a_steady_pace_the_size_becomes_steady_and_is_enough(pace: float, seed: int) -> None:
     day = steady(pace)
