@@ -20,10 +20,10 @@ from student_trainer.trained import Trained, load_student
 
 Arrays = Mapping[str, NDArray[Any]]
 
-METRICS = tuple(
-    MetricSettings(name, params={"on": "embedding", "against": "sentence_embedding"})
-    for name in ("neighbours", "features")
-)
+AGAINST = {"against": "sentence_embedding"}
+METRICS = tuple(MetricSettings(name, params={"on": "embedding", **AGAINST}) for name in ("neighbours", "features"))
+OF_ONE_OUTPUT = (MetricSettings("neighbours", params=AGAINST),)
+"""Of what gives nothing else, under whatever name: an exported file's only output is called `logits`."""
 _AT_ONCE = 200
 
 
@@ -46,8 +46,8 @@ class Measure:
         return {"sentence_embedding": np.stack([self._known[bytes(row)] for row in inputs["input_ids"]])}
 
     def figures(self, model: Model, fields: tuple[str, ...] = ()) -> dict[str, float]:
-        """Return those of `neighbours`, and where its vectors are as long as the teacher's those of `features`."""
-        metrics = METRICS if fields else METRICS[:1]
+        """Return those of `neighbours`, and of a student in PyTorch, whose `fields` are named, those of `features`."""
+        metrics = METRICS if fields else OF_ONE_OUTPUT
         return evaluate(model, self._fetcher, _AT_ONCE, self._teacher, metrics=metrics, fields=fields)
 
     def of_run(self, run: Path) -> dict[str, float]:
