@@ -302,6 +302,9 @@ def table(figures: dict[str, Any]) -> list[str]:
     for name, found in rows.items():
         size = f"{found[0]['parameters']:,.0f}" if "parameters" in found[0] else ""
         lines.append(f"| {name} | {size} | {' | '.join(cell([each[key] for each in found]) for key in FIGURES)} |")
+    lines += ["", "| | bytes | one sentence, ms | sentences/s, 64 at once |", "|---|---:|---:|---:|"]
+    for name, served in figures["served"].items():
+        lines.append(f"| {name} | {served['bytes']:,} | {served['p50_ms']:.2f} | {served['samples_per_s']:,.0f} |")
     count = figures["sentences"]
     lines += [
         "",
