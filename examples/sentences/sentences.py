@@ -7,7 +7,6 @@ Everything happens in --folder (runs/sentences) and is made anew; the encoder's 
 from __future__ import annotations
 
 import argparse
-import fcntl
 import json
 import os
 import shutil
@@ -17,9 +16,13 @@ import sys
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any
 
-from schemas.errors import ConfigError, DistillogError, RunLocked
+from schemas.errors import DistillogError
+
+sys.path.insert(0, str(Path(__file__).parents[1]))
+
+from own_folder import clear, take
 
 STREAM, TEACHER, EMBEDDING = "sentences", "minilm", "sentence_embedding"
 LENGTH = 32
@@ -102,10 +105,10 @@ def tell(folder: Path, count: dict[str, int], passes: int, num_seeds: int, losse
     def say(text: str) -> None:
         print(f"{time.monotonic() - began:6.1f} s  {text}", flush=True)
 
-    lock = take(folder)
+    lock = take(folder, MARKER)
     broker = LocalBroker(folder / "broker")
     broker.stop()  # of an example that was killed
-    clear(folder)
+    clear(folder, ENTRIES)
     (folder / "logs").mkdir()
     english.write(folder, count)
     shutil.copyfile(encoder.folder() / "tokenizer.json", folder / "tokenizer.json")
@@ -156,36 +159,6 @@ def tell(folder: Path, count: dict[str, int], passes: int, num_seeds: int, losse
 def uri(folder: Path, split: str) -> str:
     """Return the dataset of one part of the sentences."""
     return f"text:{folder}?split={split}&length={LENGTH}&tokenizer={folder / 'tokenizer.json'}"
-
-
-def take(folder: Path) -> TextIO:
-    """Hold the folder until what is returned is closed.
-
-    Raises:
-        ConfigError: it holds something, and is not the example's own.
-        RunLocked: the example runs in it.
-    """
-    marker = folder / MARKER
-    if folder.exists() and not marker.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise ConfigError(f"{folder} was not made by this example: remove it, or name another folder with --folder")
-    folder.mkdir(parents=True, exist_ok=True)
-    lock = marker.open("a+", encoding="utf-8")
-    try:
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError:
-        lock.close()
-        raise RunLocked(f"{folder}: the example runs in it already; wait for it, or give --folder") from None
-    return lock
-
-
-def clear(folder: Path) -> None:
-    """Remove what an earlier call left."""
-    for name in ENTRIES:
-        path = folder / name
-        if path.is_dir():
-            shutil.rmtree(path)
-        else:
-            path.unlink(missing_ok=True)
 
 
 def label(folder: Path, teacher: Path) -> float:

@@ -63,9 +63,9 @@ def test_a_student_begins_with_the_main_axes_of_the_words(tmp_path: Path, monkey
 def test_a_folder_that_the_example_did_not_make_is_refused_and_a_second_call_in_one_too(tmp_path: Path) -> None:
     (tmp_path / "thesis.tex").write_text("years of work")
     with pytest.raises(ConfigError, match="not made by this example"):
-        sentences.take(tmp_path)
-    with sentences.take(tmp_path / "own"), pytest.raises(RunLocked, match="runs in it already"):
-        sentences.take(tmp_path / "own")
+        sentences.take(tmp_path, sentences.MARKER)
+    with sentences.take(tmp_path / "own", sentences.MARKER), pytest.raises(RunLocked, match="runs in it already"):
+        sentences.take(tmp_path / "own", sentences.MARKER)
 
 
 def test_commands_run_side_by_side_and_one_that_fails_ends_the_others(tmp_path: Path) -> None:
