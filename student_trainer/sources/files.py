@@ -53,8 +53,9 @@ class FilesSource(TeachersSource):
                 log.warning("%s: holds %d of %d orders of teacher %r", folder, there, whole, name)
 
     def ledger(self, teacher: str) -> Captured:
-        """Return the generations of a teacher that were captured."""
-        return Captured(self.lineages.get(teacher))
+        """Return the generations of a teacher that were captured, if its labels were."""
+        there = teacher in self._captured.contents.teachers
+        return Captured(self._captured.teacher(teacher).lineage if there else None)
 
     def _layers(self, teacher: Teacher) -> Mapping[str, bytes]:
         files = next(each for each in self._files if each.teacher.name == teacher.name)

@@ -11,7 +11,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import Eventually
 from support.models import classifier
 from support.moving import moving_stream, student_model
 from support.streams import fetcher
@@ -82,7 +81,7 @@ def moved(kafka_settings: KafkaSettings, fresh_name: Callable[[str], str], tmp_p
 
 def test_the_newest_generation_that_is_fit_takes_its_place_and_its_file_goes_with_it(
     moved: Moved,
-    eventually: Eventually,
+    eventually: Callable[..., object],
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     caplog: pytest.LogCaptureFixture,
@@ -121,7 +120,7 @@ def test_the_newest_generation_that_is_fit_takes_its_place_and_its_file_goes_wit
 
 
 def test_a_generation_that_is_not_finite_is_not_taken(
-    moved: Moved, eventually: Eventually, tmp_path: Path, caplog: pytest.LogCaptureFixture
+    moved: Moved, eventually: Callable[..., object], tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     import onnx
 
