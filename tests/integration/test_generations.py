@@ -14,7 +14,7 @@ from support.small_runs import report, weights
 
 from pipeline.streams import open_stream
 
-pytestmark = [pytest.mark.kafka, pytest.mark.timeout(300)]
+pytestmark = [pytest.mark.kafka, pytest.mark.faults, pytest.mark.short, pytest.mark.timeout(300)]
 
 
 def test_workers_take_up_what_a_run_publishes_and_its_log_gives_the_same_weights_without_any_teacher(
@@ -27,12 +27,12 @@ def test_workers_take_up_what_a_run_publishes_and_its_log_gives_the_same_weights
     first = distillog.start("teach", name, model, "--threads", 1, "--worker", "w0")
     run = distillog.start("runs", "start", file, "--folder", runs)
     distillog.start("feed", name, "--follow", "student", "--lead", "16:32", "--quiet")
-    eventually(lambda: generations_in_log(settings, name) >= {1}, 60, "a label by generation 1")
+    eventually(lambda: generations_in_log(settings, name) >= {1}, 150, "a label by generation 1")
     second = distillog.start("teach", name, model, "--threads", 1, "--worker", "w1")
     second.wait_for("labels by generation [1-4], the newest that is there")
     second.wait_for("agrees with order")  # by the model of that order's generation
     first.kill()
-    run.succeed()
+    run.succeed(200)
     second.terminate()
     second.succeed()
     by = labelled_by(settings, name)

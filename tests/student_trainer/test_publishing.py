@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import time
 from collections.abc import Callable
 from dataclasses import replace
@@ -15,7 +16,8 @@ from support.moving import images, student_model
 from support.streams import fetcher, teacher_record
 from train_runs import digits_run
 
-from schemas.errors import BrokerUnavailable, ConfigError, ManifestMismatch, Starved
+from pipeline.captured.storage import read_file
+from schemas.errors import BrokerUnavailable, CannotWrite, ConfigError, ManifestMismatch, Starved
 from schemas.generation import follows
 from schemas.records import Generation, Lineage, Publisher, TeacherInput, TeacherOutput
 from student_trainer.learning.students import Network, build_student
@@ -75,7 +77,7 @@ class Trainee:
 
 
 def publishing(
-    book: Book, folder: Path, done: int = 0, exports: bool = True, starve: float = 60.0, **settings: Any
+    book: Book, folder: Path | str, done: int = 0, exports: bool = True, starve: float = 60.0, **settings: Any
 ) -> Publishing:
     publish = PublishSettings("t", EVERY, str(folder), **{"weights": "trained"} | settings)
     exporter = Exporter(digits_run(), NETWORK, TEACHER, {"image": images()}, {}) if exports else None
@@ -270,3 +272,18 @@ def test_a_resume_may_write_its_generations_elsewhere_and_may_change_nothing_els
     placed = run_settings(settings()).placed().publish
     assert placed is not None
     assert Path(placed.to).is_absolute()
+
+
+def test_files_go_behind_a_url_as_into_a_folder_and_what_cannot_be_written_is_one_line(tmp_path: Path) -> None:
+    book = Book()
+    made = publishing(book, "memory://published/of-this")
+    made.reach(7, Cursor(0, 5, 0), Trainee(), never)
+    (generation,) = book.found.generations
+    assert generation.model.startswith("memory://published/of-this/t-000001-")
+    content = read_file(generation.model)
+    assert hashlib.sha256(content).hexdigest() == generation.sha256
+    (tmp_path / "file").touch()
+    with pytest.raises(CannotWrite, match=r"cannot be written"):
+        publishing(Book(), tmp_path / "file").reach(7, Cursor(0, 5, 0), Trainee(), never)
+    with pytest.raises(ConfigError, match=r"no such file"):
+        read_file(str(tmp_path / "none.onnx"))
