@@ -82,10 +82,13 @@ class Moving:
         return base
 
     def of(self, base: OnnxTeacher, number: int) -> OnnxTeacher | None:
-        """Return the model of any generation, unchecked; None: it is not known here, or cannot be had now."""
-        if not 0 <= number <= self._lineage.newest:
-            return None
+        """Return the model of any generation that a label names, unchecked; None: there is none, or not to be had."""
         try:
+            if number > self._lineage.newest:  # it came since the stream was opened, and before that label
+                with closing(ManifestFollower(self._cluster, self._manifest)) as follower:
+                    self._lineage = follower.read(ANSWER).lineages.get(base.teacher.name, self._lineage)
+            if not 0 <= number <= self._lineage.newest:
+                return None
             return base if number == 0 else self._opened(base, number)
         except (DistillogError, OSError, MemoryError) as error:
             log.debug("generation %d of teacher %r: %s", number, base.teacher.name, error)

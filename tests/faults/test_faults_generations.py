@@ -119,27 +119,3 @@ def test_two_runs_teach_each_other_through_a_teacher_each_and_both_logs_give_the
         assert weights(runs, f"replay-{run}") == weights(runs, run)
         assert report(runs, f"replay-{run}")["too_old_rows"] == report(runs, run)["too_old_rows"]
         assert report(runs, f"replay-{run}")["generations"]["compared"] == [1, 2, 3, 4]
-
-
-def test_of_several_processes_one_publishes_and_a_peer_and_an_average_may_be_what_it_publishes(
-    distillog: Distillog, fresh_name: Callable[[str], str], tmp_path: Path
-) -> None:
-    name, runs, settings = fresh_name("ranks"), tmp_path / "runs", distillog.settings
-    model = student_model(tmp_path / "first.onnx")
-    moving_stream(settings, name, model)
-    label_all(distillog, name, model)
-
-    def file(run: str) -> Path:
-        path = publishing(tmp_path, name, run, every=100, publish={"peer": "wide"}, train={"ema": 0.9})
-        path.write_text(path.read_text() + '\n[[peers]]\nname = "wide"\n[peers.student]\nname = "mlp"\nhidden = [24]\n')
-        return path
-
-    distillog.torchrun(2, "runs", "start", file("student"), "--folder", runs, "--quiet").succeed(240)
-    found, (generation,) = report(runs), open_stream(settings, name).lineage("t").generations
-    assert found["generations"]["published"] == [1]
-    assert generation.sequence == 100
-    distillog.torchrun(2, "runs", "start", file("replay"), "--folder", runs, "--quiet").succeed(240)
-    again = report(runs, "replay")
-    assert (again["weights_sha256"], again["peers"]) == (found["weights_sha256"], found["peers"])
-    assert again["generations"]["compared"] == [1]
-    assert len(list((tmp_path / "generations").iterdir())) == 2

@@ -24,7 +24,7 @@ def run_file(folder: Path, stream: str, name: str = "student", **sections: Any) 
         "starve": {"warning": 5.0, "timeout": 90.0},
     }
     for section, values in sections.items():
-        if section in ("teachers", "losses"):
+        if section in ("teachers", "losses", "peers"):
             document[section] = values if isinstance(values, list) else [values]
         elif isinstance(values, str):
             document[section] = values
