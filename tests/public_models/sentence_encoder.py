@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import re
 import sys
+import unicodedata
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -33,7 +34,9 @@ def tokens(text: str) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     """Return IDs and mask [L] of a text, by WordPiece: each word as the longest pieces that the vocabulary has."""
     known = _vocabulary()
     pieces = ["[CLS]"]
-    for word in re.findall(r"\w+|[^\w\s]", text.lower()):
+    # Without accents, as BERT's uncased vocabulary is: Prüfer is Prufer.
+    plain = "".join(each for each in unicodedata.normalize("NFD", text.lower()) if unicodedata.category(each) != "Mn")
+    for word in re.findall(r"[^\W_]+|[^\w\s]|_", plain):
         begin, found = 0, []
         while begin < len(word):
             ends = range(len(word), begin, -1)
