@@ -36,7 +36,7 @@ def main() -> int:
         "--short", action="store_true", help="ten minutes, three students: shows the way, claims nothing"
     )
     sizes.add_argument("--tiny", action="store_true", help="less than a minute, and learns nothing: for tests")
-    parser.add_argument("--seeds", type=int, help="students of each kind; more may be asked for later [3; short: 1]")
+    parser.add_argument("--seeds", type=int, help="students of each kind; more may be asked for later [2; short: 1]")
     parser.add_argument(
         "--at-once", type=int, default=os.cpu_count() or 1, help="runs beside one another [%(default)s]"
     )

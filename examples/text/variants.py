@@ -69,7 +69,7 @@ class Size:
 
 
 SIZES = {
-    "full": Size(600_000, 4096, 4, 128, 4, 60_000, 8000, 800, 400, 16, tuple(VARIANTS), 3, 1.0),
+    "full": Size(600_000, 4096, 4, 128, 4, 60_000, 6000, 600, 400, 16, tuple(VARIANTS), 2, 1.0),
     "short": Size(100_000, 4096, 4, 128, 4, 30_000, 2000, 400, 200, 16, ("triple", "alone", "nothing"), 1, 0.3),
     "tiny": Size(3000, 1000, 2, 32, 2, 6000, 60, 20, 20, 16, ("triple", "nothing"), 1, -1.0),
 }
@@ -104,7 +104,9 @@ class Recipe:
         """
         size = self.size
         asked = {"validation": ("validation", size.asked), "test": ("test", size.asked)}
-        return {"train": ("train", 0), "transfer": ("train", size.steps * size.batch_size * LENGTH), **asked}
+        # A fiftieth more than is needed, since whole paragraphs are taken: a window too few would be an epoch more.
+        needed = 51 * size.steps * size.batch_size * LENGTH // 50
+        return {"train": ("train", 0), "transfer": ("train", needed), **asked}
 
     def tokens(self, name: str) -> str:
         """URI of a file's windows."""
@@ -174,7 +176,7 @@ class Recipe:
             "evaluation": {
                 "dataset": self.tokens(split),
                 "view": "masked",
-                "every": max(1, steps // 5),
+                "every": max(1, steps // 4),
                 "batch_size": 64,
                 "metrics": metrics,
             },
