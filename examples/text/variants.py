@@ -66,6 +66,8 @@ class Size:
     seeds: int
     nats: float
     """So many below the unigram model a teacher has to be, to teach."""
+    dropout: float = 0.1
+    """Of students and classifiers: all that their seeds differ in where they begin with the teacher's weights."""
 
 
 SIZES = {
@@ -137,6 +139,7 @@ class Recipe:
         """A student of half the layers."""
         asked = VARIANTS[variant]
         document = self._language_model(f"{variant}-{seed}", self.layers, self.size.steps, seed, "test")
+        document["student"]["dropout"] = self.size.dropout
         if asked.initialised:
             layers = {str(number): 2 * number for number in range(self.layers)}
             document["student"]["weights"] = {"path": str(self.runs / "teacher"), "layers": layers}
@@ -153,7 +156,7 @@ class Recipe:
             "name": f"kinds-{of}-{seed}",
             "source": "dataset",
             "data": {"dataset": self.kinds("train"), "view": "none", "order_size": 128, "seed": seed},
-            "student": {**self._network(layers, 0.1), "weights": weights},
+            "student": {**self._network(layers, self.size.dropout), "weights": weights},
             "losses": [{"name": "cross_entropy"}],
             "optimizer": {"name": "adamw", "lr": 1e-3, "clip_norm": 5.0},
             "schedule": {"name": "linear", "warmup": steps // 10},

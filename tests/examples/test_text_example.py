@@ -117,6 +117,8 @@ def test_students_differ_in_losses_and_beginning_alone_and_see_equal_views(tmp_p
         assert run["optimizer"] == runs["triple"]["optimizer"]
         assert run["train"] == runs["triple"]["train"]
         assert ("weights" in run["student"]) == VARIANTS[variant].initialised
+        # Those that begin with the teacher's weights differ from seed to seed by their dropout, and by nothing else.
+        assert run["student"]["dropout"] > 0
         # What asks nothing of the teacher needs no log, and sees the samples of the stream in its order.
         if run["source"] == "dataset":
             assert run["losses"] == [MLM]
