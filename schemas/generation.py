@@ -16,6 +16,14 @@ from schemas.errors import EncodeError
 from schemas.names import check_name
 from schemas.teacher import Teacher
 
+_SHOWN = 80
+"""Characters of a text that a message quotes."""
+
+
+def _shows(text: str) -> bool:
+    """Whether a text is one, and a terminal shows it and obeys nothing: whoever may publish may write any."""
+    return bool(text) and text.isprintable()
+
 
 @dataclass(frozen=True, slots=True)
 class Publisher:
@@ -51,8 +59,8 @@ class Publisher:
     def _problem(self) -> str:
         check_name("teacher", self.teacher)
         check_name("run", self.run)
-        if not self.run_id or self.every < 1:
-            return f"it has run ID {self.run_id!r} and publishes every {self.every} orders"
+        if not _shows(self.run_id) or self.every < 1:
+            return f"it has run ID {self.run_id[:_SHOWN]!r} and publishes every {self.every} orders"
         return ""
 
 
@@ -101,7 +109,8 @@ class Generation:
         check_name("teacher", self.teacher)
         if self.number < 1 or self.step < 0 or self.sequence < 1:
             return f"it has number {self.number}, step {self.step} and sequence {self.sequence}"
-        return "" if self.model and self.run_id else f"it has model {self.model!r} of run ID {self.run_id!r}"
+        shown = _shows(self.model) and _shows(self.run_id)
+        return "" if shown else f"it has model {self.model[:_SHOWN]!r} of run ID {self.run_id[:_SHOWN]!r}"
 
 
 @dataclass(frozen=True, slots=True, eq=False)

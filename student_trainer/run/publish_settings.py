@@ -34,6 +34,8 @@ class PublishSettings:
             raise ConfigError(f"every must be at least 1, is {self.every}")
         if not self.to:
             raise ConfigError("to is empty; give a folder, or a URL, that the teacher's workers can read")
+        if not self.to.isprintable():
+            raise ConfigError(f"to {self.to!r} has characters that cannot be printed; give another place")
         if is_url(self.to):
             refuse_secrets(self.to, "the generations")  # before it is stored in the run's folder
         if self.weights and self.weights not in WEIGHTS:

@@ -34,7 +34,7 @@ from pipeline.remove import remove_teacher
 from pipeline.streams import Stream, open_stream
 from schemas.avro import REGISTRY
 from schemas.codecs import CodecSpec
-from schemas.errors import ConfigError, DecodeError, StreamChanged, StreamConflict, StreamNotFound
+from schemas.errors import ConfigError, DecodeError, EncodeError, StreamChanged, StreamConflict, StreamNotFound
 from schemas.generation import age
 from schemas.records import Generation, Lineage, Publisher
 
@@ -145,6 +145,26 @@ def test_a_record_that_cannot_be_read_is_dropped_and_hides_no_other() -> None:
         ]
     )
     assert found.generations == (one, two)
+
+
+@pytest.mark.parametrize("name", ["run_id", "model"])
+def test_what_a_terminal_would_obey_is_no_record_of_a_generation(
+    name: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    by, one = publisher(STREAM, "t"), generation(STREAM, "t", 1)
+    forged = replace(one, model="/x/\x1b[31mred\n" + 5_000 * "y") if name == "model" else replace(by, run_id="\x1b[2J")
+    key = generation_key("t", 1) if name == "model" else publisher_key("t")
+    with monkeypatch.context() as changed:
+        changed.setattr(type(forged), "_problem", lambda self: "")
+        raw = forged.encode()
+    with pytest.raises(EncodeError, match=r"\\x1b\["):
+        forged.encode()
+    records = [(publisher_key("t"), by.encode()), (generation_key("t", 1), one.encode())]
+    records.insert(1 if name == "model" else 0, (key, raw))
+    found = lineage(records)
+    assert (found.publisher, found.generations) == (by, (one,))
+    assert "\x1b" not in caplog.text
+    assert len(caplog.text) < 1_000
 
 
 def test_a_stream_of_before_has_no_generations_whatever_is_written_there() -> None:

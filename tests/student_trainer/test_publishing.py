@@ -224,6 +224,7 @@ def settings(**publish: Any) -> dict[str, Any]:
 
 WRONG: dict[str, tuple[dict[str, Any], str]] = {
     "every": ({"every": 0}, "every must be at least 1, is 0"),
+    "terminal": ({"to": "/x/\x1b[31m"}, r"to '/x/\x1b[31m' has characters that cannot be printed"),
     "to": ({"to": ""}, "give a folder, or a URL"),
     "secret": ({"to": "s3://key:secret@bucket/x"}, "the URL of the generations has credentials"),
     "weights": ({"weights": "trained_"}, "weights 'trained_' is unknown"),
