@@ -119,7 +119,7 @@ def _report(settings: RunSettings, result: TrainResult) -> dict[str, Any]:
         "cursor": {key: value for key, value in result.cursor.as_dict().items() if key not in ("place", "too_old")},
         "dropped_rows": result.dropped_rows,
         "undecodable_rows": result.undecodable_rows,
-        **({"too_old_rows": result.cursor.too_old} if settings.bounds_age else {}),
+        **({"too_old_rows": result.too_old_rows} if settings.bounds_age else {}),
         **({} if result.generations is None else {"generations": result.generations}),
         **({} if settings.train.ema is None else {"ema": settings.train.ema}),
         "evaluation": result.metrics,

@@ -61,6 +61,8 @@ class TrainResult:
     """The last evaluation (`evaluate`); {} without [evaluation]."""
     dropped_rows: int
     """Rows left at the end of the last pass that fill no batch."""
+    too_old_rows: int
+    """Rows left out so far, since their labels were too old; those before a resume counted."""
     undecodable_rows: int
     """Rows that counted for nothing, since their samples cannot be decoded; those before a resume counted."""
     generations: dict[str, list[int]] | None
@@ -287,9 +289,15 @@ def train(
             if reporter is not None:
                 reporter.trained(cursor)
             finished = not ((stopped or stopping()) and step < total_steps)
+            too_old = cursor.too_old
             if finished and step < total_steps:
+                too_old = checkpoint.at().too_old + source.too_old  # no batch, so no cursor, lies behind the last ones
                 logger.warning(
-                    "%s: the source ended at step %d of %d; it left rows out", folder.path, step, total_steps
+                    "%s: the source ended at step %d of %d; it left rows out%s",
+                    folder.path,
+                    step,
+                    total_steps,
+                    f", {too_old:,} of them since their labels were older than max_age" if too_old else "",
                 )
             records.save(step, cursor)
             scores = records.evaluate(step, cursor) if finished else {}
@@ -304,9 +312,9 @@ def train(
     views_per_s = ready.produced * settings.train.batch_size / ready.busy if ready.busy else 0.0
     generations = None if publishing is None else publishing.came_of()
     return TrainResult(
-        step, finished, weights_sha256(trainee.model), cursor, scores, dropped_rows, records.undecodable_rows,
-        generations, ready.first_wait, ready.longest_wait, ready.waited, seconds, views_per_s, trainee.model,
-        trainee.models,
+        step, finished, weights_sha256(trainee.model), cursor, scores, dropped_rows, too_old,
+        records.undecodable_rows, generations, ready.first_wait, ready.longest_wait, ready.waited, seconds, views_per_s,
+        trainee.model, trainee.models,
     )  # fmt: skip
 
 

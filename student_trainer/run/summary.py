@@ -30,6 +30,7 @@ def summary(path: Path) -> dict[str, Any]:
     step, evaluation = last_figures(path / "metrics.jsonl")
     scores = evaluation.get("evaluation", {})
     samples_per_s = step.get("timing", {}).get("samples_per_s")
+    ended = _report(path) if info["state"] == "done" else {}  # an older one, where it was resumed
     saved = [step_of(place) for place in newest_first(path / "checkpoints")[:1]]
     return {
         "name": settings.name,
@@ -46,7 +47,7 @@ def summary(path: Path) -> dict[str, Any]:
         "losses": step.get("losses"),
         "lr": step.get("lr"),
         "generation": step.get("generation"),
-        "too_old_rows": step.get("too_old_rows"),
+        "too_old_rows": ended.get("too_old_rows", step.get("too_old_rows")),
         "samples_per_s": samples_per_s,
         "steps_per_s": samples_per_s and samples_per_s / settings.train.batch_size,
         "accuracy": scores.get("accuracy"),
@@ -57,10 +58,18 @@ def summary(path: Path) -> dict[str, Any]:
 def _replay_of(path: Path) -> str | None:
     """Whose labels a run that has ended has learned from, where they were copied into its stream; else None."""
     try:
-        origins = json.loads((path / "report.json").read_bytes()).get("replay_of") or []
+        origins = _report(path).get("replay_of") or []
         return ", a replay of ".join(f"{one['stream']} ({one['stream_id']})" for one in origins) or None
-    except (OSError, ValueError, KeyError, TypeError, AttributeError):
-        return None  # not there yet; whoever damaged it has the run's own settings still
+    except (KeyError, TypeError):
+        return None  # whoever damaged it has the run's own settings still
+
+
+def _report(path: Path) -> dict[str, Any]:
+    try:
+        found = json.loads((path / "report.json").read_bytes())
+    except (OSError, ValueError):
+        return {}  # not there yet, or damaged
+    return found if isinstance(found, dict) else {}
 
 
 def summaries(folder: Path) -> list[dict[str, Any]]:

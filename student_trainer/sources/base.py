@@ -101,6 +101,8 @@ class OrderSource(Known, Protocol):
 
     heads: Mapping[str, Head]
     """SHA-256 -> the last layer of a teacher, of those by which the targets of its orders are rebuilt."""
+    too_old: int
+    """Rows that it left out of the orders it gave, since their labels were too old."""
 
     def records(self) -> tuple[bytes, ...]:
         """Return the records that say what it reads, for a process that reads none: of a stream its manifest's and its

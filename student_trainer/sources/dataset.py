@@ -34,6 +34,7 @@ class DatasetSource:
 
     targets: Mapping[str, TargetSpec] = MappingProxyType({})
     heads: Mapping[str, Head] = MappingProxyType({})
+    too_old = 0
 
     def __init__(self, settings: RunSettings) -> None:
         data = settings.data

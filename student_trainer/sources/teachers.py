@@ -112,6 +112,8 @@ class TeachersSource(ABC):
         self.has_labels = self._labels.any
         self._stop = threading.Event()
         self._rows_left_out = 0
+        self.too_old = 0
+        """Rows that it left out of the orders it gave, since their labels were too old."""
         # Last: what is refused before need not wait for it.
         self.heads: Mapping[str, Head] = self._read_heads()
         """SHA-256 -> the last layer, of those that losses need."""
@@ -243,6 +245,7 @@ class TeachersSource(ABC):
         addresses = ", ".join(each.address for each in held)
         generations = {each.value.teacher: each.value.generation for each in held}
         if self._ages.too_old(each.value for each in held):
+            self.too_old += len(rows)
             ids, seed = first.sample_ids[:0], first.view_seed
             order = LabelledOrder(pass_number, first.sequence, seed, ids, ids, {}, place, addresses, generations)
             return replace(order, too_old=len(rows))

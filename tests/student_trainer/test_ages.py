@@ -108,6 +108,24 @@ def test_a_run_counts_what_it_left_out_and_learns_the_same_after_a_stop_and_from
     assert weights(runs, "any") != whole["weights_sha256"]
 
 
+def test_rows_that_are_too_old_behind_the_last_batch_are_counted_and_said(
+    logs: Logs, distillog: Distillog, tmp_path: Path
+) -> None:
+    name, runs = logs.stream.manifest.stream, tmp_path / "runs"
+    claim_teacher(logs.settings, logs.stream, publisher(logs.stream, "t"))
+    made = labels(logs, "t", *range(NUM_ORDERS))
+    logs.write("t", *made)  # all by the teacher's own model
+    left = sum(len(each.sample_ids) for each in made if each.sequence // EVERY > MAX_AGE)
+    file = run_file(tmp_path, name, teachers=[{"name": "t", "max_age": MAX_AGE}])
+    said = distillog.call("runs", "start", file, "--folder", runs, "--quiet")
+    assert f"left rows out, {left:,} of them since their labels were older than max_age" in said.output
+    assert report(runs)["too_old_rows"] == left
+    assert json.loads(distillog.succeed("runs", "show", "student", "--folder", runs, "--json"))["too_old_rows"] == left
+    # Once more from its last checkpoint: none counts twice.
+    distillog.call("runs", "resume", "student", "--folder", runs, "--quiet")
+    assert report(runs)["too_old_rows"] == left
+
+
 def test_who_publishes_may_come_later_where_two_teach_each_other_and_is_waited_for_no_longer_than_labels(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
