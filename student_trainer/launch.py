@@ -78,7 +78,13 @@ def launch(
         cluster = KafkaCluster(where)
         passes = None if settings.train.steps else settings.train.passes
         with RunReporter(
-            cluster, source.stream, settings.name, names, lambda: source.starving, passes=passes
+            cluster,
+            source.stream,
+            settings.name,
+            names,
+            lambda: source.starving,
+            passes=passes,
+            left_out=lambda: source.left_out,
         ) as reporter:
             training.to = reporter
             _say_replay(source, say)

@@ -64,8 +64,18 @@ class RunReporter:
         starving: Callable[[], bool] = lambda: False,
         run_id: str | None = None,
         passes: int | None = None,
+        left_out: Callable[[], Cursor | None] = lambda: None,
     ) -> None:
-        """Begin to report; `passes` is how often the run goes over the stream, None where its steps end it."""
+        """Begin to report.
+
+        Args:
+            cluster, stream, run, teachers: whose reports they are.
+            starving: whether the next label is missing.
+            run_id: None: a random one.
+            passes: how often the run goes over the stream; None where its steps end it.
+            left_out: behind which order the last one ends that gave no rows, since its labels were too old. A run that
+                starves stands there: no step moves its cursor, and a feeder that waits for one would wait for ever.
+        """
         self.run_id = run_id or secrets.token_hex(8)
         """Random for each process."""
         self._manifest = stream.manifest
@@ -75,6 +85,9 @@ class RunReporter:
         self._topics = [soft_targets_topic(stream.manifest.stream, teacher) for teacher in teachers]
         self._first = TopicPartition(self._topics[0], 0)
         self._starving = starving
+        self._left_out = left_out
+        self._stood: Cursor | None = None
+        """The farthest that a starving run has stood."""
         self._passes = passes
         self._host = socket.gethostname()
         # Nothing is reported before it is known: a resumed run that seems to stand at 0 would stop the feeder, whose
@@ -179,8 +192,13 @@ class RunReporter:
 
     def _commit(self, cursor: Cursor) -> None:
         state = self._state
-        if state == "training" and self._starving():
+        starving = self._starving()
+        if state == "training" and starving:
             state = "starving"
+        if starving:
+            self._stood = self._left_out() or self._stood
+        if self._stood and (cursor.pass_number, cursor.sequence) < (self._stood.pass_number, self._stood.sequence):
+            cursor = self._stood
         at, place = time.time(), (cursor.pass_number, cursor.sequence, self._checkpointed)
         report = RunReport(*place, at, self.run_id, self._host, state, self._passes)
         partitions = self._manifest.partitions

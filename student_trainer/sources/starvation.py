@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable
 from datetime import datetime, timedelta
 
 from pipeline.names import soft_targets_topic
@@ -16,9 +17,11 @@ log = logging.getLogger(__name__)
 class Starvation:
     """Call it with each `Wait`: it warns, in growing intervals, and in the end raises Starved."""
 
-    def __init__(self, settings: StarveSettings, stream: str) -> None:
+    def __init__(self, settings: StarveSettings, stream: str, more: Callable[[], str] = lambda: "") -> None:
+        """`more` is what else to say of a wait."""
         self._settings = settings
         self._stream = stream
+        self._more = more
         self._sequence = -1
         self._warn_at = settings.warning
 
@@ -53,4 +56,4 @@ class Starvation:
             text += f"; start one with `distillog teach {self._stream} MODEL.onnx`"
         else:
             text += f"; `distillog topics lag {self._stream}` shows what they do"
-        return text + wait.dropped
+        return text + wait.dropped + self._more()

@@ -114,6 +114,8 @@ class TeachersSource(ABC):
         self._rows_left_out = 0
         self.too_old = 0
         """Rows that it left out of the orders it gave, since their labels were too old."""
+        self.left_out: Cursor | None = None
+        """Behind the last order that gave no rows for that, of those that others of its pass come behind."""
         # Last: what is refused before need not wait for it.
         self.heads: Mapping[str, Head] = self._read_heads()
         """SHA-256 -> the last layer, of those that losses need."""
@@ -170,7 +172,7 @@ class TeachersSource(ABC):
         self._ages.wait(lambda teacher: self.ledger(teacher).lineage(), self._stop, self._starve)
         reader = self._open_reader()
         try:
-            starvation = Starvation(self._starve, self.manifest.stream)
+            starvation = Starvation(self._starve, self.manifest.stream, self._said)
             sequence, last = cursor.sequence, self.sequence.num_orders - 1
             offsets = self._offsets(cursor.place)
             places = {name: place for place, name in enumerate(self._by_name)}
@@ -246,6 +248,8 @@ class TeachersSource(ABC):
         generations = {each.value.teacher: each.value.generation for each in held}
         if self._ages.too_old(each.value for each in held):
             self.too_old += len(rows)
+            if first.sequence + 1 < self.sequence.num_orders:
+                self.left_out = Cursor(pass_number, first.sequence + 1, 0)
             ids, seed = first.sample_ids[:0], first.view_seed
             order = LabelledOrder(pass_number, first.sequence, seed, ids, ids, {}, place, addresses, generations)
             return replace(order, too_old=len(rows))
@@ -259,6 +263,10 @@ class TeachersSource(ABC):
         return LabelledOrder(
             pass_number, first.sequence, first.view_seed, sample_ids, labels, targets, place, addresses, generations
         )
+
+    def _said(self) -> str:
+        rows = f"{self.too_old:,} rows were left out so far, since their labels were older than max_age"
+        return f"; {rows}: look what workers say of new generations" if self.too_old else ""
 
     def _values(self, held: Held) -> dict[str, SoftRows]:
         """Return what losses are against, by name.

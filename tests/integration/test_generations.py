@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -57,3 +58,23 @@ def test_workers_take_up_what_a_run_publishes_and_its_log_gives_the_same_weights
     assert len(captured) >= max(by)
     assert len(list((tmp_path / "generations").iterdir())) == 5  # the student as it began, too
     assert json.loads((runs / "student" / "metrics.jsonl").read_text().splitlines()[-1])["generation"] == 4
+
+
+def test_a_run_whose_labels_are_all_too_old_is_fed_on_and_says_why_it_starves(
+    distillog: Distillog, fresh_name: Callable[[str], str], tmp_path: Path
+) -> None:
+    """Its worker never has a generation; no step moves the run's cursor, by which the feeder goes."""
+    name, runs, settings = fresh_name("behind"), tmp_path / "runs", distillog.settings
+    model = student_model(tmp_path / "first.onnx")
+    moving_stream(settings, name, model, epochs=1)
+    publish, teachers = {"to": "memory://of-the-run-alone"}, [{"name": "t", "max_age": 1}]
+    file = publishing(tmp_path, name, every=20, publish=publish, teachers=teachers, starve={"warning": 1.0})
+    distillog.start("teach", name, model, "--threads", 1)
+    run = distillog.start("runs", "start", file, "--folder", runs)
+    distillog.start("feed", name, "--follow", "student", "--lead", "8:16", "--quiet")
+    run.succeed(120)
+    by = labelled_by(settings, name)
+    assert set(by) == {0}
+    found = report(runs)
+    assert found["too_old_rows"] == open_stream(settings, name).manifest.num_samples - 40 * 16
+    assert re.search(r"no soft targets for sequence .* rows were left out so far, .* older than max_age", run.stderr)
