@@ -77,6 +77,7 @@ def prepare_publishing(
             raise unlike(teacher, str(error)) from None
         size = teacher.inputs[0].size or None
         refuse_unlike(teacher, file.content, fetch_patiently(source.fetcher, first_ids(source), 0, size).inputs)
+        _make_place(publish)
         if begins:
             _write_first(publish, teacher.name, file.sha256, file.content)
         lineage = ledger.claim(Publisher(teacher.stream_id, teacher.name, settings.name, folder.run_id, publish.every))
@@ -98,11 +99,15 @@ def _exporter(
     return Exporter(own, network, lineage.teacher, inputs, metadata_of(network, source.fetcher.view))
 
 
-def _write_first(publish: PublishSettings, teacher: str, sha256: str, content: bytes) -> None:
-    """Write the student as it begins, so that what cannot be written there fails now, and not hours later."""
+def _make_place(publish: PublishSettings) -> None:
+    """Make the folder where there is none: a resume, too, may find it gone, or name another."""
     if not is_url(publish.to):
         with writing(Path(publish.to)):
             Path(publish.to).mkdir(parents=True, exist_ok=True)
+
+
+def _write_first(publish: PublishSettings, teacher: str, sha256: str, content: bytes) -> None:
+    """Write the student as it begins, so that what cannot be written there fails now, and not hours later."""
     storage_of(publish.to).write_whole(file_name(teacher, 0, sha256), content)
 
 

@@ -119,3 +119,19 @@ def test_two_runs_teach_each_other_through_a_teacher_each_and_both_logs_give_the
         assert weights(runs, f"replay-{run}") == weights(runs, run)
         assert report(runs, f"replay-{run}")["too_old_rows"] == report(runs, run)["too_old_rows"]
         assert report(runs, f"replay-{run}")["generations"]["compared"] == [1, 2, 3, 4]
+
+
+def test_a_resume_makes_the_folder_of_its_generations_before_the_first_one_is_due(
+    distillog: Distillog, fresh_name: Callable[[str], str], tmp_path: Path
+) -> None:
+    name, runs, settings = fresh_name("moved"), tmp_path / "runs", distillog.settings
+    model = student_model(tmp_path / "first.onnx")
+    moving_stream(settings, name, model, epochs=1)
+    label_all(distillog, name, model)
+    folder = ("--folder", runs, "--quiet")
+    distillog.succeed("runs", "start", publishing(tmp_path, name), "--set", "train.steps=50", *folder)
+    elsewhere = tmp_path / "another" / "place"
+    moved = ("--set", "train.steps=0", "--set", f"publish.to={elsewhere}")
+    distillog.succeed("runs", "resume", "student", *moved, *folder)
+    assert report(runs)["generations"]["published"] == [1, 2]
+    assert [Path(each.model).parent for each in open_stream(settings, name).lineage("t").generations] == [elsewhere] * 2
