@@ -16,6 +16,7 @@ from schemas.errors import ConfigError
 from schemas.records import Output
 from student_trainer.learning.in_parts import refuse_in_parts
 from student_trainer.learning.losses import LOSSES, NEEDS
+from student_trainer.learning.losses.loss import Loss
 from student_trainer.learning.targets import (
     DenseTarget,
     FeatureTarget,
@@ -116,6 +117,25 @@ def test_a_loss_of_a_large_output_costs_the_same_and_keeps_little_for_its_gradie
     torch.testing.assert_close(rows_in_parts, rows, rtol=1e-6, atol=1e-7)
     torch.testing.assert_close(gradient_in_parts, gradient, rtol=1e-5, atol=1e-7)
     assert num_bytes < output.nbytes / 2
+
+
+def test_a_parameter_of_ones_own_loss_may_have_any_name_also_where_the_output_is_large(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """`checkpoint` has keywords of the same names."""
+
+    def costs(
+        output: Tensor, target: Target, labels: Tensor, temperature: float, debug: float, use_reentrant: float
+    ) -> Tensor:
+        return (debug * output - target.features).square().mean(dim=1) + use_reentrant
+
+    def rows() -> Tensor:
+        loss = Loss(costs, frozenset({"teacher", "features"}))
+        return loss.rows(logits(1), FeatureTarget(logits(2)), LABELS, 1.0, debug=3.0, use_reentrant=1.0)
+
+    whole = rows()
+    monkeypatch.setattr("student_trainer.learning.losses.loss._AT_ONCE", 2 * C)
+    torch.testing.assert_close(rows(), whole)
 
 
 OF_NO_TEACHER_ALONE = {"nkd", "teacher_argmax", "sampled_cross_entropy", "cross_entropy"}

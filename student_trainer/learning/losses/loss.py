@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, NamedTuple
 
 import torch
@@ -132,8 +133,9 @@ class Loss:
         takes between is there of these rows alone.
         """
         most = _AT_ONCE * (64 if output.is_cuda else 1)
+        function = partial(self.function, **params)  # `checkpoint` takes keywords of its own, such as `debug`
         if self.batchwise or output.numel() <= most:
-            return self.function(output, target, labels, temperature, **params)
+            return function(output, target, labels, temperature)
         of = target.rows if isinstance(target, OverRows) else target
         rows, first = max(1, most // output[0].numel()), 0
         costs = []
@@ -141,7 +143,7 @@ class Loss:
         for part in torch.split(output, rows):
             behind = first + len(part)
             given = part, of.between(first, behind), labels[first:behind], temperature
-            costs.append(checkpoint(self.function, *given, use_reentrant=False, **params))
+            costs.append(checkpoint(function, *given, use_reentrant=False))
             first = behind
         return torch.cat(costs)
 
