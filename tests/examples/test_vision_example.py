@@ -15,6 +15,7 @@ import pytest
 import torch
 
 from pipeline.datasets import open_dataset
+from pipeline.progress import Progress
 from schemas.errors import ConfigError, RunLocked
 from student_trainer.run.settings import run_settings
 
@@ -153,13 +154,26 @@ def test_a_folder_that_the_example_did_not_make_is_refused_and_a_second_call_in_
         vision.take(tmp_path / "own", vision.MARKER)
 
 
+def test_what_is_slow_inside_of_it_adds_no_lines_to_its_own(tmp_path, monkeypatch, capsys):
+    def tell(*arguments):
+        with Progress(title="reading") as shown:
+            shown.update(samples=1)
+        raise ConfigError("this is how it ended")
+
+    monkeypatch.setattr(vision, "tell", tell)
+    monkeypatch.setattr(vision.signal, "signal", lambda number, handler: None)
+    monkeypatch.setattr(sys, "argv", ["vision.py", "--folder", str(tmp_path)])
+    assert vision.main() == 1
+    assert capsys.readouterr().err == "error: this is how it ended\n"
+
+
 @pytest.mark.faults
 @pytest.mark.short
-@pytest.mark.timeout(300)
+@pytest.mark.timeout(900)
 def test_one_command_ends_in_a_table_of_a_teacher_and_students_by_every_recipe(tmp_path):
     environment = {name: text for name, text in os.environ.items() if name != "KAFKA_BOOTSTRAP_SERVERS"}
     command = [sys.executable, SCRIPT, "--small", "--folder", tmp_path / "vision"]
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=280)
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=880)
     assert done.returncode == 0, done.stderr
     assert not done.stderr
     figures = json.loads((tmp_path / "vision" / "report.json").read_text())
