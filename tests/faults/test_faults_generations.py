@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 from support.models import classifier
-from support.moving import labelled_by, moving_stream, publishing, student_model
+from support.moving import label_all, labelled_by, moving_stream, publishing, student_model
 from support.processes import Distillog
 from support.small_runs import report, weights
 from support.streams import fetcher, stream_with_teacher
@@ -20,17 +20,8 @@ from pipeline.streams import open_stream
 from schemas.records import Publisher
 from teacher_service.models.declared import Declared
 from teacher_service.models.describe import describe_model
-from teacher_service.serve import TeachOptions, prepare_worker
-from teacher_service.worker import WorkerOptions
 
 pytestmark = [pytest.mark.kafka, pytest.mark.faults, pytest.mark.timeout(300)]
-
-
-def label_all(distillog: Distillog, stream: str, model: Path) -> None:
-    distillog.succeed("feed", stream, "--quiet")
-    prepare_worker(
-        distillog.settings, stream, model, TeachOptions(threads=1, worker=WorkerOptions("first", until_idle=True))
-    ).run()
 
 
 @pytest.mark.short

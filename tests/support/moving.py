@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 from support.log_checker import check_labels
+from support.processes import Distillog
 from support.small_runs import run_file
 from support.streams import fetcher, soft_targets, stream_with_teacher
 
@@ -20,6 +21,8 @@ from schemas.records import SoftTargets
 from student_trainer.export import export_student
 from student_trainer.learning.students import Network, build_student
 from student_trainer.run.student_settings import StudentSettings
+from teacher_service.serve import TeachOptions, prepare_worker
+from teacher_service.worker import WorkerOptions
 
 OPTIONS = {"partitions": 2, "order_size": 16, "epochs": 2}
 """162 orders of the digits."""
@@ -54,6 +57,14 @@ def publishing(folder: Path, stream: str, name: str = "student", every: int = 40
     """Write a run file of a run that publishes itself as its teacher's next generations, into `generations/`."""
     publish = {"teacher": "t", "every": every, "to": str(folder / "generations")} | sections.pop("publish", {})
     return run_file(folder, stream, name, publish=publish, **sections)
+
+
+def label_all(distillog: Distillog, stream: str, model: Path) -> None:
+    """Feed a stream whole, and label it as generation 0."""
+    distillog.succeed("feed", stream, "--quiet")
+    prepare_worker(
+        distillog.settings, stream, model, TeachOptions(threads=1, worker=WorkerOptions("first", until_idle=True))
+    ).run()
 
 
 def generations_in_log(settings: KafkaSettings, stream: str, teacher: str = "t") -> set[int]:
