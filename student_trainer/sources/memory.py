@@ -35,6 +35,8 @@ class MemorySource:
         heads: SHA-256 of a last layer that the labels need -> itself.
     """
 
+    too_old = 0
+
     def __init__(
         self,
         fetcher: Fetcher,
