@@ -128,9 +128,10 @@ def verify(
 
 def _print(verdict: Verdict, limit: float, what: str) -> None:
     speed = verdict.num_verified / max(verdict.seconds, 1e-9)
+    by = " by this model" if verdict.num_others else ""
     click.echo(
-        f"{what}: {verdict.num_verified} of {verdict.num_orders} orders are labelled, {verdict.num_rows} rows of them "
-        f"labelled again in {verdict.seconds:.1f} s, {speed:.0f} orders/s"
+        f"{what}: {verdict.num_verified} of {verdict.num_orders} orders are labelled{by}, {verdict.num_rows} rows of "
+        f"them labelled again in {verdict.seconds:.1f} s, {speed:.0f} orders/s"
     )
     click.echo(f"equal to the bit: {verdict.num_same} rows; limit: {limit:g} of an output's range")
     for name, found in verdict.outputs.items():

@@ -220,3 +220,4 @@ def test_labels_of_each_generation_are_held_against_its_own_model(model: Path, t
     said = CliRunner().invoke(main, ["verify", f"{folder}/", str(model), "--threads", "1"])
     assert said.exit_code == 0, said.output
     assert "orders of other generations, not looked at: 20; give their models, too" in said.stdout
+    assert "20 of 41 orders are labelled by this model, 20 rows of them" in said.stdout
