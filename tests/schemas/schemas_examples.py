@@ -345,7 +345,8 @@ teachers = st.builds(
     positive,
 )
 
-run_ids = st.text(st.characters(codec="utf-8"), min_size=1, max_size=20)
+printed = st.characters(codec="utf-8", exclude_categories=("C", "Z"))
+run_ids = st.text(printed, min_size=1, max_size=20)
 publishers = st.builds(Publisher, text, names, names, run_ids, positive)
 generations = st.builds(
     Generation,
