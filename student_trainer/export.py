@@ -174,7 +174,6 @@ def _export(
     model: nn.Module, samples: Mapping[str, Tensor], outputs: Sequence[str], path: Path, opset: int | None
 ) -> int:
     """Write the file, and return its opset."""
-    import onnx
 
     loggers = [logging.getLogger(name) for name in _REMARKS]
     levels = [each.level for each in loggers]
@@ -185,15 +184,13 @@ def _export(
         with warnings.catch_warnings():
             # Nor is that several fields have one batch.
             warnings.filterwarnings("ignore", "# The axis name: batch will not be used", UserWarning)
-            torch.onnx.export(
+            exported = torch.onnx.export(
                 model,
                 tuple(samples.values()),
-                path,
                 dynamo=True,
                 input_names=list(samples),
                 output_names=[_SERVED + name for name in outputs],
                 dynamic_shapes=(tuple({0: batch} for _ in samples),),
-                external_data=False,  # else large weights land in a second file that gets lost
                 verbose=False,
                 opset_version=opset,
             )
@@ -205,7 +202,9 @@ def _export(
     finally:
         for each, level in zip(loggers, levels, strict=True):
             each.setLevel(level)
-    written = onnx.load(path)
+    assert exported is not None  # what `dynamo` gives
+    # Not saved by the exporter, which takes another format where the user's name ends in .json or .txt.
+    written = exported.model_proto
     # The exporter calls values inside by their operators, `embedding` or `mean`, and looks at no output's name for it.
     _rename(written.graph, {name: f"{name}.inside" for name in outputs} | {_SERVED + name: name for name in outputs})
     path.write_bytes(written.SerializeToString(deterministic=True))
@@ -228,7 +227,7 @@ def fix_batch(path: Path, batch: int) -> None:
     """Have a file take one batch alone, where any would do."""
     import onnx
 
-    file = onnx.load(path)
+    file = onnx.load(path, format="protobuf")
     for value in (*file.graph.input, *file.graph.output, *file.graph.value_info):
         for size in value.type.tensor_type.shape.dim:
             if size.dim_param == BATCH:
@@ -245,7 +244,7 @@ def describe(path: Path, metadata: Mapping[str, str]) -> None:
     """Say that of a file, and nothing else: the exporter leaves stack traces in it, with this machine's paths."""
     import onnx
 
-    written = onnx.load(path)
+    written = onnx.load(path, format="protobuf")
     _clear(written)
     # "2.7.0+cpu": equal weights are to give equal files, whatever a machine computes on.
     written.producer_version = written.producer_version.partition("+")[0]

@@ -85,13 +85,13 @@ class Quantiser:
 
         self.path = path
         """The one in float32."""
-        self._metadata = {each.key: each.value for each in onnx.load(path).metadata_props}
+        self._metadata = {each.key: each.value for each in onnx.load(path, format="protobuf").metadata_props}
         self._folder = tempfile.TemporaryDirectory(prefix="distillog-")
         self._prepared = Path(self._folder.name) / "prepared.onnx"
         try:
             with _one_line(path):
                 rewriting_tools().quant_pre_process(str(path), str(self._prepared), skip_symbolic_shape=True)
-            self._model = onnx.load(self._prepared)
+            self._model = onnx.load(self._prepared, format="protobuf")
             for number, node in enumerate(self._model.graph.node):
                 node.name = node.name or f"node_{number}"
             # PyTorch states the shapes of weights among those of values, where the tools forget to turn them round.
@@ -99,7 +99,7 @@ class Quantiser:
             values = [each for each in self._model.graph.value_info if each.name not in weights]
             del self._model.graph.value_info[:]
             self._model.graph.value_info.extend(values)
-            onnx.save(self._model, self._prepared)
+            onnx.save(self._model, self._prepared, format="protobuf")
         except BaseException:
             self.close()
             raise
@@ -185,14 +185,18 @@ class Quantiser:
         import onnx
 
         with _one_line(self.path):
-            onnx.save(rewriting_tools().convert_float_to_float16(onnx.load(self.path), keep_io_types=True), path)
+            onnx.save(
+                rewriting_tools().convert_float_to_float16(onnx.load(self.path, format="protobuf"), keep_io_types=True),
+                path,
+                format="protobuf",
+            )
         self._finish(path)
 
     def _unshared(self) -> Any:
         """Return what was prepared, with weights of each Gemm's own: the tools turn them round once for each of it."""
         import onnx
 
-        model = onnx.load(self._prepared)
+        model = onnx.load(self._prepared, format="protobuf")
         arrays = {each.name: each for each in model.graph.initializer}
         uses = Counter(name for node in model.graph.node for name in node.input)
         for node in model.graph.node:
@@ -234,14 +238,14 @@ class Quantiser:
         """Give a file the metadata of the one in float32, and nothing of its making."""
         import onnx
 
-        model = onnx.load(path)
+        model = onnx.load(path, format="protobuf")
         used = {node.domain for node in model.graph.node} | {""}
         domains = [each for each in model.opset_import if each.domain in used]
         del model.opset_import[:]
         model.opset_import.extend(sorted(domains, key=lambda each: str(each.domain)))
         if largest == REDUCED:
             _end_at(model, REDUCED)
-        onnx.save(model, path)
+        onnx.save(model, path, format="protobuf")
         describe(path, self._metadata)
 
 

@@ -23,7 +23,7 @@ def external_data(path: Path) -> list[Path]:
     """
     refuse_irregular(path, TeacherRejected)
     try:
-        model = onnx.load(str(path), load_external_data=False)
+        model = onnx.load(str(path), format="protobuf", load_external_data=False)
     except FileNotFoundError:
         raise TeacherRejected(f"{path}: no such file") from None
     except OSError as error:

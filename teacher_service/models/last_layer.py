@@ -114,7 +114,7 @@ class _Graph:
 def load_graph(path: Path) -> onnx.ModelProto:
     """Load a model without what lies in files beside it; TeacherRejected where it is none."""
     try:
-        return onnx.load(str(path), load_external_data=False)
+        return onnx.load(str(path), format="protobuf", load_external_data=False)
     except Exception as error:  # protobuf's own errors, which differ between its implementations
         raise TeacherRejected(f"{path}: not an ONNX model: {' '.join(str(error).split())[:200]}") from None
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import resource
@@ -9,7 +10,7 @@ import shutil
 import subprocess
 import tempfile
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -135,11 +136,26 @@ def test_a_start_on_a_full_disk_leaves_nothing(tmp_path: Path, room: int) -> Non
     assert done.stdout.split() == ["exit", "1", "filler"]
 
 
+@contextmanager
+def no_room_for(name: str) -> Iterator[None]:
+    """A disk that has no room for what a file of that name is to hold."""
+    fsync = os.fsync
+
+    def full(descriptor: int) -> None:
+        if os.readlink(f"/proc/self/fd/{descriptor}").endswith(f"/.new-{name}"):
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        fsync(descriptor)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(os, "fsync", full)
+        yield
+
+
 def test_a_report_that_does_not_fit_is_one_line_and_can_be_had_later(tmp_path: Path) -> None:
     run(tmp_path / "runs/r", digits_run())
-    (tmp_path / "runs/r/.new-report.json").symlink_to("/dev/full")
     resume = ("runs", "resume", "r", "--folder", tmp_path / "runs", "--quiet")
-    result = distillog(*resume)
+    with no_room_for("report.json"):
+        result = distillog(*resume)
     assert result.exit_code == 1
     one_error(result.stderr, "r/report.json: cannot be written: No space left on device")
     assert distillog(*resume).exit_code == 0
@@ -156,11 +172,13 @@ def test_a_student_that_cannot_be_exported_for_want_of_room_is_one_line(tmp_path
 
 
 def test_the_last_state_that_cannot_be_written_hides_no_error(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    full = ExitStack()
+
     def fail(line: dict[str, Any]) -> None:
-        (tmp_path / "r/.new-run.json").symlink_to("/dev/full")
+        full.enter_context(no_room_for("run.json"))
         raise ConfigError("what really happened")
 
-    with pytest.raises(ConfigError, match="what really happened"):
+    with full, pytest.raises(ConfigError, match="what really happened"):
         run(tmp_path / "r", digits_run(), progress=fail)
     assert "run.json: cannot be written: No space left on device" in caplog.text
 
